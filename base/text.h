@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: MIT */
+/* Text for people: what a peer controls is escaped before it reaches a terminal. */
+#ifndef BASE_TEXT_H
+#define BASE_TEXT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Copies at most `n` bytes of `src` (stopping at a NUL) into `dst` of `size` bytes, with a NUL.
+ * Control characters, DEL, backslashes that would be ambiguous, and bytes that are not valid UTF-8
+ * become \ooo; C1 controls and bidirectional overrides too. Returns dst. Cut, never overflowing. */
+char *text_escape(char *dst, size_t size, const char *src, size_t n);
+
+/* "1.5 MiB" into a buffer of 16 bytes; returns it. */
+char *text_bytes(char dst[16], uint64_t n);
+
+/* "20ms", "1.5s", "100us", "3m", "2h", plain seconds without a unit: nanoseconds, or -1. */
+int64_t text_duration(const char *s);
+
+/* "64k", "1M", "2GiB", plain bytes: the number, or -1. */
+int64_t text_size(const char *s);
+
+#endif

@@ -1,0 +1,6 @@
+#include <plenum/app.h>
+
+const char *pl_version(void)
+{
+    return PL_VERSION;
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Made trees: directories of files that your code makes up. For people who write file servers.
+ *
+ *     static int now(void *arg, struct pl_text *out) { ... return pl_text_add(out, "%ld\n", t); }
+ *
+ *     struct pl_made *m = pl_made_new();
+ *     pl_made_file(m, "time", now, NULL);          // written anew at each open
+ *     pl_made_ctl(m, "ctl", command, NULL);        // open, write, close: a command
+ *     pl_made_stream(m, "events", &stream);        // reads block until there is something
+ *     pl_made_doc(m, "config", fill, commit, x);   // a whole-file document
+ *     return pl_main(argc, argv, pl_made_tree(m));
+ *
+ * PATH arguments are relative to the root, with '/' between names; missing directories are made.
+ * Functions named below run in the thread of the caller, perhaps several at once; they may block,
+ * and heed `call` if they do. They return 0 or a negative errno, which is the error of the system
+ * call that caused them. Files may be added and removed while the tree is in use.
+ *
+ * All return 0 or a negative errno: -EEXIST (PATH is there), -EINVAL (bad PATH), -ENOMEM. As a
+ * convenience the first failure is remembered, so that a program may check only pl_made_tree().
+ */
+#ifndef PLENUM_MADE_H
+#define PLENUM_MADE_H
+
+#include <plenum/tree.h>
+
+struct pl_made;
+
+/* A growing text that a fill function writes; bytes of any value, up to 1 GiB. */
+struct pl_text;
+PL_API int pl_text_add(struct pl_text *, const char *fmt, ...) PL_PRINTF(2, 3);
+PL_API int pl_text_put(struct pl_text *, const void *bytes, size_t n);
+
+/* What a function may ask about the file it is called for. */
+struct pl_made_req {
+    struct pl_call *call;
+    const char *name; /* the file's name in its directory */
+    void *arg;        /* as given when the file was added */
+};
+
+/* Writes the content of a file into `out`, at open. */
+typedef int pl_fill(const struct pl_made_req *req, struct pl_text *out);
+/* Takes what was written (`text` is NUL-terminated, n bytes without the NUL). */
+typedef int pl_take(const struct pl_made_req *req, const char *text, size_t n);
+
+/* An empty tree, or NULL. */
+PL_API struct pl_made *pl_made_new(void);
+/* The tree, to give to a door; `made` goes with it (but may be used to add and remove files as
+ * long as the tree lives). NULL if any step before failed or `made` is NULL; all is freed then. */
+PL_API struct pl_tree *pl_made_tree(struct pl_made *made);
+
+/* A directory (adding one that is there is fine). */
+PL_API int pl_made_dir(struct pl_made *, const char *path);
+/* A read-only file whose content `fill` writes at each open. */
+PL_API int pl_made_file(struct pl_made *, const char *path, pl_fill *fill, void *arg);
+/* A read-only file with fixed content (copied). */
+PL_API int pl_made_text(struct pl_made *, const char *path, const char *text);
+/* A write-only control file: what is written between open and close (up to 1 MiB) is one command,
+ * given to `take` at close; its error is what close(2) returns. */
+PL_API int pl_made_ctl(struct pl_made *, const char *path, pl_take *take, void *arg);
+/* A whole-file document: `fill` at open (skipped with O_TRUNC), reads and writes in between as on
+ * any file, `commit` with the whole content when a written file is closed or fsync'ed; its error is
+ * what close(2) or fsync(2) returns. */
+PL_API int pl_made_doc(struct pl_made *, const char *path, pl_fill *fill, pl_take *commit,
+                       void *arg);
+/* Takes PATH (and what is below) away; files that are open go on. */
+PL_API int pl_made_remove(struct pl_made *, const char *path);
+
+/* A directory of documents whose names your code decides: a key-value store in four functions.
+ * `list` calls add(add_arg, name) for each; `get`/`put` fill and commit one; `del` removes one
+ * (-EPERM when NULL). Files may be created, truncated, renamed over one another (an editor's save)
+ * and removed. */
+struct pl_made_store {
+    int (*list)(const struct pl_made_req *req, int (*add)(void *, const char *name), void *add_arg);
+    pl_fill *get; /* -ENOENT: there is no such document */
+    pl_take *put;
+    int (*del)(const struct pl_made_req *req);
+    void *arg;
+};
+PL_API int pl_made_docs(struct pl_made *, const char *path, const struct pl_made_store *store);
+
+/* A stream that any number of readers may have open: each gets what is sent from its open on;
+ * reads block until there is something, poll(2) works, and a reader who falls more than `backlog`
+ * bytes behind loses the oldest whole records and is told by one record "(lost N)\n". */
+struct pl_stream;
+PL_API struct pl_stream *pl_made_stream(struct pl_made *, const char *path, size_t backlog);
+/* Sends one record to all who are reading now. Never blocks. */
+PL_API int pl_stream_send(struct pl_stream *, const void *bytes, size_t n);
+/* Readers get what is left, then the end of the file. */
+PL_API void pl_stream_end(struct pl_stream *);
+
+#endif

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The sources and layers that come with plenum. Each returns a new tree with one reference, or
+ * NULL / a negative errno with the sentence in `err`. Layers take over the reference of `lower`,
+ * also when they fail.
+ */
+#ifndef PLENUM_SOURCES_H
+#define PLENUM_SOURCES_H
+
+#include <plenum/tree.h>
+#include <stdio.h>
+
+/* ---- sources ---- */
+/* The host directory `dir` and all beneath it, other file systems mounted there included.
+ * Resolution never leaves it. As root, acts with the caller's credentials; else as this user. */
+PL_API int pl_host_open(const char *dir, struct pl_tree **ret, struct pl_err *err);
+/* An empty read-write tree in memory whose root belongs to this process's user; it holds at most
+ * `max_bytes` of file content (0: half of the machine's memory), then -ENOSPC. */
+PL_API int pl_mem_new(uint64_t max_bytes, struct pl_tree **ret, struct pl_err *err);
+
+/* ---- layers ---- */
+/* Passes everything through: the pattern to start a layer from. */
+PL_API struct pl_tree *pl_null_new(struct pl_tree *lower);
+/* What would modify the tree is -EROFS. */
+PL_API struct pl_tree *pl_ro_new(struct pl_tree *lower);
+/* Writes a line for each op to `out` (not closed), names escaped; see plenum-trace(1). */
+PL_API struct pl_tree *pl_trace_new(FILE *out, struct pl_tree *lower);
+/* Each op takes `ns` nanoseconds longer; can be cancelled meanwhile. */
+PL_API struct pl_tree *pl_delay_new(int64_t ns, struct pl_tree *lower);
+/* The op `op` (PL_OP_COUNT: any but close and flush) fails with `error` (a negative errno): let
+ * `skip` of them pass, then fail `count` (UINT64_MAX: all that follow). */
+PL_API struct pl_tree *pl_fault_new(enum pl_op op, int error, uint64_t skip, uint64_t count,
+                                    struct pl_tree *lower);
+
+#endif
