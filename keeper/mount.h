@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Mounting and unmounting FUSE file systems: directly where permitted (root, or root of a user
+ * namespace), through fusermount3 for ordinary users.
+ */
+#ifndef KEEPER_MOUNT_H
+#define KEEPER_MOUNT_H
+
+#include <plenum/error.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+struct mount_opts {
+    bool ro, noexec, nosuid, nodev, noatime; /* nosuid and nodev: pl's default is true, see
+                                                mount_opts_init */
+    bool allow_other;         /* other users may enter; default: true when root mounts */
+    bool default_permissions; /* the kernel checks modes; default true */
+    const char *source;       /* shown in /proc/mounts; subtype is always "plenum" */
+};
+void mount_opts_init(struct mount_opts *opts);
+
+/* Is `dir` fit to be mounted on? One sentence each for: missing, not a directory, not empty
+ * (allowed with `nonempty`), already a mount of ours, a dead mount in the way (which says how to
+ * clear it; a wreck of ours whose keeper is gone is cleared by this function itself), not permitted.
+ * Never blocks on a dead mount: looks at /proc/self/mountinfo before it touches. `ret_path`
+ * (PATH_MAX) gets the absolute path. */
+int mount_check(const char *dir, bool nonempty, char *ret_path, struct pl_err *err);
+
+/* Opens /dev/fuse (close-on-exec) and mounts it on `dir`, an absolute path. The server may not read
+ * from the descriptor before this returns, and no request is lost. */
+int mount_fuse(const char *dir, const struct mount_opts *opts, int *ret_fd, struct pl_err *err);
+
+/* Unmounts `dir`: umount2, or fusermount3 -u. `force`: aborts the FUSE connection first and
+ * detaches, so that it ends also when the server is dead or hung, and with open files. -EBUSY with
+ * a sentence that says so. Never touches the mounted tree itself. */
+int mount_end(const char *dir, bool force, struct pl_err *err);
+
+/* Aborts the FUSE connection of a mount by its device number (stat's st_dev minor), through
+ * /sys/fs/fuse/connections (mounting fusectl privately if need be); 0 or a negative errno. */
+int mount_abort(dev_t dev);
+/* The device number of the FUSE file system mounted at `dir` (topmost), from mountinfo. */
+int mount_dev(const char *dir, dev_t *ret);
+
+#endif

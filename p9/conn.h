@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The 9P engine: one channel, two halves.
+ *
+ * The *serving half* takes T-messages and answers them; the *using half* sends T-messages and takes
+ * the answers. Messages are told apart by parity of their type. A plain server has no using half, a
+ * plain client no serving half, a duct has both; either end may lack either half.
+ *
+ * Threads. At any time at most one thread reads the channel (the *reader*). A worker that reads a
+ * T-message runs it and answers it itself, still being the reader: no hand-over. It gives the role
+ * up when the op says that it waits (pl_call_block), when the answer cannot be written at once, or
+ * when a tick (which exists only while there is work) finds it stuck in one op. A caller that waits
+ * for an answer becomes the reader if there is none, delivers what is for others, and passes the
+ * role on when its own answer came. The reader never blocks in a write. So both halves may
+ * saturate over a channel with a small buffer.
+ *
+ * Memory. A connection that is idle holds no message buffer and no thread (sockets: it waits in the
+ * crew's epoll). All limits are in base/limits.h.
+ */
+#ifndef P9_CONN_H
+#define P9_CONN_H
+
+#include "base/stats.h"
+#include "channel/channel.h"
+#include "p9/msg.h"
+#include <plenum/call.h>
+
+/* The threads that work for any number of connections. */
+struct p9_crew;
+struct p9_crew *p9_crew_new(unsigned max_threads); /* NULL: no memory */
+void p9_crew_free(struct p9_crew *crew);           /* after its connections are freed */
+
+struct p9_conn;
+
+/* A T-message being served. `call` has cancellation and blocks() set up by the engine, credentials
+ * by the handler. */
+struct p9_req {
+    struct p9_conn *conn;
+    struct p9_msg in;  /* strings and data point into the request's buffer */
+    struct p9_msg out; /* to be filled: type and fields; strings must live until the handler returns
+                          (or be in memory from p9_req_alloc) */
+    struct pl_call call;
+};
+/* Room for `n` bytes of answer payload (Rread, Rreaddir data), laid out so that it is sent without
+ * a copy; NULL when n would pass the msize. One a request. Set out.data to it. */
+void *p9_req_payload(struct p9_req *req, size_t n);
+/* Memory that lives until the answer is sent; NULL when out of memory. */
+void *p9_req_alloc(struct p9_req *req, size_t n);
+/* Makes the answer an Rlerror. */
+void p9_req_error(struct p9_req *req, int error /* negative errno */);
+
+/* What serves. The engine itself answers Tversion (negotiation), Tflush and Tend. */
+struct p9_handler {
+    /* Fills req->out. Runs in a worker thread; may block. Requests of one connection run in
+     * parallel, except that a request naming a fid is started only after earlier ones that would
+     * have made or freed that fid are done (the handler sees to it). */
+    void (*handle)(void *arg, struct p9_req *req);
+    /* The session is over (new Tversion, the peer's Tend, link lost): every request has been
+     * answered or cancelled and its handler has returned; drop all fids. May be followed by another
+     * session, after Tversion. */
+    void (*reset)(void *arg);
+};
+
+struct p9_conn_opts {
+    struct p9_crew *crew;
+    const struct p9_handler *handler; /* NULL: no serving half (T-messages get Rlerror) */
+    void *handler_arg;
+    bool use;                         /* there is a using half */
+    uint32_t msize;                   /* proposed and accepted at most; 0: 1 MiB - see limits.h */
+    struct stats *stats;              /* may be NULL */
+    /* Called once when the connection is over, in some engine thread (error 0: both ends said
+     * goodbye, or a plain peer closed when nothing was in the way; else negative errno and the
+     * sentence). Afterwards no handler runs. It may free nothing itself. May be NULL. */
+    void (*over)(void *arg, int error, const char *sentence);
+    void *over_arg;
+};
+
+/* Takes the channel over and starts the serving half (if any). */
+int p9_conn_new(struct chan *chan, const struct p9_conn_opts *opts, struct p9_conn **ret,
+                struct pl_err *err);
+/* Ends at once if it has not ended, waits for handlers, frees. */
+void p9_conn_free(struct p9_conn *conn);
+/* Waits until the connection is over (see `over`): its error, with the sentence. */
+int p9_conn_wait(struct p9_conn *conn, struct pl_err *err);
+/* Breaks the connection now: callers get -ECONNABORTED. Any thread. */
+void p9_conn_abort(struct p9_conn *conn);
+/* For people: the channel's peer. */
+const char *p9_conn_peer(const struct p9_conn *conn);
+
+/* ---- the using half ---- */
+
+/* Negotiates: offers "9P2000.L.plenum" first where the peer may be one of us, else or on refusal
+ * "9P2000.L". When the channel was accepted, it first waits for the peer to speak (a plain client
+ * must not be sent a T-message: then -ENOTCONN "the other end only uses, it serves nothing"); when
+ * it is not known who called it waits a moment for that. Blocks until done. */
+int p9_use(struct p9_conn *conn, struct pl_call *call, struct pl_err *err);
+uint32_t p9_msize(const struct p9_conn *conn);    /* as negotiated by the using half */
+bool p9_extended(const struct p9_conn *conn);     /* the peer knows our own messages */
+
+/* One request: sends `t`, waits for the answer, fills `r` (strings and data point into a buffer that
+ * p9_answer_free drops; the payload of Rread goes straight to `into` when that is not NULL).
+ * 0, or the peer's error as a negative errno, -ECONNABORTED when the link is lost, -EPROTO for an
+ * answer of the wrong type, -EINTR when `call` was cancelled (a Tflush went out and was answered; an
+ * answer that overtook it is returned as success). Tags are the engine's. Blocks; heeds the call. */
+struct p9_answer {
+    struct p9_msg r;
+    void *buf; /* private */
+};
+int p9_rpc(struct p9_conn *conn, struct pl_call *call, struct p9_msg *t, struct p9_answer *ret,
+           void *into, size_t into_size);
+void p9_answer_free(struct p9_answer *a);
+/* The same in two steps, so that several can be under way: start never waits for the answer (but
+ * may wait for room), finish must be called once for each started, in any order. */
+struct p9_pending;
+int p9_rpc_start(struct p9_conn *conn, struct pl_call *call, struct p9_msg *t, void *into,
+                 size_t into_size, struct p9_pending **ret);
+int p9_rpc_finish(struct p9_conn *conn, struct pl_call *call, struct p9_pending *p,
+                  struct p9_answer *ret);
+
+/* The using half is done: to one of us sends Tend and waits for Rend (it drops all our fids); the
+ * connection is over when the serving half has ended too. To a plain server: closes when there is no
+ * serving half. Idempotent. Also sent by p9_conn_new's engine on our behalf when opts.use is false
+ * and the peer turns out to be one of us. */
+int p9_use_end(struct p9_conn *conn, struct pl_call *call);
+
+/* ---- fids of the using half ---- */
+uint32_t p9_fid_get(struct p9_conn *conn);  /* NOFID when the limit is reached */
+void p9_fid_put(struct p9_conn *conn, uint32_t fid);
+/* Clunks without making the caller wait for the answer, and puts the fid back when it came. */
+void p9_clunk_later(struct p9_conn *conn, uint32_t fid);
+
+#endif
