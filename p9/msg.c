@@ -11,7 +11,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-enum kind { END, INT1, INT2, INT4, INT8, MAYBE4, STRING, NAMESTR, QIDS1, WNAMES, WQIDS, BYTES };
+enum kind { END, INT1, INT2, INT4, INT8, FID4, MAYBE4, STRING, NAMESTR, QIDS1, WNAMES, WQIDS, BYTES };
 
 struct field {
     uint8_t kind;
@@ -29,6 +29,7 @@ struct field {
 #define U2(m)    FIELD(INT2, m, 2)
 #define U4(m)    FIELD(INT4, m, 4)
 #define U8(m)    FIELD(INT8, m, 8)
+#define FID(m)   FIELD(FID4, m, 4)
 #define OPT4(m)  FIELD(MAYBE4, m, 4)
 #define STR(m)   FIELD(STRING, m, sizeof(struct p9_str))
 #define NAME(m)  FIELD(NAMESTR, m, sizeof(struct p9_str))
@@ -196,9 +197,11 @@ static int put_field(struct cursor *c, const struct p9_msg *msg, const struct fi
     }
 }
 
-static bool has_data(uint8_t type)
+bool p9_has_data(uint8_t type)
 {
     const struct field *f = rows[type].fields;
+    if (!f)
+        return false;
     while (f->kind != END && f->kind != BYTES)
         f++;
     return f->kind == BYTES;
@@ -217,7 +220,7 @@ int p9_encode_head(const struct p9_msg *msg, void *buf, size_t size)
         if (r < 0)
             return r;
     }
-    size_t n = size - cursor_left(&c), total = n + (has_data(msg->type) ? msg->count : 0);
+    size_t n = size - cursor_left(&c), total = n + (p9_has_data(msg->type) ? msg->count : 0);
     if (c.bad || total > INT32_MAX)
         return -EMSGSIZE;
     c = cursor_at(buf, 4);
@@ -228,7 +231,7 @@ int p9_encode_head(const struct p9_msg *msg, void *buf, size_t size)
 int p9_encode(const struct p9_msg *msg, void *buf, size_t size)
 {
     int n = p9_encode_head(msg, buf, size);
-    if (n < 0 || !has_data(msg->type))
+    if (n < 0 || !p9_has_data(msg->type))
         return n;
     struct cursor c = cursor_at((uint8_t *)buf + n, size - (size_t)n);
     cursor_put_bytes(&c, msg->data, msg->count);
@@ -321,7 +324,7 @@ static int decode(struct cursor c, size_t n, const struct apart *apart, struct p
         return -EPROTO;
     if (!rows[msg->type].name)
         return -EOPNOTSUPP;
-    if (apart && !has_data(msg->type))
+    if (apart && !p9_has_data(msg->type))
         return -EPROTO;
     for (const struct field *f = rows[msg->type].fields; f->kind != END; f++) {
         int r = get_field(&c, f, apart, msg);
@@ -340,6 +343,22 @@ int p9_decode_split(void *head, size_t nhead, void *data, size_t ndata, struct p
 {
     struct apart apart = {data, ndata};
     return decode(cursor_at(head, nhead), nhead + ndata, &apart, msg);
+}
+
+bool p9_names_fid(const struct p9_msg *msg, uint32_t fid)
+{
+    for (const struct field *f = rows[msg->type].fields; f && f->kind != END; f++)
+        if (f->kind == FID4 && get_int(msg, f) == fid)
+            return true;
+    return false;
+}
+
+bool p9_has_refs(uint8_t type)
+{
+    for (const struct field *f = rows[type].fields; f && f->kind != END; f++)
+        if (f->kind == STRING || f->kind == NAMESTR || f->kind == WNAMES || f->kind == BYTES)
+            return true;
+    return false;
 }
 
 /* ---- printing ---- */
@@ -399,7 +418,7 @@ static void say_field(struct out *o, const struct p9_msg *msg, const struct fiel
         break;
     default: {
         uint64_t v = get_int(msg, f);
-        if (f->kind == INT4 && v == P9_NOFID)
+        if (f->kind == FID4 && v == P9_NOFID)
             say(o, "-");
         else
             say(o, "%" PRIu64, v);

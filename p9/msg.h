@@ -171,6 +171,12 @@ static inline bool p9_is_own(uint8_t type)
     return type >= P9_OWN_FIRST && type <= P9_OWN_LAST;
 }
 
+/* The message ends with DATA; it has strings or data, which point into the buffer it came from. */
+bool p9_has_data(uint8_t type);
+bool p9_has_refs(uint8_t type);
+/* One of the fids that the message names is `fid`. */
+bool p9_names_fid(const struct p9_msg *msg, uint32_t fid);
+
 /* Bytes of the encoded message; 0 for a type that is not in the table. */
 size_t p9_encode_size(const struct p9_msg *msg);
 /* Encodes: bytes written. -EMSGSIZE: `size` is too small; -ENAMETOOLONG: a string passes its limit;

@@ -34,6 +34,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/uio.h>
+#include <uthash.h>
 
 struct p9_conn;
 
@@ -49,6 +50,7 @@ struct task {
 
 /* The connection's place in its crew. */
 struct crew_link {
+    UT_hash_handle hh;
     uint64_t id;                          /* in epoll events, so that a stale one finds nobody */
     unsigned pins;                        /* guarded by crew->lock: tasks and events under way */
     struct p9_conn *next_act, *prev_act;  /* guarded by crew->active_lock */
@@ -58,8 +60,10 @@ struct crew_link {
 };
 
 int crew_add(struct p9_crew *crew, struct p9_conn *conn, int fd);
-/* No more events; waits until no task of the connection is queued or runs. */
-void crew_del(struct p9_crew *crew, struct p9_conn *conn, int fd);
+/* No more events, no ticks. From any thread; without conn->lock. */
+void crew_forget(struct p9_crew *crew, struct p9_conn *conn, int fd);
+/* Waits until no task or event of the connection is queued or runs. */
+void crew_del(struct p9_crew *crew, struct p9_conn *conn);
 /* One event, then none until armed again: `data` also when there is something to read. */
 void crew_arm(struct p9_crew *crew, struct p9_conn *conn, int fd, bool data);
 /* False when every thread is busy and no more may be started; the task is queued all the same. */
@@ -164,7 +168,9 @@ void read_serve(struct p9_conn *c, uint64_t gen);
 void read_call(struct p9_conn *c, uint64_t gen, const bool *done, int64_t deadline);
 /* Drops what was half read; nobody holds the role. */
 void read_drop(struct p9_conn *c);
-void crew_event(struct p9_conn *c); /* the epoll told */
+/* The epoll told; the tick finds the reader in op number `seq` for long. Without locks. */
+void crew_event(struct p9_conn *c);
+void read_stuck(struct p9_conn *c, uint64_t seq);
 
 /* ---- serve.c ---- */
 
