@@ -23,8 +23,9 @@
     X(STRING, 4095, "bytes", "any other string: a symlink's target, an attach name")               \
     X(FIDS, 65536, "fids", "open at once on one connection")                                       \
     X(REQUESTS_SERVED, 512, "requests", "of one connection taken and not yet answered")            \
+    X(REQUESTS_HELD, 4096, "requests", "the same, with those that said that they wait")            \
     X(REQUESTS_USED, 128, "requests", "sent over one connection and not yet answered")             \
-    X(FLUSHES_USED, 128, "requests", "Tflush and Tend, besides the above")                         \
+    X(FLUSHES_USED, 129, "requests", "Tflush and Tend, besides the above")                         \
     X(BYTES_SERVED, 33554432, "bytes", "of requests and answers held for one connection")          \
     X(BYTES_USED, 8388608, "bytes", "of requests sent over one connection and not yet answered")   \
     X(CONNECTIONS, 16384, "connections", "to one server")                                          \

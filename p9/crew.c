@@ -2,16 +2,16 @@
 /*
  * The crew: threads that work for any number of connections.
  *
- * A worker takes a task from the queue; where there is none and nobody watches the epoll, it becomes
- * the *watcher*: it waits for one event, sees that another worker can watch in its place, and serves
- * the connection itself. Other idle workers sleep; only a few are kept.
+ * A worker takes a task from the queue; where there is none and nobody watches the epoll, it
+ * becomes the *watcher*: it waits for one event, sees that another worker can watch in its place,
+ * and serves the connection itself. Other idle workers sleep; only a few are kept.
  *
  * The number of workers that run is bounded by `max`. Those that said they wait (crew_block) do not
  * count, up to a hard limit for all.
  *
- * The tick is one more thread. It runs only while readers run ops: every millisecond it looks at the
- * active connections and takes the reader's role from one that is still in the op in which it was
- * the last time. When nothing has happened for two ticks it sleeps until the next op starts.
+ * The tick is one more thread. It runs only while readers run ops: every millisecond it looks at
+ * the active connections and takes the reader's role from one that is still in the op in which it
+ * was the last time. When nothing has happened for two ticks it sleeps until the next op starts.
  *
  * crew->lock guards all fields but those marked. tick_lock guards `ticking`, and the tick's sleep.
  */
@@ -45,7 +45,7 @@ struct p9_crew {
 
     struct free_buf {
         struct free_buf *next;
-    } *pool[NCLASS];
+    } * pool[NCLASS];
     size_t pooled;
 
     pthread_mutex_t active_lock; /* guards the list of active connections */

@@ -11,7 +11,21 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-enum kind { END, INT1, INT2, INT4, INT8, FID4, MAYBE4, STRING, NAMESTR, QIDS1, WNAMES, WQIDS, BYTES };
+enum kind {
+    END,
+    INT1,
+    INT2,
+    INT4,
+    INT8,
+    FID4,
+    MAYBE4,
+    STRING,
+    NAMESTR,
+    QIDS1,
+    WNAMES,
+    WQIDS,
+    BYTES
+};
 
 struct field {
     uint8_t kind;

@@ -17,9 +17,9 @@
  * with conn->lock held. No lock is held during I/O or in a handler.
  *
  * The role of the reader. `rd` (the framing state) belongs to who holds the role and needs no lock
- * beyond that, but is only changed with conn->lock held, except by the bytes that the wire puts into
- * its buffers. A thread holds the role when role is ROLE_HELD and role_gen is the number it was
- * given; the tick may take it away while the holder runs an op, and only then.
+ * beyond that, but is only changed with conn->lock held, except by the bytes that the wire puts
+ * into its buffers. A thread holds the role when role is ROLE_HELD and role_gen is the number it
+ * was given; the tick may take it away while the holder runs an op, and only then.
  *
  * A later layer that resumes a broken link goes between wire.c and the rest: everything above sees
  * only wire_read, wire_write, wire_wait and wire_cut, and a link that is being mended would look
@@ -51,12 +51,12 @@ struct task {
 /* The connection's place in its crew. */
 struct crew_link {
     UT_hash_handle hh;
-    uint64_t id;                          /* in epoll events, so that a stale one finds nobody */
-    unsigned pins;                        /* guarded by crew->lock: tasks and events under way */
-    struct p9_conn *next_act, *prev_act;  /* guarded by crew->active_lock */
-    bool active;                          /* guarded by crew->active_lock */
-    bool pollable;                        /* its `in` can be in an epoll */
-    uint64_t tick_seq;                    /* the tick's */
+    uint64_t id;                         /* in epoll events, so that a stale one finds nobody */
+    unsigned pins;                       /* guarded by crew->lock: tasks and events under way */
+    struct p9_conn *next_act, *prev_act; /* guarded by crew->active_lock */
+    bool active;                         /* guarded by crew->active_lock */
+    bool pollable;                       /* its `in` can be in an epoll */
+    uint64_t tick_seq;                   /* the tick's */
 };
 
 int crew_add(struct p9_crew *crew, struct p9_conn *conn, int fd);
@@ -89,13 +89,13 @@ struct wire {
     bool in_sock, out_sock, timed;
     int out_nonblock; /* `out` opened anew with O_NONBLOCK, for what knows no RWF_NOWAIT; or -1 */
     bool no_nowait;
-    int cut;       /* an eventfd that becomes readable when the link is cut; -1 with sockets */
+    int cut; /* an eventfd that becomes readable when the link is cut; -1 with sockets */
     struct timeval old_timeout;
 };
 int wire_init(struct wire *w, const struct chan *chan, bool serves);
 void wire_done(struct wire *w);
-/* Some bytes; 0 the end; -EAGAIN when nothing came for `timeout` ms (-1: wait for ever; sockets take
- * any other time but 0 as WIRE_DWELL). */
+/* Some bytes; 0 the end; -EAGAIN when nothing came for `timeout` ms (-1: wait for ever; sockets
+ * take any other time but 0 as WIRE_DWELL). */
 ssize_t wire_read(struct wire *w, const struct iovec *iov, int n, int timeout);
 /* What can be written without waiting, -EAGAIN when nothing. */
 ssize_t wire_write(struct wire *w, const struct iovec *iov, int n);
@@ -153,22 +153,29 @@ struct rd {
 };
 
 /* With conn->lock held. */
-uint64_t role_take(struct p9_conn *c);       /* 0: it is not to be had */
+uint64_t role_take(struct p9_conn *c); /* 0: it is not to be had */
 bool role_mine(const struct p9_conn *c, uint64_t gen);
 /* The holder gives it to who needs it. */
 void role_pass(struct p9_conn *c);
 /* The same, preferring a worker: the holder is about to wait. */
 void role_offer(struct p9_conn *c);
-/* After something changed (a session's end, a state): see that somebody reads where one must. */
+/* After something changed: see that somebody reads where one must. */
 void role_check(struct p9_conn *c);
-/* The reader of a worker: until the role is gone. Without locks. */
-void read_serve(struct p9_conn *c, uint64_t gen);
-/* The reader of a caller, until *done; gives the lock up meanwhile, and the role in the end. A
+/* A reader in an op gives the role up: the op waits. */
+void read_yield(struct p9_conn *c);
+typedef bool ready_fn(struct p9_conn *c, void *arg);
+/* The reader of a caller, until done(); gives the lock up meanwhile, and the role in the end. A
  * deadline (0: none) that passes ends it too. */
-void read_call(struct p9_conn *c, uint64_t gen, const bool *done, int64_t deadline);
+void read_call(struct p9_conn *c, uint64_t gen, ready_fn *done, void *arg, int64_t deadline);
 /* Drops what was half read; nobody holds the role. */
 void read_drop(struct p9_conn *c);
-/* The epoll told; the tick finds the reader in op number `seq` for long. Without locks. */
+/* Ends the connection with a sentence that quotes the few bytes that came. */
+void read_garbage(struct p9_conn *c);
+
+/* Without locks. A worker as reader, until the role is gone; as a task, if it is still offered. */
+void read_serve(struct p9_conn *c, uint64_t gen);
+void read_task(struct p9_conn *c, struct task *task);
+/* The epoll told; the tick finds the reader in op number `seq` for long. */
 void crew_event(struct p9_conn *c);
 void read_stuck(struct p9_conn *c, uint64_t seq);
 
@@ -179,97 +186,119 @@ void read_stuck(struct p9_conn *c, uint64_t seq);
 
 struct req {
     struct p9_req pub;
-    struct out out;
-    struct task task; /* to be run by a worker */
-    struct req *chain; /* in conn->reqs, by tag */
+    struct out out;                   /* from here to `small` zeroed for each */
+    struct task task;                 /* to be run by a worker */
+    struct req *chain;                /* in conn->reqs, by tag */
     struct req *flushes, *next_flush; /* Tflushes waiting for this one, in order */
     struct req *held, *next_held;     /* requests that name a fid which this one makes or frees */
-    struct req *holder;               /* the other way round */
-    struct req *next_spare;
-    uint64_t gen;      /* the role its thread had when it started */
-    uint32_t fids[2];  /* fids that it makes or frees */
-    uint32_t cost;     /* against LIMIT_BYTES_SERVED */
-    int refs;
-    int status;        /* of decoding */
-    bool counted;      /* in conn->nserving */
-    bool linked;       /* in conn->reqs */
-    bool dropped;      /* its session is over: no answer */
-    bool blocked, counted_blocked;
-    uint8_t *raw;      /* the message: small or a buffer */
-    size_t nraw;
-    void *payload;
-    size_t npayload;
+    struct req *holder;               /* the other way round: it is not to be started yet */
+    struct req *next_maker, *next_spare;
     struct req_mem *mem;
-    uint8_t small[REQ_INLINE];
+    uint64_t gen, seq; /* the role its thread had when it started; its place in arrival */
+    uint32_t fids[1];  /* that it makes, frees or opens */
+    int nfids, refs;
+    uint32_t cost; /* against LIMIT_BYTES_SERVED */
+    bool called;   /* pub.call is set up: it goes to the handler */
+    bool counted;  /* in conn->nserving */
+    bool linked;   /* in conn->reqs */
+    bool dropped;  /* its session is over: no answer */
+    bool heavy;    /* it takes long enough to wake another thread for what comes after */
+    bool cancelled;
+    bool blocked, uncounted; /* in conn->nblocked; in the crew's */
+    uint8_t *raw, *long_head;
+    void *payload;
+    size_t nraw, npayload;
+    uint8_t small[REQ_INLINE]; /* the message, if it fits */
     uint8_t head[256];
-    uint8_t *long_head;
 };
 
 /* With conn->lock held, by the reader. */
 bool serve_full(const struct p9_conn *c);
-struct req *req_new(struct p9_conn *c, const uint8_t *head, size_t size);
+struct req *req_new(struct p9_conn *c, size_t size);
 /* Takes a whole message in. What the engine answers itself is done; else the request is returned if
  * it can be run now (NULL: it waits for an earlier one, or was refused). */
 struct req *serve_take(struct p9_conn *c, struct req *req);
-/* Runs and answers; with conn->lock held, gives it up meanwhile. gen: as reader, else 0. */
+/* Runs and answers; gives the lock up meanwhile. gen: as reader, else 0. */
 void serve_run(struct p9_conn *c, struct req *req, uint64_t gen);
 /* Leaves it to a worker. */
 void serve_submit(struct p9_conn *c, struct req *req);
-/* The answer is in pub.out: queues it (unless dropped) and what waited for it. */
-void serve_finish(struct p9_conn *c, struct req *req);
+/* The answer is in pub.out: queues it (unless dropped), and what waited for it. */
+void serve_answer(struct p9_conn *c, struct req *req);
 void serve_cancel_all(struct p9_conn *c); /* by a worker, soon */
+void serve_cancel_task(struct p9_conn *c, struct task *task);
 void req_unref(struct p9_conn *c, struct req *req);
 void serve_purge_spares(struct p9_conn *c);
 
 /* ---- use.c ---- */
 
-enum pend_state { PEND_IDLE, PEND_SLEEPS, PEND_READ /* you are the reader */, PEND_DONE };
+enum pend_state { PEND_IDLE, PEND_SLEEPS, PEND_READ /* you are the reader */ };
 
 struct p9_pending {
     struct out out;
-    atomic_uint state;                 /* a futex: enum pend_state */
-    struct p9_pending *next, *prev;    /* in conn->waiters: callers that sleep */
-    struct p9_pending *next_room;      /* in conn->room: those without a tag */
+    atomic_uint state;              /* a futex: enum pend_state */
+    struct p9_pending *next, *prev; /* in conn->waiters: callers that sleep */
+    struct p9_pending *next_room;   /* in conn->room: those without a tag */
     struct p9_conn *conn;
-    uint64_t gen;                      /* with PEND_READ: the role */
+    uint64_t gen; /* with PEND_READ: the role */
     uint16_t tag;
-    uint8_t expect;                    /* the R type */
-    bool waits, wants_room, tagged, queued, answered, done, flush, heap;
-    int result;
-    uint32_t cost;
+    uint8_t expect; /* the R type */
+    bool waits;     /* in conn->waiters */
+    bool tagged;    /* has a tag and room */
+    bool sent;      /* is or was in the out queue */
+    bool queued;    /* is in the out queue */
+    bool answered;  /* `result` or `buf` stands */
+    bool done;      /* and nobody else uses its memory */
+    bool cancelled;
+    int result, why; /* why: -EINTR or -ETIMEDOUT */
+    uint32_t cost;   /* against LIMIT_BYTES_USED */
+    uint32_t fid;    /* of a clunk */
     uint8_t *into;
-    size_t into_size, into_n;
-    uint8_t *buf;                      /* the whole answer: `small` or from malloc */
+    size_t into_size, into_n; /* into_n: SIZE_MAX when the payload is in buf */
+    uint8_t *buf;             /* the whole answer: `small` or from malloc */
     size_t nbuf;
-    void (*then)(struct p9_conn *, struct p9_pending *); /* nobody waits: called when done, locked */
-    uint32_t fid;                      /* of a clunk */
+    /* Nobody waits: called when done, with the lock; frees it. */
+    void (*then)(struct p9_conn *, struct p9_pending *);
     uint8_t *head;
     uint8_t small_head[320], small[320];
 };
 
-#define TAG_END   (2 * LIMIT_REQUESTS_USED)
-#define NTAGS     (TAG_END + 1)
-/* Flushing tag t has tag t + LIMIT_REQUESTS_USED. */
+enum {
+    P9_RERROR = 107,                   /* of older dialects */
+    TAG_END = 2 * LIMIT_REQUESTS_USED, /* of Tend */
+};
+/* The Tflush for tag t has tag t + LIMIT_REQUESTS_USED. */
 struct tag_slot {
     struct p9_pending *pend;
     bool flushing;     /* Tflush is out: the tag is taken until Rflush */
+    bool flush_queued; /* its message is in the out queue */
     struct out flush;
     uint8_t head[9];
 };
 
+/* All with conn->lock held. */
+int use_open(struct p9_conn *c);
 struct p9_pending *use_find(struct p9_conn *c, uint16_t tag);
-bool use_flushing(struct p9_conn *c, uint16_t tag);
-/* An answer of `n` bytes has come whole; buf is malloc'd (or NULL: it went into pend->small). */
+/* The answer has come whole, in p->buf. */
 void use_answer(struct p9_conn *c, struct p9_pending *p);
-void use_flushed(struct p9_conn *c, uint16_t tag);
+/* False when nothing was flushed. */
+bool use_flushed(struct p9_conn *c, uint16_t tag);
 void use_fail_all(struct p9_conn *c); /* the link is lost */
-/* A request that nobody waits for. `then` is called with the lock held, and frees it. */
+/* Sends Tversion (tag NOTAG) or Tend (TAG_END), which nobody waits for. */
 int use_async(struct p9_conn *c, struct p9_msg *t, uint16_t tag,
-              void (*then)(struct p9_conn *, struct p9_pending *), uint32_t fid);
+              void (*then)(struct p9_conn *, struct p9_pending *));
 int use_decode(struct p9_pending *p, struct p9_answer *ret);
+void pend_init(struct p9_conn *c, struct p9_pending *p);
 void pend_free(struct p9_pending *p);
-int use_call(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, uint16_t tag,
-             struct p9_answer *ret);
+/* Waits until ready(arg), reading if nobody else does, or until the connection is over, or (if not
+ * 0) the deadline. Gives the lock up meanwhile. */
+void use_wait(struct p9_conn *c, struct p9_pending *p, ready_fn *ready, void *arg,
+              int64_t deadline);
+/* The same for an event that use_wake_all tells of, heeding the call: 0, -EINTR, -ETIMEDOUT. */
+int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, int64_t deadline);
+void use_unwait(struct p9_conn *c, struct p9_pending *p);
+void use_wake_all(struct p9_conn *c);
+void use_enter(struct p9_conn *c);
+void use_leave(struct p9_conn *c);
 
 /* ---- hello.c ---- */
 
@@ -278,9 +307,9 @@ enum use_state { USE_NONE, USE_HELLO, USE_OPEN, USE_ENDING, USE_DONE };
 /* With conn->lock held. */
 void hello_version(struct p9_conn *c, struct req *req);
 void hello_end(struct p9_conn *c, struct req *req);
-/* A session's last request is gone. */
+/* The ending session's last request is gone. */
 void hello_quiet(struct p9_conn *c);
-void session_task(struct p9_conn *c, struct task *task);
+void hello_reset_task(struct p9_conn *c, struct task *task);
 
 /* ---- conn.c ---- */
 
@@ -288,7 +317,7 @@ enum conn_state { LIVE, ENDED /* or lost; `error` says */, OVER };
 
 struct p9_conn {
     pthread_mutex_t lock;
-    pthread_cond_t cond; /* broadcast: over, no users, the peer spoke */
+    pthread_cond_t cond; /* broadcast: over, no users */
     struct chan chan;
     struct wire wire;
     struct p9_conn_opts opts;
@@ -297,18 +326,18 @@ struct p9_conn {
     enum conn_state state;
     int error;
     char *sentence;
-    bool finalising, freeing;
+    bool finalising;
     unsigned users; /* threads inside p9_rpc and the like */
+    struct task read_task, flush_task, cancel_task, reset_task, final_task;
 
     /* the reader */
     enum role role;
     uint64_t role_gen;
     struct rd rd;
-    bool hup;     /* the epoll told of the end while nobody could read */
-    int eager;    /* so many more requests hand the role over before they run */
-    _Atomic bool op_running;    /* the reader is in an op: for the tick */
+    bool hup;                /* the epoll told of the end while it could not be looked at */
+    int eager;               /* so many more requests hand the role over before they run */
+    _Atomic bool op_running; /* the reader is in an op: for the tick */
     _Atomic uint64_t op_seq;
-    struct task read_task, flush_task, cancel_task, final_task, session_task;
 
     /* out */
     struct out *out_head, **out_tail;
@@ -316,36 +345,43 @@ struct p9_conn {
 
     /* the serving half */
     struct req *reqs[TAG_CHAINS];
-    unsigned nserving, nblocked, nmakers;
-    size_t bytes_serving;
+    struct req *makers; /* requests that make, free or open a fid */
     struct req *spares;
-    unsigned nspares;
-    bool session, serve_ext, serve_done, peer_plain, peer_spoke;
     struct req *ending; /* Tversion or Tend that waits for the session to be quiet */
-    bool resetting;
+    unsigned nserving, nblocked, nspares;
+    size_t bytes_serving;
+    uint64_t next_seq;
     uint32_t smsize;
+    bool session, resetting;
+    bool serve_ext;              /* the peer's using half speaks our own messages */
+    bool serve_done;             /* and has said goodbye */
+    bool peer_spoke, peer_plain; /* its Tversion came; it was the plain one */
 
     /* the using half */
     enum use_state use;
-    bool use_ext;
+    bool use_ext, said_end;
     uint32_t umsize;
+    int hello_result; /* of our Tversion */
     struct tag_slot *tags;
-    struct p9_pending *hello; /* our Tversion */
-    uint16_t free_tags[LIMIT_REQUESTS_USED];
+    struct p9_pending *hello, *bye; /* our Tversion, our Tend */
     unsigned nfree_tags, npending;
+    uint16_t *free_tags;
     size_t bytes_used;
     struct p9_pending *room, **room_tail; /* those who want room, in order */
     struct p9_pending *waiters;           /* those who sleep, any of whom can be made the reader */
     uint32_t *fids_free;
-    uint32_t nfids_free, fids_cap, fids_next, nfids_out;
+    uint32_t nfids_free, fids_cap, fids_next;
 };
 
 /* All with conn->lock held. The link is lost, or what the peer says makes no sense. First wins. */
 void conn_lost(struct p9_conn *c, int error, const char *fmt, ...) PL_PRINTF(3, 4);
-/* Both ends have said goodbye, or may as well. */
+/* Ends it well. */
+void conn_end(struct p9_conn *c);
+/* The peer closed (0) or the read failed; `partial`: amid a message. */
+void conn_eof(struct p9_conn *c, int error, bool partial);
+/* Ends it when both ends have said goodbye. */
 void conn_maybe_end(struct p9_conn *c);
 /* Ends it for good when nothing of it is under way any more. */
 void conn_settle(struct p9_conn *c);
-bool conn_serves(const struct p9_conn *c);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The descriptors of a connection. Nothing here is guarded by a lock: one thread reads (the reader),
- * one writes (conn->writing), and any may cut.
+ * The descriptors of a connection. Nothing here is guarded by a lock: one thread reads (the
+ * reader), one writes (conn->writing), and any may cut.
  *
  * Inherited descriptors are never made O_NONBLOCK, as other processes may share them. Sockets have
  * MSG_DONTWAIT; pipes have RWF_NOWAIT; FIFOs and terminals are opened anew through /proc with
@@ -74,11 +74,11 @@ static int ready(const struct wire *w, int fd, short events, int timeout)
 static ssize_t read_socket(struct wire *w, const struct iovec *iov, int n, int timeout)
 {
     struct msghdr m = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n};
-    bool kernel_waits = timeout < 0 ? !w->timed : w->timed && timeout == WIRE_DWELL;
+    bool kernel_waits = timeout < 0 || (w->timed && timeout == WIRE_DWELL);
     for (;;) {
         int flags = kernel_waits ? 0 : MSG_DONTWAIT;
-        ssize_t r = n == 1 ? recv(w->in, iov->iov_base, iov->iov_len, flags)
-                           : recvmsg(w->in, &m, flags);
+        ssize_t r =
+            n == 1 ? recv(w->in, iov->iov_base, iov->iov_len, flags) : recvmsg(w->in, &m, flags);
         if (r >= 0)
             return r;
         if (errno == EINTR)
@@ -163,9 +163,9 @@ ssize_t wire_write(struct wire *w, const struct iovec *iov, int n)
     do {
         if (!w->out_sock)
             r = without_sigpipe(w, iov, n, write_plain);
-        else if ((r = n == 1 ? send(w->out, iov->iov_base, iov->iov_len,
-                                    MSG_DONTWAIT | MSG_NOSIGNAL)
-                             : sendmsg(w->out, &m, MSG_DONTWAIT | MSG_NOSIGNAL)) < 0)
+        else if ((r = n == 1
+                          ? send(w->out, iov->iov_base, iov->iov_len, MSG_DONTWAIT | MSG_NOSIGNAL)
+                          : sendmsg(w->out, &m, MSG_DONTWAIT | MSG_NOSIGNAL)) < 0)
             r = -errno;
     } while (r == -EINTR);
     return r;
