@@ -126,11 +126,12 @@ static void clear(struct pages *p, uint64_t off, uint64_t end)
 
 void pages_zero(struct pages *p, struct page_pool *pool, uint64_t off, uint64_t end, bool keep)
 {
-    uint64_t from = off / PAGE + (off % PAGE != 0), to = end / PAGE;
+    uint64_t from = off / PAGE + (off % PAGE != 0), to = end / PAGE, all = span(p->height);
+    bool rest = end > INT64_MAX;
     clear(p, off, min(end, from * PAGE));
     if (to >= from)
         clear(p, to * PAGE, end);
-    uint64_t gone = drop(&p->root, p->height, from, min(to, span(p->height)), keep);
+    uint64_t gone = drop(&p->root, p->height, from, rest ? all : min(to, all), keep);
     p->count -= gone;
     atomic_fetch_sub(&pool->used, gone);
     if (!p->root)

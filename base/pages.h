@@ -32,7 +32,8 @@ void pages_read(struct pages *p, void *buf, size_t n, uint64_t off);
 /* Bytes written, fewer when the pool or the memory ends; -ENOSPC, -ENOMEM: none. */
 ssize_t pages_write(struct pages *p, struct page_pool *pool, const void *buf, size_t n,
                     uint64_t off);
-/* Makes off..end (not included) read as zeros; whole pages are freed, or with `keep` cleared. */
+/* Makes off..end (not included) read as zeros; whole pages are freed, or with `keep` cleared.
+ * An end past 2^63-1: all the rest. */
 void pages_zero(struct pages *p, struct page_pool *pool, uint64_t off, uint64_t end, bool keep);
 /* Pages for off..end, or -ENOSPC (nothing has changed) or -ENOMEM. */
 int pages_fill(struct pages *p, struct page_pool *pool, uint64_t off, uint64_t end);
