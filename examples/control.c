@@ -6,10 +6,11 @@
  *     echo on > n/ctl
  *     echo dim 30 > n/ctl
  *     cat n/state
- *     echo explode > n/ctl        # says: Invalid argument
+ *     /bin/echo explode > n/ctl   # says: write error: Invalid argument
  *     plenum umount n
  *
- * A command is what was written when the file is closed; its error is the shell's to tell.
+ * A command is what was written when the file is closed; its error is that of close(2), which
+ * programs tell, but the echo that is built into a shell does not.
  */
 #include <errno.h>
 #include <plenum/plenum.h>

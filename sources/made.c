@@ -216,6 +216,8 @@ static void take_away(struct pl_made *m, struct made_node *top)
             child->parent = n; /* it is, but now to come back to */
             todo = child;
         } else {
+            if (n->kind == MADE_STORE)
+                made_store_unpin(m, n);
             todo = n->parent;
             n->parent = NULL;
             pthread_mutex_unlock(&m->lock);

@@ -50,6 +50,7 @@ struct made_node {
     struct names dir; /* MADE_DIR: struct made_node *, each a reference; MADE_STORE: the entries
                          that somebody knows of, no references */
     bool gone;        /* removed: call no function for it any more */
+    bool pinned;      /* an entry that the store has a reference to */
     bool pending;     /* an entry that was created, not yet put */
     pl_fill *fill;
     pl_take *take;
@@ -132,6 +133,11 @@ int made_setattr(struct pl_tree *, struct pl_call *, struct pl_node *, struct pl
 /* made_store.c: ops; what is not in a store is -EPERM. */
 int made_store_lookup(struct pl_made *m, struct pl_call *call, struct made_node *store,
                       const char *name, struct made_node **ret);
+/* What is known of an entry beyond its content is remembered, or need not be. With the lock held;
+ * the caller unrefs the result, if any, after it. */
+struct made_node *made_pin(struct made_node *n);
+/* Forgets all that. With the lock held, which it lets go of at times. */
+void made_store_unpin(struct pl_made *m, struct made_node *store);
 int made_store_list(struct pl_call *call, struct made_node *store, struct made_file *f);
 int made_create(struct pl_tree *, struct pl_call *, struct pl_node *, const char *, int, mode_t,
                 struct pl_node **, struct pl_attr *, struct pl_file **);

@@ -289,12 +289,6 @@ int made_setattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *nod
     bool writable = file && (file->flags & O_ACCMODE) != O_RDONLY;
     struct pl_attr was = made_attr(n);
     int r = pl_may_set(call, &was, set, writable);
-    /* an entry's owner and mode would not be remembered: only what changes nothing */
-    if (r == 0 && n->kind == MADE_ENTRY &&
-        ((set->valid & PL_SET_MODE && (set->mode ^ was.mode) & 07777) ||
-         (set->valid & PL_SET_UID && set->uid != was.uid) ||
-         (set->valid & PL_SET_GID && set->gid != was.gid)))
-        r = -EPERM;
     if (r == 0 && set->valid & PL_SET_SIZE)
         r = set_size(n, call, file ? made_file_of(file) : NULL, set->size);
     if (r < 0)
@@ -302,6 +296,8 @@ int made_setattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *nod
     rest.valid &= ~(uint32_t)PL_SET_SIZE;
     pthread_mutex_lock(&m->lock);
     pl_attr_set(&n->attr, call, &rest);
+    struct made_node *unpinned = n->kind == MADE_ENTRY ? made_pin(n) : NULL;
     pthread_mutex_unlock(&m->lock);
+    pl_node_unref(unpinned ? &unpinned->node : NULL);
     return made_getattr(tree, call, node, file, attr);
 }

@@ -12,6 +12,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#define ENTRY_MODE (S_IFREG | 0644)
 
 static bool is_gone(struct pl_made *m, struct made_node *store)
 {
@@ -36,7 +39,7 @@ static int get_node(struct pl_made *m, struct made_node *store, const char *name
     struct made_node *n = live(store, name);
     if (!n) {
         struct name *e = names_find(&store->dir, name); /* of one that is being released */
-        n = made_node_new(m, MADE_ENTRY, name, S_IFREG | 0644);
+        n = made_node_new(m, MADE_ENTRY, name, ENTRY_MODE);
         if (!n || !(e ? e : (e = names_add(&store->dir, name, n)))) {
             if (n)
                 free(n->name);
@@ -52,6 +55,47 @@ static int get_node(struct pl_made *m, struct made_node *store, const char *name
     }
     *ret = n;
     return 0;
+}
+
+/* Remembers the node if there is something to remember. With the lock held; the caller unrefs what
+ * is returned (or NULL) after it. */
+struct made_node *made_pin(struct made_node *n)
+{
+    bool same = n->attr.mode == ENTRY_MODE && n->attr.uid == geteuid() && n->attr.gid == getegid();
+    bool pin = !same && !n->gone, was = n->pinned;
+    n->pinned = pin;
+    if (pin && !was)
+        pl_node_ref(&n->node);
+    return was && !pin ? n : NULL;
+}
+
+/* The program says that there is no such entry: what we remembered of it is void. */
+static void forget(struct pl_made *m, struct made_node *store, const char *name)
+{
+    pthread_mutex_lock(&m->lock);
+    struct made_node *n = live(store, name);
+    bool drop = n && n->pinned && !n->pending;
+    if (drop)
+        n->pinned = false;
+    pthread_mutex_unlock(&m->lock);
+    if (drop)
+        pl_node_unref(&n->node);
+    pl_node_unref(n ? &n->node : NULL);
+}
+
+void made_store_unpin(struct pl_made *m, struct made_node *store)
+{
+    uint64_t at = 0;
+    for (struct name *e; (e = names_from(&store->dir, at));) {
+        struct made_node *n = e->value;
+        at = e->pos + 1;
+        if (!n->pinned)
+            continue;
+        n->pinned = false;
+        pthread_mutex_unlock(&m->lock);
+        pl_node_unref(&n->node);
+        pthread_mutex_lock(&m->lock);
+    }
 }
 
 /* The entry and its content; -ENOENT. A pending one has none yet. */
@@ -70,6 +114,8 @@ static int get_entry(struct pl_made *m, struct pl_call *call, struct made_node *
         r = store->store.get(&req, text);
         if (r >= 0)
             r = text->error;
+        if (r == -ENOENT)
+            forget(m, store, name);
         if (r == 0) {
             pthread_mutex_lock(&m->lock);
             r = get_node(m, store, name, &n);
@@ -136,17 +182,20 @@ static int may_change(struct pl_call *call, struct made_node *dir)
 }
 
 /* A new entry that nobody has put yet. */
-static int new_entry(struct pl_made *m, struct made_node *store, const char *name,
-                     struct made_node **ret)
+static int new_entry(struct pl_made *m, struct pl_call *call, struct made_node *store,
+                     const char *name, uint32_t mode, struct made_node **ret)
 {
+    struct pl_attr attr, up = made_attr(store);
+    pl_attr_init(&attr, call, &up, S_IFREG | mode); /* may ask for groups: not with the lock */
     pthread_mutex_lock(&m->lock);
     int r = store->gone ? -ENOENT : get_node(m, store, name, ret);
     if (r == 0 && (*ret)->pending) { /* another was faster */
         r = -EEXIST;
     } else if (r == 0) {
         (*ret)->pending = true;
-        (*ret)->attr.size = 0;
-        pl_attr_touch(&(*ret)->attr, PL_SET_MTIME_NOW);
+        attr.ino = (*ret)->attr.ino;
+        (*ret)->attr = attr;
+        made_pin(*ret);
         pl_attr_touch(&store->attr, PL_SET_MTIME_NOW);
     }
     struct made_node *drop = r == -EEXIST ? *ret : NULL;
@@ -179,7 +228,7 @@ int made_create(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir,
     if (r == 0 && S_ISDIR(n->node.fmt))
         r = -EISDIR;
     if (r == -ENOENT && (r = may_change(call, d)) == 0) {
-        r = new_entry(m, d, name, &n);
+        r = new_entry(m, call, d, name, mode & 07777, &n);
         made = r == 0;
         if (r == -EEXIST && !(flags & O_EXCL))
             r = get_entry(m, call, d, name, &text, &n);
@@ -220,17 +269,19 @@ int made_make(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, c
     return r;
 }
 
-/* The entry has no name any more: whoever has it open goes on, for himself. With the lock held. */
-static void detach(struct made_node *store, const char *name)
+/* The entry has no name any more: whoever has it open goes on, for himself. With the lock held; the
+ * caller unrefs what is returned after it. */
+static struct made_node *detach(struct made_node *store, const char *name)
 {
     struct name *e = names_find(&store->dir, name);
     if (!e)
-        return;
+        return NULL;
     struct made_node *n = e->value;
     n->gone = true;
     n->attr.nlink = 0;
     n->pending = false;
     names_del(&store->dir, e);
+    return made_pin(n);
 }
 
 static bool is_pending(struct pl_made *m, struct made_node *store, const char *name)
@@ -262,18 +313,20 @@ int made_remove(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir,
     if (r < 0)
         return r;
     pthread_mutex_lock(&m->lock);
-    detach(d, name);
+    struct made_node *unpinned = detach(d, name);
     pl_attr_touch(&d->attr, PL_SET_MTIME_NOW);
     pthread_mutex_unlock(&m->lock);
+    pl_node_unref(unpinned ? &unpinned->node : NULL);
     return 0;
 }
 
 /* The node of `from` takes the name `to`; whose node that was loses it. With the lock held. */
-static int move_node(struct made_node *store, const char *from, const char *to)
+static int move_node(struct made_node *store, const char *from, const char *to,
+                     struct made_node **unpinned)
 {
     char *name = strdup(to);
     struct name *e = names_find(&store->dir, from);
-    detach(store, to);
+    *unpinned = detach(store, to);
     if (!e)
         free(name);
     if (!e || !name)
@@ -294,7 +347,7 @@ int made_rename(struct pl_tree *tree, struct pl_call *call, struct pl_node *oldd
                 const char *oldname, struct pl_node *newdir, const char *newname, unsigned flags)
 {
     struct pl_made *m = made_of(tree);
-    struct made_node *d = made_node_of(olddir), *n = NULL, *there = NULL;
+    struct made_node *d = made_node_of(olddir), *n = NULL, *there = NULL, *unpinned = NULL;
     struct pl_text text = {0};
     int r = may_change(call, d);
     if (r == 0)
@@ -323,7 +376,7 @@ int made_rename(struct pl_tree *tree, struct pl_call *call, struct pl_node *oldd
         }
         if (r >= 0) {
             pthread_mutex_lock(&m->lock);
-            r = move_node(d, oldname, newname);
+            r = move_node(d, oldname, newname, &unpinned);
             pl_attr_touch(&d->attr, PL_SET_MTIME_NOW);
             pthread_mutex_unlock(&m->lock);
         }
@@ -331,5 +384,6 @@ int made_rename(struct pl_tree *tree, struct pl_call *call, struct pl_node *oldd
     made_text_done(&text);
     pl_node_unref(n ? &n->node : NULL);
     pl_node_unref(there ? &there->node : NULL);
+    pl_node_unref(unpinned ? &unpinned->node : NULL);
     return r < 0 ? r : 0;
 }

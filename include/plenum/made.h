@@ -20,8 +20,9 @@
  * convenience the first failure is remembered, so that a program may check only pl_made_tree().
  *
  * Files belong to the user of this process: directories are 0755, files 0444, documents 0644,
- * control files 0200; whoever may can chmod and chown them. The length of what `fill` writes is
- * known once a file is open; before, stat(2) says 0, as in /proc, and a read gets it all the same.
+ * control files 0200; whoever may can chmod and chown them, for as long as the tree lives. The
+ * length of what `fill` writes is known once a file is open; before, stat(2) says 0, as in /proc,
+ * and a read gets it all the same.
  */
 #ifndef PLENUM_MADE_H
 #define PLENUM_MADE_H

@@ -496,16 +496,34 @@ static void test_store(void **state)
     pl_node_unref(n);
     assert_int_equal(pl_make(t, c, dir, "made", &mk, &n, &at), -EEXIST);
     assert_string_equal(cat("kv/made"), "");
-    /* truncate(2); what an editor sets that changes nothing */
+    /* truncate(2); what an editor sets */
     struct pl_setattr set = {.valid = PL_SET_SIZE | PL_SET_MTIME_NOW};
     assert_int_equal(pl_attach(t, c, "kv/a", &n, &at), 0);
     assert_int_equal(pl_setattr(t, c, n, NULL, &set, &at), 0);
     assert_string_equal(cat("kv/a"), "");
     set = (struct pl_setattr){.valid = PL_SET_MODE, .mode = 0644};
     assert_int_equal(pl_setattr(t, c, n, NULL, &set, &at), 0);
-    set.mode = 0600;
-    assert_int_equal(pl_setattr(t, c, n, NULL, &set, &at), -EPERM);
+    set.mode = 0600; /* and what does: remembered while it is there */
+    assert_int_equal(pl_setattr(t, c, n, NULL, &set, &at), 0);
     pl_node_unref(n);
+    assert_int_equal(pl_rename(t, c, dir, "a", dir, "b", 0), 0);
+    assert_non_null(cat("kv/b"));
+    assert_int_equal(open_at("kv/b", O_RDONLY, &f), 0);
+    assert_int_equal(at.mode, S_IFREG | 0600);
+    shut(f);
+    *kv.key[kv_at(&kv, "b")] = 0; /* by the program */
+    assert_null(cat("kv/b"));
+    strcpy(kv.key[kv_at(&kv, "")], "b");
+    assert_int_equal(open_at("kv/b", O_RDONLY, &f), 0);
+    assert_int_equal(at.mode, S_IFREG | 0644);
+    shut(f);
+    assert_int_equal(pl_create(t, c, dir, "secret", O_WRONLY, 0600, &n, &at, &f), 0);
+    assert_int_equal(at.mode, S_IFREG | 0600);
+    pl_node_unref(n);
+    assert_int_equal(shut(f), 0);
+    assert_int_equal(open_at("kv/secret", O_RDONLY, &f), 0);
+    assert_int_equal(at.mode, S_IFREG | 0600);
+    shut(f);
     pl_node_unref(dir);
 }
 
