@@ -165,3 +165,34 @@ int pl_locks_get(struct pl_locks *l, struct pl_lock *lock)
     pthread_mutex_unlock(&l->mutex);
     return 0;
 }
+
+static int note(struct pl_locks *l, struct pl_lock_owners *by, const struct pl_lock *lock)
+{
+    struct pl_lock *list = by->list;
+    size_t i = 0;
+    pthread_mutex_lock(&l->mutex);
+    while (i < by->n && !same_owner(&by->list[i], lock))
+        i++;
+    if (i == by->n && (list = realloc(by->list, (i + 1) * sizeof(*list)))) {
+        by->list = list;
+        by->list[by->n++] = (struct pl_lock){
+            .type = F_UNLCK, .flock = lock->flock, .owner = lock->owner, .end = PL_OFF_MAX};
+    }
+    pthread_mutex_unlock(&l->mutex);
+    return list ? 0 : -ENOLCK;
+}
+
+int pl_locks_set_by(struct pl_locks *l, struct pl_call *call, struct pl_lock_owners *by,
+                    const struct pl_lock *lock)
+{
+    int r = lock->type == F_UNLCK ? 0 : note(l, by, lock);
+    return r < 0 ? r : pl_locks_set(l, call, lock);
+}
+
+void pl_locks_undo(struct pl_locks *l, struct pl_call *call, struct pl_lock_owners *by)
+{
+    while (by->n)
+        pl_locks_set(l, call, &by->list[--by->n]);
+    free(by->list);
+    *by = (struct pl_lock_owners){0};
+}

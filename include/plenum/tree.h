@@ -410,6 +410,15 @@ PL_API void pl_locks_init(struct pl_locks *);
 PL_API void pl_locks_done(struct pl_locks *);
 PL_API int pl_locks_set(struct pl_locks *, struct pl_call *, const struct pl_lock *);
 PL_API int pl_locks_get(struct pl_locks *, struct pl_lock *);
+/* Who has locked through an open file (zeroed: nobody), for its close: a client that died says no
+ * flush. pl_locks_set_by() notes the owner, or is -ENOLCK; pl_locks_undo() unlocks for all of them. */
+struct pl_lock_owners {
+    struct pl_lock *list; /* guarded by the table's mutex */
+    size_t n;
+};
+PL_API int pl_locks_set_by(struct pl_locks *, struct pl_call *, struct pl_lock_owners *,
+                           const struct pl_lock *);
+PL_API void pl_locks_undo(struct pl_locks *, struct pl_call *, struct pl_lock_owners *);
 
 /* The extended attributes of one node, for sources that keep their own (zeroed is empty). Not
  * locked. Results as of the ops; a value of more than PL_XATTR_MAX is -E2BIG, twice as much in all
