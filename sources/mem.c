@@ -36,8 +36,7 @@ struct node {
 
 struct file {
     struct pl_file file;
-    struct pl_lock *undo; /* for close: unlocks for all who locked through it; by node.lock */
-    size_t nundo;
+    struct pl_lock_owners owners;
 };
 
 struct mem {
@@ -521,9 +520,7 @@ static int mem_tmpfile(struct pl_tree *tree, struct pl_call *call, struct pl_nod
 static int mem_close(struct pl_tree *tree, struct pl_call *call, struct pl_file *file)
 {
     struct file *f = (struct file *)file;
-    while (f->nundo)
-        pl_locks_set(&node_of(file->node)->locks, call, &f->undo[--f->nundo]);
-    free(f->undo);
+    pl_locks_undo(&node_of(file->node)->locks, call, &f->owners);
     free(f);
     return 0;
 }
@@ -619,34 +616,11 @@ static int mem_fallocate(struct pl_tree *tree, struct pl_call *call, struct pl_f
     return r;
 }
 
-/* Makes sure that close will undo the lock. */
-static int remember(struct node *n, struct file *f, const struct pl_lock *lock)
-{
-    int r = 0;
-    size_t i = 0;
-    pthread_rwlock_wrlock(&n->lock);
-    while (i < f->nundo && (f->undo[i].owner != lock->owner || f->undo[i].flock != lock->flock))
-        i++;
-    if (i == f->nundo) {
-        struct pl_lock *undo = realloc(f->undo, (i + 1) * sizeof(*undo));
-        if (undo) {
-            f->undo = undo;
-            f->undo[f->nundo++] = (struct pl_lock){
-                .type = F_UNLCK, .flock = lock->flock, .owner = lock->owner, .end = PL_OFF_MAX};
-        } else {
-            r = -ENOLCK;
-        }
-    }
-    pthread_rwlock_unlock(&n->lock);
-    return r;
-}
-
 static int mem_lock(struct pl_tree *tree, struct pl_call *call, struct pl_file *file,
                     const struct pl_lock *lock)
 {
-    struct node *n = node_of(file->node);
-    int r = lock->type == F_UNLCK ? 0 : remember(n, (struct file *)file, lock);
-    return r < 0 ? r : pl_locks_set(&n->locks, call, lock);
+    struct file *f = (struct file *)file;
+    return pl_locks_set_by(&node_of(file->node)->locks, call, &f->owners, lock);
 }
 
 static int mem_getlock(struct pl_tree *tree, struct pl_call *call, struct pl_file *file,
