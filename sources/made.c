@@ -129,8 +129,11 @@ int made_take(struct made_node *n, struct pl_call *call, struct pl_text *text)
 
 static int made_root(struct pl_tree *tree, struct pl_call *call, struct pl_node **ret)
 {
-    *ret = pl_node_ref(&made_of(tree)->root->node);
-    return 0;
+    struct pl_made *m = made_of(tree);
+    int r = m->work ? made_work_start(m) : 0;
+    if (r == 0)
+        *ret = pl_node_ref(&m->root->node);
+    return r;
 }
 
 static int made_lookup(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir,
@@ -230,12 +233,14 @@ static void take_away(struct pl_made *m, struct made_node *top)
 static void made_done(struct pl_tree *tree)
 {
     struct pl_made *m = made_of(tree);
+    made_work_end(m);
     if (m->root) {
         pthread_mutex_lock(&m->lock);
         take_away(m, m->root);
         pthread_mutex_unlock(&m->lock);
     }
     made_streams_free(m);
+    pthread_cond_destroy(&m->over_cond);
     pthread_mutex_destroy(&m->lock);
 }
 
@@ -271,6 +276,7 @@ struct pl_made *pl_made_new(void)
     pl_tree_init(&m->tree, &made_ops, NULL);
     m->tree.flags = PL_TREE_GENERATED;
     pthread_mutex_init(&m->lock, NULL);
+    pl_cond_init(&m->over_cond);
     m->root = made_node_new(m, MADE_DIR, "", S_IFDIR | 0755);
     if (!m->root) {
         pl_tree_unref(&m->tree);

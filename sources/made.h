@@ -66,7 +66,12 @@ struct pl_made {
     struct made_node *root;
     struct pl_stream *streams; /* that the program has not ended */
     uint64_t next_ino;
-    int failed; /* the first failure of a step */
+    int failed;           /* the first failure of a step */
+    void (*work)(void *); /* set before the tree is used */
+    void *work_arg;
+    pthread_t worker;
+    bool working, over; /* by lock */
+    pthread_cond_t over_cond;
 };
 
 /* What reads a stream. */
@@ -156,5 +161,9 @@ ssize_t made_stream_read(struct pl_stream *s, struct pl_call *call, struct made_
                          bool wait, void *buf, size_t n);
 int made_stream_poll(struct pl_stream *s, struct made_reader *r, struct pl_poller *poller);
 void made_streams_free(struct pl_made *m);
+
+/* made_work.c: starts the thread once; ends and joins it. */
+int made_work_start(struct pl_made *m);
+void made_work_end(struct pl_made *m);
 
 #endif

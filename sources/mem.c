@@ -460,8 +460,6 @@ static int open_node(struct mem *m, struct pl_call *call, struct node *n, int fl
 static int mem_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *node, int flags,
                     struct pl_file **ret)
 {
-    if (node->fmt != S_IFREG && node->fmt != S_IFDIR)
-        return -EOPNOTSUPP; /* pipes and devices are the client's to open */
     return open_node(mem_of(tree), call, node_of(node), flags, false, ret);
 }
 
@@ -483,7 +481,7 @@ static int mem_create(struct pl_tree *tree, struct pl_call *call, struct pl_node
         r = add_new(m, call, d, name, &make, &n);
     pthread_rwlock_unlock(&m->names);
     if (r == 0 && n->h.node.fmt != S_IFREG)
-        r = n->h.node.fmt == S_IFDIR ? -EISDIR : n->h.node.fmt == S_IFLNK ? -ELOOP : -EOPNOTSUPP;
+        r = n->h.node.fmt == S_IFDIR ? -EISDIR : n->h.node.fmt == S_IFLNK ? -ELOOP : -ENXIO;
     if (r == 0)
         r = open_node(m, call, n, flags, !e, ret_file);
     if (r < 0) {

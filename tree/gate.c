@@ -404,7 +404,10 @@ static int open_ok(const struct pl_node *node, int flags)
         return -ELOOP;
     if (S_ISDIR(node->fmt))
         return (flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC) ? -EISDIR : 0;
-    return (flags & O_DIRECTORY) ? -ENOTDIR : 0;
+    if (flags & O_DIRECTORY)
+        return -ENOTDIR;
+    /* pipes, sockets and devices are the client's to interpret */
+    return S_ISREG(node->fmt) ? 0 : -ENXIO;
 }
 
 #define OPEN_DROPS (O_CREAT | O_EXCL | O_NOCTTY | O_NOFOLLOW | O_CLOEXEC)

@@ -72,6 +72,14 @@ PL_API int pl_made_ctl(struct pl_made *, const char *path, pl_take *take, void *
  * and commits. */
 PL_API int pl_made_doc(struct pl_made *, const char *path, pl_fill *fill, pl_take *commit,
                        void *arg);
+/* Work of your own beside the files, such as a clock that ticks into a stream: `work(arg)` runs in
+ * a thread of its own from the first time that a client enters the tree (a thread started before
+ * pl_main() would not survive it: it forks). It returns when pl_made_wait() says so, and is joined
+ * before the tree is freed. One a tree. */
+PL_API int pl_made_work(struct pl_made *, void (*work)(void *arg), void *arg);
+/* Sleeps for `ns` nanoseconds (negative: for good), less when the tree is about to be freed: 0, or
+ * -ESHUTDOWN then. For the thread above. */
+PL_API int pl_made_wait(struct pl_made *, int64_t ns);
 /* Takes PATH (and what is below) away. Files that are open go on with the content they have; no
  * function of theirs is started any more (one may still be running), and a commit is -ENOENT. */
 PL_API int pl_made_remove(struct pl_made *, const char *path);

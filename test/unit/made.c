@@ -12,6 +12,7 @@
 #include <plenum/made.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -807,12 +808,42 @@ static void test_threads(void **state)
         pthread_join(th[i], NULL);
 }
 
+static struct pl_made *worked;
+static atomic_int rounds;
+
+static void work(void *arg)
+{
+    while (pl_made_wait(worked, 100000) == 0)
+        atomic_fetch_add((atomic_int *)arg, 1);
+    atomic_store((atomic_int *)arg, -1);
+}
+
+static void test_work(void **state)
+{
+    struct pl_call self;
+    struct pl_node *top;
+    struct pl_attr attr;
+    pl_call_init_self(&self);
+    worked = pl_made_new();
+    assert_int_equal(pl_made_work(worked, work, &rounds), 0);
+    struct pl_tree *tree = pl_made_tree(worked);
+    assert_int_equal(atomic_load(&rounds), 0);
+    assert_int_equal(pl_attach(tree, &self, "", &top, &attr), 0);
+    while (atomic_load(&rounds) < 3)
+        sched_yield();
+    pl_node_unref(top);
+    pl_tree_unref(tree);
+    assert_int_equal(atomic_load(&rounds), -1);
+    pl_call_done(&self);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(files),      TEST(paths),  TEST(ctl),  TEST(doc),    TEST(remove),      TEST(store),
-        TEST(root_store), TEST(stream), TEST(poll), TEST(cancel), TEST(slow_commit), TEST(threads),
+        TEST(files),       TEST(paths),      TEST(ctl),    TEST(doc),  TEST(remove),
+        TEST(store),       TEST(root_store), TEST(stream), TEST(poll), TEST(cancel),
+        TEST(slow_commit), TEST(threads),    TEST(work),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
