@@ -24,6 +24,7 @@ struct host_dir {
     uint64_t next;  /* the position of the one at `at` */
     int64_t *odd;
     size_t nodd;
+    bool fresh; /* at its start, nothing read */
     char buf[] __attribute__((aligned(8)));
 };
 
@@ -37,9 +38,10 @@ struct entry { /* struct linux_dirent64 */
 
 int host_dir_new(struct host_file *f)
 {
-    f->dir = calloc(1, sizeof(*f->dir) + BUFFER);
+    f->dir = malloc(sizeof(*f->dir) + BUFFER);
     if (!f->dir)
         return -ENOMEM;
+    *f->dir = (struct host_dir){.fresh = true};
     pthread_mutex_init(&f->dir->mutex, NULL);
     return 0;
 }
@@ -89,8 +91,10 @@ static uint64_t ino_of(struct host *h, struct host_node *dir, const struct entry
 /* Goes to `off`, unless the buffer is there. */
 static int go_to(struct host_dir *d, int fd, uint64_t off)
 {
-    if (off == d->next && off != 0)
+    if (off == d->next && (off != 0 || d->fresh)) {
+        d->fresh = false;
         return 0;
+    }
     d->at = d->len = 0;
     if (lseek(fd, cookie_of(d, off), SEEK_SET) < 0)
         return -errno;

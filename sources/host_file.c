@@ -4,6 +4,7 @@
  * the caller's permission and no name is resolved again. What only moves bytes through a descriptor
  * that was opened so needs no credentials; what writes does, for set-user-ID bits and quotas.
  */
+#include "base/cred.h"
 #include "sources/host.h"
 
 #include <errno.h>
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* What a caller may ask of open; the rest is ours to decide. */
@@ -35,6 +37,32 @@ static int new_file(struct host *h, struct host_node *n, int fd, struct pl_file 
     return 0;
 }
 
+/* The kernel opens a program to run it with this flag (FMODE_EXEC), and a FUSE client passes it on:
+ * then the right to execute is enough to read. */
+#define OPEN_EXEC 0x20
+
+/* Opens the object that `path` has open, as the caller; a descriptor or a negative errno. */
+static int open_as(struct host *h, struct pl_call *call, int path, int flags)
+{
+    struct host_proc p = host_proc(path);
+    int how = (flags & OPEN_TAKES) | OPEN_ADDS;
+    int r = host_act(h, call);
+    if (r < 0)
+        return r;
+    int fd = open(p.path, how);
+    if (fd < 0 && errno == EMFILE) {
+        host_fds_drop(h);
+        fd = open(p.path, how);
+    }
+    if (fd >= 0 || errno != EACCES || (flags & (O_ACCMODE | O_TRUNC | OPEN_EXEC)) != OPEN_EXEC)
+        return fd < 0 ? -errno : fd;
+    if (syscall(SYS_faccessat2, path, "", X_OK, AT_EACCESS | AT_EMPTY_PATH) < 0)
+        return -EACCES;
+    cred_reset();
+    fd = open(p.path, how);
+    return fd < 0 ? -errno : fd;
+}
+
 int host_open(HOST_T, struct pl_node *node, int flags, struct pl_file **ret)
 {
     struct host *h = host_of(tree);
@@ -44,18 +72,10 @@ int host_open(HOST_T, struct pl_node *node, int flags, struct pl_file **ret)
     int path = host_fd(h, n);
     if (path < 0)
         return path;
-    struct host_proc p = host_proc(path);
-    int r = host_act(h, call);
-    int fd = r < 0 ? -1 : open(p.path, (flags & OPEN_TAKES) | OPEN_ADDS);
-    if (r == 0 && fd < 0 && errno == EMFILE) {
-        host_fds_drop(h);
-        fd = open(p.path, (flags & OPEN_TAKES) | OPEN_ADDS);
-    }
-    if (r == 0 && fd < 0)
-        r = -errno;
+    int fd = open_as(h, call, path, flags);
     host_end();
     host_fd_done(h, n);
-    return r < 0 ? r : new_file(h, n, fd, ret);
+    return fd < 0 ? fd : new_file(h, n, fd, ret);
 }
 
 /* The file that create found to be there already. */
@@ -178,20 +198,11 @@ int host_flush(HOST_T, struct pl_file *file, uint64_t owner)
 
 ssize_t host_read(HOST_T, struct pl_file *file, void *buf, size_t n, uint64_t off)
 {
-    size_t done = 0;
-    while (done < n) {
-        ssize_t r = pread(file_of(file)->fd, (char *)buf + done, n - done, (off_t)(off + done));
-        if (r < 0 && errno == EINTR)
-            continue;
-        if (r < 0 && done == 0)
-            return -errno;
-        if (r <= 0)
-            break;
-        done += (size_t)r;
-        if (file->flags & O_DIRECT) /* what follows a short read would not be aligned */
-            break;
-    }
-    return (ssize_t)done;
+    ssize_t r;
+    do /* a file's short read is the end of the file */
+        r = pread(file_of(file)->fd, buf, n, (off_t)off);
+    while (r < 0 && errno == EINTR);
+    return r < 0 ? -errno : r;
 }
 
 ssize_t host_write(HOST_T, struct pl_file *file, const void *buf, size_t n, uint64_t off)

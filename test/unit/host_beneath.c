@@ -371,12 +371,65 @@ static void mounts(void **state)
     reopen();
 }
 
+static int count_names(void *arg, const struct pl_dirent *e)
+{
+    ++*(int *)arg;
+    return 0;
+}
+
+/* A FUSE mount whose server never answers, as ours would not while this thread is in a lookup. */
+static void own_mount(void **state)
+{
+    struct pl_node *n;
+    struct pl_file *d;
+    struct statx stx;
+    char opts[100];
+    int fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+    if (fuse < 0 || geteuid() != 0 || unshare(CLONE_NEWNS) < 0 ||
+        mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+        skip();
+    alarm(60); /* closing the device by dying ends what may hang */
+    shut();
+    assert_int_equal(mkdir(host("m"), 0755), 0);
+    put(host("f"), "");
+    snprintf(opts, sizeof(opts), "fd=%d,rootmode=40000,user_id=0,group_id=0", fuse);
+    assert_int_equal(mount("test", host("m"), "fuse.test", MS_NOSUID | MS_NODEV, opts), 0);
+    int how = AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT;
+    assert_int_equal(statx(AT_FDCWD, host("m"), how, STATX_INO, &stx), 0);
+    dev_t dev = makedev(stx.stx_dev_major, stx.stx_dev_minor);
+    assert_int_equal(own_mount_add(dev), 0);
+    reopen();
+    assert_int_equal(pl_lookup(t, c, root, "m", &n, &at), -ELOOP);
+    assert_int_equal(pl_open(t, c, root, O_RDONLY | O_DIRECTORY, &d), 0);
+    int found = 0;
+    assert_int_equal(pl_readdir(t, c, d, 0, count_names, &found), 0);
+    assert_int_equal(found, 4);
+    pl_close(t, c, d);
+    assert_int_equal(pl_remove(t, c, root, "m", AT_REMOVEDIR), -EBUSY);
+    struct pl_make mk = {.mode = S_IFDIR | 0755};
+    assert_int_equal(pl_make(t, c, root, "m", &mk, &n, &at), -EEXIST);
+    assert_int_equal(pl_rename(t, c, root, "f", root, "m", 0), -EISDIR);
+    assert_int_equal(pl_create(t, c, root, "m", O_RDWR, 0600, &n, &at, &d), -ELOOP);
+    uint8_t key[PL_KEY_MAX];
+    n = node("f");
+    int len = pl_key(t, c, n, key);
+    pl_node_unref(n);
+    shut();
+    reopen();
+    assert_int_equal(pl_find(t, c, key, (size_t)len, &n, &at), 0);
+    pl_node_unref(n);
+    own_mount_del(dev);
+    close(fuse);
+    assert_int_equal(umount2(host("m"), MNT_DETACH), 0);
+    alarm(0);
+}
+
 static int group(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(symlinks),  T(moving_out),     T(swapping), T(many),
-        T(exhausted), T(reused_numbers), T(deep),     T(mounts),
+        T(symlinks),       T(moving_out), T(swapping), T(many),      T(exhausted),
+        T(reused_numbers), T(deep),       T(mounts),   T(own_mount),
     };
     return cmocka_run_group_tests_name("host_beneath", tests, NULL, NULL);
 }

@@ -138,6 +138,19 @@ static void capabilities(void **state)
     pl_node_unref(n);
 }
 
+/* A program that may be run but not read can be opened to be run. */
+static void executing(void **state)
+{
+    const int exec = 0x20; /* FMODE_EXEC, as FUSE passes it on */
+    struct pl_node *x = file("x", 0, 0, 0711), *r = file("r", 0, 0, 0700);
+    assert_int_equal(opens(&nobody, x, O_RDONLY), -EACCES);
+    assert_int_equal(opens(&nobody, x, O_RDONLY | exec), 0);
+    assert_int_equal(opens(&nobody, x, O_RDWR | exec), -EACCES);
+    assert_int_equal(opens(&nobody, r, O_RDONLY | exec), -EACCES);
+    pl_node_unref(x);
+    pl_node_unref(r);
+}
+
 /* In a worker thread credentials stay until others are asked for; those of other threads do not
  * change, and what needs privileges (finding a node again) still works. */
 static void *worker(void *arg)
@@ -242,8 +255,8 @@ static int as_user(const char *dir)
 static int group(void)
 {
 #define T(x) cmocka_unit_test_setup_teardown(x, group_setup, group_teardown)
-    const struct CMUnitTest tests[] = {T(permission), T(ownership), T(capabilities), T(threads),
-                                       T(ordinary)};
+    const struct CMUnitTest tests[] = {T(permission), T(ownership), T(capabilities),
+                                       T(executing),  T(threads),   T(ordinary)};
     return cmocka_run_group_tests_name("host_cred", tests, NULL, NULL);
 }
 
