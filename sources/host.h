@@ -41,12 +41,16 @@ struct host_mount {
 struct host_owner;
 struct host_dir;
 
+struct host_link {
+    struct host_link *prev, *next;
+};
+
 struct host_node {
     struct pl_hnode h;
     struct host_mount *mount;
     struct host_node *_Atomic parent; /* counted; NULL: the root, or unknown. Guarded by `names` */
     char *name;                       /* in parent, if there is no handle. Guarded by `names` */
-    struct host_node *prev, *next;    /* the idle list */
+    struct host_link link;            /* in the idle list; next NULL: not in it */
     struct host_file *files;          /* open files of it. Guarded by `cache` */
     struct host_owner *owners;        /* who has locks here. Guarded by `locks` */
     int64_t btime;                    /* nanoseconds, 0: unknown */
@@ -75,7 +79,7 @@ struct host {
     struct host_node *root;
     bool acts; /* with the callers' credentials */
     pthread_mutex_t names, cache, mounts_lock;
-    struct host_node idle;  /* head of the ring, the latest used first */
+    struct host_link idle;  /* head of the ring, the latest used first */
     unsigned nfds, max_fds; /* descriptors of nodes */
     struct host_mount *mounts;
     unsigned nmounts;

@@ -137,25 +137,27 @@ int host_open_child(int dirfd, const char *name, bool *crossed)
 
 static void idle_add(struct host *h, struct host_node *n)
 {
-    n->next = h->idle.next;
-    n->prev = &h->idle;
-    h->idle.next->prev = n;
-    h->idle.next = n;
+    struct host_link *l = &n->link;
+    l->next = h->idle.next;
+    l->prev = &h->idle;
+    l->next->prev = l->prev->next = l;
 }
 
 static void idle_del(struct host_node *n)
 {
-    n->prev->next = n->next;
-    n->next->prev = n->prev;
-    n->prev = n->next = NULL;
+    struct host_link *l = &n->link;
+    l->prev->next = l->next;
+    l->next->prev = l->prev;
+    l->prev = l->next = NULL;
 }
 
 /* Takes the least used idle descriptor out; call with `cache` held. -1: none. */
 static int idle_pop(struct host *h)
 {
-    struct host_node *n = h->idle.prev;
-    if (n == &h->idle)
+    if (h->idle.prev == &h->idle)
         return -1;
+    char *last = (char *)h->idle.prev;
+    struct host_node *n = (struct host_node *)(last - offsetof(struct host_node, link));
     idle_del(n);
     int fd = n->fd;
     n->fd = -1;
@@ -598,7 +600,7 @@ void host_release(struct pl_tree *tree, struct pl_node *node)
         assert(!n->files && (n->users == 0 || n == h->root));
         if (fd >= 0) {
             h->nfds--;
-            if (n->prev)
+            if (n->link.next)
                 idle_del(n);
         }
         pthread_mutex_unlock(&h->cache);
