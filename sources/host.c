@@ -99,6 +99,9 @@ static void host_done(struct pl_tree *tree)
     pl_node_unref(&h->root->h.node);
     pl_nodes_free(h->nodes);
     free((void *)h->slots);
+    free(h->points);
+    if (h->mountinfo >= 0)
+        close(h->mountinfo);
     pthread_mutex_destroy(&h->names);
     pthread_mutex_destroy(&h->cache);
     pthread_mutex_destroy(&h->mounts_lock);
@@ -216,6 +219,7 @@ static struct host *new_host(dev_t root_dev)
     h->max_fds = fd_bound();
     h->acts = cred_able();
     h->root_dev = root_dev;
+    h->mountinfo = -1;
     return h;
 }
 

@@ -83,6 +83,8 @@ struct host {
     unsigned nfds, max_fds; /* descriptors of nodes */
     struct host_mount *mounts;
     unsigned nmounts;
+    int mountinfo; /* -1 until it is needed. This and points: guarded by `mounts_lock` */
+    char *points;  /* mount points beneath the root, each with its NUL, then one more; or NULL */
     dev_t root_dev;
     _Atomic uint64_t *slots; /* device + 1 by slot, entries 1..HOST_SLOTS-1 */
     struct {
@@ -166,6 +168,11 @@ unsigned host_slot(struct host *h, dev_t dev);
 struct host_mount *host_mount_of(struct host *h, int fd, const struct statx *stx);
 struct host_mount *host_mount_ref(struct host *h, struct host_mount *m);
 void host_mount_unref(struct host *h, struct host_mount *m);
+/* Calls each(arg, path from the root) for each mount point beneath the root until it says true. */
+int host_each_point(struct host *h, bool (*each)(void *arg, const char *rel), void *arg);
+/* The names in a directory that are mount points, each with its NUL, then one more NUL; to be
+ * freed. NULL: none. */
+char *host_points_in(struct host *h, int fd);
 
 /* ---- host_key.c ---- */
 /* True when the directory or file is beneath the root now; its path from there into `rel`. */

@@ -24,7 +24,8 @@ struct host_dir {
     uint64_t next;  /* the position of the one at `at` */
     int64_t *odd;
     size_t nodd;
-    bool fresh; /* at its start, nothing read */
+    bool fresh;   /* at its start, nothing read */
+    char *points; /* names that are mount points, as host_points_in() tells; or NULL */
     char buf[] __attribute__((aligned(8)));
 };
 
@@ -50,6 +51,7 @@ void host_dir_free(struct host_file *f)
 {
     pthread_mutex_destroy(&f->dir->mutex);
     free(f->dir->odd);
+    free(f->dir->points);
     free(f->dir);
 }
 
@@ -75,8 +77,12 @@ static uint64_t pos_of(struct host_dir *d, int64_t cookie)
 }
 
 /* The number as a lookup of the entry would tell it, as far as that is known without one. */
-static uint64_t ino_of(struct host *h, struct host_node *dir, const struct entry *e)
+static uint64_t ino_of(struct host *h, const struct host_dir *d, struct host_node *dir,
+                       const struct entry *e)
 {
+    for (const char *p = d->points; p && *p; p += strlen(p) + 1)
+        if (!strcmp(p, e->name))
+            return 0; /* the number here is that of the directory which the mount covers */
     if (strcmp(e->name, "..") != 0)
         return host_ino(dir->slot, e->ino);
     if (dir == h->root)
@@ -115,7 +121,7 @@ static int fill_from(struct host *h, struct pl_file *file, pl_fill_fn *fill, voi
         }
         struct entry *e = (struct entry *)(d->buf + d->at);
         struct pl_dirent ent = {
-            .ino = ino_of(h, node_of(file->node), e),
+            .ino = ino_of(h, d, node_of(file->node), e),
             .next = pos_of(d, e->off),
             .type = e->type,
             .name = e->name,
@@ -134,6 +140,10 @@ int host_readdir(HOST_T, struct pl_file *dir, uint64_t off, pl_fill_fn *fill, vo
     struct host_dir *d = file_of(dir)->dir;
     pthread_mutex_lock(&d->mutex);
     int r = go_to(d, file_of(dir)->fd, off);
+    if (r == 0 && off == 0) {
+        free(d->points);
+        d->points = host_points_in(host_of(tree), file_of(dir)->fd);
+    }
     if (r == 0)
         r = fill_from(host_of(tree), dir, fill, arg);
     pthread_mutex_unlock(&d->mutex);

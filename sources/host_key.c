@@ -154,50 +154,36 @@ static int key_of_handle(struct host *h, struct host_node *n, uint8_t key[PL_KEY
     return len;
 }
 
-/* The node whose mount has this file system; its reference keeps the mount. */
-static int find_mount(struct host *h, uint64_t fsid, struct host_node **ret)
+struct mount_want {
+    struct host *h;
+    uint64_t fsid;
+    struct host_node *found;
+};
+
+static bool is_mount(void *arg, const char *rel)
 {
-    if (h->root->mount->fsid == fsid) {
-        pl_node_ref(&h->root->h.node);
-        *ret = h->root;
-        return 0;
+    struct mount_want *w = arg;
+    struct host_node *n;
+    struct pl_attr attr;
+    if (host_walk(w->h, rel, &n, &attr) < 0)
+        return false;
+    if (n->mount->fsid == w->fsid && n->mount->fd >= 0)
+        w->found = n;
+    else
+        pl_node_unref(&n->h.node);
+    return w->found;
+}
+
+/* A node whose mount has this file system; its reference keeps the mount. NULL: none. */
+static struct host_node *find_mount(struct host *h, uint64_t fsid)
+{
+    struct mount_want w = {.h = h, .fsid = fsid};
+    if (h->root->mount->fsid != fsid) {
+        host_each_point(h, is_mount, &w);
+        return w.found;
     }
-    FILE *f = fopen("/proc/self/mountinfo", "re");
-    char *line = NULL;
-    size_t size = 0;
-    int r = -ESTALE;
-    char root[PATH_MAX];
-    int rootfd = host_fd(h, h->root);
-    ssize_t nr = readlink(host_proc(rootfd).path, root, sizeof(root) - 1);
-    host_fd_done(h, h->root);
-    while (f && r < 0 && nr > 0 && getline(&line, &size, f) > 0) {
-        char at[PATH_MAX], *p = at;
-        struct host_node *n;
-        struct pl_attr attr;
-        if (sscanf(line, "%*s %*s %*s %*s %4095s", at) != 1)
-            continue;
-        for (char *q = at; *q; p++) { /* "\040" is a blank */
-            bool octal = *q == '\\' && strspn(q + 1, "01234567") >= 3;
-            *p = octal ? (char)((q[1] - '0') << 6 | (q[2] - '0') << 3 | (q[3] - '0')) : *q;
-            q += octal ? 4 : 1;
-        }
-        *p = '\0';
-        size_t skip = nr == 1 ? 0 : (size_t)nr;
-        if (strncmp(at, root, skip) != 0 || at[skip] != '/' || !at[skip + 1])
-            continue;
-        if (host_walk(h, at + skip + 1, &n, &attr) < 0)
-            continue;
-        if (n->mount->fsid == fsid && n->mount->fd >= 0) {
-            *ret = n;
-            r = 0;
-        } else {
-            pl_node_unref(&n->h.node);
-        }
-    }
-    free(line);
-    if (f)
-        fclose(f);
-    return r;
+    pl_node_ref(&h->root->h.node);
+    return h->root;
 }
 
 /* The object that `fd` has open, if its path leads to it beneath the root. */
@@ -241,18 +227,17 @@ static int in_parent(struct host *h, struct host_mount *m, const uint8_t *p, siz
 static int find_handle(struct host *h, const uint8_t *key, size_t len, struct host_node **ret,
                        struct pl_attr *attr)
 {
-    struct host_node *in;
     struct statx stx;
     if (len < F_HEAD + 2 || len < (size_t)F_HEAD + 2 + key[F_HEAD + 1])
         return -EINVAL;
     cred_reset();
-    int r = find_mount(h, get(key + 1, 8), &in);
-    if (r < 0)
-        return r;
+    struct host_node *in = find_mount(h, get(key + 1, 8));
+    if (!in)
+        return -ESTALE;
     const uint8_t *hd = key + F_HEAD;
     size_t used = F_HEAD + 2u + hd[1];
     int fd = host_open_handle(in->mount, hd[0], hd + 2, hd[1], O_PATH);
-    r = fd < 0 ? -ESTALE : host_statx(fd, &stx);
+    int r = fd < 0 ? -ESTALE : host_statx(fd, &stx);
     if (r == 0) {
         struct host_node *n = host_known(h, fd, &stx);
         if (n) {

@@ -9,7 +9,11 @@
 #include "base/cred.h"
 #include "sources/host.h"
 
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -129,4 +133,99 @@ void host_mount_unref(struct host *h, struct host_mount *m)
     pthread_mutex_unlock(&h->mounts_lock);
     if (fd >= 0)
         close(fd);
+}
+
+/* ---- mount points beneath the root ---- */
+
+/* "\040" in mountinfo is a blank. */
+static void unescape(char *s)
+{
+    char *p = s;
+    for (; *s; p++) {
+        bool octal = *s == '\\' && strspn(s + 1, "01234567") >= 3;
+        *p = octal ? (char)((s[1] - '0') << 6 | (s[2] - '0') << 3 | (s[3] - '0')) : *s;
+        s += octal ? 4 : 1;
+    }
+    *p = '\0';
+}
+
+int host_each_point(struct host *h, bool (*each)(void *arg, const char *rel), void *arg)
+{
+    char root[PATH_MAX], at[PATH_MAX], *line = NULL;
+    size_t size = 0;
+    FILE *f = fopen("/proc/self/mountinfo", "re");
+    if (!f)
+        return -errno;
+    ssize_t n = readlink(host_proc(h->root->fd).path, root, sizeof(root));
+    size_t skip = n <= 1 ? 0 : (size_t)n; /* "/" */
+    while (n > 0 && getline(&line, &size, f) > 0) {
+        if (sscanf(line, "%*s %*s %*s %*s %4095s", at) != 1)
+            continue;
+        unescape(at);
+        if (strncmp(at, root, skip) == 0 && at[skip] == '/' && at[skip + 1] &&
+            each(arg, at + skip + 1))
+            break;
+    }
+    free(line);
+    fclose(f);
+    return 0;
+}
+
+/* A list of strings, each with its NUL. */
+struct strings {
+    char *s;
+    size_t n;
+};
+
+static bool add_string(struct strings *l, const char *s)
+{
+    size_t n = strlen(s) + 1;
+    char *more = realloc(l->s, l->n + n + 1);
+    if (!more)
+        return false;
+    memcpy(more + l->n, s, n);
+    l->s = more;
+    l->n += n;
+    l->s[l->n] = '\0';
+    return true;
+}
+
+static bool add_point(void *arg, const char *rel)
+{
+    return !add_string(arg, rel);
+}
+
+/* Reads the list anew when the kernel says that mounts have changed. Call with `mounts_lock`. */
+static void refresh_points(struct host *h)
+{
+    struct pollfd p = {.fd = h->mountinfo, .events = POLLPRI};
+    if (h->mountinfo < 0)
+        p.fd = h->mountinfo = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
+    else if (poll(&p, 1, 0) == 0)
+        return;
+    struct strings l = {0};
+    free(h->points);
+    host_each_point(h, add_point, &l);
+    h->points = l.s;
+}
+
+char *host_points_in(struct host *h, int fd)
+{
+    char rel[PATH_MAX];
+    struct strings l = {0};
+    pthread_mutex_lock(&h->mounts_lock);
+    refresh_points(h);
+    bool any = h->points;
+    pthread_mutex_unlock(&h->mounts_lock);
+    if (!any || !host_beneath(h, fd, rel, sizeof(rel) - 1))
+        return NULL;
+    size_t n = strlen(rel);
+    if (n)
+        rel[n++] = '/';
+    pthread_mutex_lock(&h->mounts_lock);
+    for (const char *p = h->points; p && *p; p += strlen(p) + 1)
+        if (strncmp(p, rel, n) == 0 && !strchr(p + n, '/'))
+            add_string(&l, p + n);
+    pthread_mutex_unlock(&h->mounts_lock);
+    return l.s;
 }

@@ -313,6 +313,18 @@ static void deep(void **state)
 
 /* ---- mounts ---- */
 
+/* A listing's number is that of a lookup, or 0 for the mount point. */
+static int same_numbers(void *arg, const struct pl_dirent *e)
+{
+    struct pl_node *n;
+    if (!strcmp(e->name, ".") || !strcmp(e->name, ".."))
+        return 0;
+    assert_int_equal(pl_lookup(t, c, arg, e->name, &n, &at), 0);
+    assert_true(e->ino == (!strcmp(e->name, "m") ? 0 : at.ino));
+    pl_node_unref(n);
+    return 0;
+}
+
 static void mounts(void **state)
 {
     struct pl_node *n, *f;
@@ -343,6 +355,10 @@ static void mounts(void **state)
     assert_int_equal(pl_rename(t, c, root, "f", n, "g", 0), -EXDEV);
     assert_int_equal(pl_remove(t, c, root, "m", AT_REMOVEDIR), -EBUSY);
     assert_int_equal(pl_open(t, c, n, O_RDONLY | O_DIRECTORY, &d), 0);
+    assert_int_equal(pl_readdir(t, c, d, 0, same_numbers, n), 0);
+    pl_close(t, c, d);
+    assert_int_equal(pl_open(t, c, root, O_RDONLY | O_DIRECTORY, &d), 0);
+    assert_int_equal(pl_readdir(t, c, d, 0, same_numbers, root), 0);
     pl_close(t, c, d);
     pl_node_unref(f);
     pl_node_unref(n);
