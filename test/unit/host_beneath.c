@@ -77,7 +77,7 @@ static void moving_out(void **state)
     stop = false;
     assert_int_equal(pthread_create(&thread, NULL, mover, NULL), 0);
     int reached = 0, refused = 0;
-    for (int i = 0; i < 20000; i++) {
+    for (int i = 0; i < 5000; i++) {
         if (pl_attach(t, c, "a/b", &n, &a) < 0) {
             refused++;
             continue;
@@ -102,7 +102,7 @@ static void moving_out(void **state)
     void *failed;
     assert_int_equal(pthread_join(thread, &failed), 0);
     assert_null(failed);
-    assert_int_equal(reached + refused, 20000);
+    assert_int_equal(reached + refused, 5000);
     assert_true(reached > 0);
     /* out for good */
     n = node("a/b");
@@ -137,7 +137,7 @@ static void swapping(void **state)
     stop = false;
     assert_int_equal(pthread_create(&thread, NULL, swapper, NULL), 0);
     int dirs = 0, links = 0;
-    for (int i = 0; i < 20000; i++) {
+    for (int i = 0; i < 5000; i++) {
         assert_int_equal(pl_lookup(t, c, root, "d", &n, &a), 0);
         dirs += S_ISDIR(a.mode);
         links += S_ISLNK(a.mode);
@@ -149,7 +149,7 @@ static void swapping(void **state)
     assert_int_equal(pthread_join(thread, &failed), 0);
     if (failed)
         skip(); /* the file system cannot exchange */
-    assert_int_equal(dirs + links, 20000);
+    assert_int_equal(dirs + links, 5000);
 }
 
 /* ---- many nodes, few descriptors ---- */
