@@ -10,7 +10,11 @@
 static size_t utf8(const unsigned char *s, size_t n, uint32_t *cp)
 {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-    size_t len = s[0] < 0x80 ? 1 : s[0] >> 5 == 6 ? 2 : s[0] >> 4 == 14 ? 3 : s[0] >> 3 == 30 ? 4 : 0;
+    size_t len = s[0] < 0x80       ? 1
+                 : s[0] >> 5 == 6  ? 2
+                 : s[0] >> 4 == 14 ? 3
+                 : s[0] >> 3 == 30 ? 4
+                                   : 0;
     if (len == 0 || len > n)
         return 0;
     *cp = len == 1 ? s[0] : s[0] & (0x7f >> len);
@@ -78,8 +82,8 @@ int64_t text_duration(const char *s)
     static const struct {
         const char *unit;
         double ns;
-    } units[] = {{"", 1e9},  {"s", 1e9},  {"ms", 1e6},   {"us", 1e3},
-                 {"ns", 1},  {"m", 60e9}, {"min", 60e9}, {"h", 3600e9}};
+    } units[] = {{"", 1e9}, {"s", 1e9},  {"ms", 1e6},   {"us", 1e3},
+                 {"ns", 1}, {"m", 60e9}, {"min", 60e9}, {"h", 3600e9}};
     char *end;
     if (!(*s >= '0' && *s <= '9') && *s != '.')
         return -1;

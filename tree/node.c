@@ -53,6 +53,7 @@ struct shard {
 };
 
 struct pl_nodes {
+    _Atomic size_t count; /* of all shards */
     struct shard shard[SHARDS];
 };
 
@@ -151,6 +152,7 @@ struct pl_hnode *pl_nodes_put(struct pl_nodes *tab, struct pl_hnode *node)
         struct pl_hnode **slot = slot_of(s, h);
         node->next = *slot;
         *slot = node;
+        atomic_fetch_add(&tab->count, 1);
     }
     pthread_mutex_unlock(&s->mutex);
     return there ? there : node;
@@ -165,6 +167,7 @@ void pl_nodes_del(struct pl_nodes *tab, struct pl_hnode *node)
         if (*p == node) {
             *p = node->next;
             s->count--;
+            atomic_fetch_sub(&tab->count, 1);
             break;
         }
     }
@@ -173,11 +176,5 @@ void pl_nodes_del(struct pl_nodes *tab, struct pl_hnode *node)
 
 size_t pl_nodes_count(struct pl_nodes *tab)
 {
-    size_t sum = 0;
-    for (int i = 0; i < SHARDS; i++) {
-        pthread_mutex_lock(&tab->shard[i].mutex);
-        sum += tab->shard[i].count;
-        pthread_mutex_unlock(&tab->shard[i].mutex);
-    }
-    return sum;
+    return atomic_load(&tab->count);
 }

@@ -18,6 +18,11 @@
  *
  * All return 0 or a negative errno: -EEXIST (PATH is there), -EINVAL (bad PATH), -ENOMEM. As a
  * convenience the first failure is remembered, so that a program may check only pl_made_tree().
+ *
+ * Files belong to the user of this process: directories are 0755, files 0444, documents 0644,
+ * control files 0200; whoever may can chmod and chown them, for as long as the tree lives. The
+ * length of what `fill` writes is known once a file is open; before, stat(2) says 0, as in /proc,
+ * and a read gets it all the same.
  */
 #ifndef PLENUM_MADE_H
 #define PLENUM_MADE_H
@@ -56,37 +61,53 @@ PL_API int pl_made_file(struct pl_made *, const char *path, pl_fill *fill, void 
 /* A read-only file with fixed content (copied). */
 PL_API int pl_made_text(struct pl_made *, const char *path, const char *text);
 /* A write-only control file: what is written between open and close (up to 1 MiB) is one command,
- * given to `take` at close; its error is what close(2) returns. */
+ * given to `take` at close (or fsync); its error is what close(2) returns. A program that shares
+ * an open file among processes gives a command with each close(2) before which something was
+ * written. What a client wrote that died before its close is dropped. */
 PL_API int pl_made_ctl(struct pl_made *, const char *path, pl_take *take, void *arg);
 /* A whole-file document: `fill` at open (skipped with O_TRUNC), reads and writes in between as on
  * any file, `commit` with the whole content when a written file is closed or fsync'ed; its error is
- * what close(2) or fsync(2) returns. */
+ * what close(2) or fsync(2) returns. Each open has a copy of its own: nobody sees what is half
+ * written, and of two writers the last to close wins with its whole text. truncate(2) fills, cuts
+ * and commits. */
 PL_API int pl_made_doc(struct pl_made *, const char *path, pl_fill *fill, pl_take *commit,
                        void *arg);
-/* Takes PATH (and what is below) away; files that are open go on. */
+/* Work of your own beside the files, such as a clock that ticks into a stream: `work(arg)` runs in
+ * a thread of its own from the first time that a client enters the tree (a thread started before
+ * pl_main() would not survive it: it forks). It returns when pl_made_wait() says so, and is joined
+ * before the tree is freed. One a tree. */
+PL_API int pl_made_work(struct pl_made *, void (*work)(void *arg), void *arg);
+/* Sleeps for `ns` nanoseconds (negative: for good), less when the tree is about to be freed: 0, or
+ * -ESHUTDOWN then. For the thread above. */
+PL_API int pl_made_wait(struct pl_made *, int64_t ns);
+/* Takes PATH (and what is below) away. Files that are open go on with the content they have; no
+ * function of theirs is started any more (one may still be running), and a commit is -ENOENT. */
 PL_API int pl_made_remove(struct pl_made *, const char *path);
 
 /* A directory of documents whose names your code decides: a key-value store in four functions.
  * `list` calls add(add_arg, name) for each; `get`/`put` fill and commit one; `del` removes one
  * (-EPERM when NULL). Files may be created, truncated, renamed over one another (an editor's save)
- * and removed. */
+ * and removed, but not moved to another directory. A file that was created is put when it is first
+ * closed. The PATH "" is the root, if it is empty. */
 struct pl_made_store {
     int (*list)(const struct pl_made_req *req, int (*add)(void *, const char *name), void *add_arg);
     pl_fill *get; /* -ENOENT: there is no such document */
     pl_take *put;
-    int (*del)(const struct pl_made_req *req);
+    int (*del)(const struct pl_made_req *req); /* NULL: no removing and no renaming */
     void *arg;
 };
 PL_API int pl_made_docs(struct pl_made *, const char *path, const struct pl_made_store *store);
 
 /* A stream that any number of readers may have open: each gets what is sent from its open on;
- * reads block until there is something, poll(2) works, and a reader who falls more than `backlog`
- * bytes behind loses the oldest whole records and is told by one record "(lost N)\n". */
+ * reads block until there is something and give whole records where they fit, poll(2) works, and a
+ * reader who falls more than `backlog` bytes behind loses the oldest whole records and is told by
+ * one record "(lost N)\n". */
 struct pl_stream;
 PL_API struct pl_stream *pl_made_stream(struct pl_made *, const char *path, size_t backlog);
-/* Sends one record to all who are reading now. Never blocks. */
+/* Sends one record to all who are reading now. Never waits for them. -EPIPE after the end. */
 PL_API int pl_stream_send(struct pl_stream *, const void *bytes, size_t n);
-/* Readers get what is left, then the end of the file. */
+/* Readers get what is left, then the end of the file. When PATH is removed too, `stream` is gone.
+ */
 PL_API void pl_stream_end(struct pl_stream *);
 
 #endif

@@ -12,7 +12,9 @@
 
 /* ---- sources ---- */
 /* The host directory `dir` and all beneath it, other file systems mounted there included.
- * Resolution never leaves it. As root, acts with the caller's credentials; else as this user. */
+ * Resolution never leaves it. As root, acts with the caller's credentials; else as this user.
+ * Between ops a thread other than the main one keeps the file-system credentials and the umask of
+ * the last caller. FIFOs, sockets and devices can be made and removed, but not opened (-ENXIO). */
 PL_API int pl_host_open(const char *dir, struct pl_tree **ret, struct pl_err *err);
 /* An empty read-write tree in memory whose root belongs to this process's user; it holds at most
  * `max_bytes` of file content (0: half of the machine's memory), then -ENOSPC. */

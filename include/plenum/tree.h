@@ -379,6 +379,27 @@ PL_API int pl_file_fd(struct pl_tree *tree, struct pl_file *file);
  * without ACLs; root (uid 0) may all but execute a file that has no x bit. 0 or -EACCES. */
 PL_API int pl_may(struct pl_call *call, const struct pl_attr *attr, int mask);
 
+/* The other rules of Linux, for sources that keep attributes themselves. 0, -EACCES or -EPERM. */
+PL_API int pl_may_open(struct pl_call *call, const struct pl_attr *attr, int flags);
+/* `writable`: asked through a file that is open for writing. */
+PL_API int pl_may_set(struct pl_call *call, const struct pl_attr *attr,
+                      const struct pl_setattr *set, bool writable);
+/* To take `victim` out of `dir` (unlink, rename), by W_OK, X_OK and the sticky bit. */
+PL_API int pl_may_remove(struct pl_call *call, const struct pl_attr *dir,
+                         const struct pl_attr *victim);
+/* By the prefix of the name; -ENODATA: not for this caller to see; -EOPNOTSUPP: no such prefix. */
+PL_API int pl_may_xattr(struct pl_call *call, const struct pl_attr *attr, const char *name,
+                        bool write);
+/* The attributes of a new object of `mode` in `dir` (NULL: none): owner, umask, setgid, times. */
+PL_API void pl_attr_init(struct pl_attr *attr, struct pl_call *call, const struct pl_attr *dir,
+                         uint32_t mode);
+/* Does what pl_may_set() allowed, the suid and sgid bits that must go included. */
+PL_API void pl_attr_set(struct pl_attr *attr, struct pl_call *call, const struct pl_setattr *set);
+/* Content was written: mtime, ctime, version, and the suid and sgid bits go. */
+PL_API void pl_attr_written(struct pl_attr *attr, struct pl_call *call);
+/* ctime and version, and those of PL_SET_ATIME_NOW, PL_SET_MTIME_NOW that are given. */
+PL_API void pl_attr_touch(struct pl_attr *attr, uint32_t times);
+
 /* A table of advisory locks of one node, for sources that keep their own (zeroed is empty). */
 struct pl_locks {
     pthread_mutex_t mutex;
@@ -389,5 +410,28 @@ PL_API void pl_locks_init(struct pl_locks *);
 PL_API void pl_locks_done(struct pl_locks *);
 PL_API int pl_locks_set(struct pl_locks *, struct pl_call *, const struct pl_lock *);
 PL_API int pl_locks_get(struct pl_locks *, struct pl_lock *);
+/* Who has locked through an open file (zeroed: nobody), for its close: a client that died says no
+ * flush. pl_locks_set_by() notes the owner, or is -ENOLCK; pl_locks_undo() unlocks for all of them. */
+struct pl_lock_owners {
+    struct pl_lock *list; /* guarded by the table's mutex */
+    size_t n;
+};
+PL_API int pl_locks_set_by(struct pl_locks *, struct pl_call *, struct pl_lock_owners *,
+                           const struct pl_lock *);
+PL_API void pl_locks_undo(struct pl_locks *, struct pl_call *, struct pl_lock_owners *);
+
+/* The extended attributes of one node, for sources that keep their own (zeroed is empty). Not
+ * locked. Results as of the ops; a value of more than PL_XATTR_MAX is -E2BIG, twice as much in all
+ * -ENOSPC. `trusted`: list the names that only root may see. */
+struct pl_xattrs {
+    struct pl_xattr *head;
+    size_t bytes;
+};
+PL_API ssize_t pl_xattrs_get(struct pl_xattrs *, const char *name, void *buf, size_t size);
+PL_API int pl_xattrs_set(struct pl_xattrs *, const char *name, const void *buf, size_t size,
+                         int flags);
+PL_API int pl_xattrs_remove(struct pl_xattrs *, const char *name);
+PL_API ssize_t pl_xattrs_list(struct pl_xattrs *, bool trusted, char *buf, size_t size);
+PL_API void pl_xattrs_done(struct pl_xattrs *);
 
 #endif

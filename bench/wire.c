@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * 9P over a unix socket against its physical floors, in the same run, between two processes:
+ *   rtt     Tgetattr round trips         against a bare ping-pong of messages of the same lengths
+ *   read    1 MiB reads of a memory file against copying the same bytes through such a socket
+ *   write   1 MiB writes of it           (1 MiB buffers) the same way
+ * The rounds alternate, and the medians of each are compared.
+ * usage: wire [ROUNDS]; prints "name floor ours ratio" lines (microseconds, MiB/s).
+ */
+#include "doors/p9.h"
+#include "p9/conn.h"
+#include "sources/p9.h"
+#include <err.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <plenum/sources.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { MIB = 1 << 20, TRIPS = 20000, STREAM = 256, T_LEN = 19, R_LEN = 160 };
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static void all(int fd, char *buf, size_t n, int in)
+{
+    while (n) {
+        ssize_t r = in ? read(fd, buf, n) : write(fd, buf, n);
+        if (r <= 0)
+            err(1, "socket");
+        buf += r;
+        n -= (size_t)r;
+    }
+}
+
+/* A child that runs fn on the other end of a socket pair. */
+static int peer(void (*fn)(int), pid_t *pid)
+{
+    int sv[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) < 0)
+        err(1, "socketpair");
+    *pid = fork();
+    if (*pid == 0) {
+        close(sv[0]);
+        fn(sv[1]);
+        _exit(0);
+    }
+    close(sv[1]);
+    return sv[0];
+}
+
+static void pong(int fd)
+{
+    char t[T_LEN], r[R_LEN] = {0};
+    for (;;) {
+        if (read(fd, t, sizeof(t)) != sizeof(t) || write(fd, r, sizeof(r)) != sizeof(r))
+            return;
+    }
+}
+
+static void source(int fd)
+{
+    char *buf = calloc(1, MIB);
+    for (int i = 0; i < STREAM; i++)
+        all(fd, buf, MIB, 0);
+    all(fd, buf, 1, 1);
+}
+
+static void sink(int fd)
+{
+    char *buf = calloc(1, MIB);
+    for (int i = 0; i < STREAM; i++)
+        all(fd, buf, MIB, 1);
+    all(fd, buf, 1, 0);
+}
+
+static double floor_rtt(void)
+{
+    pid_t pid;
+    char t[T_LEN] = {0}, r[R_LEN];
+    int fd = peer(pong, &pid);
+    double start = now();
+    for (int i = 0; i < TRIPS; i++) {
+        all(fd, t, sizeof(t), 0);
+        all(fd, r, sizeof(r), 1);
+    }
+    double us = (now() - start) / TRIPS * 1e6;
+    close(fd);
+    waitpid(pid, NULL, 0);
+    return us;
+}
+
+static double floor_copy(void (*fn)(int))
+{
+    pid_t pid;
+    char *buf = calloc(1, MIB);
+    int fd = peer(fn, &pid);
+    double start = now();
+    for (int i = 0; i < STREAM; i++)
+        all(fd, buf, MIB, fn == source);
+    all(fd, buf, 1, fn == sink);
+    double rate = STREAM / (now() - start);
+    close(fd);
+    waitpid(pid, NULL, 0);
+    free(buf);
+    return rate;
+}
+
+/* The server process: a memory tree behind the 9P door. */
+static void serve(int fd)
+{
+    struct pl_err e;
+    struct pl_tree *mem;
+    struct p9_door *door;
+    struct p9_conn *conn;
+    struct p9_crew *crew = p9_crew_new(8);
+    if (pl_mem_new(0, &mem, &e) < 0 ||
+        p9_door_new(&(struct p9_export){"", mem}, 1, crew, NULL, &door) < 0)
+        errx(1, "server");
+    struct chan chan = {
+        .in = fd, .out = fd, .role = CHAN_ACCEPTED, .uid = getuid(), .peer = "bench"};
+    if (p9_door_conn(door, &chan, false, NULL, NULL, &conn, &e) < 0)
+        errx(1, "%s", e.text);
+    p9_conn_wait(conn, &e);
+}
+
+struct client {
+    pid_t pid;
+    struct pl_tree *tree;
+    struct p9_crew *crew;
+    struct pl_call call;
+    struct pl_node *root, *file_node;
+    struct pl_file *file;
+};
+
+static void client_open(struct client *c)
+{
+    struct pl_err e;
+    struct pl_attr attr;
+    struct p9_conn *conn;
+    int fd = peer(serve, &c->pid);
+    c->crew = p9_crew_new(2);
+    struct chan chan = {.in = fd, .out = fd, .role = CHAN_DIALED, .uid = getuid(), .peer = "bench"};
+    pl_call_init_self(&c->call);
+    if (p9_conn_new(&chan, &(struct p9_conn_opts){.crew = c->crew, .use = true}, &conn, &e) < 0 ||
+        p9_use(conn, &c->call, &e) < 0 || pl_p9_open(conn, true, "", "root", &c->tree, &e) < 0)
+        errx(1, "%s", e.text);
+    if (pl_attach(c->tree, &c->call, "", &c->root, &attr) < 0 ||
+        pl_create(c->tree, &c->call, c->root, "f", O_RDWR, 0644, &c->file_node, &attr, &c->file) <
+            0)
+        errx(1, "create");
+}
+
+static void client_close(struct client *c)
+{
+    pl_close(c->tree, &c->call, c->file);
+    pl_node_unref(c->file_node);
+    pl_node_unref(c->root);
+    pl_tree_unref(c->tree);
+    p9_crew_free(c->crew);
+    pl_call_done(&c->call);
+    waitpid(c->pid, NULL, 0);
+}
+
+static double our_rtt(void)
+{
+    struct client c;
+    struct pl_attr attr;
+    client_open(&c);
+    double start = now();
+    for (int i = 0; i < TRIPS; i++)
+        if (pl_getattr(c.tree, &c.call, c.root, NULL, &attr) < 0)
+            errx(1, "getattr");
+    double us = (now() - start) / TRIPS * 1e6;
+    client_close(&c);
+    return us;
+}
+
+static void our_copy(double *write_rate, double *read_rate)
+{
+    enum { FILE_MIB = 64 };
+    struct client c;
+    char *buf = calloc(1, MIB);
+    client_open(&c);
+    for (int i = 0; i < FILE_MIB; i++)
+        pl_write(c.tree, &c.call, c.file, buf, MIB, (uint64_t)i * MIB);
+    double start = now();
+    for (int i = 0; i < STREAM; i++)
+        if (pl_write(c.tree, &c.call, c.file, buf, MIB, (uint64_t)(i % FILE_MIB) * MIB) != MIB)
+            errx(1, "write");
+    *write_rate = STREAM / (now() - start);
+    start = now();
+    for (int i = 0; i < STREAM; i++)
+        if (pl_read(c.tree, &c.call, c.file, buf, MIB, (uint64_t)(i % FILE_MIB) * MIB) != MIB)
+            errx(1, "read");
+    *read_rate = STREAM / (now() - start);
+    client_close(&c);
+    free(buf);
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *v, int n)
+{
+    qsort(v, (size_t)n, sizeof(*v), by_value);
+    return v[n / 2];
+}
+
+int main(int argc, char **argv)
+{
+    enum { MAX = 51 };
+    int n = argc > 1 ? atoi(argv[1]) : 5;
+    double fr[MAX], or_[MAX], fi[MAX], fo[MAX], w[MAX], r[MAX];
+    signal(SIGPIPE, SIG_IGN);
+    n = n < 1 ? 1 : n > MAX ? MAX : n;
+    for (int i = 0; i < n; i++) {
+        fr[i] = floor_rtt();
+        or_[i] = our_rtt();
+        fi[i] = floor_copy(source);
+        fo[i] = floor_copy(sink);
+        our_copy(&w[i], &r[i]);
+    }
+    double a = median(fr, n), b = median(or_, n);
+    printf("rtt_us %.2f %.2f %.2f\n", a, b, b / a);
+    a = median(fi, n), b = median(r, n);
+    printf("read_mibs %.0f %.0f %.2f\n", a, b, b / a);
+    a = median(fo, n), b = median(w, n);
+    printf("write_mibs %.0f %.0f %.2f\n", a, b, b / a);
+}
