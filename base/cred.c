@@ -54,11 +54,21 @@ static pthread_mutex_t shared_umask = PTHREAD_MUTEX_INITIALIZER;
 static int set_caps(bool cut)
 {
     struct __user_cap_header_struct hdr = {.version = _LINUX_CAPABILITY_VERSION_3};
-    struct __user_cap_data_struct cap[2];
+    struct __user_cap_data_struct cap[2], now[2];
     memcpy(cap, own.cap, sizeof(cap));
     if (cut) {
         cap[0].effective &= 1u << CAP_SETUID | 1u << CAP_SETGID;
         cap[1].effective = 0;
+    }
+    if (syscall(SYS_capset, &hdr, cap) == 0)
+        return 0;
+    /* The process has given some up since: do without them. */
+    if (errno != EPERM || syscall(SYS_capget, &hdr, now) < 0)
+        return -errno;
+    for (int i = 0; i < 2; i++) {
+        cap[i].permitted = now[i].permitted;
+        cap[i].effective &= now[i].permitted;
+        cap[i].inheritable = now[i].inheritable;
     }
     return syscall(SYS_capset, &hdr, cap) < 0 ? -errno : 0;
 }
