@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Acting for others: the credentials with which the kernel judges the file accesses of a thread.
+ *
+ * Switching costs system calls, so a worker thread keeps what it was switched to until somebody
+ * asks for something else. Code that runs in such a thread and wants the process's own rights says
+ * cred_reset() first (which is free when nothing is switched). The main thread is never left
+ * switched: cred_end() brings it back.
+ */
+#ifndef BASE_CRED_H
+#define BASE_CRED_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+/* True when this process may act for any user: it is root, and may set users and groups. */
+bool cred_able(void);
+
+/* From now on this thread's file accesses are those of uid:gid with these supplementary groups and,
+ * unless uid is 0, without capabilities. Other threads are not affected. 0, or -EPERM when the
+ * kernel does not allow it (a uid that is not mapped): the thread has its own rights then. */
+int cred_set(uid_t uid, gid_t gid, const gid_t *groups, size_t n);
+/* Back to the process's own. */
+void cred_reset(void);
+
+/* From now on this thread creates with this umask; other threads are not affected (where unshare(2)
+ * is forbidden, they are, until cred_end). */
+void cred_umask(mode_t mask);
+
+/* The op that called cred_set or cred_umask is over. */
+void cred_end(void);
+
+#endif

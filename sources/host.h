@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The host source, inside.
+ *
+ * A node stands for an object of the host, found by (st_dev, st_ino). It does not hold a
+ * descriptor; it knows how to get one again: by the object's file handle where the kernel allows
+ * that, else by its name in its parent, checked against the identity. Descriptors (O_PATH) are a
+ * cache: host_fd() takes the use of one, host_fd_done() ends it, and those not in use are kept in
+ * an idle list of bounded length.
+ *
+ * Locks, in the order in which they may be taken together (call->lock before all):
+ *   names    parents and names of nodes
+ *   locks    lock owners of nodes (host_lock.c)
+ *   cache    descriptors, the idle list, the lists of open files
+ *   mounts   the list of mounts
+ * None is held across a system call that may wait for a disk, but for `cache` in the rare case of
+ * a node that is reopened through an open file.
+ */
+#ifndef SOURCES_HOST_H
+#define SOURCES_HOST_H
+
+#include <fcntl.h>
+#include <plenum/sources.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+#define HOST_FDS    512 /* idle descriptors at most */
+#define HOST_MOUNTS 64  /* mounts that hold a descriptor; objects of others are found by name */
+#define HOST_SLOTS  32768
+#define HOST_HANDLE 128 /* MAX_HANDLE_SZ */
+
+/* A mount in which nodes live; counted by them. */
+struct host_mount {
+    struct host_mount *next; /* this and refs: guarded by `mounts` */
+    unsigned refs;
+    uint64_t id;   /* as statx tells */
+    int fd;        /* for open_by_handle_at; -1: not possible here */
+    uint64_t fsid; /* tells file systems apart in keys; 0: unknown */
+};
+
+struct host_owner;
+struct host_dir;
+
+struct host_node {
+    struct pl_hnode h;
+    struct host_mount *mount;
+    struct host_node *_Atomic parent; /* counted; NULL: the root, or unknown. Guarded by `names` */
+    char *name;                       /* in parent, if there is no handle. Guarded by `names` */
+    struct host_node *prev, *next;    /* the idle list */
+    struct host_file *files;          /* open files of it. Guarded by `cache` */
+    struct host_owner *owners;        /* who has locks here. Guarded by `locks` */
+    int64_t btime;                    /* nanoseconds, 0: unknown */
+    int fd;                           /* -1: none. Guarded by `cache` */
+    unsigned users;                   /* of fd */
+    uint16_t slot;                    /* of its device, see host_ino() */
+    atomic_bool young;                /* seen within the grain of btime: see same_object() */
+    uint8_t handle_len;               /* 0: found by name */
+    int handle_type;
+    uint8_t handle[];
+};
+
+/* A regular file or directory that is open. */
+struct host_file {
+    struct pl_file f;
+    int fd;
+    struct host_file *prev, *next; /* of the node's open files */
+    struct host_dir *dir;          /* of a directory: host_dir.c */
+    uint64_t *owners;              /* who locked through it, until their flush; `locks` */
+    size_t nowners;
+};
+
+struct host {
+    struct pl_tree tree;
+    struct pl_nodes *nodes;
+    struct host_node *root;
+    bool acts; /* with the callers' credentials */
+    pthread_mutex_t names, cache, mounts_lock;
+    struct host_node idle;  /* head of the ring, the latest used first */
+    unsigned nfds, max_fds; /* descriptors of nodes */
+    struct host_mount *mounts;
+    unsigned nmounts;
+    dev_t root_dev;
+    _Atomic uint64_t *slots; /* device + 1 by slot, entries 1..HOST_SLOTS-1 */
+    struct {
+        pthread_mutex_t mutex;
+        pthread_cond_t cond; /* a lock of ours was dropped */
+        uint64_t gen;        /* counts that */
+        atomic_uint owners;  /* entries in all nodes */
+    } locks;
+};
+
+static inline struct host *host_of(struct pl_tree *tree)
+{
+    return (struct host *)tree;
+}
+
+static inline struct host_node *node_of(struct pl_node *node)
+{
+    return (struct host_node *)node;
+}
+
+static inline struct host_file *file_of(struct pl_file *file)
+{
+    return (struct host_file *)file;
+}
+
+/* The path by which a descriptor of this process is opened or named again. */
+struct host_proc {
+    char path[40];
+};
+static inline struct host_proc host_proc(int fd)
+{
+    struct host_proc p;
+    snprintf(p.path, sizeof(p.path), "/proc/self/fd/%d", fd);
+    return p;
+}
+
+/* ---- host_node.c ---- */
+/* The use of an O_PATH descriptor of the node, or a negative errno (-ESTALE: it is gone). May act
+ * as the process itself: switch credentials after it. */
+int host_fd(struct host *h, struct host_node *n);
+void host_fd_done(struct host *h, struct host_node *n);
+/* Closes all idle descriptors: the process has run out of them. */
+void host_fds_drop(struct host *h);
+/* Enters an open file of the node. */
+void host_file_add(struct host *h, struct host_node *n, struct host_file *f);
+void host_file_del(struct host *h, struct host_node *n, struct host_file *f);
+/* Opens a child as O_PATH without leaving the tree. *crossed: it lies in another mount, and not one
+ * of our own (-ELOOP). */
+int host_open_child(int dirfd, const char *name, bool *crossed);
+/* The node of the object that `fd` has open, new or known. `fd` is O_PATH and taken over when
+ * `keep`, else only looked at. `dir` (may be NULL: unknown) and `name` say where it was found. */
+int host_adopt(struct host *h, struct host_node *dir, const char *name, int fd, bool keep,
+               bool crossed, struct host_node **ret, struct pl_attr *attr);
+/* The known node of the object that `fd` has open, with a reference, or NULL. */
+struct host_node *host_known(struct host *h, int fd, const struct statx *stx);
+/* An O_PATH descriptor of the child of this identity, and its name, or -ESTALE. */
+int host_search(int dirfd, struct pl_id id, char name[PL_NAME_MAX + 1]);
+/* The node `n` is now found as `name` in `dir`. */
+void host_moved(struct host *h, struct host_node *n, struct host_node *dir, const char *name);
+/* The parent as far as known, with a reference, or NULL. */
+struct host_node *host_parent(struct host *h, struct host_node *n);
+void host_release(struct pl_tree *tree, struct pl_node *node);
+int host_statx(int fd, struct statx *stx);
+struct pl_id host_id(const struct statx *stx);
+void host_attr(const struct statx *stx, unsigned slot, struct pl_attr *attr);
+uint64_t host_ino(unsigned slot, uint64_t ino);
+int64_t host_btime(const struct statx *stx);
+/* The file handle of what fd has open into h->handle; false: it has none. */
+struct host_handle {
+    unsigned bytes;
+    int type;
+    uint8_t data[HOST_HANDLE];
+};
+bool host_handle(int fd, struct host_handle *hd);
+int host_open_handle(struct host_mount *m, int type, const uint8_t *data, unsigned n, int flags);
+
+/* ---- host_mount.c ---- */
+unsigned host_slot(struct host *h, dev_t dev);
+/* The mount that `fd` (O_PATH, its attributes in stx) lies in, with a reference; NULL: no memory.
+ */
+struct host_mount *host_mount_of(struct host *h, int fd, const struct statx *stx);
+struct host_mount *host_mount_ref(struct host *h, struct host_mount *m);
+void host_mount_unref(struct host *h, struct host_mount *m);
+
+/* ---- host_key.c ---- */
+/* True when the directory or file is beneath the root now; its path from there into `rel`. */
+bool host_beneath(struct host *h, int fd, char *rel, size_t size);
+/* The node at `rel` beneath the root, as the process itself; every node on the way is known then.*/
+int host_walk(struct host *h, const char *rel, struct host_node **ret, struct pl_attr *attr);
+int host_key(struct pl_tree *, struct pl_call *, struct pl_node *, uint8_t key[PL_KEY_MAX]);
+int host_find(struct pl_tree *, struct pl_call *, const uint8_t *key, size_t len,
+              struct pl_node **ret, struct pl_attr *attr);
+
+/* ---- credentials (host_cred.c) ---- */
+/* From here to host_end() this thread's accesses are the caller's. */
+int host_act(struct host *h, struct pl_call *call);
+/* The same, for what creates: the caller's umask too. */
+int host_act_create(struct host *h, struct pl_call *call);
+void host_end(void);
+
+/* ---- ops, by file ---- */
+#define HOST_T struct pl_tree *tree, struct pl_call *call
+/* host_name.c */
+int host_make(HOST_T, struct pl_node *dir, const char *name, const struct pl_make *make,
+              struct pl_node **ret, struct pl_attr *attr);
+int host_link(HOST_T, struct pl_node *node, struct pl_node *dir, const char *name,
+              struct pl_attr *attr);
+int host_remove(HOST_T, struct pl_node *dir, const char *name, int flags);
+int host_rename(HOST_T, struct pl_node *olddir, const char *oldname, struct pl_node *newdir,
+                const char *newname, unsigned flags);
+/* host_file.c */
+int host_open(HOST_T, struct pl_node *node, int flags, struct pl_file **ret);
+int host_create(HOST_T, struct pl_node *dir, const char *name, int flags, mode_t mode,
+                struct pl_node **ret, struct pl_attr *attr, struct pl_file **ret_file);
+int host_tmpfile(HOST_T, struct pl_node *dir, int flags, mode_t mode, struct pl_node **ret,
+                 struct pl_attr *attr, struct pl_file **ret_file);
+int host_close(HOST_T, struct pl_file *file);
+int host_flush(HOST_T, struct pl_file *file, uint64_t owner);
+ssize_t host_read(HOST_T, struct pl_file *file, void *buf, size_t n, uint64_t off);
+ssize_t host_write(HOST_T, struct pl_file *file, const void *buf, size_t n, uint64_t off);
+int64_t host_seek(HOST_T, struct pl_file *file, uint64_t off, int whence);
+int host_fsync(HOST_T, struct pl_file *file, bool data_only);
+int host_fallocate(HOST_T, struct pl_file *file, int mode, uint64_t off, uint64_t len);
+ssize_t host_copy(HOST_T, struct pl_file *in, uint64_t off_in, struct pl_file *out,
+                  uint64_t off_out, size_t n);
+int host_ioctl(HOST_T, struct pl_file *file, unsigned cmd, void *buf, size_t in_size,
+               size_t out_size);
+/* host_dir.c */
+int host_dir_new(struct host_file *f);
+void host_dir_free(struct host_file *f);
+int host_readdir(HOST_T, struct pl_file *dir, uint64_t off, pl_fill_fn *fill, void *arg);
+/* host_attr.c */
+int host_getattr(HOST_T, struct pl_node *node, struct pl_file *file, struct pl_attr *attr);
+int host_setattr(HOST_T, struct pl_node *node, struct pl_file *file, const struct pl_setattr *set,
+                 struct pl_attr *attr);
+int host_access(HOST_T, struct pl_node *node, int mask);
+int host_readlink(HOST_T, struct pl_node *node, char *buf, size_t n);
+ssize_t host_getxattr(HOST_T, struct pl_node *node, const char *name, void *buf, size_t size);
+int host_setxattr(HOST_T, struct pl_node *node, const char *name, const void *buf, size_t size,
+                  int flags);
+int host_removexattr(HOST_T, struct pl_node *node, const char *name);
+ssize_t host_listxattr(HOST_T, struct pl_node *node, char *buf, size_t size);
+int host_statfs(HOST_T, struct pl_node *node, struct statfs *st);
+int host_syncfs(HOST_T, struct pl_node *node);
+/* host_lock.c */
+int host_lock(HOST_T, struct pl_file *file, const struct pl_lock *lock);
+int host_getlock(HOST_T, struct pl_file *file, struct pl_lock *lock);
+/* Drops the locks of one owner on the node; of all who locked through `file`, before its close. */
+void host_unlock_owner(struct host *h, struct host_node *n, uint64_t owner);
+void host_unlock_file(struct host *h, struct host_node *n, struct host_file *f);
+
+#endif

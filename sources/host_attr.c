@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: MIT */
+/* Attributes, extended attributes, and what the file system tells of itself. */
+#include "base/cred.h"
+#include "sources/host.h"
+
+#include <errno.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+int host_getattr(HOST_T, struct pl_node *node, struct pl_file *file, struct pl_attr *attr)
+{
+    struct host *h = host_of(tree);
+    struct host_node *n = node_of(node);
+    struct statx stx;
+    int fd = file ? file_of(file)->fd : host_fd(h, n);
+    if (fd < 0)
+        return fd;
+    int r = host_statx(fd, &stx);
+    if (!file)
+        host_fd_done(h, n);
+    if (r == 0)
+        host_attr(&stx, n->slot, attr);
+    return r;
+}
+
+/* What to give to utimensat for one of the times. */
+static struct timespec time_for(uint32_t valid, uint32_t set, uint32_t now, struct timespec t)
+{
+    if (valid & now)
+        return (struct timespec){.tv_nsec = UTIME_NOW};
+    return valid & set ? t : (struct timespec){.tv_nsec = UTIME_OMIT};
+}
+
+#define SET_TIMES (PL_SET_ATIME | PL_SET_MTIME | PL_SET_ATIME_NOW | PL_SET_MTIME_NOW)
+
+/* Size first, for it may fail for most reasons and moves mtime; the owner before the mode, for a
+ * change of owner clears set-user-ID; the times last. `real`: fd is no O_PATH descriptor. */
+static int set_all(int fd, bool real, bool symlink, const struct pl_setattr *set)
+{
+    struct host_proc p = host_proc(fd);
+    uint32_t v = set->valid;
+    int r = 0;
+    if (v & PL_SET_SIZE)
+        r = real ? ftruncate(fd, (off_t)set->size) : truncate(p.path, (off_t)set->size);
+    if (r == 0 && (v & (PL_SET_UID | PL_SET_GID)))
+        r = fchownat(fd, "", v & PL_SET_UID ? set->uid : (uid_t)-1,
+                     v & PL_SET_GID ? set->gid : (gid_t)-1, AT_EMPTY_PATH);
+    if (r == 0 && (v & PL_SET_MODE)) {
+        if (symlink)
+            return -EOPNOTSUPP;
+        r = real ? fchmod(fd, set->mode & 07777) : chmod(p.path, set->mode & 07777);
+    }
+    if (r == 0 && (v & SET_TIMES)) {
+        struct timespec t[2] = {
+            time_for(v, PL_SET_ATIME, PL_SET_ATIME_NOW, set->atime),
+            time_for(v, PL_SET_MTIME, PL_SET_MTIME_NOW, set->mtime),
+        };
+        r = real ? futimens(fd, t) : (int)syscall(SYS_utimensat, fd, "", t, AT_EMPTY_PATH);
+        if (r < 0 && errno == EINVAL && !real && !symlink) /* Linux before 5.8 */
+            r = utimensat(AT_FDCWD, p.path, t, 0);
+    }
+    return r < 0 ? -errno : 0;
+}
+
+int host_setattr(HOST_T, struct pl_node *node, struct pl_file *file, const struct pl_setattr *set,
+                 struct pl_attr *attr)
+{
+    struct host *h = host_of(tree);
+    struct host_node *n = node_of(node);
+    struct statx stx;
+    int fd = file ? file_of(file)->fd : host_fd(h, n);
+    if (fd < 0)
+        return fd;
+    int r = host_act(h, call);
+    if (r == 0)
+        r = set_all(fd, file, S_ISLNK(node->fmt), set);
+    host_end();
+    if (r == 0 && (r = host_statx(fd, &stx)) == 0)
+        host_attr(&stx, n->slot, attr);
+    if (!file)
+        host_fd_done(h, n);
+    return r;
+}
+
+/* ---- ops on the node's descriptor, as the caller ---- */
+
+/* Runs `expr`, which may use `fd` and `path`; its result, or the negative errno. */
+#define WITH_FD(expr)                                                                              \
+    ({                                                                                             \
+        struct host *h_ = host_of(tree);                                                           \
+        struct host_node *n_ = node_of(node);                                                      \
+        int fd = host_fd(h_, n_);                                                                  \
+        int64_t r_ = fd;                                                                           \
+        if (fd >= 0) {                                                                             \
+            struct host_proc p_ = host_proc(fd);                                                   \
+            const char *path = p_.path;                                                            \
+            (void)path;                                                                            \
+            r_ = host_act(h_, call);                                                               \
+            if (r_ == 0 && (r_ = (expr)) < 0)                                                      \
+                r_ = -errno;                                                                       \
+            host_end();                                                                            \
+            host_fd_done(h_, n_);                                                                  \
+        }                                                                                          \
+        r_;                                                                                        \
+    })
+
+int host_access(HOST_T, struct pl_node *node, int mask)
+{
+    return (int)WITH_FD(syscall(SYS_faccessat2, fd, "", mask, AT_EACCESS | AT_EMPTY_PATH));
+}
+
+ssize_t host_getxattr(HOST_T, struct pl_node *node, const char *name, void *buf, size_t size)
+{
+    return WITH_FD(getxattr(path, name, buf, size));
+}
+
+int host_setxattr(HOST_T, struct pl_node *node, const char *name, const void *buf, size_t size,
+                  int flags)
+{
+    return (int)WITH_FD(setxattr(path, name, buf, size, flags));
+}
+
+int host_removexattr(HOST_T, struct pl_node *node, const char *name)
+{
+    return (int)WITH_FD(removexattr(path, name));
+}
+
+ssize_t host_listxattr(HOST_T, struct pl_node *node, char *buf, size_t size)
+{
+    return WITH_FD(listxattr(path, buf, size));
+}
+
+/* ---- the rest needs no permission that was not needed to get the node ---- */
+
+int host_readlink(HOST_T, struct pl_node *node, char *buf, size_t n)
+{
+    struct host *h = host_of(tree);
+    int fd = host_fd(h, node_of(node));
+    if (fd < 0)
+        return fd;
+    ssize_t r = readlinkat(fd, "", buf, n);
+    int e = -errno;
+    host_fd_done(h, node_of(node));
+    return r < 0 ? e : (int)r;
+}
+
+int host_statfs(HOST_T, struct pl_node *node, struct statfs *st)
+{
+    struct host *h = host_of(tree);
+    int fd = host_fd(h, node_of(node));
+    if (fd < 0)
+        return fd;
+    int r = fstatfs(fd, st) < 0 ? -errno : 0;
+    host_fd_done(h, node_of(node));
+    return r;
+}
+
+/* Any descriptor of the file system will do that is not O_PATH. */
+int host_syncfs(HOST_T, struct pl_node *node)
+{
+    struct host *h = host_of(tree);
+    struct host_node *n = node_of(node);
+    if (n->mount->fd >= 0)
+        return syncfs(n->mount->fd) < 0 ? -errno : 0;
+    struct host_node *up = S_ISDIR(node->fmt) || S_ISREG(node->fmt) ? NULL : host_parent(h, n);
+    struct host_node *of = up ? up : n;
+    int r = host_fd(h, of);
+    if (r >= 0) {
+        cred_reset();
+        int fd = open(host_proc(r).path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+        r = fd < 0 || syncfs(fd) < 0 ? -errno : 0;
+        if (fd >= 0)
+            close(fd);
+        host_fd_done(h, of);
+    }
+    if (up)
+        pl_node_unref(&up->h.node);
+    return r;
+}

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: MIT */
+/* Making, linking, renaming and removing names in directories of the host. */
+#include "sources/host.h"
+
+#include <errno.h>
+#include <linux/fs.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+static int make_at(int dirfd, const char *name, const struct pl_make *make)
+{
+    mode_t mode = make->mode & 07777;
+    int r;
+    if (S_ISDIR(make->mode))
+        r = mkdirat(dirfd, name, mode);
+    else if (S_ISLNK(make->mode))
+        r = symlinkat(make->target, dirfd, name);
+    else
+        r = mknodat(dirfd, name, (make->mode & S_IFMT) | mode,
+                    makedev(make->rdev_major, make->rdev_minor));
+    return r < 0 ? -errno : 0;
+}
+
+int host_make(HOST_T, struct pl_node *dir, const char *name, const struct pl_make *make,
+              struct pl_node **ret, struct pl_attr *attr)
+{
+    struct host *h = host_of(tree);
+    struct host_node *d = node_of(dir), *n;
+    int dirfd = host_fd(h, d), fd = -1;
+    if (dirfd < 0)
+        return dirfd;
+    bool crossed = false;
+    int r = host_act_create(h, call);
+    if (r == 0)
+        r = make_at(dirfd, name, make);
+    if (r == 0) {
+        fd = host_open_child(dirfd, name, &crossed);
+        if (fd == -EMFILE) {
+            host_fds_drop(h);
+            fd = host_open_child(dirfd, name, &crossed);
+        }
+        r = fd < 0 ? fd : 0;
+    }
+    host_end();
+    host_fd_done(h, d);
+    if (r == 0)
+        r = host_adopt(h, d, name, fd, true, crossed, &n, attr);
+    if (r == 0)
+        *ret = &n->h.node;
+    return r;
+}
+
+int host_link(HOST_T, struct pl_node *node, struct pl_node *dir, const char *name,
+              struct pl_attr *attr)
+{
+    struct host *h = host_of(tree);
+    struct host_node *d = node_of(dir), *n = node_of(node);
+    struct statx stx;
+    int fd = host_fd(h, n), dirfd = fd < 0 ? fd : host_fd(h, d);
+    if (dirfd < 0) {
+        if (fd >= 0)
+            host_fd_done(h, n);
+        return dirfd;
+    }
+    /* By way of /proc, for AT_EMPTY_PATH wants a capability; it names files that had no name too.*/
+    int r = host_act(h, call);
+    if (r == 0)
+        r = linkat(AT_FDCWD, host_proc(fd).path, dirfd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+    host_end();
+    if (r == 0 && (r = host_statx(fd, &stx)) == 0) {
+        host_attr(&stx, n->slot, attr);
+        host_moved(h, n, d, name);
+    }
+    host_fd_done(h, d);
+    host_fd_done(h, n);
+    return r;
+}
+
+int host_remove(HOST_T, struct pl_node *dir, const char *name, int flags)
+{
+    struct host *h = host_of(tree);
+    struct host_node *d = node_of(dir);
+    int dirfd = host_fd(h, d);
+    if (dirfd < 0)
+        return dirfd;
+    int r = host_act(h, call);
+    if (r == 0 && unlinkat(dirfd, name, flags) < 0)
+        r = -errno;
+    host_end();
+    host_fd_done(h, d);
+    return r;
+}
+
+/* What now has this name, if it is known, is told so. */
+static void note_name(struct host *h, struct host_node *dir, int dirfd, const char *name)
+{
+    struct statx stx;
+    int how = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
+    if (statx(dirfd, name, how, STATX_INO | STATX_TYPE, &stx) < 0)
+        return;
+    struct host_node *n = (struct host_node *)pl_nodes_get(h->nodes, host_id(&stx));
+    if (!n)
+        return;
+    if ((stx.stx_mode & S_IFMT) == n->h.node.fmt)
+        host_moved(h, n, dir, name);
+    pl_node_unref(&n->h.node);
+}
+
+int host_rename(HOST_T, struct pl_node *olddir, const char *oldname, struct pl_node *newdir,
+                const char *newname, unsigned flags)
+{
+    struct host *h = host_of(tree);
+    struct host_node *from = node_of(olddir), *to = node_of(newdir);
+    int fromfd = host_fd(h, from), tofd = fromfd < 0 ? fromfd : host_fd(h, to);
+    if (tofd < 0) {
+        if (fromfd >= 0)
+            host_fd_done(h, from);
+        return tofd;
+    }
+    int r = host_act(h, call);
+    if (r == 0 && renameat2(fromfd, oldname, tofd, newname, flags) < 0)
+        r = -errno;
+    if (r == 0) {
+        note_name(h, to, tofd, newname);
+        if (flags & RENAME_EXCHANGE)
+            note_name(h, from, fromfd, oldname);
+    }
+    host_end();
+    host_fd_done(h, to);
+    host_fd_done(h, from);
+    return r;
+}
