@@ -16,7 +16,8 @@
  * fails -> keeper takes all mounts away (abort, detach), exits 1 with a sentence. SIGINT, SIGTERM,
  * SIGHUP to the keeper -> unmounts all (a busy one: aborted and detached), tells the server (stop),
  * exits 0; a second signal forces (the server is killed), and so does a server that does not end
- * within 10 s. Keeper dies -> the server's socket closes; it takes the mounts away itself and exits.
+ * within 10 s. Keeper dies -> the server's socket closes; it takes the mounts away itself and
+ * exits.
  *
  * This is the seam of decision 5: later the keeper starts a successor instead of giving up.
  */
@@ -51,14 +52,14 @@ struct keeper_job {
      * ignored in the server. */
     int (*prepare)(void *arg, struct pl_err *err);
     /* Serves mount number i on the /dev/fuse descriptor until it is unmounted: 0, or a negative
-     * errno and sentence (link lost). Calls up(up_arg) once when INIT was answered. One thread each.
-     * All the job's mounts are known to base/own.h before the first call. The descriptor stays the
-     * keeper's: it is closed after this returned. */
+     * errno and sentence (link lost). Calls up(up_arg) once when INIT was answered. One thread
+     * each. All the job's mounts are known to base/own.h before the first call. The descriptor
+     * stays the keeper's: it is closed after this returned. */
     int (*serve)(void *arg, size_t i, int fuse_fd, struct stats *stats, void (*up)(void *),
                  void *up_arg, struct pl_err *err);
     /* Runs once whenever prepare succeeded, after every serve has returned (or none was called: a
-     * mount failed). All mounts are gone: says goodbye to peers, waits for what must end with it (a duct whose
-     * other direction goes on). Its result and sentence are the job's. May be NULL. */
+     * mount failed). All mounts are gone: says goodbye to peers, waits for what must end with it (a
+     * duct whose other direction goes on). Its result and sentence are the job's. May be NULL. */
     int (*finish)(void *arg, struct pl_err *err);
     /* Something outside wants an end now (signal): make finish and serve return soon. Runs in a
      * thread of the server, at most once, never before prepare has returned. May be NULL. */
@@ -67,8 +68,9 @@ struct keeper_job {
 
 /* Runs the job; returns the process's exit status (0, 1) after printing the sentence, if any, as
  * "plenum: KIND: sentence" on standard error. When not foreground it returns in the user's process
- * as soon as the mounts work; the keeper has left the terminal (setsid, cwd /, stdio /dev/null)
- * and its late failures go to syslog. It must be called while the process is single-threaded.
+ * as soon as the mounts work; the keeper and the server have left the terminal by then (setsid, cwd
+ * /, stdio /dev/null: what prepare opened must not be looked up by a relative path later), and late
+ * failures go to syslog. It must be called while the process is single-threaded.
  *
  * The calling process becomes the keeper in the foreground: its standard input and output become
  * /dev/null once the server has them, and all its other descriptors but standard error are closed,
