@@ -73,7 +73,7 @@ enum fuse_opcode {
 #define X(num, name, arg, size, strings, tail) FUSE_##name = num,
     FUSE_OPS(X)
 #undef X
-    FUSE_OPCODE_END
+        FUSE_OPCODE_END
 };
 
 /* ---- INIT ---- */
@@ -359,7 +359,8 @@ struct fuse_lseek_out {
     uint64_t offset;
 };
 
-/* ---- directories: an entry is padded to 8 bytes; a "plus" one has a fuse_entry_out before it ---- */
+/* ---- directories: an entry is padded to 8 bytes; a "plus" one has a fuse_entry_out before it ----
+ */
 struct fuse_dirent {
     uint64_t ino, off;
     uint32_t namelen, type;

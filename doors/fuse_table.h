@@ -11,7 +11,8 @@
 /* ---- nodes ---- */
 struct fuse_nodes;
 
-/* A table whose nodeid 1 is `root` (takes over the reference, also when it fails). NULL: no memory. */
+/* A table whose nodeid 1 is `root` (takes over the reference, also when it fails). NULL: no memory.
+ */
 struct fuse_nodes *fuse_nodes_new(struct pl_node *root);
 /* Drops every reference that is left. */
 void fuse_nodes_free(struct fuse_nodes *tab);
