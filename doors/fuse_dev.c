@@ -4,9 +4,13 @@
  *
  * A worker is idle (it waits in read), running (it works on a request), waiting (its op has said
  * by pl_call_block that it waits), parked (on a condition, since there are idle ones enough) or
- * gone. When the last idle worker takes a request, or an op is about to wait, another is put in
- * its place, as long as idle + running <= opts.threads; those that wait are not counted, up to
- * WAITING_MAX. So nothing wakes up but for a request.
+ * gone. idle + running <= opts.threads; those that wait are not counted, up to WAITING_MAX.
+ *
+ * While requests come one by one, one worker takes them all: a second one in read would be woken
+ * half of the time for nothing. When an op is about to wait, another takes its place at once. The
+ * rest is the monitor's: as long as requests come it looks every TICK whether one is stuck or
+ * others queue up, and if so, keeps `spare` workers in read, until they are not needed any more.
+ * When nothing comes, nothing wakes up.
  *
  * A worker in read has a buffer of the largest request's size from a pool; small requests are
  * copied out of it, so that one that waits has given its buffer back, unless its data are in there.
@@ -22,11 +26,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #define WAITING_MAX 1024 /* beyond, SETLKW is refused and streams do not wait */
-#define IDLE_MAX    3
 #define PARKED_MAX  4
+#define SPARE       2       /* workers in read beside the first, when there is concurrency */
+#define TICK        1000000 /* ns; the longest that an op which does not announce it holds up others */
 #define STACK_SIZE  (512 << 10)
 #define PAGE        4096
 #define WRITE_HEAD  (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
@@ -43,6 +49,7 @@ struct worker {
     pthread_t thread;
     char *buf; /* from the pool; NULL: given back */
     bool waiting;
+    bool working;         /* counted in dev.working; its own */
     pthread_mutex_t lock; /* guards unique and the life of req.call */
     uint64_t unique;      /* of the request it works on, or 0 */
     char small[SMALL];
@@ -53,10 +60,13 @@ struct dev {
     int fd;
     size_t bufsize;
     pthread_mutex_t lock; /* guards all below */
-    pthread_cond_t unpark, ended;
-    unsigned threads, idle, running, waiting, parked, unparking;
+    pthread_cond_t unpark, ended, tick;
+    unsigned threads, idle, running, waiting, parked, unparking, spare;
     bool over;
-    int error; /* why it is over, 0: unmounted */
+    bool asleep;             /* the monitor waits for the next request */
+    uint64_t taken, overlap; /* requests so far; of those, taken while others were worked on */
+    atomic_uint working;     /* requests taken and not answered; not guarded */
+    int error;               /* why it is over, 0: unmounted */
     struct worker *workers, *gone;
     char *buffers; /* free ones, linked by their first bytes */
     unsigned nbuffers;
@@ -83,7 +93,7 @@ static void buffer_put(struct dev *d, char *buf)
 {
     if (!buf)
         return;
-    if (d->nbuffers > IDLE_MAX) {
+    if (d->nbuffers > SPARE) {
         munmap(buf, PAGE + d->bufsize);
         return;
     }
@@ -102,9 +112,19 @@ static int send_iov(int fd, const struct iovec *iov, int n)
     return 0;
 }
 
+/* No longer counts as working: it is done but for going back to read, or it waits. */
+static void worked(struct worker *w)
+{
+    if (w->working)
+        atomic_fetch_sub_explicit(&w->dev->working, 1, memory_order_relaxed);
+    w->working = false;
+}
+
 static int req_send(struct fuse_req *r, const struct iovec *iov, int n)
 {
-    return send_iov(((struct worker *)r)->dev->fd, iov, n);
+    struct worker *w = (struct worker *)r;
+    worked(w);
+    return send_iov(w->dev->fd, iov, n);
 }
 
 static int notify(struct fuse_sess *s, const struct iovec *iov, int n)
@@ -141,6 +161,20 @@ static ssize_t receive(struct dev *d, char *buf)
 
 static void *work(void *arg);
 
+static int start_thread(pthread_t *ret, void *(*fn)(void *), void *arg)
+{
+    sigset_t all, old;
+    pthread_attr_t attr;
+    sigfillset(&all); /* signals are for the main thread */
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, STACK_SIZE);
+    int error = pthread_create(ret, &attr, fn, arg);
+    pthread_attr_destroy(&attr);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return error;
+}
+
 /* Starts a worker; the caller has counted it as idle. Called with the lock, which it lets go of. */
 static void start_and_unlock(struct dev *d)
 {
@@ -156,25 +190,16 @@ static void start_and_unlock(struct dev *d)
         w->dev = d;
         pthread_mutex_init(&w->lock, NULL);
     }
-    sigset_t all, old;
-    pthread_attr_t attr;
     int error = ENOMEM;
     if (w) {
-        sigfillset(&all); /* signals are the main thread's */
-        pthread_sigmask(SIG_SETMASK, &all, &old);
-        pthread_attr_init(&attr);
-        pthread_attr_setstacksize(&attr, STACK_SIZE);
-        /* The list is complete before the worker runs; `thread` is read by others only when it is
-         * gone, or at the end, and both come after the create. */
+        /* Under the lock, so that the list is complete and `thread` set before the worker runs. */
         pthread_mutex_lock(&d->lock);
-        error = pthread_create(&w->thread, &attr, work, w);
+        error = start_thread(&w->thread, work, w);
         if (!error && !used) {
             w->next_worker = d->workers;
             d->workers = w;
         }
         pthread_mutex_unlock(&d->lock);
-        pthread_attr_destroy(&attr);
-        pthread_sigmask(SIG_SETMASK, &old, NULL);
     }
     if (!error)
         return;
@@ -211,6 +236,74 @@ static void replace_and_unlock(struct dev *d)
     start_and_unlock(d);
 }
 
+/* A request was taken. Called with the lock, lets go of it. */
+static void took_and_unlock(struct worker *w)
+{
+    struct dev *d = w->dev;
+    d->running++;
+    d->taken++;
+    w->working = true;
+    if (atomic_fetch_add_explicit(&d->working, 1, memory_order_relaxed) > 0)
+        d->overlap++;
+    if (d->asleep) {
+        d->asleep = false;
+        pthread_cond_signal(&d->tick);
+    }
+    if (d->spare)
+        replace_and_unlock(d);
+    else
+        pthread_mutex_unlock(&d->lock);
+}
+
+/* Does a request wait in the kernel for somebody to read it? */
+static bool queued(struct dev *d)
+{
+    struct pollfd p = {.fd = d->fd, .events = POLLIN};
+    return poll(&p, 1, 0) > 0;
+}
+
+/* Looks at what went on since the last look (*taken, *overlap: what was counted then): does it need
+ * more workers in read, or fewer? `streak` counts the looks in a row that found requests queued;
+ * one alone means little, since a worker may be on its way back. Called with the lock. */
+static void look(struct dev *d, uint64_t *taken, uint64_t *overlap, unsigned *streak)
+{
+    bool busy = d->idle == 0 && atomic_load_explicit(&d->working, memory_order_relaxed) > 0;
+    bool stuck = busy && d->taken == *taken;
+    *streak = busy && queued(d) ? *streak + 1 : 0;
+    if (stuck || *streak >= 3) {
+        d->spare = SPARE;
+        replace_and_unlock(d);
+        pthread_mutex_lock(&d->lock);
+    } else if ((d->overlap - *overlap) * 4 < d->taken - *taken) {
+        d->spare = 0;
+    }
+    *taken = d->taken;
+    *overlap = d->overlap;
+}
+
+static void *monitor(void *arg)
+{
+    struct dev *d = arg;
+    uint64_t taken = 0, overlap = 0;
+    unsigned streak = 0;
+    pthread_mutex_lock(&d->lock);
+    while (!d->over) {
+        d->asleep = d->taken == taken && (d->idle > 0 || d->running == 0);
+        look(d, &taken, &overlap, &streak);
+        while (d->asleep && !d->over)
+            pthread_cond_wait(&d->tick, &d->lock);
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        t.tv_nsec += TICK;
+        t.tv_sec += t.tv_nsec / 1000000000;
+        t.tv_nsec %= 1000000000;
+        while (!d->over && pthread_cond_timedwait(&d->tick, &d->lock, &t) != ETIMEDOUT)
+            ;
+    }
+    pthread_mutex_unlock(&d->lock);
+    return NULL;
+}
+
 /* The op says that it is about to wait. */
 static void blocks(struct pl_call *call)
 {
@@ -222,9 +315,12 @@ static void blocks(struct pl_call *call)
         pthread_mutex_unlock(&d->lock);
         return;
     }
+    worked(w);
     w->waiting = true;
     d->running--;
     d->waiting++;
+    d->spare = SPARE;
+    d->overlap++;
     if (!w->req.buf_used) {
         buffer_put(d, w->buf);
         w->buf = NULL;
@@ -250,6 +346,7 @@ static void end(struct dev *d, int error)
         d->over = true;
         d->error = error;
         pthread_cond_broadcast(&d->unpark);
+        pthread_cond_signal(&d->tick);
         cancel_all(d);
     }
     pthread_mutex_unlock(&d->lock);
@@ -315,13 +412,14 @@ static void serve_one(struct worker *w, size_t n)
 static bool go_on(struct worker *w)
 {
     struct dev *d = w->dev;
+    worked(w);
     if (w->waiting)
         d->waiting--;
     else
         d->running--;
     w->waiting = false;
     while (!d->over) {
-        if (d->idle < IDLE_MAX && d->idle + d->running < d->s.opts.threads) {
+        if (d->idle < 1 + d->spare && d->idle + d->running < d->s.opts.threads) {
             if (w->buf || (w->buf = buffer_get(d))) {
                 d->idle++;
                 return true;
@@ -364,9 +462,8 @@ static void *work(void *arg)
         d->idle--;
         if (n <= 0)
             break;
-        d->running++;
         w->req.crowded = d->waiting >= WAITING_MAX;
-        replace_and_unlock(d);
+        took_and_unlock(w);
         serve_one(w, (size_t)n);
         pthread_mutex_lock(&d->lock);
         on = go_on(w);
@@ -421,15 +518,24 @@ static int greet(struct dev *d, struct pl_err *err)
     return agreed;
 }
 
-static void run(struct dev *d)
+static int run(struct dev *d)
 {
+    pthread_t watch;
+    int error = start_thread(&watch, monitor, d);
+    if (error)
+        return -error;
     pthread_mutex_lock(&d->lock);
     d->idle = d->threads = 1;
     start_and_unlock(d);
     pthread_mutex_lock(&d->lock);
     while (d->threads > 0)
         pthread_cond_wait(&d->ended, &d->lock);
+    if (!d->over)
+        error = EAGAIN; /* not one worker could be started */
+    d->over = true;
+    pthread_cond_signal(&d->tick);
     pthread_mutex_unlock(&d->lock);
+    pthread_join(watch, NULL);
     while (d->workers) {
         struct worker *w = d->workers;
         d->workers = w->next_worker;
@@ -437,6 +543,7 @@ static void run(struct dev *d)
         pthread_mutex_destroy(&w->lock);
         free(w);
     }
+    return error ? -error : d->error;
 }
 
 int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fuse_opts *opts,
@@ -457,13 +564,13 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
     pthread_mutex_init(&d->lock, NULL);
     pthread_cond_init(&d->unpark, NULL);
     pthread_cond_init(&d->ended, NULL);
+    pl_cond_init(&d->tick);
 
     r = greet(d, err);
     if (r > 0) {
         if (up)
             up(up_arg);
-        run(d);
-        r = d->over ? d->error : -EAGAIN;
+        r = run(d);
         if (r == -ENOTCONN)
             pl_fail(err, r, "the kernel's connection was aborted");
         else if (r < 0)
@@ -472,6 +579,7 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
     fuse_sess_done(&d->s);
     while (d->buffers)
         munmap(buffer_get(d), PAGE + d->bufsize);
+    pthread_cond_destroy(&d->tick);
     pthread_cond_destroy(&d->ended);
     pthread_cond_destroy(&d->unpark);
     pthread_mutex_destroy(&d->lock);
