@@ -38,6 +38,18 @@ static bool unchanged(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
     return fuse_nodes_opened(r->s->nodes, nodeid, stamp);
 }
 
+/* Must the kernel tell us of each close(2)? That costs a round trip as long as the open itself. A
+ * file open for reading has no errors to report; what is left are the POSIX locks of the process
+ * that closes it. So it is asked for only where such locks have been seen. What this gives up: a
+ * read lock set through a file that was open before the first lock of all goes with the last close
+ * of that file, if processes share it, and not with the first. */
+static bool needs_flush(struct fuse_req *r, struct pl_file *file, uint64_t nodeid)
+{
+    if ((file->flags & O_ACCMODE) != O_RDONLY)
+        return true;
+    return (r->s->flags & FUSE_POSIX_LOCKS) && fuse_nodes_locked(r->s->nodes, nodeid);
+}
+
 /* How the kernel is to treat the open file. The place for passthrough, when it comes. */
 static uint32_t treatment(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
                           const struct pl_attr *attr)
@@ -49,13 +61,16 @@ static uint32_t treatment(struct fuse_req *r, struct pl_file *file, uint64_t nod
             return 0;
         return FOPEN_CACHE_DIR | (unchanged(r, file, nodeid, attr) ? FOPEN_KEEP_CACHE : 0);
     }
+    uint32_t flags = needs_flush(r, file, nodeid) ? 0 : FOPEN_NOFLUSH;
     if (file->stream)
-        return FOPEN_STREAM | FOPEN_NONSEEKABLE | FOPEN_DIRECT_IO;
-    if (file->direct)
-        return FOPEN_DIRECT_IO;
-    if (s->opts.direct_io)
-        return FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
-    return caches && unchanged(r, file, nodeid, attr) ? FOPEN_KEEP_CACHE : 0;
+        flags |= FOPEN_STREAM | FOPEN_NONSEEKABLE | FOPEN_DIRECT_IO;
+    else if (file->direct)
+        flags |= FOPEN_DIRECT_IO;
+    else if (s->opts.direct_io)
+        flags |= FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
+    else if (caches && unchanged(r, file, nodeid, attr))
+        flags |= FOPEN_KEEP_CACHE;
+    return flags;
 }
 
 int fuse_reply_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,

@@ -110,6 +110,8 @@ int fuse_op_setlk(struct fuse_req *r)
     struct pl_lock lock = map_lock(&r->m.a.lk);
     if (!file)
         return -EBADF;
+    if (!lock.flock && lock.type != F_UNLCK)
+        fuse_nodes_lock(r->s->nodes, r->m.h.nodeid);
     /* Rather a refusal than that nobody is left to take the unlock. */
     lock.wait = r->m.h.opcode == FUSE_SETLKW && !r->crowded;
     int error = pl_lock(r->s->tree, &r->call, file, &lock);

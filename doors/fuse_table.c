@@ -62,11 +62,12 @@ static void chunks_done(struct chunks *c)
 /* ---- nodes ----------------------------------------------------------------------------------- */
 
 struct known {
-    struct pl_node *node;  /* NULL: a free entry */
-    uint64_t nlookup;      /* of the root: not counted */
-    uint32_t generation;   /* counts the uses of the entry */
-    uint32_t next;         /* in the hash chain, or the next free entry */
-    uint32_t told, opened; /* stamps */
+    struct pl_node *node;     /* NULL: a free entry */
+    uint64_t nlookup;         /* of the root: not counted */
+    uint32_t generation : 31; /* counts the uses of the entry */
+    uint32_t locked : 1;      /* POSIX locks have been set */
+    uint32_t next;            /* in the hash chain, or the next free entry */
+    uint32_t told, opened;    /* stamps */
 };
 
 struct fuse_nodes {
@@ -119,7 +120,7 @@ static uint32_t add(struct fuse_nodes *tab, struct pl_node *node)
         rehash(tab);
     struct known *k = entry(&tab->c, i);
     uint32_t *b = bucket_of(tab, node);
-    *k = (struct known){.node = node, .generation = k->generation + 1, .next = *b};
+    *k = (struct known){.node = node, .generation = (k->generation + 1) & 0x7fffffff, .next = *b};
     *b = i;
     return i;
 }
@@ -246,6 +247,24 @@ bool fuse_nodes_opened(struct fuse_nodes *tab, uint64_t nodeid, uint32_t stamp)
     }
     pthread_mutex_unlock(&tab->lock);
     return same;
+}
+
+void fuse_nodes_lock(struct fuse_nodes *tab, uint64_t nodeid)
+{
+    pthread_mutex_lock(&tab->lock);
+    struct known *k = known(tab, nodeid);
+    if (k)
+        k->locked = 1;
+    pthread_mutex_unlock(&tab->lock);
+}
+
+bool fuse_nodes_locked(struct fuse_nodes *tab, uint64_t nodeid)
+{
+    pthread_mutex_lock(&tab->lock);
+    struct known *k = known(tab, nodeid);
+    bool locked = k && k->locked;
+    pthread_mutex_unlock(&tab->lock);
+    return locked;
 }
 
 /* ---- open files ------------------------------------------------------------------------------ */

@@ -37,6 +37,10 @@ void fuse_nodes_told(struct fuse_nodes *tab, uint64_t nodeid, uint32_t stamp);
  * opened, so that what the kernel cached is good. */
 bool fuse_nodes_opened(struct fuse_nodes *tab, uint64_t nodeid, uint32_t stamp);
 
+/* A POSIX lock is about to be set on the node; and: has one ever been? */
+void fuse_nodes_lock(struct fuse_nodes *tab, uint64_t nodeid);
+bool fuse_nodes_locked(struct fuse_nodes *tab, uint64_t nodeid);
+
 /* ---- open files ---- */
 struct fuse_files;
 
