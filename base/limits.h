@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Everything that a peer controls has a limit, and all the limits stand here.
+ *
+ * X(NAME, VALUE, unit, what). In code: LIMIT_NAME. `plenum help limits` and the tests walk the same
+ * table. A limit is enforced where the count is taken from the peer, before memory is spent on it.
+ *
+ * Why REQUESTS_USED <= REQUESTS_SERVED / 2: the reader of a connection stops taking messages off
+ * the channel when it serves REQUESTS_SERVED requests at once. If the using halves of the two ends
+ * could fill each other's slots, then answers would be stuck behind requests that nobody reads, and
+ * both ends would wait for good. One of us never has more than REQUESTS_USED requests (and
+ * BYTES_USED bytes of them) under way, Tflushes included, so that our reader never stops for one of
+ * us. A foreign client that sends more has no serving half in our way: it only waits.
+ */
+#ifndef BASE_LIMITS_H
+#define BASE_LIMITS_H
+
+#define LIMITS(X)                                                                                  \
+    X(MSIZE_MAX, 1048576, "bytes", "largest 9P message, negotiated at most")                       \
+    X(MSIZE_MIN, 4096, "bytes", "a peer that wants smaller messages is refused")                   \
+    X(WALK, 16, "names", "in one Twalk")                                                           \
+    X(NAME, 255, "bytes", "a file's or attribute's name")                                          \
+    X(STRING, 4095, "bytes", "any other string: a symlink's target, an attach name")               \
+    X(FIDS, 65536, "fids", "open at once on one connection")                                       \
+    X(REQUESTS_SERVED, 512, "requests", "of one connection taken and not yet answered")            \
+    X(REQUESTS_HELD, 4096, "requests", "the same, with those that said that they wait")            \
+    X(REQUESTS_USED, 128, "requests", "sent over one connection and not yet answered")             \
+    X(FLUSHES_USED, 129, "requests", "Tflush and Tend, besides the above")                         \
+    X(BYTES_SERVED, 33554432, "bytes", "of requests and answers held for one connection")          \
+    X(BYTES_USED, 8388608, "bytes", "of requests sent over one connection and not yet answered")   \
+    X(CONNECTIONS, 16384, "connections", "to one server")                                          \
+    X(CREW, 64, "threads", "that run requests, not counting those that wait")                      \
+    X(CREW_WAITING, 4096, "threads", "that run or wait in all connections together")               \
+    X(XATTR_VALUE, 65536, "bytes", "an extended attribute, or a list of their names")              \
+    X(LOCK_WAITS, 256, "requests", "of one connection that wait for a lock")                       \
+    X(IOCTL, 16384, "bytes", "of an ioctl's argument, each way")
+
+enum limits {
+#define X(name, value, unit, what) LIMIT_##name = value,
+    LIMITS(X)
+#undef X
+};
+
+#endif

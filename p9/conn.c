@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The life of a connection.
+ *
+ * It is LIVE until it ends well or is lost; then the link is cut, callers get -ECONNABORTED, calls
+ * that are being served are cancelled. When the last of them is done and nobody reads or writes any
+ * more, a worker resets the handler, closes the channel and tells `over`.
+ */
+#include "p9/priv.h"
+#include <assert.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void finish(struct p9_conn *c, int error, char *sentence)
+{
+    if (c->state != LIVE) {
+        free(sentence);
+        return;
+    }
+    c->state = ENDED;
+    c->error = error;
+    c->sentence = sentence;
+    wire_cut(&c->wire);
+    if (c->role != ROLE_HELD) {
+        c->role = ROLE_NONE;
+        read_drop(c);
+    }
+    use_fail_all(c);
+    serve_cancel_all(c);
+    if (c->ending && !c->resetting) {
+        struct req *req = c->ending;
+        c->ending = NULL;
+        req_unref(c, req);
+    }
+    out_push(c); /* drops what is queued */
+    conn_settle(c);
+}
+
+void conn_lost(struct p9_conn *c, int error, const char *fmt, ...)
+{
+    char *sentence = NULL;
+    va_list ap;
+    va_start(ap, fmt);
+    if (vasprintf(&sentence, fmt, ap) < 0)
+        sentence = NULL;
+    va_end(ap);
+    assert(error < 0);
+    finish(c, error, sentence);
+}
+
+void conn_end(struct p9_conn *c)
+{
+    finish(c, 0, NULL);
+}
+
+void conn_maybe_end(struct p9_conn *c)
+{
+    if (c->state == LIVE && c->serve_ext && c->serve_done && c->use == USE_DONE && out_idle(c))
+        conn_end(c);
+}
+
+static bool both_done(const struct p9_conn *c)
+{
+    return c->serve_ext && c->serve_done && c->use == USE_DONE;
+}
+
+void conn_eof(struct p9_conn *c, int error, bool partial)
+{
+    bool uses = c->use == USE_HELLO || c->use == USE_OPEN || c->use == USE_ENDING;
+    bool ours = c->serve_ext || c->use_ext;
+    if (!error && !partial && both_done(c))
+        conn_end(c);
+    else if (partial && !c->rd.any && !error)
+        read_garbage(c);
+    else if (error)
+        conn_lost(c, -ECONNRESET, "the link was lost: %s", strerror(-error));
+    else if (partial)
+        conn_lost(c, -ECONNRESET, "the link was lost: it ended amid a message");
+    else if (c->use == USE_HELLO && !c->rd.any)
+        conn_lost(c, -ECONNRESET, "the other end closed the connection without a word of 9P");
+    else if (ours || uses || c->nserving || c->ending)
+        conn_lost(c, -ECONNRESET, "the link was lost: the other end closed it");
+    else
+        conn_end(c);
+}
+
+void conn_settle(struct p9_conn *c)
+{
+    if (c->state != ENDED || c->finalising || c->role == ROLE_HELD || c->writing || c->nserving ||
+        c->resetting || c->out_head)
+        return;
+    c->finalising = true;
+    crew_submit(c->crew, &c->final_task);
+}
+
+static void final_task(struct p9_conn *c, struct task *task)
+{
+    if (c->session && c->opts.handler && c->opts.handler->reset)
+        c->opts.handler->reset(c->opts.handler_arg);
+    crew_forget(c->crew, c, c->wire.in);
+    wire_done(&c->wire);
+    chan_close(&c->chan);
+    if (c->opts.over)
+        c->opts.over(c->opts.over_arg, c->error, c->sentence ? c->sentence : "");
+    pthread_mutex_lock(&c->lock);
+    c->session = false;
+    c->state = OVER;
+    pthread_cond_broadcast(&c->cond);
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void task_init(struct p9_conn *c, struct task *t,
+                      void (*run)(struct p9_conn *, struct task *))
+{
+    *t = (struct task){.run = run, .conn = c};
+}
+
+int p9_conn_new(struct chan *chan, const struct p9_conn_opts *opts, struct p9_conn **ret,
+                struct pl_err *err)
+{
+    assert(opts->crew);
+    struct p9_conn *c = calloc(1, sizeof(*c));
+    if (!c)
+        return pl_fail(err, -ENOMEM, "%s: out of memory", chan->peer);
+    c->chan = *chan;
+    c->opts = *opts;
+    c->crew = opts->crew;
+    if (c->opts.msize == 0 || c->opts.msize > LIMIT_MSIZE_MAX)
+        c->opts.msize = LIMIT_MSIZE_MAX;
+    if (c->opts.msize < LIMIT_MSIZE_MIN)
+        c->opts.msize = LIMIT_MSIZE_MIN;
+    c->out_tail = &c->out_head;
+    c->room_tail = &c->room;
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_cond_init(&c->cond, NULL);
+    task_init(c, &c->read_task, read_task);
+    task_init(c, &c->flush_task, out_flush);
+    task_init(c, &c->cancel_task, serve_cancel_task);
+    task_init(c, &c->reset_task, hello_reset_task);
+    task_init(c, &c->final_task, final_task);
+    int r = wire_init(&c->wire, chan, opts->handler != NULL);
+    if (r == 0)
+        r = crew_add(c->crew, c, c->wire.in);
+    if (r < 0) {
+        wire_done(&c->wire);
+        pthread_mutex_destroy(&c->lock);
+        pthread_cond_destroy(&c->cond);
+        free(c);
+        return pl_fail(err, r, "%s: %s", chan->peer, strerror(-r));
+    }
+    *ret = c;
+    pthread_mutex_lock(&c->lock);
+    role_check(c);
+    if (c->role == ROLE_NONE) /* nobody reads: at least the end of the link is to be noticed */
+        crew_arm(c->crew, c, c->wire.in, false);
+    pthread_mutex_unlock(&c->lock);
+    return 0;
+}
+
+void p9_conn_abort(struct p9_conn *c)
+{
+    pthread_mutex_lock(&c->lock);
+    conn_lost(c, -ECONNABORTED, "the connection was broken off");
+    pthread_mutex_unlock(&c->lock);
+}
+
+int p9_conn_wait(struct p9_conn *c, struct pl_err *err)
+{
+    pthread_mutex_lock(&c->lock);
+    while (c->state != OVER)
+        pthread_cond_wait(&c->cond, &c->lock);
+    int r = c->error;
+    if (r < 0)
+        pl_fail(err, r, "%s: %s", c->chan.peer, c->sentence ? c->sentence : strerror(-r));
+    pthread_mutex_unlock(&c->lock);
+    return r;
+}
+
+void p9_conn_free(struct p9_conn *c)
+{
+    if (!c)
+        return;
+    pthread_mutex_lock(&c->lock);
+    conn_lost(c, -ECONNABORTED, "the connection was broken off");
+    while (c->state != OVER || c->users)
+        pthread_cond_wait(&c->cond, &c->lock);
+    pthread_mutex_unlock(&c->lock);
+    crew_del(c->crew, c);
+    assert(!c->rd.buf && !c->out_head && !c->npending);
+    serve_purge_spares(c);
+    free(c->tags);
+    free(c->free_tags);
+    free(c->fids_free);
+    free(c->sentence);
+    pthread_mutex_destroy(&c->lock);
+    pthread_cond_destroy(&c->cond);
+    free(c);
+}
+
+const char *p9_conn_peer(const struct p9_conn *c)
+{
+    return c->chan.peer;
+}

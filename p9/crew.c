@@ -1,0 +1,488 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The crew: threads that work for any number of connections.
+ *
+ * A worker takes a task from the queue; where there is none and nobody watches the epoll, it
+ * becomes the *watcher*: it waits for one event, sees that another worker can watch in its place,
+ * and serves the connection itself. Other idle workers sleep; only a few are kept.
+ *
+ * The number of workers that run is bounded by `max`. Those that said they wait (crew_block) do not
+ * count, up to a hard limit for all.
+ *
+ * The tick is one more thread. It runs only while readers run ops: every millisecond it looks at
+ * the active connections and takes the reader's role from one that is still in the op in which it
+ * was the last time. When nothing has happened for two ticks it sleeps until the next op starts.
+ *
+ * crew->lock guards all fields but those marked. tick_lock guards `ticking`, and the tick's sleep.
+ */
+#include "p9/priv.h"
+#include <assert.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+enum { KEEP_IDLE = 4, POOL_BYTES = 4 << 20, STACK = 1 << 20 };
+/* Sizes with room for a message's header; the smallest that fits is used. */
+static const size_t class_size[] = {16640, 65792, 262400, 1048832};
+enum { NCLASS = sizeof(class_size) / sizeof(*class_size), SMALL = 8192 };
+
+struct p9_crew {
+    pthread_mutex_t lock;
+    pthread_cond_t work; /* idle workers */
+    pthread_cond_t done; /* no pins, no threads */
+    struct task *tasks, **tasks_tail;
+    unsigned max, nthreads, nidle, nblocked;
+    bool watched, stopping, any_dead;
+    pthread_t dead; /* the last worker that ended; it has joined the one before */
+    int epoll, kick;
+    uint64_t next_id;
+    struct p9_conn *conns; /* hash by link.id */
+    atomic_uint dwelling;
+
+    struct free_buf {
+        struct free_buf *next;
+    } * pool[NCLASS];
+    size_t pooled;
+
+    pthread_mutex_t active_lock; /* guards the list of active connections */
+    struct p9_conn *active;
+
+    pthread_mutex_t tick_lock;
+    pthread_cond_t tick_cond;
+    pthread_t tick;
+    bool ticking, tick_stop;
+    atomic_bool tick_sleeps;
+};
+
+/* ---- threads ---- */
+
+static void *worker(void *arg);
+
+static int start_thread(pthread_t *ret, void *(*run)(void *), void *arg)
+{
+    pthread_attr_t attr;
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, STACK);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int r = pthread_create(ret, &attr, run, arg);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    pthread_attr_destroy(&attr);
+    return -r;
+}
+
+static unsigned running(const struct p9_crew *crew)
+{
+    return crew->nthreads - crew->nblocked;
+}
+
+/* Lock held. */
+static bool spawn(struct p9_crew *crew)
+{
+    pthread_t t;
+    if (running(crew) >= crew->max || crew->nthreads >= LIMIT_CREW_WAITING)
+        return false;
+    crew->nthreads++;
+    if (start_thread(&t, worker, crew) == 0)
+        return true;
+    crew->nthreads--;
+    return false;
+}
+
+/* Lock held. Someone to take a task: idle, new, or the watcher. */
+static bool rouse(struct p9_crew *crew)
+{
+    if (crew->nidle) {
+        pthread_cond_signal(&crew->work);
+        return true;
+    }
+    if (spawn(crew))
+        return true;
+    if (!crew->watched)
+        return false;
+    eventfd_write(crew->kick, 1);
+    return true;
+}
+
+static void unpin(struct p9_crew *crew, struct p9_conn *conn)
+{
+    if (--conn->link.pins == 0)
+        pthread_cond_broadcast(&crew->done);
+}
+
+static void run_task(struct p9_crew *crew)
+{
+    struct task *t = crew->tasks;
+    struct p9_conn *conn = t->conn;
+    crew->tasks = t->next;
+    if (!crew->tasks)
+        crew->tasks_tail = &crew->tasks;
+    t->queued = false;
+    pthread_mutex_unlock(&crew->lock);
+    t->run(conn, t);
+    pthread_mutex_lock(&crew->lock);
+    unpin(crew, conn);
+}
+
+static void watch(struct p9_crew *crew)
+{
+    struct epoll_event ev;
+    crew->watched = true;
+    pthread_mutex_unlock(&crew->lock);
+    int n = epoll_wait(crew->epoll, &ev, 1, -1);
+    pthread_mutex_lock(&crew->lock);
+    crew->watched = false;
+    if (n <= 0)
+        return;
+    if (ev.data.u64 == 0) {
+        eventfd_t v;
+        eventfd_read(crew->kick, &v);
+        return;
+    }
+    struct p9_conn *conn;
+    HASH_FIND(link.hh, crew->conns, &ev.data.u64, sizeof(ev.data.u64), conn);
+    if (!conn)
+        return;
+    conn->link.pins++;
+    if (crew->nidle)
+        pthread_cond_signal(&crew->work);
+    else
+        spawn(crew);
+    pthread_mutex_unlock(&crew->lock);
+    crew_event(conn);
+    pthread_mutex_lock(&crew->lock);
+    unpin(crew, conn);
+}
+
+static void *worker(void *arg)
+{
+    struct p9_crew *crew = arg;
+    pthread_mutex_lock(&crew->lock);
+    for (;;) {
+        if (crew->tasks) {
+            run_task(crew);
+        } else if (crew->stopping) {
+            break;
+        } else if (!crew->watched) {
+            watch(crew);
+        } else if (crew->nidle < KEEP_IDLE && running(crew) <= crew->max) {
+            crew->nidle++;
+            pthread_cond_wait(&crew->work, &crew->lock);
+            crew->nidle--;
+        } else {
+            break;
+        }
+    }
+    pthread_t before = crew->dead;
+    bool join = crew->any_dead;
+    crew->dead = pthread_self();
+    crew->any_dead = true;
+    if (--crew->nthreads == 0)
+        pthread_cond_broadcast(&crew->done);
+    pthread_mutex_unlock(&crew->lock);
+    if (join)
+        pthread_join(before, NULL);
+    return NULL;
+}
+
+bool crew_submit(struct p9_crew *crew, struct task *task)
+{
+    pthread_mutex_lock(&crew->lock);
+    bool free_hands = true;
+    if (!task->queued) {
+        task->queued = true;
+        task->next = NULL;
+        *crew->tasks_tail = task;
+        crew->tasks_tail = &task->next;
+        task->conn->link.pins++;
+        free_hands = rouse(crew);
+    }
+    pthread_mutex_unlock(&crew->lock);
+    return free_hands;
+}
+
+bool crew_block(struct p9_crew *crew)
+{
+    pthread_mutex_lock(&crew->lock);
+    bool ok = crew->nblocked < LIMIT_CREW_WAITING - crew->max;
+    if (ok) {
+        crew->nblocked++;
+        if (!crew->nidle && (crew->tasks || !crew->watched))
+            spawn(crew);
+    }
+    pthread_mutex_unlock(&crew->lock);
+    return ok;
+}
+
+void crew_unblock(struct p9_crew *crew)
+{
+    pthread_mutex_lock(&crew->lock);
+    assert(crew->nblocked > 0);
+    crew->nblocked--;
+    pthread_mutex_unlock(&crew->lock);
+}
+
+/* At least half of the threads stay free for connections that are not waited for. */
+bool crew_dwell(struct p9_crew *crew)
+{
+    if (atomic_fetch_add(&crew->dwelling, 1) < crew->max / 2)
+        return true;
+    crew_undwell(crew);
+    return false;
+}
+
+void crew_undwell(struct p9_crew *crew)
+{
+    atomic_fetch_sub(&crew->dwelling, 1);
+}
+
+/* ---- events ---- */
+
+int crew_add(struct p9_crew *crew, struct p9_conn *conn, int fd)
+{
+    pthread_mutex_lock(&crew->lock);
+    conn->link.id = ++crew->next_id;
+    struct epoll_event ev = {.events = EPOLLONESHOT, .data.u64 = conn->link.id};
+    conn->link.pollable = epoll_ctl(crew->epoll, EPOLL_CTL_ADD, fd, &ev) == 0;
+    int r = conn->link.pollable || errno == EPERM ? 0 : -errno;
+    if (r == 0)
+        HASH_ADD(link.hh, crew->conns, link.id, sizeof(conn->link.id), conn);
+    pthread_mutex_unlock(&crew->lock);
+    return r;
+}
+
+void crew_forget(struct p9_crew *crew, struct p9_conn *conn, int fd)
+{
+    if (conn->link.pollable)
+        epoll_ctl(crew->epoll, EPOLL_CTL_DEL, fd, NULL);
+    crew_active(crew, conn, false);
+}
+
+void crew_del(struct p9_crew *crew, struct p9_conn *conn)
+{
+    pthread_mutex_lock(&crew->lock);
+    HASH_DELETE(link.hh, crew->conns, conn);
+    while (conn->link.pins)
+        pthread_cond_wait(&crew->done, &crew->lock);
+    pthread_mutex_unlock(&crew->lock);
+}
+
+void crew_arm(struct p9_crew *crew, struct p9_conn *conn, int fd, bool data)
+{
+    struct epoll_event ev = {.events = EPOLLONESHOT | EPOLLRDHUP | (data ? EPOLLIN : 0),
+                             .data.u64 = conn->link.id};
+    epoll_ctl(crew->epoll, EPOLL_CTL_MOD, fd, &ev);
+}
+
+/* ---- the tick ---- */
+
+void crew_active(struct p9_crew *crew, struct p9_conn *conn, bool active)
+{
+    struct crew_link *l = &conn->link;
+    pthread_mutex_lock(&crew->active_lock);
+    if (active && !l->active) {
+        l->prev_act = NULL;
+        l->next_act = crew->active;
+        if (crew->active)
+            crew->active->link.prev_act = conn;
+        crew->active = conn;
+    } else if (!active && l->active) {
+        if (l->prev_act)
+            l->prev_act->link.next_act = l->next_act;
+        else
+            crew->active = l->next_act;
+        if (l->next_act)
+            l->next_act->link.prev_act = l->prev_act;
+    }
+    l->active = active;
+    pthread_mutex_unlock(&crew->active_lock);
+}
+
+/* True if anything happened since the last look, or an op runs. */
+static bool look(struct p9_crew *crew)
+{
+    bool busy = false;
+    pthread_mutex_lock(&crew->active_lock);
+    for (struct p9_conn *c = crew->active; c; c = c->link.next_act) {
+        uint64_t seq = atomic_load(&c->op_seq);
+        bool op = atomic_load(&c->op_running), same = seq == c->link.tick_seq;
+        busy |= op || !same;
+        c->link.tick_seq = seq;
+        if (op && same)
+            read_stuck(c, seq);
+    }
+    pthread_mutex_unlock(&crew->active_lock);
+    return busy;
+}
+
+static void drop_pool(struct p9_crew *crew)
+{
+    struct free_buf *b, *all[NCLASS];
+    pthread_mutex_lock(&crew->lock);
+    memcpy(all, crew->pool, sizeof(all));
+    memset(crew->pool, 0, sizeof(crew->pool));
+    crew->pooled = 0;
+    pthread_mutex_unlock(&crew->lock);
+    for (int i = 0; i < NCLASS; i++)
+        while ((b = all[i])) {
+            all[i] = b->next;
+            free(b);
+        }
+}
+
+static void *tick(void *arg)
+{
+    struct p9_crew *crew = arg;
+    struct timespec ms = {0, 1000000};
+    int quiet = 0;
+    pthread_mutex_lock(&crew->tick_lock);
+    while (!crew->tick_stop) {
+        pthread_mutex_unlock(&crew->tick_lock);
+        nanosleep(&ms, NULL);
+        quiet = look(crew) ? 0 : quiet + 1;
+        pthread_mutex_lock(&crew->tick_lock);
+        if (quiet < 2)
+            continue;
+        atomic_store(&crew->tick_sleeps, true);
+        pthread_mutex_unlock(&crew->tick_lock);
+        /* An op that started before it could see that we sleep. */
+        if (look(crew))
+            crew_tick(crew);
+        else
+            drop_pool(crew);
+        pthread_mutex_lock(&crew->tick_lock);
+        while (atomic_load(&crew->tick_sleeps) && !crew->tick_stop)
+            pthread_cond_wait(&crew->tick_cond, &crew->tick_lock);
+        quiet = 0;
+    }
+    pthread_mutex_unlock(&crew->tick_lock);
+    return NULL;
+}
+
+void crew_tick(struct p9_crew *crew)
+{
+    if (!atomic_load(&crew->tick_sleeps))
+        return;
+    pthread_mutex_lock(&crew->tick_lock);
+    if (!crew->ticking)
+        crew->ticking = start_thread(&crew->tick, tick, crew) == 0;
+    if (crew->ticking) {
+        atomic_store(&crew->tick_sleeps, false);
+        pthread_cond_signal(&crew->tick_cond);
+    }
+    pthread_mutex_unlock(&crew->tick_lock);
+}
+
+/* ---- buffers ---- */
+
+static int class_of(size_t n)
+{
+    for (int i = 0; n > SMALL && i < NCLASS; i++)
+        if (n <= class_size[i])
+            return i;
+    return -1;
+}
+
+void *crew_buf(struct p9_crew *crew, size_t n)
+{
+    int i = class_of(n);
+    if (i < 0)
+        return malloc(n ? n : 1);
+    pthread_mutex_lock(&crew->lock);
+    struct free_buf *b = crew->pool[i];
+    if (b) {
+        crew->pool[i] = b->next;
+        crew->pooled -= class_size[i];
+    }
+    pthread_mutex_unlock(&crew->lock);
+    return b ? (void *)b : malloc(class_size[i]);
+}
+
+void crew_buf_free(struct p9_crew *crew, void *buf, size_t n)
+{
+    int i = class_of(n);
+    if (buf && i >= 0) {
+        pthread_mutex_lock(&crew->lock);
+        if (crew->pooled + class_size[i] <= POOL_BYTES) {
+            struct free_buf *b = buf;
+            b->next = crew->pool[i];
+            crew->pool[i] = b;
+            crew->pooled += class_size[i];
+            buf = NULL;
+        }
+        pthread_mutex_unlock(&crew->lock);
+    }
+    free(buf);
+}
+
+/* ---- life ---- */
+
+struct p9_crew *p9_crew_new(unsigned max_threads)
+{
+    struct p9_crew *crew = calloc(1, sizeof(*crew));
+    if (!crew)
+        return NULL;
+    crew->max = max_threads ? max_threads : LIMIT_CREW;
+    if (crew->max > LIMIT_CREW_WAITING / 2)
+        crew->max = LIMIT_CREW_WAITING / 2;
+    crew->tasks_tail = &crew->tasks;
+    atomic_store(&crew->tick_sleeps, true);
+    pthread_mutex_init(&crew->lock, NULL);
+    pthread_mutex_init(&crew->active_lock, NULL);
+    pthread_mutex_init(&crew->tick_lock, NULL);
+    pthread_cond_init(&crew->work, NULL);
+    pthread_cond_init(&crew->done, NULL);
+    pthread_cond_init(&crew->tick_cond, NULL);
+    crew->epoll = epoll_create1(EPOLL_CLOEXEC);
+    crew->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    struct epoll_event ev = {.events = EPOLLIN};
+    bool ok = crew->epoll >= 0 && crew->kick >= 0 &&
+              epoll_ctl(crew->epoll, EPOLL_CTL_ADD, crew->kick, &ev) == 0;
+    pthread_mutex_lock(&crew->lock);
+    ok = ok && spawn(crew); /* there is always one */
+    pthread_mutex_unlock(&crew->lock);
+    if (ok)
+        return crew;
+    p9_crew_free(crew);
+    return NULL;
+}
+
+void p9_crew_free(struct p9_crew *crew)
+{
+    if (!crew)
+        return;
+    pthread_mutex_lock(&crew->tick_lock);
+    crew->tick_stop = true;
+    pthread_cond_signal(&crew->tick_cond);
+    pthread_mutex_unlock(&crew->tick_lock);
+    if (crew->ticking)
+        pthread_join(crew->tick, NULL);
+    pthread_mutex_lock(&crew->lock);
+    assert(!crew->conns);
+    crew->stopping = true;
+    pthread_cond_broadcast(&crew->work);
+    if (crew->kick >= 0)
+        eventfd_write(crew->kick, 1);
+    while (crew->nthreads)
+        pthread_cond_wait(&crew->done, &crew->lock);
+    pthread_mutex_unlock(&crew->lock);
+    if (crew->any_dead)
+        pthread_join(crew->dead, NULL);
+    drop_pool(crew);
+    if (crew->epoll >= 0)
+        close(crew->epoll);
+    if (crew->kick >= 0)
+        close(crew->kick);
+    pthread_cond_destroy(&crew->work);
+    pthread_cond_destroy(&crew->done);
+    pthread_cond_destroy(&crew->tick_cond);
+    pthread_mutex_destroy(&crew->lock);
+    pthread_mutex_destroy(&crew->active_lock);
+    pthread_mutex_destroy(&crew->tick_lock);
+    free(crew);
+}

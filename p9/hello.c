@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * How a conversation begins and ends, in each direction by itself.
+ *
+ * Begins: the using half of one end sends Tversion to the serving half of the other. We offer
+ * P9_VERSION_OWN, and when that is refused P9_VERSION_L. An end that was called does not know what
+ * called it, and a plain client must not be sent a request: so it waits for the caller's Tversion,
+ * which tells (p9_use).
+ *
+ * Ends: one of us sends Tend when its using half has had all its answers, and the other end drops
+ * the fids and answers Rend. When both directions have ended in this way the channel is closed, by
+ * each end when it has both sent and got its Rend. An end without a using half goes through
+ * Tversion and Tend by itself, so that each end always knows of both directions. A plain peer just
+ * closes.
+ *
+ * A new Tversion amid a session cancels what is under way, and drops it; it is answered when the
+ * last handler has returned and handler->reset has run. Tend does the same, less the dropping.
+ */
+#include "p9/priv.h"
+#include <errno.h>
+#include <string.h>
+
+enum { GIVEN_WAIT_MS = 200 };
+
+/* ---- the serving half ---- */
+
+static void auto_use(struct p9_conn *c);
+
+static bool is_version(const struct p9_str *s, const char *version)
+{
+    return s->len == strlen(version) && !memcmp(s->s, version, s->len);
+}
+
+/* "9P2000.L" with any suffix after a further dot is a dialect that can do with 9P2000.L. */
+static bool is_l(const struct p9_str *s)
+{
+    size_t n = strlen(P9_VERSION_L);
+    return s->len >= n && !memcmp(s->s, P9_VERSION_L, n) && (s->len == n || s->s[n] == '.');
+}
+
+static void answer_version(struct p9_conn *c, struct req *req)
+{
+    const struct p9_msg *t = &req->pub.in;
+    struct p9_msg *r = &req->pub.out;
+    uint32_t msize = t->msize < c->opts.msize ? t->msize : c->opts.msize;
+    bool own = is_version(&t->version, P9_VERSION_OWN);
+    *r = (struct p9_msg){.type = P9_Rversion, .msize = msize, .version = p9_str("unknown")};
+    c->session = c->serve_ext = c->serve_done = false;
+    if (msize >= LIMIT_MSIZE_MIN && is_l(&t->version)) {
+        r->version = p9_str(own ? P9_VERSION_OWN : P9_VERSION_L);
+        c->session = true;
+        c->serve_ext = own;
+        c->smsize = msize;
+        c->peer_plain = !own;
+        c->peer_spoke = true;
+    }
+    serve_answer(c, req);
+    if (c->serve_ext && !c->said_end && (c->use == USE_DONE || (!c->opts.use && !c->use)))
+        auto_use(c);
+    use_wake_all(c);
+}
+
+static void answer_ending(struct p9_conn *c)
+{
+    struct req *req = c->ending;
+    c->ending = NULL;
+    if (c->state != LIVE) {
+        req_unref(c, req);
+        return;
+    }
+    if (req->pub.in.type == P9_Tversion) {
+        answer_version(c, req);
+        return;
+    }
+    c->session = false;
+    c->serve_done = true;
+    req->pub.out = (struct p9_msg){.type = P9_Rend};
+    serve_answer(c, req);
+}
+
+void hello_quiet(struct p9_conn *c)
+{
+    if (c->resetting)
+        return;
+    if (c->session && c->opts.handler && c->opts.handler->reset) {
+        c->resetting = true;
+        crew_submit(c->crew, &c->reset_task);
+    } else {
+        answer_ending(c);
+    }
+}
+
+void hello_reset_task(struct p9_conn *c, struct task *task)
+{
+    c->opts.handler->reset(c->opts.handler_arg);
+    pthread_mutex_lock(&c->lock);
+    c->resetting = c->session = false;
+    if (c->ending)
+        answer_ending(c);
+    out_push(c);
+    conn_settle(c);
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void end_session(struct p9_conn *c, struct req *req)
+{
+    c->ending = req;
+    serve_cancel_all(c);
+    if (c->nserving == 0)
+        hello_quiet(c);
+}
+
+void hello_version(struct p9_conn *c, struct req *req)
+{
+    if (c->ending) {
+        conn_lost(c, -EPROTO, "the other end sent Tversion before the last one was answered");
+        req_unref(c, req);
+        return;
+    }
+    for (int i = 0; i < TAG_CHAINS; i++)
+        for (struct req *r = c->reqs[i]; r; r = r->chain)
+            r->dropped = true;
+    end_session(c, req);
+}
+
+void hello_end(struct p9_conn *c, struct req *req)
+{
+    c->nserving--; /* it does not wait for itself */
+    c->bytes_serving -= req->cost;
+    req->counted = false;
+    end_session(c, req);
+}
+
+/* ---- the using half ---- */
+
+static void ended(struct p9_conn *c, struct p9_pending *p)
+{
+    pend_free(p);
+    c->use = USE_DONE; /* whatever the answer was */
+    use_wake_all(c);
+    conn_maybe_end(c);
+}
+
+static void say_end(struct p9_conn *c)
+{
+    struct p9_msg t = {.type = P9_Tend, .tag = TAG_END};
+    int r = use_async(c, &t, TAG_END, ended);
+    c->said_end = true;
+    if (r < 0)
+        conn_lost(c, r, "out of memory");
+}
+
+/* What our Tversion was answered: 0, or -EPROTONOSUPPORT when the version was refused. */
+static int agreed(struct p9_conn *c, struct p9_pending *p, bool *own)
+{
+    struct p9_answer a;
+    int r = use_decode(p, &a);
+    if (r == -ECONNABORTED)
+        return r;
+    if (r < 0)
+        return -EPROTONOSUPPORT;
+    *own = is_version(&a.r.version, P9_VERSION_OWN);
+    if (!*own && !is_version(&a.r.version, P9_VERSION_L))
+        r = -EPROTONOSUPPORT;
+    else if (a.r.msize > c->opts.msize || a.r.msize < LIMIT_MSIZE_MIN)
+        r = -EMSGSIZE;
+    else
+        c->umsize = a.r.msize;
+    p9_answer_free(&a);
+    return r;
+}
+
+static int say_version(struct p9_conn *c, const char *version,
+                       void (*then)(struct p9_conn *, struct p9_pending *))
+{
+    struct p9_msg t = {
+        .type = P9_Tversion, .tag = P9_NOTAG, .msize = c->opts.msize, .version = p9_str(version)};
+    return use_async(c, &t, P9_NOTAG, then);
+}
+
+static void auto_agreed(struct p9_conn *c, struct p9_pending *p)
+{
+    int r = agreed(c, p, &c->use_ext);
+    pend_free(p);
+    if (r == 0 && c->use_ext) {
+        c->use = USE_ENDING;
+        say_end(c);
+    } else {
+        c->use = USE_DONE;
+        conn_maybe_end(c);
+    }
+}
+
+/* The peer is one of us, and this end will use nothing: tell it so. */
+static void auto_use(struct p9_conn *c)
+{
+    c->use = USE_HELLO;
+    int r = say_version(c, P9_VERSION_OWN, auto_agreed);
+    if (r < 0)
+        conn_lost(c, r, "out of memory");
+}
+
+static void hello_agreed(struct p9_conn *c, struct p9_pending *p)
+{
+    c->hello_result = agreed(c, p, &c->use_ext);
+    pend_free(p);
+    use_wake_all(c);
+}
+
+static bool no_hello(struct p9_conn *c, void *arg)
+{
+    return !c->hello;
+}
+
+static int offer(struct p9_conn *c, struct pl_call *call, const char *version)
+{
+    int r = say_version(c, version, hello_agreed);
+    if (r == 0)
+        r = use_wait_event(c, call, no_hello, 0);
+    if (r < 0)
+        conn_lost(c, r, "the negotiation was broken off");
+    return r < 0 ? r : c->state != LIVE ? -ECONNABORTED : c->hello_result;
+}
+
+static bool spoke(struct p9_conn *c, void *arg)
+{
+    return c->peer_spoke;
+}
+
+static int hello(struct p9_conn *c, struct pl_call *call, struct pl_err *err)
+{
+    const char *peer = c->chan.peer;
+    int r = 0;
+    if (c->opts.handler && c->chan.role != CHAN_DIALED) {
+        bool given = c->chan.role == CHAN_GIVEN;
+        r = use_wait_event(c, call, spoke, given ? mono_now() + GIVEN_WAIT_MS * 1000000LL : 0);
+        if (r < 0)
+            return pl_fail(err, r, "%s: interrupted while waiting for the other end", peer);
+    }
+    if (c->peer_spoke && c->peer_plain)
+        return pl_fail(err, -ENOTCONN, "%s: the other end only uses, it serves nothing", peer);
+    r = offer(c, call, P9_VERSION_OWN);
+    if (r == -EPROTONOSUPPORT)
+        r = offer(c, call, P9_VERSION_L);
+    if (r == 0)
+        r = use_open(c);
+    if (r == 0)
+        return 0;
+    if (c->state != LIVE)
+        return pl_fail(err, c->error ? c->error : -ECONNABORTED, "%s: %s", peer,
+                       c->sentence ? c->sentence : "the other end closed the connection");
+    if (r == -EPROTONOSUPPORT)
+        return pl_fail(err, r, "%s: the other end speaks 9P, but not 9P2000.L", peer);
+    if (r == -EMSGSIZE)
+        return pl_fail(err, r, "%s: the other end wants messages of a size that cannot be", peer);
+    return pl_fail(err, r, "%s: %s", peer, strerror(-r));
+}
+
+int p9_use(struct p9_conn *c, struct pl_call *call, struct pl_err *err)
+{
+    int r;
+    pthread_mutex_lock(&c->lock);
+    use_enter(c);
+    if (c->state != LIVE) {
+        r = pl_fail(err, c->error ? c->error : -ECONNABORTED, "%s: %s", c->chan.peer,
+                    c->sentence ? c->sentence : "the other end closed the connection");
+    } else if (!c->opts.use || c->use > USE_OPEN) {
+        r = pl_fail(err, -ENOTCONN, "%s: this end uses nothing", c->chan.peer);
+    } else if (c->use == USE_OPEN) {
+        r = 0;
+    } else if (c->use == USE_HELLO) {
+        r = pl_fail(err, -EBUSY, "%s: the negotiation is under way", c->chan.peer);
+    } else {
+        c->use = USE_HELLO;
+        r = hello(c, call, err);
+        if (r < 0)
+            c->use = USE_NONE;
+    }
+    use_leave(c);
+    pthread_mutex_unlock(&c->lock);
+    return r;
+}
+
+/* ---- the end of the using half ---- */
+
+static bool nothing_pending(struct p9_conn *c, void *arg)
+{
+    return c->npending == 0 && !c->room;
+}
+
+static bool use_is_done(struct p9_conn *c, void *arg)
+{
+    return c->use == USE_DONE;
+}
+
+static int end_open(struct p9_conn *c, struct pl_call *call)
+{
+    c->use = USE_ENDING;
+    int r = use_wait_event(c, call, nothing_pending, 0);
+    if (r < 0 || c->state != LIVE) {
+        c->use = USE_OPEN;
+        return r;
+    }
+    if (c->use_ext) {
+        say_end(c);
+        return 0;
+    }
+    c->use = USE_DONE;
+    if (!c->opts.handler || !c->peer_spoke)
+        conn_end(c); /* a plain server, which has no use for us */
+    return 0;
+}
+
+int p9_use_end(struct p9_conn *c, struct pl_call *call)
+{
+    int r = 0;
+    pthread_mutex_lock(&c->lock);
+    use_enter(c);
+    if (c->state == LIVE && c->use == USE_OPEN) {
+        r = end_open(c, call);
+    } else if (c->state == LIVE && c->use == USE_NONE) {
+        if (c->serve_ext)
+            auto_use(c);
+        else
+            c->use = USE_DONE;
+        if (!c->opts.handler && !c->serve_ext)
+            conn_end(c);
+    }
+    if (r == 0 && c->state == LIVE)
+        r = use_wait_event(c, call, use_is_done, 0);
+    if (r == 0 && c->state != LIVE && c->use != USE_DONE)
+        r = c->error;
+    if (c->state == LIVE) {
+        out_push(c);
+        conn_maybe_end(c);
+        role_check(c); /* from now on a worker reads what is left to read */
+    }
+    use_leave(c);
+    pthread_mutex_unlock(&c->lock);
+    return r;
+}
+
+/* ---- */
+
+uint32_t p9_msize(const struct p9_conn *c)
+{
+    return c->umsize;
+}
+
+bool p9_extended(const struct p9_conn *c)
+{
+    return c->use_ext;
+}

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Messages on their way out: one queue in order, and at most one thread that writes (c->writing).
+ * It takes along what others have queued meanwhile, several messages with one system call.
+ *
+ * No one who might be needed elsewhere waits for the channel to take more: a caller leaves the rest
+ * to a worker and goes on to wait for its answer, as reader if there is none; a worker hands the
+ * reader's role over before it waits. So there is always a reader, whatever the writer does.
+ * The queue is bounded by the limits on requests, served and used.
+ */
+#include "p9/priv.h"
+#include <errno.h>
+#include <string.h>
+
+enum { BATCH = 16, OTHERS = 64 };
+
+void out_add(struct p9_conn *c, struct out *o)
+{
+    o->next = NULL;
+    o->done = 0;
+    *c->out_tail = o;
+    c->out_tail = &o->next;
+}
+
+bool out_idle(const struct p9_conn *c)
+{
+    return !c->writing && !c->out_head;
+}
+
+static int gather(const struct p9_conn *c, struct iovec iov[2 * BATCH])
+{
+    int n = 0;
+    for (struct out *o = c->out_head; o && n < 2 * BATCH - 1; o = o->next) {
+        uint32_t skip = o->done;
+        if (skip < o->nhead) {
+            iov[n++] = (struct iovec){(void *)(o->head + skip), o->nhead - skip};
+            skip = 0;
+        } else {
+            skip -= o->nhead;
+        }
+        if (skip < o->ndata)
+            iov[n++] = (struct iovec){(void *)(o->data + skip), o->ndata - skip};
+    }
+    return n;
+}
+
+static void pop(struct p9_conn *c)
+{
+    struct out *o = c->out_head;
+    c->out_head = o->next;
+    if (!c->out_head)
+        c->out_tail = &c->out_head;
+    o->gone(c, o);
+}
+
+static unsigned advance(struct p9_conn *c, size_t n)
+{
+    unsigned popped = 0;
+    while (c->out_head) {
+        struct out *o = c->out_head;
+        size_t rest = (size_t)o->nhead + o->ndata - o->done;
+        if (n < rest) {
+            o->done += (uint32_t)n;
+            break;
+        }
+        n -= rest;
+        pop(c);
+        popped++;
+    }
+    return popped;
+}
+
+/* We are the writer. 0: all is written and we are it no more; -EAGAIN: we still are. */
+static int write_all(struct p9_conn *c, unsigned others)
+{
+    struct iovec iov[2 * BATCH];
+    unsigned popped = 0;
+    while (c->state == LIVE && c->out_head) {
+        if (popped > others)
+            return -EAGAIN;
+        int n = gather(c, iov);
+        pthread_mutex_unlock(&c->lock);
+        ssize_t r = wire_write(&c->wire, iov, n);
+        pthread_mutex_lock(&c->lock);
+        if (r == -EAGAIN)
+            return -EAGAIN;
+        if (r < 0) {
+            conn_lost(c, -ECONNRESET, "the link was lost: %s", strerror((int)-r));
+            break;
+        }
+        if (c->opts.stats)
+            stats_add(&c->opts.stats->sent, (uint64_t)r);
+        popped += advance(c, (size_t)r);
+    }
+    c->writing = false;
+    while (c->out_head) /* only when it is over */
+        pop(c);
+    conn_maybe_end(c);
+    conn_settle(c);
+    return 0;
+}
+
+void out_push(struct p9_conn *c)
+{
+    if (c->writing || !c->out_head)
+        return;
+    c->writing = true;
+    if (write_all(c, OTHERS) == -EAGAIN)
+        crew_submit(c->crew, &c->flush_task);
+}
+
+/* Writes to the end, waiting. */
+static void drain(struct p9_conn *c)
+{
+    bool blocked = crew_block(c->crew);
+    do {
+        pthread_mutex_unlock(&c->lock);
+        wire_wait(&c->wire);
+        pthread_mutex_lock(&c->lock);
+    } while (write_all(c, UINT32_MAX) == -EAGAIN);
+    if (blocked)
+        crew_unblock(c->crew);
+}
+
+void out_push_worker(struct p9_conn *c, uint64_t gen)
+{
+    if (c->writing || !c->out_head)
+        return;
+    c->writing = true;
+    if (write_all(c, OTHERS) != -EAGAIN)
+        return;
+    if (role_mine(c, gen))
+        role_offer(c);
+    drain(c);
+}
+
+/* The task of a worker: the writer's part comes with it. */
+void out_flush(struct p9_conn *c, struct task *task)
+{
+    pthread_mutex_lock(&c->lock);
+    drain(c);
+    pthread_mutex_unlock(&c->lock);
+}

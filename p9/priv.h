@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Inside the engine.
+ *
+ *   wire.c   the descriptors: reads and writes that do not block the wrong thread
+ *   out.c    messages on their way out: one queue, one writer at a time
+ *   read.c   the reader: its role, framing, who gets a message
+ *   serve.c  the serving half: requests, their order, their answers, Tflush
+ *   hello.c  Tversion and Tend in both directions; p9_use, p9_use_end
+ *   use.c    the using half: tags, callers that wait, cancellation, fids
+ *   conn.c   the life of a connection, and its end
+ *   crew.c   threads
+ *
+ * Locks. conn->lock guards everything in struct p9_conn that is not marked otherwise. crew->lock
+ * guards the crew. Order: crew->active_lock, then conn->lock, then crew->lock. A pl_call's own lock
+ * comes before conn->lock (its wake function takes that), so no call is ever cancelled or blocked
+ * with conn->lock held. No lock is held during I/O or in a handler.
+ *
+ * The role of the reader. `rd` (the framing state) belongs to who holds the role and needs no lock
+ * beyond that, but is only changed with conn->lock held, except by the bytes that the wire puts
+ * into its buffers. A thread holds the role when role is ROLE_HELD and role_gen is the number it
+ * was given; the tick may take it away while the holder runs an op, and only then.
+ *
+ * A later layer that resumes a broken link goes between wire.c and the rest: everything above sees
+ * only wire_read, wire_write, wire_wait and wire_cut, and a link that is being mended would look
+ * like a full one.
+ */
+#ifndef P9_PRIV_H
+#define P9_PRIV_H
+
+#include "base/futex.h"
+#include "base/limits.h"
+#include "p9/conn.h"
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/uio.h>
+#include <uthash.h>
+
+struct p9_conn;
+
+/* ---- crew.c ---- */
+
+/* Something for a worker to do; embedded in what it is about. Queued at most once at a time. */
+struct task {
+    struct task *next;
+    void (*run)(struct p9_conn *conn, struct task *task);
+    struct p9_conn *conn;
+    bool queued; /* guarded by crew->lock */
+};
+
+/* The connection's place in its crew. */
+struct crew_link {
+    UT_hash_handle hh;
+    uint64_t id;                         /* in epoll events, so that a stale one finds nobody */
+    unsigned pins;                       /* guarded by crew->lock: tasks and events under way */
+    struct p9_conn *next_act, *prev_act; /* guarded by crew->active_lock */
+    bool active;                         /* guarded by crew->active_lock */
+    bool pollable;                       /* its `in` can be in an epoll */
+    uint64_t tick_seq;                   /* the tick's */
+};
+
+int crew_add(struct p9_crew *crew, struct p9_conn *conn, int fd);
+/* No more events, no ticks. From any thread; without conn->lock. */
+void crew_forget(struct p9_crew *crew, struct p9_conn *conn, int fd);
+/* Waits until no task or event of the connection is queued or runs. */
+void crew_del(struct p9_crew *crew, struct p9_conn *conn);
+/* One event, then none until armed again: `data` also when there is something to read. */
+void crew_arm(struct p9_crew *crew, struct p9_conn *conn, int fd, bool data);
+/* False when every thread is busy and no more may be started; the task is queued all the same. */
+bool crew_submit(struct p9_crew *crew, struct task *task);
+/* The thread is about to wait, and is not counted until crew_unblock. False at the hard limit. */
+bool crew_block(struct p9_crew *crew);
+void crew_unblock(struct p9_crew *crew);
+/* True if the thread may wait for a while for more from one connection. */
+bool crew_dwell(struct p9_crew *crew);
+void crew_undwell(struct p9_crew *crew);
+/* The tick looks at connections that are active. */
+void crew_active(struct p9_crew *crew, struct p9_conn *conn, bool active);
+/* An op starts in the reader: see that the tick runs. */
+void crew_tick(struct p9_crew *crew);
+/* Buffers for messages, with a small pool for large ones. NULL: no memory. */
+void *crew_buf(struct p9_crew *crew, size_t n);
+void crew_buf_free(struct p9_crew *crew, void *buf, size_t n);
+
+/* ---- wire.c ---- */
+
+struct wire {
+    int in, out;
+    bool in_sock, out_sock, timed;
+    int out_nonblock; /* `out` opened anew with O_NONBLOCK, for what knows no RWF_NOWAIT; or -1 */
+    bool no_nowait;
+    int cut; /* an eventfd that becomes readable when the link is cut; -1 with sockets */
+    struct timeval old_timeout;
+};
+int wire_init(struct wire *w, const struct chan *chan, bool serves);
+void wire_done(struct wire *w);
+/* Some bytes; 0 the end; -EAGAIN when nothing came for `timeout` ms (-1: wait for ever; sockets
+ * take any other time but 0 as WIRE_DWELL). */
+ssize_t wire_read(struct wire *w, const struct iovec *iov, int n, int timeout);
+/* What can be written without waiting, -EAGAIN when nothing. */
+ssize_t wire_write(struct wire *w, const struct iovec *iov, int n);
+/* Waits until something can be written (or the link is cut). */
+void wire_wait(struct wire *w);
+/* Wakes all who wait; reads and writes fail from now on. */
+void wire_cut(struct wire *w);
+#define WIRE_DWELL 200 /* ms */
+
+/* ---- out.c ---- */
+
+/* A message on its way out. `gone` is called with conn->lock held, once, when it has been written
+ * or will never be. */
+struct out {
+    struct out *next;
+    const uint8_t *head, *data;
+    uint32_t nhead, ndata, done;
+    void (*gone)(struct p9_conn *conn, struct out *out);
+};
+/* All with conn->lock held. */
+void out_add(struct p9_conn *c, struct out *o);
+/* Writes what is queued unless another thread does. Gives the lock up meanwhile. Never waits: what
+ * cannot be written at once is left to a worker, which waits. */
+void out_push(struct p9_conn *c);
+/* The same, but a thread that is a worker waits itself: first hands the role over. */
+void out_push_worker(struct p9_conn *c, uint64_t gen);
+bool out_idle(const struct p9_conn *c);
+void out_flush(struct p9_conn *c, struct task *task);
+
+/* ---- read.c ---- */
+
+#define RBUF_SIZE 8192
+
+enum role {
+    ROLE_NONE,    /* nobody reads */
+    ROLE_ARMED,   /* the crew's epoll will tell */
+    ROLE_OFFERED, /* a worker will come; who needs the role sooner takes it */
+    ROLE_HELD,
+    ROLE_STOPPED, /* too many requests are being served; goes on when one is answered */
+};
+
+struct req;
+struct p9_pending;
+
+enum rd_kind { RD_SMALL, RD_REQ, RD_ANSWER, RD_INTO };
+struct rd {
+    uint8_t *buf; /* RBUF_SIZE bytes, or NULL while idle */
+    uint32_t start, end;
+    enum rd_kind kind; /* of the large message that is being read, whose rest goes to dst */
+    uint8_t *dst;
+    size_t left;
+    struct req *req;
+    struct p9_pending *pend;
+    bool any; /* a message has come: the peer speaks 9P */
+};
+
+/* With conn->lock held. */
+uint64_t role_take(struct p9_conn *c); /* 0: it is not to be had */
+bool role_mine(const struct p9_conn *c, uint64_t gen);
+/* The holder gives it to who needs it. */
+void role_pass(struct p9_conn *c);
+/* The same, preferring a worker: the holder is about to wait. */
+void role_offer(struct p9_conn *c);
+/* After something changed: see that somebody reads where one must. */
+void role_check(struct p9_conn *c);
+/* A reader in an op gives the role up: the op waits. */
+void read_yield(struct p9_conn *c);
+typedef bool ready_fn(struct p9_conn *c, void *arg);
+/* The reader of a caller, until done(); gives the lock up meanwhile, and the role in the end. A
+ * deadline (0: none) that passes ends it too. */
+void read_call(struct p9_conn *c, uint64_t gen, ready_fn *done, void *arg, int64_t deadline);
+/* Drops what was half read; nobody holds the role. */
+void read_drop(struct p9_conn *c);
+/* Ends the connection with a sentence that quotes the few bytes that came. */
+void read_garbage(struct p9_conn *c);
+
+/* Without locks. A worker as reader, until the role is gone; as a task, if it is still offered. */
+void read_serve(struct p9_conn *c, uint64_t gen);
+void read_task(struct p9_conn *c, struct task *task);
+/* The epoll told; the tick finds the reader in op number `seq` for long. */
+void crew_event(struct p9_conn *c);
+void read_stuck(struct p9_conn *c, uint64_t seq);
+
+/* ---- serve.c ---- */
+
+#define REQ_INLINE 512
+#define TAG_CHAINS 64
+
+struct req {
+    struct p9_req pub;
+    struct out out;                   /* from here to `small` zeroed for each */
+    struct task task;                 /* to be run by a worker */
+    struct req *chain;                /* in conn->reqs, by tag */
+    struct req *flushes, *next_flush; /* Tflushes waiting for this one, in order */
+    struct req *held, *next_held;     /* requests that name a fid which this one makes or frees */
+    struct req *holder;               /* the other way round: it is not to be started yet */
+    struct req *next_maker, *next_spare;
+    struct req_mem *mem;
+    uint64_t gen, seq; /* the role its thread had when it started; its place in arrival */
+    uint32_t fids[1];  /* that it makes, frees or opens */
+    int nfids, refs;
+    uint32_t cost; /* against LIMIT_BYTES_SERVED */
+    bool called;   /* pub.call is set up: it goes to the handler */
+    bool counted;  /* in conn->nserving */
+    bool linked;   /* in conn->reqs */
+    bool dropped;  /* its session is over: no answer */
+    bool heavy;    /* it takes long enough to wake another thread for what comes after */
+    bool cancelled;
+    bool blocked, uncounted; /* in conn->nblocked; in the crew's */
+    uint8_t *raw, *long_head;
+    void *payload;
+    size_t nraw, npayload;
+    uint8_t small[REQ_INLINE]; /* the message, if it fits */
+    uint8_t head[256];
+};
+
+/* With conn->lock held, by the reader. */
+bool serve_full(const struct p9_conn *c);
+struct req *req_new(struct p9_conn *c, size_t size);
+/* Takes a whole message in. What the engine answers itself is done; else the request is returned if
+ * it can be run now (NULL: it waits for an earlier one, or was refused). */
+struct req *serve_take(struct p9_conn *c, struct req *req);
+/* Runs and answers; gives the lock up meanwhile. gen: as reader, else 0. */
+void serve_run(struct p9_conn *c, struct req *req, uint64_t gen);
+/* Leaves it to a worker. */
+void serve_submit(struct p9_conn *c, struct req *req);
+/* The answer is in pub.out: queues it (unless dropped), and what waited for it. */
+void serve_answer(struct p9_conn *c, struct req *req);
+void serve_cancel_all(struct p9_conn *c); /* by a worker, soon */
+void serve_cancel_task(struct p9_conn *c, struct task *task);
+void req_unref(struct p9_conn *c, struct req *req);
+void serve_purge_spares(struct p9_conn *c);
+
+/* ---- use.c ---- */
+
+enum pend_state { PEND_IDLE, PEND_SLEEPS, PEND_READ /* you are the reader */ };
+
+struct p9_pending {
+    struct out out;
+    atomic_uint state;              /* a futex: enum pend_state */
+    struct p9_pending *next, *prev; /* in conn->waiters: callers that sleep */
+    struct p9_pending *next_room;   /* in conn->room: those without a tag */
+    struct p9_conn *conn;
+    uint64_t gen; /* with PEND_READ: the role */
+    uint16_t tag;
+    uint8_t expect; /* the R type */
+    bool waits;     /* in conn->waiters */
+    bool tagged;    /* has a tag and room */
+    bool sent;      /* is or was in the out queue */
+    bool queued;    /* is in the out queue */
+    bool answered;  /* `result` or `buf` stands */
+    bool done;      /* and nobody else uses its memory */
+    bool cancelled;
+    int result, why; /* why: -EINTR or -ETIMEDOUT */
+    uint32_t cost;   /* against LIMIT_BYTES_USED */
+    uint32_t fid;    /* of a clunk */
+    uint8_t *into;
+    size_t into_size, into_n; /* into_n: SIZE_MAX when the payload is in buf */
+    uint8_t *buf;             /* the whole answer: `small` or from malloc */
+    size_t nbuf;
+    /* Nobody waits: called when done, with the lock; frees it. */
+    void (*then)(struct p9_conn *, struct p9_pending *);
+    uint8_t *head;
+    uint8_t small_head[320], small[320];
+};
+
+enum {
+    P9_RERROR = 107,                   /* of older dialects */
+    TAG_END = 2 * LIMIT_REQUESTS_USED, /* of Tend */
+};
+/* The Tflush for tag t has tag t + LIMIT_REQUESTS_USED. */
+struct tag_slot {
+    struct p9_pending *pend;
+    bool flushing;     /* Tflush is out: the tag is taken until Rflush */
+    bool flush_queued; /* its message is in the out queue */
+    struct out flush;
+    uint8_t head[9];
+};
+
+/* All with conn->lock held. */
+int use_open(struct p9_conn *c);
+struct p9_pending *use_find(struct p9_conn *c, uint16_t tag);
+/* The answer has come whole, in p->buf. */
+void use_answer(struct p9_conn *c, struct p9_pending *p);
+/* False when nothing was flushed. */
+bool use_flushed(struct p9_conn *c, uint16_t tag);
+void use_fail_all(struct p9_conn *c); /* the link is lost */
+/* Sends Tversion (tag NOTAG) or Tend (TAG_END), which nobody waits for. */
+int use_async(struct p9_conn *c, struct p9_msg *t, uint16_t tag,
+              void (*then)(struct p9_conn *, struct p9_pending *));
+int use_decode(struct p9_pending *p, struct p9_answer *ret);
+void pend_init(struct p9_conn *c, struct p9_pending *p);
+void pend_free(struct p9_pending *p);
+/* Waits until ready(arg), reading if nobody else does, or until the connection is over, or (if not
+ * 0) the deadline. Gives the lock up meanwhile. */
+void use_wait(struct p9_conn *c, struct p9_pending *p, ready_fn *ready, void *arg,
+              int64_t deadline);
+/* The same for an event that use_wake_all tells of, heeding the call: 0, -EINTR, -ETIMEDOUT. */
+int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, int64_t deadline);
+void use_unwait(struct p9_conn *c, struct p9_pending *p);
+void use_wake_all(struct p9_conn *c);
+void use_enter(struct p9_conn *c);
+void use_leave(struct p9_conn *c);
+
+/* ---- hello.c ---- */
+
+enum use_state { USE_NONE, USE_HELLO, USE_OPEN, USE_ENDING, USE_DONE };
+
+/* With conn->lock held. */
+void hello_version(struct p9_conn *c, struct req *req);
+void hello_end(struct p9_conn *c, struct req *req);
+/* The ending session's last request is gone. */
+void hello_quiet(struct p9_conn *c);
+void hello_reset_task(struct p9_conn *c, struct task *task);
+
+/* ---- conn.c ---- */
+
+enum conn_state { LIVE, ENDED /* or lost; `error` says */, OVER };
+
+struct p9_conn {
+    pthread_mutex_t lock;
+    pthread_cond_t cond; /* broadcast: over, no users */
+    struct chan chan;
+    struct wire wire;
+    struct p9_conn_opts opts;
+    struct p9_crew *crew;
+    struct crew_link link;
+    enum conn_state state;
+    int error;
+    char *sentence;
+    bool finalising;
+    unsigned users; /* threads inside p9_rpc and the like */
+    struct task read_task, flush_task, cancel_task, reset_task, final_task;
+
+    /* the reader */
+    enum role role;
+    uint64_t role_gen;
+    struct rd rd;
+    bool hup;                /* the epoll told of the end while it could not be looked at */
+    int eager;               /* so many more requests hand the role over before they run */
+    _Atomic bool op_running; /* the reader is in an op: for the tick */
+    _Atomic uint64_t op_seq;
+
+    /* out */
+    struct out *out_head, **out_tail;
+    bool writing;
+
+    /* the serving half */
+    struct req *reqs[TAG_CHAINS];
+    struct req *makers; /* requests that make, free or open a fid */
+    struct req *spares;
+    struct req *ending; /* Tversion or Tend that waits for the session to be quiet */
+    unsigned nserving, nblocked, nspares;
+    size_t bytes_serving;
+    uint64_t next_seq;
+    uint32_t smsize;
+    bool session, resetting;
+    bool serve_ext;              /* the peer's using half speaks our own messages */
+    bool serve_done;             /* and has said goodbye */
+    bool peer_spoke, peer_plain; /* its Tversion came; it was the plain one */
+
+    /* the using half */
+    enum use_state use;
+    bool use_ext, said_end;
+    uint32_t umsize;
+    int hello_result; /* of our Tversion */
+    struct tag_slot *tags;
+    struct p9_pending *hello, *bye; /* our Tversion, our Tend */
+    unsigned nfree_tags, npending;
+    uint16_t *free_tags;
+    size_t bytes_used;
+    struct p9_pending *room, **room_tail; /* those who want room, in order */
+    struct p9_pending *waiters;           /* those who sleep, any of whom can be made the reader */
+    uint32_t *fids_free;
+    uint32_t nfids_free, fids_cap, fids_next;
+};
+
+/* All with conn->lock held. The link is lost, or what the peer says makes no sense. First wins. */
+void conn_lost(struct p9_conn *c, int error, const char *fmt, ...) PL_PRINTF(3, 4);
+/* Ends it well. */
+void conn_end(struct p9_conn *c);
+/* The peer closed (0) or the read failed; `partial`: amid a message. */
+void conn_eof(struct p9_conn *c, int error, bool partial);
+/* Ends it when both ends have said goodbye. */
+void conn_maybe_end(struct p9_conn *c);
+/* Ends it for good when nothing of it is under way any more. */
+void conn_settle(struct p9_conn *c);
+
+#endif

@@ -1,0 +1,660 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The using half: callers, their tags, and how they wait.
+ *
+ * A caller that waits is the reader if the role is to be had; else it sleeps in c->waiters until it
+ * is given the role or its answer has come. What it waits for is said by a ready_fn.
+ *
+ * A request is done when its answer has come (or will not come) *and* its message has left the
+ * queue, because that refers to the caller's memory. Its tag is free when moreover the Tflush, if
+ * one was sent, has been answered. A cancelled call sends Tflush and goes on waiting: for the
+ * answer, which is then returned, or for Rflush, which means -EINTR.
+ *
+ * Room (a tag, and bytes in LIMIT_BYTES_USED) is given in order of arrival.
+ */
+#include "p9/priv.h"
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- waiting ---- */
+
+static void wait_in(struct p9_conn *c, struct p9_pending *p)
+{
+    p->waits = true;
+    p->prev = NULL;
+    p->next = c->waiters;
+    if (c->waiters)
+        c->waiters->prev = p;
+    c->waiters = p;
+}
+
+void use_unwait(struct p9_conn *c, struct p9_pending *p)
+{
+    if (!p->waits)
+        return;
+    p->waits = false;
+    if (p->prev)
+        p->prev->next = p->next;
+    else
+        c->waiters = p->next;
+    if (p->next)
+        p->next->prev = p->prev;
+}
+
+static void wake(struct p9_pending *p)
+{
+    unsigned sleeps = PEND_SLEEPS;
+    if (atomic_compare_exchange_strong(&p->state, &sleeps, PEND_IDLE))
+        futex_wake(&p->state);
+}
+
+void use_wake_all(struct p9_conn *c)
+{
+    for (struct p9_pending *p = c->waiters; p; p = p->next)
+        wake(p);
+    pthread_cond_broadcast(&c->cond);
+}
+
+/* Sleeps until woken, or given the role: then its number, else 0. */
+static uint64_t nap(struct p9_conn *c, struct p9_pending *p, int64_t deadline)
+{
+    wait_in(c, p);
+    atomic_store(&p->state, PEND_SLEEPS);
+    pthread_mutex_unlock(&c->lock);
+    while (atomic_load(&p->state) == PEND_SLEEPS && (!deadline || mono_now() < deadline))
+        futex_wait(&p->state, PEND_SLEEPS, deadline);
+    pthread_mutex_lock(&c->lock);
+    use_unwait(c, p);
+    return atomic_exchange(&p->state, PEND_IDLE) == PEND_READ ? p->gen : 0;
+}
+
+/* Waits until ready(arg), reading if nobody else does, or until the connection is over, or (if not
+ * 0) the deadline. With the lock, which it gives up meanwhile. */
+void use_wait(struct p9_conn *c, struct p9_pending *p, ready_fn *ready, void *arg, int64_t deadline)
+{
+    while (!ready(c, arg) && c->state == LIVE && (!deadline || mono_now() < deadline)) {
+        uint64_t gen = role_take(c);
+        if (!gen)
+            gen = nap(c, p, deadline);
+        if (gen)
+            read_call(c, gen, ready, arg, deadline);
+    }
+}
+
+/* A thread is in the connection, which is not freed before it has left. */
+void use_enter(struct p9_conn *c)
+{
+    c->users++;
+}
+
+void use_leave(struct p9_conn *c)
+{
+    if (--c->users == 0)
+        pthread_cond_broadcast(&c->cond);
+}
+
+/* ---- tags and room ---- */
+
+static void give_room(struct p9_conn *c)
+{
+    struct p9_pending *p;
+    while ((p = c->room) && c->nfree_tags &&
+           (c->bytes_used == 0 || c->bytes_used + p->cost <= LIMIT_BYTES_USED)) {
+        c->room = p->next_room;
+        if (!c->room)
+            c->room_tail = &c->room;
+        p->tag = c->free_tags[--c->nfree_tags];
+        p->tagged = true;
+        c->tags[p->tag].pend = p;
+        c->npending++;
+        c->bytes_used += p->cost;
+        wake(p);
+    }
+}
+
+static void leave_room(struct p9_conn *c, struct p9_pending *p)
+{
+    struct p9_pending **q = &c->room;
+    while (*q && *q != p)
+        q = &(*q)->next_room;
+    if (!*q)
+        return;
+    *q = p->next_room;
+    if (!c->room) {
+        c->room_tail = &c->room;
+    } else if (!p->next_room) {
+        for (q = &c->room; *q; q = &(*q)->next_room)
+            ;
+        c->room_tail = q;
+    }
+}
+
+static void free_tag(struct p9_conn *c, uint16_t tag)
+{
+    struct tag_slot *s = &c->tags[tag];
+    if (s->pend || s->flushing || s->flush_queued)
+        return;
+    c->free_tags[c->nfree_tags++] = tag;
+    give_room(c);
+}
+
+int use_open(struct p9_conn *c)
+{
+    c->tags = calloc(LIMIT_REQUESTS_USED, sizeof(*c->tags));
+    c->free_tags = calloc(LIMIT_REQUESTS_USED, sizeof(*c->free_tags));
+    if (!c->tags || !c->free_tags)
+        return -ENOMEM;
+    for (unsigned i = 0; i < LIMIT_REQUESTS_USED; i++)
+        c->free_tags[i] = (uint16_t)(LIMIT_REQUESTS_USED - 1 - i);
+    c->nfree_tags = LIMIT_REQUESTS_USED;
+    c->use = USE_OPEN;
+    return 0;
+}
+
+/* ---- requests ---- */
+
+struct p9_pending *use_find(struct p9_conn *c, uint16_t tag)
+{
+    if (tag == P9_NOTAG)
+        return c->hello;
+    if (tag == TAG_END)
+        return c->bye;
+    return c->tags && tag < LIMIT_REQUESTS_USED ? c->tags[tag].pend : NULL;
+}
+
+static bool is_done(struct p9_conn *c, void *p)
+{
+    return ((struct p9_pending *)p)->done;
+}
+
+static bool is_tagged(struct p9_conn *c, void *p)
+{
+    return ((struct p9_pending *)p)->tagged || ((struct p9_pending *)p)->done;
+}
+
+static void complete(struct p9_conn *c, struct p9_pending *p)
+{
+    if (p->done || !p->answered || p->queued || c->rd.pend == p)
+        return;
+    p->done = true;
+    if (p == c->hello) {
+        c->hello = NULL;
+    } else if (p == c->bye) {
+        c->bye = NULL;
+    } else if (p->tagged) {
+        c->npending--;
+        c->bytes_used -= p->cost;
+        c->tags[p->tag].pend = NULL;
+        free_tag(c, p->tag);
+        if (c->npending == 0 && c->use == USE_ENDING)
+            use_wake_all(c);
+    }
+    if (p->then)
+        p->then(c, p);
+    else
+        wake(p);
+}
+
+static void pend_gone(struct p9_conn *c, struct out *out)
+{
+    struct p9_pending *p = (struct p9_pending *)((char *)out - offsetof(struct p9_pending, out));
+    p->queued = false;
+    pthread_cond_broadcast(&c->cond);
+    complete(c, p);
+}
+
+/* The answer may come before the writer has noted that the request is out. As the reader would not
+ * look again before the next message, it waits for the writer here, which is just about to. */
+void use_answer(struct p9_conn *c, struct p9_pending *p)
+{
+    while (p->queued)
+        pthread_cond_wait(&c->cond, &c->lock);
+    c->rd.pend = NULL; /* until now nobody may complete it but us */
+    p->answered = true;
+    complete(c, p);
+}
+
+static void fail(struct p9_conn *c, struct p9_pending *p)
+{
+    if (!p)
+        return;
+    if (!p->answered && c->rd.pend != p) {
+        p->answered = true;
+        p->result = -ECONNABORTED;
+    }
+    complete(c, p);
+}
+
+void use_fail_all(struct p9_conn *c)
+{
+    while (c->room) {
+        struct p9_pending *p = c->room;
+        leave_room(c, p);
+        p->answered = true;
+        p->result = -ECONNABORTED;
+        complete(c, p);
+    }
+    fail(c, c->hello);
+    fail(c, c->bye);
+    for (unsigned i = 0; c->tags && i < LIMIT_REQUESTS_USED; i++)
+        fail(c, c->tags[i].pend);
+    use_wake_all(c);
+}
+
+static int encode(struct p9_pending *p, struct p9_msg *t)
+{
+    size_t size = p9_encode_size(t), ndata = p9_has_data(t->type) ? t->count : 0;
+    if (size == 0)
+        return -EINVAL;
+    p->head = size - ndata <= sizeof(p->small_head) ? p->small_head : malloc(size - ndata);
+    if (!p->head)
+        return -ENOMEM;
+    int n = p9_encode_head(t, p->head, size - ndata);
+    if (n < 0)
+        return n;
+    p->out = (struct out){.head = p->head,
+                          .nhead = (uint32_t)n,
+                          .data = t->data,
+                          .ndata = (uint32_t)ndata,
+                          .gone = pend_gone};
+    p->expect = (uint8_t)(t->type + 1);
+    /* What the answer may take at the other end counts too, as it counts there. */
+    p->cost = (uint32_t)size;
+    if (t->type == P9_Tread || t->type == P9_Treaddir)
+        p->cost += t->count;
+    return 0;
+}
+
+void pend_init(struct p9_conn *c, struct p9_pending *p)
+{
+    memset(p, 0, offsetof(struct p9_pending, small_head));
+    p->conn = c;
+}
+
+static void pend_done(struct p9_pending *p)
+{
+    if (p->head != p->small_head)
+        free(p->head);
+    if (p->buf != p->small)
+        free(p->buf);
+}
+
+void pend_free(struct p9_pending *p)
+{
+    pend_done(p);
+    free(p);
+}
+
+static void send_tagged(struct p9_conn *c, struct p9_pending *p)
+{
+    p->head[5] = (uint8_t)p->tag;
+    p->head[6] = (uint8_t)(p->tag >> 8);
+    p->queued = p->sent = true;
+    out_add(c, &p->out);
+    out_push(c);
+}
+
+int use_async(struct p9_conn *c, struct p9_msg *t, uint16_t tag,
+              void (*then)(struct p9_conn *, struct p9_pending *))
+{
+    struct p9_pending *p = malloc(sizeof(*p));
+    if (!p)
+        return -ENOMEM;
+    pend_init(c, p);
+    p->then = then;
+    p->tag = tag;
+    int r = encode(p, t);
+    if (r < 0) {
+        pend_free(p);
+        return r;
+    }
+    *(tag == P9_NOTAG ? &c->hello : &c->bye) = p;
+    send_tagged(c, p);
+    return 0;
+}
+
+/* ---- cancelling ---- */
+
+static void flush_gone(struct p9_conn *c, struct out *out)
+{
+    struct tag_slot *s = (struct tag_slot *)((char *)out - offsetof(struct tag_slot, flush));
+    s->flush_queued = false;
+    pthread_cond_broadcast(&c->cond);
+    free_tag(c, (uint16_t)(s - c->tags));
+}
+
+static void cancel(struct p9_conn *c, struct p9_pending *p, int why)
+{
+    struct p9_msg t = {.type = P9_Tflush};
+    if (p->answered || p->cancelled)
+        return;
+    p->cancelled = true;
+    p->why = why;
+    if (!p->sent) {
+        leave_room(c, p);
+        p->answered = true;
+        p->result = why;
+        complete(c, p);
+        return;
+    }
+    if (c->state != LIVE)
+        return;
+    struct tag_slot *s = &c->tags[p->tag];
+    t.tag = (uint16_t)(p->tag + LIMIT_REQUESTS_USED);
+    t.oldtag = p->tag;
+    s->flushing = s->flush_queued = true;
+    int n = p9_encode(&t, s->head, sizeof(s->head));
+    assert(n == sizeof(s->head));
+    s->flush = (struct out){.head = s->head, .nhead = (uint32_t)n, .gone = flush_gone};
+    out_add(c, &s->flush);
+    out_push(c);
+}
+
+bool use_flushed(struct p9_conn *c, uint16_t tag)
+{
+    if (tag >= LIMIT_REQUESTS_USED || !c->tags || !c->tags[tag].flushing)
+        return false;
+    while (c->tags[tag].flush_queued)
+        pthread_cond_wait(&c->cond, &c->lock);
+    struct p9_pending *p = c->tags[tag].pend;
+    c->tags[tag].flushing = false;
+    if (!p) {
+        free_tag(c, tag);
+    } else if (!p->answered) {
+        p->answered = true;
+        p->result = p->why;
+        complete(c, p);
+    }
+    return true;
+}
+
+static void cancel_call(void *arg)
+{
+    struct p9_pending *p = arg;
+    struct p9_conn *c = p->conn;
+    pthread_mutex_lock(&c->lock);
+    cancel(c, p, -EINTR);
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* Waits for one step of a request, and heeds the call. With the lock. */
+static void wait_heeding(struct p9_conn *c, struct pl_call *call, struct p9_pending *p,
+                         ready_fn *ready)
+{
+    if (ready(c, p) || c->state != LIVE)
+        return;
+    bool registered = false;
+    if (call && !p->cancelled) {
+        pthread_mutex_unlock(&c->lock);
+        int r = pl_call_block(call, cancel_call, p);
+        pthread_mutex_lock(&c->lock);
+        registered = r == 0;
+        if (r < 0)
+            cancel(c, p, r);
+    }
+    while (!ready(c, p) && c->state == LIVE) {
+        int64_t deadline = call && !p->cancelled ? call->deadline : 0, until = deadline;
+        if (call && !p->sent) { /* a reader cannot be woken, and no Tflush will do it */
+            int64_t slice = mono_now() + WIRE_DWELL * 1000000LL;
+            until = deadline && deadline < slice ? deadline : slice;
+        }
+        use_wait(c, p, ready, p, until);
+        if (deadline && !ready(c, p) && mono_now() >= deadline)
+            cancel(c, p, -ETIMEDOUT);
+    }
+    if (registered) {
+        pthread_mutex_unlock(&c->lock);
+        pl_call_unblock(call);
+        pthread_mutex_lock(&c->lock);
+    }
+}
+
+/* The link is lost, but a thread may still read into or write from our memory. */
+static void wait_let_go(struct p9_conn *c, struct p9_pending *p)
+{
+    while (!p->done) {
+        fail(c, p);
+        uint64_t gen = p->done ? 0 : nap(c, p, 0);
+        if (gen)
+            read_call(c, gen, is_done, p, 0);
+    }
+}
+
+static void wake_event(void *arg)
+{
+    struct p9_pending *p = arg;
+    pthread_mutex_lock(&p->conn->lock);
+    p->cancelled = true;
+    wake(p);
+    pthread_mutex_unlock(&p->conn->lock);
+}
+
+_Static_assert(LIMIT_FLUSHES_USED > LIMIT_REQUESTS_USED, "a Tflush for each, and Tend");
+
+struct event {
+    struct p9_pending p; /* stands for the thread */
+    ready_fn *ready;
+};
+
+static bool event_ready(struct p9_conn *c, void *arg)
+{
+    struct event *e = arg;
+    return e->p.cancelled || e->ready(c, NULL);
+}
+
+int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, int64_t deadline)
+{
+    struct event e = {.ready = ready};
+    int r = 0;
+    pend_init(c, &e.p);
+    if (call) {
+        pthread_mutex_unlock(&c->lock);
+        r = pl_call_block(call, wake_event, &e.p);
+        pthread_mutex_lock(&c->lock);
+        if (r < 0)
+            return r;
+        if (call->deadline && (!deadline || call->deadline < deadline))
+            deadline = call->deadline;
+    }
+    /* A reader cannot be woken: one that may be cancelled looks up now and then. These waits are
+     * those of beginning and end; a request is cancelled by its Tflush, whose answer wakes. */
+    for (int64_t slice = 0; c->state == LIVE && !event_ready(c, &e);) {
+        slice = mono_now() + WIRE_DWELL * 1000000LL;
+        use_wait(c, &e.p, event_ready, &e,
+                 call && (!deadline || slice < deadline) ? slice : deadline);
+        if (deadline && mono_now() >= deadline)
+            break;
+    }
+    if (call) {
+        pthread_mutex_unlock(&c->lock);
+        pl_call_unblock(call);
+        pthread_mutex_lock(&c->lock);
+        r = ready(c, NULL) ? 0 : pl_call_over(call);
+    }
+    return r;
+}
+
+/* ---- the calls ---- */
+
+/* Sends. With a negative result nothing is under way; with 0 and `then`, *p is no longer ours. */
+static int begin(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, struct p9_pending *p,
+                 void (*then)(struct p9_conn *, struct p9_pending *))
+{
+    int r = encode(p, t);
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&c->lock);
+    use_enter(c);
+    if (c->state != LIVE || c->use != USE_OPEN)
+        r = c->state == LIVE && c->use == USE_NONE ? -ENOTCONN : -ECONNABORTED;
+    else if (p9_is_own(t->type) && !c->use_ext)
+        r = -EOPNOTSUPP;
+    else if (p9_encode_size(t) > c->umsize)
+        r = -EMSGSIZE;
+    if (r == 0) {
+        p->next_room = NULL;
+        *c->room_tail = p;
+        c->room_tail = &p->next_room;
+        give_room(c);
+        wait_heeding(c, call, p, is_tagged);
+        if (!p->done && c->state == LIVE) {
+            p->then = then;
+            send_tagged(c, p);
+        } else {
+            wait_let_go(c, p);
+            r = p->result;
+        }
+    }
+    use_leave(c);
+    pthread_mutex_unlock(&c->lock);
+    return r;
+}
+
+/* What the peer said, as a result. */
+int use_decode(struct p9_pending *p, struct p9_answer *ret)
+{
+    ret->buf = NULL;
+    ret->r.type = 0;
+    if (p->result < 0)
+        return p->result;
+    int r = -EPROTO;
+    if (p->buf[4] != P9_RERROR) /* of an old dialect: not for us */
+        r = p->into_n != SIZE_MAX && p->into && p->buf[4] == p->expect
+                ? p9_decode_split(p->buf, p->nbuf, p->into, p->into_n, &ret->r)
+                : p9_decode(p->buf, p->nbuf, &ret->r);
+    if (r < 0)
+        return -EPROTO;
+    if (ret->r.type == P9_Rlerror)
+        return ret->r.ecode > 0 && ret->r.ecode < 4096 ? -(int)ret->r.ecode : -EIO;
+    if (p->buf != p->small) {
+        ret->buf = p->buf;
+        p->buf = NULL;
+    }
+    return 0;
+}
+
+static int end(struct p9_conn *c, struct pl_call *call, struct p9_pending *p, struct p9_answer *ret)
+{
+    pthread_mutex_lock(&c->lock);
+    use_enter(c);
+    wait_heeding(c, call, p, is_done);
+    wait_let_go(c, p);
+    int r = use_decode(p, ret);
+    if (r < 0 && p->result == 0 && ret->r.type != P9_Rlerror)
+        conn_lost(c, -EPROTO, "the other end sent an answer that makes no sense (to %s)",
+                  p9_type_name((uint8_t)(p->expect - 1)));
+    use_leave(c);
+    pthread_mutex_unlock(&c->lock);
+    return r;
+}
+
+static void set_into(struct p9_pending *p, const struct p9_msg *t, void *into, size_t size)
+{
+    if (into && (t->type == P9_Tread || t->type == P9_Treaddir)) {
+        p->into = into;
+        p->into_size = size < t->count ? size : t->count;
+    }
+}
+
+int p9_rpc(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, struct p9_answer *ret,
+           void *into, size_t into_size)
+{
+    struct p9_pending p;
+    ret->buf = NULL;
+    pend_init(c, &p);
+    set_into(&p, t, into, into_size);
+    int r = begin(c, call, t, &p, NULL);
+    if (r == 0)
+        r = end(c, call, &p, ret);
+    pend_done(&p);
+    return r;
+}
+
+int p9_rpc_start(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, void *into,
+                 size_t into_size, struct p9_pending **ret)
+{
+    struct p9_pending *p = malloc(sizeof(*p));
+    if (!p)
+        return -ENOMEM;
+    pend_init(c, p);
+    set_into(p, t, into, into_size);
+    int r = begin(c, call, t, p, NULL);
+    if (r == 0)
+        *ret = p;
+    else
+        pend_free(p);
+    return r;
+}
+
+int p9_rpc_finish(struct p9_conn *c, struct pl_call *call, struct p9_pending *p,
+                  struct p9_answer *ret)
+{
+    int r = end(c, call, p, ret);
+    pend_free(p);
+    return r;
+}
+
+void p9_answer_free(struct p9_answer *a)
+{
+    free(a->buf);
+    a->buf = NULL;
+}
+
+/* ---- fids ---- */
+
+uint32_t p9_fid_get(struct p9_conn *c)
+{
+    uint32_t fid = P9_NOFID;
+    pthread_mutex_lock(&c->lock);
+    if (c->nfids_free)
+        fid = c->fids_free[--c->nfids_free];
+    else if (c->fids_next < LIMIT_FIDS)
+        fid = c->fids_next++;
+    pthread_mutex_unlock(&c->lock);
+    return fid;
+}
+
+static void put_fid(struct p9_conn *c, uint32_t fid)
+{
+    if (c->nfids_free == c->fids_cap) {
+        uint32_t cap = c->fids_cap ? 2 * c->fids_cap : 16;
+        uint32_t *more = realloc(c->fids_free, cap * sizeof(*more));
+        if (!more)
+            return; /* the fid is lost, no more */
+        c->fids_free = more;
+        c->fids_cap = cap;
+    }
+    c->fids_free[c->nfids_free++] = fid;
+}
+
+void p9_fid_put(struct p9_conn *c, uint32_t fid)
+{
+    if (fid == P9_NOFID)
+        return;
+    pthread_mutex_lock(&c->lock);
+    put_fid(c, fid);
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void clunked(struct p9_conn *c, struct p9_pending *p)
+{
+    put_fid(c, p->fid);
+    pend_free(p);
+}
+
+void p9_clunk_later(struct p9_conn *c, uint32_t fid)
+{
+    struct p9_msg t = {.type = P9_Tclunk, .fid = fid};
+    struct p9_pending *p = malloc(sizeof(*p));
+    if (!p)
+        return; /* the fid stays taken, at both ends */
+    pend_init(c, p);
+    p->fid = fid;
+    int r = begin(c, NULL, &t, p, clunked);
+    if (r < 0) {
+        p9_fid_put(c, fid);
+        pend_free(p);
+    }
+}
