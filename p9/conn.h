@@ -44,6 +44,8 @@ struct p9_req {
 /* Room for `n` bytes of answer payload (Rread, Rreaddir data), laid out so that it is sent without
  * a copy; NULL when n would pass the msize. One a request. Set out.data to it. */
 void *p9_req_payload(struct p9_req *req, size_t n);
+/* The largest n for p9_req_payload: what the msize leaves to Rread and Rreaddir. */
+size_t p9_req_payload_max(const struct p9_req *req);
 /* Memory that lives until the answer is sent; NULL when out of memory. */
 void *p9_req_alloc(struct p9_req *req, size_t n);
 /* Makes the answer an Rlerror. */
