@@ -34,6 +34,7 @@
     X(XATTR_VALUE, 65536, "bytes", "an extended attribute, or a list of their names")              \
     X(XATTR_BYTES, 16777216, "bytes", "of extended attributes held by fids of one connection")     \
     X(LOCK_OWNERS, 16384, "owners", "that hold locks through the fids of one connection")          \
+    X(USERS, 4096, "users", "of one mount of a 9P server, each with an attach of its own")         \
     X(LOCK_WAITS, 256, "requests", "of one connection that wait for a lock")                       \
     X(IOCTL, 16384, "bytes", "of an ioctl's argument, each way")
 

@@ -158,10 +158,11 @@ int p9d_attach(struct p9d_op *op);
  * Handlers: fill op->out and return 0, or a negative errno. */
 #define P9D_HANDLERS(X)                                                                            \
     X(walk)                                                                                        \
-    X(lookup) X(getattr) X(setattr) X(readlink) X(statfs) X(mkdir) X(symlink) X(mknod) X(link)     \
-        X(rename) X(renameat) X(rename2) X(unlinkat) X(remove) X(lopen) X(lcreate) X(tmpfile)      \
-            X(read) X(write) X(fsync) X(clunk) X(readdir) X(xattrwalk) X(xattrcreate) X(lock)      \
-                X(getlock) X(fallocate) X(seek) X(copy) X(access) X(flushfile) X(syncfs) X(ioctl)
+    X(lookup)                                                                                      \
+    X(getattr) X(setattr) X(readlink) X(statfs) X(mkdir) X(symlink) X(mknod) X(link) X(rename)     \
+        X(renameat) X(rename2) X(unlinkat) X(remove) X(lopen) X(lcreate) X(tmpfile) X(read)        \
+            X(write) X(fsync) X(clunk) X(readdir) X(xattrwalk) X(xattrcreate) X(lock) X(getlock)   \
+                X(fallocate) X(seek) X(copy) X(access) X(flushfile) X(syncfs) X(ioctl)
 #define X(name) int p9d_##name(struct p9d_op *op);
 P9D_HANDLERS(X)
 #undef X
