@@ -166,12 +166,15 @@ static int fail_attach(struct p9s_tree *t, int r, struct pl_err *err)
 /* Attaches as the main user and makes the root node. */
 static int open_root(struct p9s_tree *t, struct pl_call *call, const char *uname)
 {
-    char *name = uname ? strdup(uname) : name_of(t->main.uid);
+    char *own = name_of(t->main.uid);
     struct p9_qid qid;
-    if (!name)
+    if (!own)
         return -ENOMEM;
-    int r = p9s_attach(t, call, name, uname ? P9_NONUNAME : t->main.uid, &t->main.root, &qid);
-    free(name);
+    bool other = uname && strcmp(uname, own);
+    t->many = t->main.uid == 0 && !other;
+    int r = p9s_attach(t, call, other ? uname : own, other ? P9_NONUNAME : t->main.uid,
+                       &t->main.root, &qid);
+    free(own);
     if (r < 0)
         return r;
     struct p9_msg m = {.type = P9_Tgetattr, .fid = t->main.root, .mask = P9_GETATTR_ALL};
@@ -209,7 +212,6 @@ int pl_p9_open(struct p9_conn *conn, bool own, const char *aname, const char *un
     t->ext = p9_extended(conn);
     t->chunk = p9_msize(conn) - P9_IOHDRSZ;
     t->main.uid = geteuid();
-    t->many = t->main.uid == 0 && !uname;
     if (getrandom(&t->tag, sizeof(t->tag), GRND_NONBLOCK) != sizeof(t->tag))
         t->tag = (uint64_t)getpid() << 32 ^ (uint64_t)(uintptr_t)t;
     pthread_mutex_init(&t->mutex, NULL);
