@@ -11,8 +11,9 @@
 
 /* ---- requests ---- */
 
-/* Which fids a request names, in order: the first claim becomes op->fid, the second op->fid2. A
- * second of kind P9D_MAKE is the fid to be made. */
+enum kind { USE, MAKE, CHANGE /* opens it, or puts another in its place */, FREE };
+
+/* Which fids a request names, in order. */
 struct row {
     int (*run)(struct p9d_op *op);
     uint8_t n;
@@ -24,7 +25,7 @@ struct row {
 
 #define AT(kind, member)                                                                           \
     {                                                                                              \
-        P9D_##kind, offsetof(struct p9_msg, member)                                                \
+        kind, offsetof(struct p9_msg, member)                                                      \
     }
 #define ONE(name, kind, member)                                                                    \
     {                                                                                              \
@@ -59,15 +60,15 @@ static const struct row rows[256] = {
     [P9_Trenameat] = TWO(renameat, USE, dfid, USE, newdfid),
     [P9_Trename2] = TWO(rename2, USE, dfid, USE, newdfid),
     [P9_Tunlinkat] = ONE(unlinkat, USE, dfid),
-    [P9_Tlopen] = ONE(lopen, MAKE, fid),
-    [P9_Tlcreate] = ONE(lcreate, MAKE, fid),
+    [P9_Tlopen] = ONE(lopen, CHANGE, fid),
+    [P9_Tlcreate] = ONE(lcreate, CHANGE, fid),
     [P9_Ttmpfile] = TWO(tmpfile, USE, dfid, MAKE, newfid),
     [P9_Tread] = ONE(read, USE, fid),
     [P9_Twrite] = ONE(write, USE, fid),
     [P9_Tfsync] = ONE(fsync, USE, fid),
     [P9_Treaddir] = ONE(readdir, USE, fid),
     [P9_Txattrwalk] = TWO(xattrwalk, USE, fid, MAKE, newfid),
-    [P9_Txattrcreate] = ONE(xattrcreate, MAKE, fid),
+    [P9_Txattrcreate] = ONE(xattrcreate, CHANGE, fid),
     [P9_Tlock] = ONE(lock, USE, fid),
     [P9_Tgetlock] = ONE(getlock, USE, fid),
     [P9_Tfallocate] = ONE(fallocate, USE, fid),
@@ -86,33 +87,53 @@ static uint32_t fid_at(const struct p9_msg *in, uint16_t off)
     return num;
 }
 
-static void claim_fids(struct p9d_op *op, const struct row *row)
+/* Finds the fids: those that must exist do, those that must not do not. */
+static int find_fids(struct p9d_op *op, const struct row *row)
 {
     const struct p9_msg *in = op->in;
-    if (in->type == P9_Twalk && in->newfid == in->fid) {
-        p9d_claim(op, P9D_MAKE, in->fid);
-        return;
-    }
+    struct p9d_session *s = op->session;
     for (unsigned i = 0; i < row->n; i++) {
         uint32_t num = fid_at(in, row->fid[i].off);
-        /* a lookup may do without a fid of what it finds */
-        if (!(in->type == P9_Tlookup && i == 1 && num == P9_NOFID))
-            p9d_claim(op, row->fid[i].kind, num);
+        struct p9d_fid **fid = i ? &op->fid2 : &op->fid;
+        switch (row->fid[i].kind) {
+        case MAKE:
+            if (in->type == P9_Tlookup && num == P9_NOFID)
+                continue; /* a lookup may do without a fid of what it finds */
+            op->newfid = num;
+            if (num == P9_NOFID)
+                return -EBADF;
+            if (in->type == P9_Twalk && num == in->fid)
+                continue; /* the fid moves */
+            if ((*fid = p9d_fid_get(s, num)))
+                return -EBADF;
+            continue;
+        case CHANGE:
+            op->newfid = num;
+            break;
+        case FREE:
+            if (!(*fid = p9d_fid_take(s, num)))
+                return -EBADF;
+            continue;
+        }
+        if (!(*fid = p9d_fid_get(s, num)))
+            return -EBADF;
     }
+    return 0;
 }
 
-/* The fids are there: those that must exist do, those that must not do not. */
-static int check_fids(struct p9d_op *op)
+static int run(struct p9d_op *op, const struct row *row)
 {
-    if (op->in->type == P9_Tattach)
-        return 0;
-    op->fid = op->claim[0].fid;
-    if (!op->fid)
-        return -EBADF;
-    if (op->nclaims > 1 && op->claim[1].kind == P9D_MAKE)
-        return op->claim[1].fid ? -EBADF : 0;
-    op->fid2 = op->nclaims > 1 ? op->claim[1].fid : NULL;
-    return 0;
+    int r = find_fids(op, row);
+    if (r < 0)
+        return r;
+    if (op->fid)
+        p9d_act_as(op->call, op->fid->at);
+    r = row->run(op);
+    if (r == 0 && op->made) {
+        bool moves = op->fid && op->fid->num == op->newfid;
+        r = p9d_fid_put(op->session, op->newfid, moves ? op->fid : NULL, op->made);
+    }
+    return r;
 }
 
 static int serve(struct p9d_op *op)
@@ -120,28 +141,22 @@ static int serve(struct p9d_op *op)
     const struct row *row = &rows[op->in->type];
     if (op->in->type == P9_Tauth)
         return -ENOENT; /* "no authentication needed", the only form in which all clients take it */
-    if (!row->run || (p9_is_own(op->in->type) && !p9d_own(op)))
+    if (!row->run)
         return -EOPNOTSUPP;
-    claim_fids(op, row);
-    int r = p9d_wait_turns(op);
-    if (r == 0)
-        r = check_fids(op);
-    /* clunk and remove have taken the fid out: they run, cancelled or not */
-    if (r == 0 && op->claim[0].kind != P9D_FREE)
-        r = pl_call_over(op->call);
-    if (r == 0) {
-        if (op->fid)
-            p9d_act_as(op->call, op->fid->at);
-        r = row->run(op);
-    }
-    p9d_done(op);
+    int r = run(op, row);
+    p9d_fid_unref(op->fid);
+    p9d_fid_unref(op->fid2);
     return r;
 }
 
 static void handle(void *arg, struct p9_req *req)
 {
-    struct p9d_op op = {
-        .session = arg, .req = req, .in = &req->in, .out = &req->out, .call = &req->call};
+    struct p9d_op op = {.session = arg,
+                        .req = req,
+                        .in = &req->in,
+                        .out = &req->out,
+                        .call = &req->call,
+                        .newfid = P9_NOFID};
     req->out.type = (uint8_t)(req->in.type + 1);
     int r = serve(&op);
     if (r < 0)
@@ -150,7 +165,7 @@ static void handle(void *arg, struct p9_req *req)
 
 bool p9d_own(const struct p9d_op *op)
 {
-    return p9_extended(op->req->conn);
+    return p9_req_extended(op->req);
 }
 
 /* ---- sessions ---- */
@@ -162,7 +177,6 @@ static void session_free(struct p9d_session *s)
     pthread_mutex_lock(&door->mutex);
     DL_DELETE(door->sessions, s);
     pthread_mutex_unlock(&door->mutex);
-    pthread_cond_destroy(&s->turned);
     pthread_mutex_destroy(&s->mutex);
     free(s);
 }
@@ -192,7 +206,6 @@ int p9_door_conn(struct p9_door *door, struct chan *chan, bool use,
     if (!s)
         return pl_fail(err, -ENOMEM, "%s: out of memory", chan->peer);
     pthread_mutex_init(&s->mutex, NULL);
-    pthread_cond_init(&s->turned, NULL);
     s->door = door;
     s->peer = chan->uid;
     s->over = tell;

@@ -187,8 +187,6 @@ int p9d_attach(struct p9d_op *op)
     const char *path;
     const struct p9_export *e =
         find_export(op->session->door, op->in->aname.len ? op->in->aname.s : "", &path);
-    if (op->claim[0].fid)
-        return -EBADF;
     if (!e)
         return -ENOENT;
     struct p9d_attach *at = calloc(1, sizeof(*at));

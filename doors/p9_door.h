@@ -3,16 +3,14 @@
  * What the files of the 9P door share: the door, a session (what one connection has open), its
  * fids, and the request being served.
  *
- * Locks. `session.mutex` guards the table of fids, the turns of its slots, the names by which fids
- * were reached and the owners that hold locks through them. It is held for a few instructions only,
- * never while an op of a tree runs. A fid is counted: whoever found it in the table keeps it (and
- * the file that it has open) until it is done, whatever a Tclunk does meanwhile.
+ * Locks. `session.mutex` guards the table of fids, the names by which fids were reached, the owners
+ * that hold locks through them, and the sums. It is held for a few instructions only, never while
+ * an op of a tree runs. A fid is counted: whoever found it in the table keeps it (and the file that
+ * it has open) until it is done, whatever a Tclunk does meanwhile.
  *
  * Order. A client may send requests that depend on one another without waiting: Twalk to a new fid,
- * then Tlopen of it. Every slot of the table hands out turns in the order in which requests arrive;
- * a request that makes or changes a fid keeps its turn until it is done, any other passes it on as
- * soon as it has found the fid. Turns of all the fids that a request names are taken at once, so a
- * request only ever waits for earlier ones.
+ * then Tlopen of it. The engine starts a request only after earlier ones that make, open or free a
+ * fid that it names; nothing here breaks if it did not, but for such a client.
  */
 #ifndef DOORS_P9_DOOR_H
 #define DOORS_P9_DOOR_H
@@ -69,6 +67,8 @@ struct p9d_owner { /* who holds locks through a fid */
 
 struct p9d_fid {
     atomic_uint refs;
+    uint32_t num;
+    UT_hash_handle hh; /* in session.fids */
     struct p9d_session *session;
     struct p9d_attach *at;
     struct pl_node *node;
@@ -81,13 +81,6 @@ struct p9d_fid {
     struct p9d_owner *owners; /* guarded by session.mutex */
 };
 
-struct p9d_slot {
-    uint32_t num;
-    uint32_t turn, next; /* whose turn it is; the turn that the next request gets */
-    struct p9d_fid *fid; /* NULL: being made, or just freed */
-    UT_hash_handle hh;
-};
-
 struct p9d_session {
     struct p9_door *door;
     struct p9d_session *prev, *next;
@@ -97,21 +90,9 @@ struct p9d_session {
     void *over_arg;
 
     pthread_mutex_t mutex;
-    pthread_cond_t turned; /* some slot's turn went on and somebody waits for it */
-    struct p9d_slot *slots;
+    struct p9d_fid *fids;
     unsigned lock_waits;
     size_t xattr_bytes, owners;
-};
-
-enum p9d_claims { P9D_CLAIMS = 3 };
-enum p9d_kind { P9D_USE, P9D_MAKE, P9D_FREE };
-
-struct p9d_claim {
-    enum p9d_kind kind;
-    bool held; /* it is our turn and we have not passed it on */
-    uint32_t num, turn;
-    struct p9d_slot *slot;
-    struct p9d_fid *fid; /* counted; of P9D_MAKE what was there before, perhaps NULL */
 };
 
 /* A request being served. */
@@ -121,20 +102,19 @@ struct p9d_op {
     const struct p9_msg *in;
     struct p9_msg *out;
     struct pl_call *call;
-    unsigned nclaims;
-    struct p9d_claim claim[P9D_CLAIMS];
-    /* Of the claims, for the handler: the fids in the order of the table in p9.c; `fid` is also
-     * what is opened (P9D_MAKE on an existing fid). */
-    struct p9d_fid *fid, *fid2;
-    struct p9d_fid *made; /* set by the handler: goes into the slot of the P9D_MAKE claim */
+    struct p9d_fid *fid, *fid2; /* the fids that it names, in the order of the table in p9.c */
+    uint32_t newfid;            /* the number of the fid that it makes, or P9_NOFID */
+    struct p9d_fid *made;       /* set by the handler: what newfid becomes */
 };
 
 /* ---- p9_fid.c ---- */
-/* Adds a claim to the op; takes the turns of all; waits for them. All are given back by p9d_done.
- */
-void p9d_claim(struct p9d_op *op, enum p9d_kind kind, uint32_t num);
-int p9d_wait_turns(struct p9d_op *op);
-void p9d_done(struct p9d_op *op);
+/* The fid of that number with a reference, or NULL. */
+struct p9d_fid *p9d_fid_get(struct p9d_session *s, uint32_t num);
+/* The same, and the number is free again. */
+struct p9d_fid *p9d_fid_take(struct p9d_session *s, uint32_t num);
+/* Enters `fid` (whose reference it takes over, also on error) as `num`, in place of `old` or of
+ * nothing (NULL): -EBADF when something else is there, -EMFILE. */
+int p9d_fid_put(struct p9d_session *s, uint32_t num, struct p9d_fid *old, struct p9d_fid *fid);
 /* A new fid of `at` with references of its own, or NULL. parent and name may be NULL. */
 struct p9d_fid *p9d_fid_new(struct p9d_session *s, struct p9d_attach *at, struct pl_node *node,
                             struct pl_node *parent, const char *name);
@@ -159,10 +139,11 @@ int p9d_attach(struct p9d_op *op);
 #define P9D_HANDLERS(X)                                                                            \
     X(walk)                                                                                        \
     X(lookup)                                                                                      \
-    X(getattr) X(setattr) X(readlink) X(statfs) X(mkdir) X(symlink) X(mknod) X(link) X(rename)     \
-        X(renameat) X(rename2) X(unlinkat) X(remove) X(lopen) X(lcreate) X(tmpfile) X(read)        \
-            X(write) X(fsync) X(clunk) X(readdir) X(xattrwalk) X(xattrcreate) X(lock) X(getlock)   \
-                X(fallocate) X(seek) X(copy) X(access) X(flushfile) X(syncfs) X(ioctl)
+    X(getattr)                                                                                     \
+    X(setattr) X(readlink) X(statfs) X(mkdir) X(symlink) X(mknod) X(link) X(rename) X(renameat)    \
+        X(rename2) X(unlinkat) X(remove) X(lopen) X(lcreate) X(tmpfile) X(read) X(write) X(fsync)  \
+            X(clunk) X(readdir) X(xattrwalk) X(xattrcreate) X(lock) X(getlock) X(fallocate)        \
+                X(seek) X(copy) X(access) X(flushfile) X(syncfs) X(ioctl)
 #define X(name) int p9d_##name(struct p9d_op *op);
 P9D_HANDLERS(X)
 #undef X

@@ -120,13 +120,6 @@ int p9d_tmpfile(struct p9d_op *op)
 
 /* ---- bytes ---- */
 
-static void count_bytes(struct p9d_op *op, bool wrote, ssize_t n)
-{
-    struct stats *st = op->session->door->stats;
-    if (st && n > 0)
-        stats_add(wrote ? &st->bytes_written : &st->bytes_read, (uint64_t)n);
-}
-
 /* Where `open` gave a descriptor the bytes move through it, without the tree. */
 static int direct_fd(struct p9d_op *op, struct pl_file *file, bool write)
 {
@@ -161,7 +154,6 @@ int p9d_read(struct p9d_op *op)
     if (n < 0)
         return (int)n;
     op->out->count = (uint32_t)n;
-    count_bytes(op, false, n);
     return 0;
 }
 
@@ -186,7 +178,6 @@ int p9d_write(struct p9d_op *op)
     if (n < 0)
         return (int)n;
     op->out->count = (uint32_t)n;
-    count_bytes(op, true, n);
     return 0;
 }
 

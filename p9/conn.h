@@ -46,6 +46,8 @@ struct p9_req {
 void *p9_req_payload(struct p9_req *req, size_t n);
 /* The largest n for p9_req_payload: what the msize leaves to Rread and Rreaddir. */
 size_t p9_req_payload_max(const struct p9_req *req);
+/* The session agreed on our own messages. */
+bool p9_req_extended(const struct p9_req *req);
 /* Memory that lives until the answer is sent; NULL when out of memory. */
 void *p9_req_alloc(struct p9_req *req, size_t n);
 /* Makes the answer an Rlerror. */
