@@ -6,9 +6,9 @@
 #ifndef TEST_RAW9P_H
 #define TEST_RAW9P_H
 
+#include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
-#include <setjmp.h>
 #include <stdint.h>
 
 #include <cmocka.h>
@@ -27,9 +27,9 @@
 
 struct counting {
     struct pl_tree tree;
-    atomic_int files;  /* open now */
-    atomic_int reads;  /* that have begun */
-    atomic_bool hold;  /* reads wait until this is false, or they are cancelled */
+    atomic_int files; /* open now */
+    atomic_int reads; /* that have begun */
+    atomic_bool hold; /* reads wait until this is false, or they are cancelled */
     pthread_mutex_t mutex;
     pthread_cond_t cond;
 };
@@ -64,8 +64,7 @@ static void counting_after(struct pl_tree *t, struct pl_call *call, const struct
                            int64_t result)
 {
     struct counting *c = (struct counting *)t;
-    if (result == 0 &&
-        (ev->op == PL_OP_open || ev->op == PL_OP_create || ev->op == PL_OP_tmpfile))
+    if (result == 0 && (ev->op == PL_OP_open || ev->op == PL_OP_create || ev->op == PL_OP_tmpfile))
         atomic_fetch_add(&c->files, 1);
     if (ev->op == PL_OP_close)
         atomic_fetch_sub(&c->files, 1);
@@ -173,8 +172,7 @@ static inline void raw_init(struct raw *c, int fd)
 
 static inline void raw_version(struct raw *c, const char *version)
 {
-    assert_int_equal(RPC(c, .type = P9_Tversion, .msize = c->msize, .version = p9_str(version)),
-                     0);
+    assert_int_equal(RPC(c, .type = P9_Tversion, .msize = c->msize, .version = p9_str(version)), 0);
     assert_string_equal(c->r.version.s, version);
 }
 
