@@ -57,7 +57,7 @@ void p9_req_error(struct p9_req *req, int error /* negative errno */);
 struct p9_handler {
     /* Fills req->out. Runs in a worker thread; may block. Requests of one connection run in
      * parallel, except that a request naming a fid is started only after earlier ones that would
-     * have made or freed that fid are done (the handler sees to it). */
+     * have made, opened or freed that fid are done (the engine sees to it). */
     void (*handle)(void *arg, struct p9_req *req);
     /* The session is over (new Tversion, the peer's Tend, link lost): every request has been
      * answered or cancelled and its handler has returned; drop all fids. May be followed by another
