@@ -6,11 +6,11 @@
 #include "p9/conn.h"
 #include <plenum/tree.h>
 
-/* Attaches at `aname` over a connection whose using half is ready (p9_use). `uname` NULL or our own:
- * as this user, and if we are root as each caller (an attach for every uid that calls). The name of
- * another: everything happens as that user. The tree does not own the connection unless `own`: then its end says
- * goodbye (p9_use_end) and frees it. When this fails the connection remains the caller's. Several
- * trees may share one connection. */
+/* Attaches at `aname` over a connection whose using half is ready (p9_use). `uname` NULL or our
+ * own: as this user, and if we are root as each caller (an attach for every uid that calls). The
+ * name of another: everything happens as that user. The tree does not own the connection unless
+ * `own`: then its end says goodbye (p9_use_end) and frees it. When this fails the connection
+ * remains the caller's. Several trees may share one connection. */
 int pl_p9_open(struct p9_conn *conn, bool own, const char *aname, const char *uname,
                struct pl_tree **ret, struct pl_err *err);
 

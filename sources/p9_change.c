@@ -120,9 +120,7 @@ static int walk_to(struct p9s_tree *t, struct pl_call *call, uint32_t dfid, cons
     if (r < 0)
         return r;
     struct p9_msg m = p9s_walk_msg(dfid, *ret, name);
-    r = p9s_ask(t, call, &m, &a);
-    if (r == 0 && a.r.nwqid != 1)
-        r = -ENOENT;
+    r = p9s_walk(t, call, &m, &a);
     if (r < 0)
         p9s_drop_fid(t, *ret, r);
     else

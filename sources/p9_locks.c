@@ -33,7 +33,8 @@ static struct p9_lock wire_lock(const struct p9s_tree *t, const struct pl_lock *
         .flags = (lock->wait ? P9_LOCK_BLOCK : 0) | (t->ext && lock->flock ? P9_LOCK_FLOCK : 0),
         .start = start,
         .length = end >= PL_OFF_MAX ? 0 : end - start + 1,
-        .proc_id = lock->pid,
+        /* to another it is part of who the owner is, and whoever unlocks may be another process */
+        .proc_id = t->ext ? lock->pid : (uint32_t)(lock->owner ^ lock->owner >> 32),
         .client_id = p9_str(buf->text),
     };
 }

@@ -267,11 +267,8 @@ static int walk_path(struct p9s_tree *t, struct pl_call *call, struct p9s_node *
         while (left > 0 && m.nwname < LIMIT_WALK)
             m.wname[m.nwname++] = p9_str(p->names[--left]);
         struct p9_answer a;
-        r = p9s_ask(t, call, &m, &a);
-        if (r == 0 && a.r.nwqid < m.nwname)
-            r = -ENOENT;
-        else if (r == 0)
-            there = true;
+        r = p9s_walk(t, call, &m, &a);
+        there |= r == 0;
         if (r == 0 && left == 0 && !p9s_is(node, &a.r.wqid[m.nwname - 1]))
             r = -ESTALE;
         if (r == -ENOENT || r == -ENOTDIR)
@@ -336,9 +333,7 @@ static int find(struct p9s_tree *t, struct pl_call *call, uint32_t dfid, uint32_
         r = p9s_ask(t, call, &m, &a);
     } else {
         struct p9_msg m = p9s_walk_msg(dfid, fid, name);
-        r = p9s_ask(t, call, &m, &a);
-        if (r == 0 && a.r.nwqid != 1)
-            r = -ENOENT;
+        r = p9s_walk(t, call, &m, &a);
     }
     if (r < 0 || t->ext) {
         if (r < 0)

@@ -180,14 +180,11 @@ static int make_in_steps(struct making *m, struct p9_msg *walk, struct p9_msg *m
     if (r < 0)
         return r;
     struct p9_msg again = p9s_walk_msg(m->dfid, m->nfid, m->name);
-    r = p9s_ask(m->t, m->call, &again, &a);
-    if (r == 0 && a.r.nwqid != 1)
-        r = -ESTALE;
-    else
-        m->nfid_made = perhaps(r);
+    r = p9s_walk(m->t, m->call, &again, &a);
+    m->nfid_made = perhaps(r);
     p9_answer_free(&a);
     if (r < 0)
-        return r;
+        return r == -ENOENT ? -ESTALE : r;
     struct p9_msg get = {.type = P9_Tgetattr, .fid = m->nfid, .mask = P9_GETATTR_ALL};
     r = p9s_ask(m->t, m->call, &get, &a);
     if (r == 0)

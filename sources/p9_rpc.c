@@ -74,14 +74,10 @@ struct p9_msg p9s_walk_msg(uint32_t fid, uint32_t newfid, const char *name)
     return m;
 }
 
-int p9s_clone(struct p9s_tree *t, struct pl_call *call, uint32_t fid, uint32_t *ret)
+int p9s_walk(struct p9s_tree *t, struct pl_call *call, struct p9_msg *m, struct p9_answer *a)
 {
-    int r = p9s_new_fid(t, ret);
-    if (r < 0)
-        return r;
-    struct p9_msg m = p9s_walk_msg(fid, *ret, NULL);
-    r = p9s_tell(t, call, &m);
-    if (r < 0)
-        p9s_drop_fid(t, *ret, r);
+    int r = p9s_ask(t, call, m, a);
+    if (r == 0 && a->r.nwqid != m->nwname)
+        r = a->r.nwqid < m->nwname ? -ENOENT : -EPROTO;
     return r;
 }

@@ -107,8 +107,8 @@ void p9s_batch_free(struct p9s_batch *b);
 int p9s_new_fid(struct p9s_tree *t, uint32_t *ret);
 /* It did not come to be, `r` being why; or perhaps it did, when that was not learned. */
 void p9s_drop_fid(struct p9s_tree *t, uint32_t fid, int r);
-/* Twalk of no name: a fid for the same. */
-int p9s_clone(struct p9s_tree *t, struct pl_call *call, uint32_t fid, uint32_t *ret);
+/* Sends a Twalk: -ENOENT when it got only part of the way. `a` is to be freed. */
+int p9s_walk(struct p9s_tree *t, struct pl_call *call, struct p9_msg *m, struct p9_answer *a);
 struct p9_msg p9s_walk_msg(uint32_t fid, uint32_t newfid, const char *name);
 
 /* ---- p9_node.c ---- */

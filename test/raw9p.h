@@ -133,8 +133,8 @@ static inline uint16_t raw_send(struct raw *c, struct p9_msg m)
     return m.tag;
 }
 
-/* The next answer into c->r: 0 or its errno, negative. */
-static inline int raw_recv(struct raw *c)
+/* The next message into c->buf, decoded into c->r. */
+static inline void raw_next(struct raw *c)
 {
     size_t have = 0, size = 4;
     while (have < size) {
@@ -150,7 +150,25 @@ static inline int raw_recv(struct raw *c)
         }
     }
     assert_int_equal(p9_decode(c->buf, size, &c->r), 0);
-    return c->r.type == P9_Rlerror ? -(int)c->r.ecode : 0;
+}
+
+/* The next answer into c->r: 0 or its errno, negative. A server that is told that we are one of its
+ * kind ends its own, unused direction at once: that is answered as it expects. */
+static inline int raw_recv(struct raw *c)
+{
+    for (;;) {
+        raw_next(c);
+        if (c->r.type % 2)
+            return c->r.type == P9_Rlerror ? -(int)c->r.ecode : 0;
+        assert_true(c->r.type == P9_Tversion || c->r.type == P9_Tend);
+        struct p9_msg m = {.type = (uint8_t)(c->r.type + 1), .tag = c->r.tag};
+        uint8_t out[100];
+        m.msize = c->r.msize;
+        m.version = c->r.version;
+        int n = p9_encode(&m, out, sizeof(out));
+        assert_true(n > 0);
+        raw_bytes(c, out, (size_t)n);
+    }
 }
 
 static inline int raw_rpc(struct raw *c, struct p9_msg m)

@@ -409,7 +409,8 @@ static void locking(void **state)
     assert_int_equal(pl_lock(w->far, &call, f, &b), -EAGAIN);
     assert_int_equal(pl_getlock(w->far, &call, f, &b), 0);
     assert_int_equal(b.type, F_WRLCK);
-    assert_int_equal(b.pid, 77);
+    if (!w->plain)
+        assert_int_equal(b.pid, 77);
 
     /* one that waits can be cancelled ... */
     struct locker l = {.w = w, .t = other, .f = g};
@@ -700,6 +701,8 @@ static void answer(struct liar *l, struct p9_msg *in, struct p9_msg *out, uint8_
     case P9_Tread:
         out->count = in->count + (l->lie == LIE_COUNT);
         memset(buf, 'x', out->count);
+        if (out->count && l->lie != LIE_LIST) /* so that it may be a list of names */
+            buf[out->count - 1] = 0;
         out->data = buf;
         break;
     case P9_Twrite:
@@ -856,10 +859,8 @@ static void liars(void **state)
         struct pl_tree *t = dial_liar(&l, crew);
         assert_int_equal(pl_attach(t, &call, "", &top, &attr), 0);
         int64_t bad = try_all(t, top);
-        if (lie == HONEST) /* but for the list of names, which is eight x */
-            assert_int_equal(bad, -EIO);
-        else
-            assert_true(bad < 0);
+        if ((lie == HONEST) != (bad == 0))
+            fail_msg("lie %d: %lld", lie, (long long)bad);
         pl_node_unref(top);
         pl_tree_unref(t);
         pthread_join(l.thread, NULL);
