@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * SPECs: the text form of trees (plenum-spec(7)).
+ *
+ * A SPEC is parsed first and opened later, in the process that serves it; between the two it is
+ * plain data, so that a usage error is told before anything is started. The kinds stand in one
+ * table in spec.c, which `plenum help spec` prints.
+ */
+#ifndef CMD_SPEC_H
+#define CMD_SPEC_H
+
+#include "channel/channel.h"
+#include <plenum/tree.h>
+#include <stdio.h>
+
+struct spec;
+
+/* Parses; paths become absolute. -EINVAL or -ENOMEM with the sentence. */
+int spec_parse(const char *text, struct spec **ret, struct pl_err *err);
+void spec_free(struct spec *spec);
+/* The SPEC as text with absolute paths, valid until spec_free. */
+const char *spec_text(const struct spec *spec);
+
+/* Who wants to know that a connection under the tree was lost (a 9p, ssh or exec source). */
+struct spec_watch {
+    void (*lost)(void *arg, const char *sentence); /* in a thread of the engine; must not block */
+    void *arg;
+};
+/* Opens what the SPEC names. May block. `watch` may be NULL, and must outlive the tree. `peer` (of
+ * 128 bytes, may be NULL) gets the far end's name, or "". */
+int spec_open(const struct spec *spec, const struct spec_watch *watch, char *peer,
+              struct pl_tree **ret, struct pl_err *err);
+
+/* The table for people. */
+void spec_help(FILE *out);
+
+/* The crew that all connections of this process's trees share; made on first use. */
+struct p9_crew *spec_crew(void);
+
+#endif

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: MIT */
+#include "cmd/util.h"
+#include "keeper/mount.h"
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <pwd.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static size_t least(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Edits (insert, delete, replace, swap neighbours) that turn a into b; words up to 32 bytes. */
+static size_t distance(const char *a, const char *b)
+{
+    size_t d[33][33], n = strlen(a), m = strlen(b);
+    if (n > 32 || m > 32)
+        return SIZE_MAX;
+    for (size_t i = 0; i <= n; i++)
+        d[i][0] = i;
+    for (size_t j = 0; j <= m; j++)
+        d[0][j] = j;
+    for (size_t i = 1; i <= n; i++) {
+        for (size_t j = 1; j <= m; j++) {
+            size_t differ = a[i - 1] != b[j - 1];
+            d[i][j] = least(least(d[i - 1][j], d[i][j - 1]) + 1, d[i - 1][j - 1] + differ);
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+                d[i][j] = least(d[i][j], d[i - 2][j - 2] + 1);
+        }
+    }
+    return d[n][m];
+}
+
+const char *util_closest(const char *word, const char *const *list)
+{
+    const char *best = NULL;
+    size_t best_d = strlen(word) / 3 + 2; /* farther than this is no likeness */
+    for (; *list; list++) {
+        size_t d = distance(word, *list);
+        /* a beginning of three letters is a likeness too: "stat" for "status", "umo" */
+        if (strlen(word) >= 3 && !strncmp(word, *list, strlen(word)))
+            d = 1;
+        if (d < best_d && d < strlen(*list)) {
+            best = *list;
+            best_d = d;
+        }
+    }
+    return best;
+}
+
+static char *expand_home(const char *path)
+{
+    size_t n = strcspn(path, "/");
+    const char *home = NULL;
+    if (n == 1)
+        home = getenv("HOME");
+    if (!home) {
+        char user[256];
+        snprintf(user, sizeof(user), "%.*s", (int)(n - 1), path + 1);
+        struct passwd *pw = n == 1 ? getpwuid(getuid()) : getpwnam(user);
+        home = pw ? pw->pw_dir : NULL;
+    }
+    char *out = NULL;
+    errno = ENOENT;
+    return home && asprintf(&out, "%s%s", home, path + n) >= 0 ? out : NULL;
+}
+
+char *util_absolute(const char *path)
+{
+    char *out = NULL;
+    if (*path == '~')
+        return expand_home(path);
+    if (*path == '/')
+        return strdup(path);
+    char *cwd = getcwd(NULL, 0);
+    if (!cwd)
+        return NULL;
+    bool here = !*path || !strcmp(path, ".");
+    if (asprintf(&out, "%s%s%s", cwd, here || !strcmp(cwd, "/") ? "" : "/", here ? "" : path) < 0)
+        out = NULL;
+    free(cwd);
+    return out;
+}
+
+/* The real path of the directory part of `path` with its last name put back. */
+static char *real_parent(const char *path)
+{
+    char *abs = util_absolute(path), *out = NULL;
+    if (!abs)
+        return NULL;
+    size_t n = strlen(abs);
+    while (n > 1 && abs[n - 1] == '/')
+        abs[--n] = 0;
+    char *slash = strrchr(abs, '/');
+    const char *name = slash + 1;
+    if (!*name || !strcmp(name, ".") || !strcmp(name, "..")) {
+        out = realpath(abs, NULL);
+    } else {
+        *slash = 0;
+        char *dir = realpath(*abs ? abs : "/", NULL);
+        if (dir && asprintf(&out, "%s%s%s", dir, strcmp(dir, "/") ? "/" : "", name) < 0)
+            out = NULL;
+        free(dir);
+    }
+    int saved = errno;
+    free(abs);
+    errno = saved;
+    return out;
+}
+
+char *util_mountpoint(const char *dir)
+{
+    char *path = real_parent(dir);
+    for (int depth = 0; path && depth < 40; depth++) {
+        dev_t dev;
+        struct stat st;
+        if (mount_dev(path, &dev) == 0 || lstat(path, &st) < 0 || !S_ISLNK(st.st_mode))
+            return path;
+        char target[PATH_MAX], *joined = NULL;
+        ssize_t n = readlink(path, target, sizeof(target) - 1);
+        if (n < 0)
+            return path;
+        target[n] = 0;
+        char *slash = strrchr(path, '/');
+        *slash = 0;
+        if (asprintf(&joined, "%s%s%s", *target == '/' ? "" : path, *target == '/' ? "" : "/",
+                     target) < 0)
+            joined = NULL;
+        free(path);
+        path = joined ? real_parent(joined) : NULL;
+        free(joined);
+    }
+    free(path);
+    errno = ELOOP;
+    return NULL;
+}
+
+void util_many_descriptors(void)
+{
+    struct rlimit lim;
+    if (getrlimit(RLIMIT_NOFILE, &lim) == 0 && lim.rlim_cur < lim.rlim_max) {
+        lim.rlim_cur = lim.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &lim);
+    }
+}
+
+const char *util_user(char *buf, size_t size)
+{
+    struct passwd *pw = getpwuid(geteuid());
+    if (pw)
+        snprintf(buf, size, "%s", pw->pw_name);
+    else
+        snprintf(buf, size, "%u", (unsigned)geteuid());
+    return buf;
+}
+
+int util_await(int fd, const char *token)
+{
+    size_t n = strlen(token), have = 0;
+    char last[128];
+    if (n + 1 > sizeof(last))
+        return -EINVAL;
+    /* Byte by byte: what follows the newline belongs to somebody else. */
+    for (size_t total = 0; total < 65536; total++) {
+        char c;
+        ssize_t r = read(fd, &c, 1);
+        if (r < 0 && (errno == EINTR || errno == EAGAIN)) {
+            poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, -1);
+            total--;
+            continue;
+        }
+        if (r <= 0)
+            return r < 0 ? -errno : -ECONNRESET;
+        if (have == n + 1)
+            memmove(last, last + 1, --have);
+        last[have++] = c;
+        if (have == n + 1 && c == '\n' && !memcmp(last, token, n))
+            return 0;
+    }
+    return -EPROTO;
+}

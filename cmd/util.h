@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT */
+/* Small things that the parts of cmd/ share (the part in the library included). */
+#ifndef CMD_UTIL_H
+#define CMD_UTIL_H
+
+#include <plenum/error.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+/* The entry of the NULL-terminated list that `word` was probably meant to be, or NULL. */
+const char *util_closest(const char *word, const char *const *list);
+
+/* "~", "~/x", "~user/x" and relative paths made absolute (symlinks and ".." left as they are), in
+ * memory to be freed; NULL: no memory, or an unknown user (errno ENOENT). */
+char *util_absolute(const char *path);
+
+/* Where `dir` is mounted on, absolute, without touching what is mounted there (it may be dead):
+ * symlinks are followed up to it but never through it. In memory to be freed; NULL with errno. */
+char *util_mountpoint(const char *dir);
+
+/* Makes the soft limit of open descriptors the hard one. */
+void util_many_descriptors(void);
+
+/* This user's name for 9P. */
+const char *util_user(char *buf, size_t size);
+
+/* Reads descriptor `fd` until `token` and a newline after it have gone by, at most 64 KiB:
+ * 0, -ECONNRESET at its end, -EPROTO when it did not come, -errno. */
+int util_await(int fd, const char *token);
+
+#endif
