@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: MIT */
+/* The trace ring of a running mount (keeper/registry.h): its writing end is a layer that sleeps
+ * until somebody runs `plenum trace`. */
+#ifndef CMD_RING_H
+#define CMD_RING_H
+
+#include "keeper/registry.h"
+#include <plenum/tree.h>
+#include <pthread.h>
+
+struct ring {
+    pthread_mutex_t lock; /* guards writing into the page's ring */
+    struct reg_page *_Atomic page;
+};
+void ring_init(struct ring *ring);
+/* From here on lines can be told. `page` outlives the tree. */
+void ring_attach(struct ring *ring, struct reg_page *page);
+/* The layer; takes over `lower`; NULL: no memory. `ring` outlives it. */
+struct pl_tree *ring_over(struct ring *ring, struct pl_tree *lower);
+
+#endif
