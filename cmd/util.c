@@ -5,10 +5,12 @@
 #include <limits.h>
 #include <poll.h>
 #include <pwd.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -160,6 +162,30 @@ const char *util_user(char *buf, size_t size)
     else
         snprintf(buf, size, "%u", (unsigned)geteuid());
     return buf;
+}
+
+static int signals_fd = -1;
+
+static void on_signal(int sig)
+{
+    int saved = errno;
+    if (write(signals_fd, &(uint64_t){1}, 8) < 0)
+        _exit(1); /* it only fails when it is not an eventfd */
+    errno = saved;
+}
+
+int util_signals(void)
+{
+    static const int all[] = {SIGINT, SIGTERM, SIGHUP};
+    if (signals_fd < 0)
+        signals_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    for (int i = 0; signals_fd >= 0 && i < 3; i++) {
+        struct sigaction act = {.sa_handler = on_signal, .sa_flags = SA_RESTART}, old;
+        sigemptyset(&act.sa_mask);
+        if (sigaction(all[i], &act, &old) == 0 && old.sa_handler == SIG_IGN)
+            sigaction(all[i], &old, NULL);
+    }
+    return signals_fd;
 }
 
 int util_await(int fd, const char *token)

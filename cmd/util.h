@@ -25,6 +25,11 @@ void util_many_descriptors(void);
 /* This user's name for 9P. */
 const char *util_user(char *buf, size_t size);
 
+/* A descriptor that becomes readable (eventfd) when SIGINT, SIGTERM or SIGHUP came, whichever thread
+ * took it; the signals do nothing else from then on. One that is ignored (nohup) stays so.
+ * -1 with errno. */
+int util_signals(void);
+
 /* Reads descriptor `fd` until `token` and a newline after it have gone by, at most 64 KiB:
  * 0, -ECONNRESET at its end, -EPROTO when it did not come, -errno. */
 int util_await(int fd, const char *token);
