@@ -117,3 +117,8 @@ int pl_main(int argc, char **argv, struct pl_tree *tree)
     pl_tree_unref(a.tree);
     return status;
 }
+
+const char *pl_version(void)
+{
+    return PL_VERSION;
+}
