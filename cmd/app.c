@@ -17,13 +17,14 @@ struct app {
 
 static void help(const char *name, FILE *out)
 {
-    fprintf(out,
-            "usage: %s [-f] [-o OPT,...] DIR    mounts the tree on DIR (-f: stays in the foreground)\n"
-            "       %s --serve ADDR...          exports it over 9P\n"
-            "       %s --stdio                  speaks 9P on its standard input and output\n\n"
-            "Mount options:\n" MOUNTOPT_HELP "\n"
-            "Example:\n  %s /mnt && ls /mnt; plenum umount /mnt\n",
-            name, name, name, name);
+    fprintf(
+        out,
+        "usage: %s [-f] [-o OPT,...] DIR    mounts the tree on DIR (-f: stays in the foreground)\n"
+        "       %s --serve ADDR...          exports it over 9P\n"
+        "       %s --stdio                  speaks 9P on its standard input and output\n\n"
+        "Mount options:\n" MOUNTOPT_HELP "\n"
+        "Example:\n  %s /mnt && ls /mnt; plenum umount /mnt\n",
+        name, name, name, name);
 }
 
 /* -1: go on; else the exit status. */
@@ -67,18 +68,16 @@ static int options(struct app *a, int argc, char **argv)
 
 static int serve(struct app *a, char *const *addrs, size_t n)
 {
-    struct serving s = {.prefix = a->name, .text = a->name, .tree = a->tree, .addrs = addrs, .n = n};
+    struct serving s = {
+        .prefix = a->name, .text = a->name, .tree = a->tree, .addrs = addrs, .n = n};
     a->tree = NULL;
     return serving_run(&s);
 }
 
 static int mount(struct app *a, const char *dir)
 {
-    struct mounter m = {.text = a->name,
-                        .tree = a->tree,
-                        .dir = dir,
-                        .opts = a->opts,
-                        .foreground = a->foreground};
+    struct mounter m = {
+        .text = a->name, .tree = a->tree, .dir = dir, .opts = a->opts, .foreground = a->foreground};
     a->tree = NULL;
     return mounter_run(&m);
 }
@@ -96,7 +95,7 @@ static int run(struct app *a, int argc, char **argv)
     if (!a->serve && !a->stdio && n == 1)
         return mount(a, argv[optind]);
     fprintf(stderr, "%s: %s (see %s --help)\n", a->name,
-            a->serve ? "--serve takes addresses"
+            a->serve   ? "--serve takes addresses"
             : a->stdio ? "--stdio takes no argument"
                        : "one directory to mount on is needed",
             a->name);

@@ -105,9 +105,8 @@ static bool is_utf8(const char *s)
 struct json_object *attr_string(const char *text)
 {
     char safe[4 * 4096 + 1];
-    return json_object_new_string(is_utf8(text)
-                                      ? text
-                                      : text_escape(safe, sizeof(safe), text, strlen(text)));
+    return json_object_new_string(
+        is_utf8(text) ? text : text_escape(safe, sizeof(safe), text, strlen(text)));
 }
 
 static void add_time(struct json_object *o, const char *key, const struct timespec *t)
@@ -146,7 +145,7 @@ struct json_object *attr_json(const char *path, const struct pl_attr *a, const c
 
 void attr_print_json(struct json_object *value)
 {
-    puts(json_object_to_json_string_ext(value, JSON_C_TO_STRING_PRETTY |
-                                                   JSON_C_TO_STRING_NOSLASHESCAPE));
+    puts(json_object_to_json_string_ext(value,
+                                        JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
     json_object_put(value);
 }

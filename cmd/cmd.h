@@ -41,6 +41,8 @@ noreturn void cmd_usage(const struct cmd *cmd, const char *fmt, ...) PL_PRINTF(2
 int cmd_fail(const struct cmd *cmd, const char *fmt, ...) PL_PRINTF(2, 3);
 /* The same with a sentence that is ready. */
 int cmd_error(const struct cmd *cmd, const struct pl_err *err);
+/* The same for wrong usage: returns EXIT_USAGE. */
+int cmd_wrong(const struct cmd *cmd, const struct pl_err *err);
 
 /* Flushes standard output: EXIT_OK, or EXIT_FAILED with a sentence (quietly if its reader left). */
 int cmd_flush(const struct cmd *cmd);

@@ -138,8 +138,8 @@ static void sequential(struct job *j, struct pl_call *call, char *buf, uint64_t 
         fail(j, (int)r, true);
 }
 
-int copy_data(struct copier *c, struct pl_file *in, const struct pl_attr *attr,
-              struct pl_file *out, bool *ret_reading)
+int copy_data(struct copier *c, struct pl_file *in, const struct pl_attr *attr, struct pl_file *out,
+              bool *ret_reading)
 {
     struct job j = {.c = c, .in = in, .out = out, .size = attr->size};
     struct pl_call *call = &c->src->call;
@@ -165,8 +165,7 @@ int copy_data(struct copier *c, struct pl_file *in, const struct pl_attr *attr,
     /* The hole at the end. */
     if (!unknown && !j.error && j.sparse && j.written_to < j.size) {
         struct pl_setattr set = {.valid = PL_SET_SIZE, .size = j.size};
-        int r = pl_setattr(c->dst->tree, &c->dst->call, out->node, out, &set,
-                           &(struct pl_attr){0});
+        int r = pl_setattr(c->dst->tree, &c->dst->call, out->node, out, &set, &(struct pl_attr){0});
         if (r < 0)
             fail(&j, r, false);
     }

@@ -21,8 +21,9 @@ const struct cmd cmd_dial = {
     .name = "dial",
     .args = "ADDR CMD ARG...",
     .summary = "Runs CMD with a connection to ADDR as its standard input and output",
-    .help = "The exit status is that of CMD. CMD finds PLENUM_CHANNEL=dialed and PLENUM_PEER in its\n"
-            "environment. ADDR: see plenum help addr.\n",
+    .help =
+        "The exit status is that of CMD. CMD finds PLENUM_CHANNEL=dialed and PLENUM_PEER in its\n"
+        "environment. ADDR: see plenum help addr.\n",
     .example = "  plenum dial 'tcp!host1!1127' duct /usr/inferno /n/bar\n",
     .run = run,
 };

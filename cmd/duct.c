@@ -2,7 +2,6 @@
 #include "cmd/cmd.h"
 #include "cmd/ductrun.h"
 #include "cmd/listening.h"
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,7 +26,7 @@ static int add_export(struct duct *d, const char *aname, const char *text)
         cmd_usage(d->cmd, "more than %d exports", DUCT_MAX);
     struct duct_export *e = &d->exports[d->nexports];
     if (spec_parse(text, &e->spec, &err) < 0)
-        return cmd_error(d->cmd, &err), EXIT_USAGE;
+        return cmd_wrong(d->cmd, &err);
     e->aname = aname;
     d->nexports++;
     return EXIT_OK;
@@ -59,7 +58,7 @@ static void once(struct duct *d, const char **where, const char *value)
 
 static int options(struct duct *d, int argc, char **argv)
 {
-    static char command[ARG_MAX / 8];
+    static char command[16384];
     struct pl_err err;
     const char *marker = NULL;
     int o, status = EXIT_OK;
@@ -75,7 +74,8 @@ static int options(struct duct *d, int argc, char **argv)
             once(d, &d->listen, optarg);
             break;
         case 'e':
-            snprintf(command, sizeof(command), "exec!%s", optarg);
+            if ((size_t)snprintf(command, sizeof(command), "exec!%s", optarg) >= sizeof(command))
+                cmd_usage(d->cmd, "-e: the command is longer than %zu bytes", sizeof(command));
             once(d, &d->dial, command);
             break;
         case 'q':
@@ -83,7 +83,7 @@ static int options(struct duct *d, int argc, char **argv)
             break;
         case 'o':
             if (mountopt_parse(&d->opts, optarg, &err) < 0)
-                return cmd_error(d->cmd, &err), EXIT_USAGE;
+                return cmd_wrong(d->cmd, &err);
             break;
         case OPT_EXPORT:
             rest = cut(d, optarg, '=');
@@ -139,15 +139,16 @@ const struct cmd cmd_duct = {
     .name = "duct",
     .args = "[-d ADDR | -l ADDR | -e CMD] [-q] [-o OPT,...] EXPORT DIR",
     .summary = "Exports a tree and mounts the peer's, both over one channel",
-    .help = "  -d, --dial ADDR    the channel is a connection to ADDR\n"
-            "  -l, --listen ADDR  ... the first one that arrives at ADDR\n"
-            "  -e, --exec CMD     ... the standard input and output of CMD, run by sh\n"
-            "                     (none of them: our own standard input and output)\n"
-            "  -q, --quiet        does not say what is exported and mounted\n"
-            "  -o OPT,...         mount options, as of plenum mount\n\n"
-            "EXPORT is a SPEC (plenum help spec), DIR the mount point; '-' leaves a half out. It\n"
-            "runs until both directions have ended: ours by plenum umount DIR, the other by its own\n"
-            "side. When the link is lost, DIR is unmounted and the exit status is 1.\n",
+    .help =
+        "  -d, --dial ADDR    the channel is a connection to ADDR\n"
+        "  -l, --listen ADDR  ... the first one that arrives at ADDR\n"
+        "  -e, --exec CMD     ... the standard input and output of CMD, run by sh\n"
+        "                     (none of them: our own standard input and output)\n"
+        "  -q, --quiet        does not say what is exported and mounted\n"
+        "  -o OPT,...         mount options, as of plenum mount\n\n"
+        "EXPORT is a SPEC (plenum help spec), DIR the mount point; '-' leaves a half out. It\n"
+        "runs until both directions have ended: ours by plenum umount DIR, the other by its own\n"
+        "side. When the link is lost, DIR is unmounted and the exit status is 1.\n",
     .example = "  plenum listen 'tcp!*!1127' duct /usr/glenda /n/foo         (on host1)\n"
                "  plenum dial 'tcp!host1!1127' duct /usr/inferno /n/bar      (on the other)\n",
     .run = run,

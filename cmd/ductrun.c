@@ -6,6 +6,7 @@
 #include "cmd/util.h"
 #include "doors/p9.h"
 #include "keeper/keeper.h"
+#include "keeper/registry.h"
 #include "sources/p9.h"
 #include <errno.h>
 #include <poll.h>
@@ -27,6 +28,7 @@ struct state {
     struct p9_conn *conn;
     struct stats *stats;
     struct stats own_stats;
+    struct reg_page *page; /* without mounts */
     struct loss loss;
     char peer[128], text[1024];
     /* How the connection ended; `over` is set last. */
@@ -41,7 +43,7 @@ struct state {
 static void conn_over(void *arg, int error, const char *sentence)
 {
     struct state *s = arg;
-    char text[400];
+    char text[640];
     s->error = error;
     snprintf(s->sentence, sizeof(s->sentence), "%s",
              error && sentence ? sentence : "the other end closed it");
@@ -103,11 +105,8 @@ static int connect_halves(struct state *s, bool use, struct pl_err *err)
     if (!crew)
         return pl_fail(err, -ENOMEM, "out of memory");
     if (!d->nexports) {
-        struct p9_conn_opts opts = {.crew = crew,
-                                    .use = use,
-                                    .stats = s->stats,
-                                    .over = conn_over,
-                                    .over_arg = s};
+        struct p9_conn_opts opts = {
+            .crew = crew, .use = use, .stats = s->stats, .over = conn_over, .over_arg = s};
         return p9_conn_new(&d->chan, &opts, &s->conn, err);
     }
     struct p9_export exports[DUCT_MAX];
@@ -211,7 +210,7 @@ static int serve(void *arg, size_t i, int fd, struct stats *stats, void (*up)(vo
     struct state *s = arg;
     struct reg_page *page = (struct reg_page *)((char *)stats - offsetof(struct reg_page, stats));
     struct up u = {.s = s, .i = i, .up = up, .arg = up_arg};
-    snprintf(page->peer, sizeof(page->peer), "%s", s->peer);
+    reg_set_peer(page, s->peer);
     ring_attach(&s->rings[i], page);
     int r = loss_begin(&s->loss, i, err);
     if (r < 0)
@@ -319,6 +318,8 @@ static int serve_only(struct state *s, int signals)
         return cmd_error(s->d->cmd, &err);
     }
     announce_exports(s);
+    reg_set_peer(s->page, s->peer);
+    reg_set_state(s->page, "up");
     bool stopped = false;
     while (!stopped && !atomic_load(&s->over)) {
         struct pollfd fds[2] = {{.fd = signals, .events = POLLIN},
@@ -344,14 +345,13 @@ static int without_mounts(struct state *s)
     s->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (signals < 0 || s->event_fd < 0)
         return cmd_fail(s->d->cmd, "%s", strerror(errno));
-    if (reg_add("duct", "", s->text, &entry, &page) == 0) {
-        atomic_store(&page->server, getpid());
-        snprintf(page->state, sizeof(page->state), "up");
-        s->stats = &page->stats;
-    }
+    if (reg_add("duct", "", s->text, &entry, &page) < 0 && !page)
+        return cmd_fail(s->d->cmd, "out of memory");
+    atomic_store(&page->server, getpid());
+    s->stats = &page->stats;
+    s->page = page;
     int status = serve_only(s, signals);
-    if (entry)
-        reg_del(entry);
+    reg_del(entry);
     return status;
 }
 

@@ -46,10 +46,11 @@ const struct cmd cmd_get = {
     .name = "get",
     .args = "SPEC PATH... [LOCAL]",
     .summary = "Copies files and directories out of a tree that is not mounted",
-    .help = "Directories are copied with all in them; modes, times, symlinks, holes, hard links and\n"
-            "extended attributes are kept. LOCAL is a directory to copy into (without it, the\n"
-            "current one), or the new name of one PATH. A file is renamed into place when it is\n"
-            "whole. Errors are told, the rest goes on, and the exit status is 1.\n",
+    .help =
+        "Directories are copied with all in them; modes, times, symlinks, holes, hard links and\n"
+        "extended attributes are kept. LOCAL is a directory to copy into (without it, the\n"
+        "current one), or the new name of one PATH. A file is renamed into place when it is\n"
+        "whole. Errors are told, the rest goes on, and the exit status is 1.\n",
     .example = "  plenum get ssh:host1:/home/me project/notes ./notes\n",
     .run = run,
 };

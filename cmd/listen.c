@@ -162,8 +162,8 @@ static int run(const struct cmd *self, int argc, char **argv)
         return cmd_error(self, &err);
     listening_note(self, chan_listener_name(listener), chan_listener_note(listener));
     fprintf(stderr, "listening on %s\n", chan_listener_name(listener));
-    int status = one ? once(self, listener, argv + optind + 1)
-                     : loop(self, listener, argv + optind + 1);
+    int status =
+        one ? once(self, listener, argv + optind + 1) : loop(self, listener, argv + optind + 1);
     chan_listener_free(listener);
     free(children);
     return status;
@@ -173,11 +173,12 @@ const struct cmd cmd_listen = {
     .name = "listen",
     .args = "[-1] [-a USER,... | --anyone] ADDR CMD ARG...",
     .summary = "Runs CMD for each connection, which is its standard input and output",
-    .help = "  -1, --once          runs CMD for the first connection only, and ends with its status\n"
-            "  -a, --allow USER,...  who may connect to a unix socket (else this user and root)\n"
-            "      --anyone        everybody may\n\n"
-            "Ends on SIGINT or SIGTERM, and ends the commands that run then. CMD finds\n"
-            "PLENUM_CHANNEL=accepted and PLENUM_PEER in its environment. ADDR: see plenum help addr.\n",
+    .help =
+        "  -1, --once          runs CMD for the first connection only, and ends with its status\n"
+        "  -a, --allow USER,...  who may connect to a unix socket (else this user and root)\n"
+        "      --anyone        everybody may\n\n"
+        "Ends on SIGINT or SIGTERM, and ends the commands that run then. CMD finds\n"
+        "PLENUM_CHANNEL=accepted and PLENUM_PEER in its environment. ADDR: see plenum help addr.\n",
     .example = "  plenum listen 'tcp!*!1127' duct /usr/glenda /n/foo\n",
     .run = run,
 };

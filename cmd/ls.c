@@ -42,9 +42,9 @@ static void show(struct ls *ls, const char *path, const char *name, struct pl_no
         snprintf(size, sizeof(size), "%u, %u", a->rdev_major, a->rdev_minor);
     else
         snprintf(size, sizeof(size), "%llu", (unsigned long long)a->size);
-    printf("%s %3llu %-8s %-8s %10s %s %s", attr_mode(mode, a->mode),
-           (unsigned long long)a->nlink, attr_user(user, a->uid), attr_group(group, a->gid), size,
-           when, walk_show(safe, sizeof(safe), name));
+    printf("%s %3llu %-8s %-8s %10s %s %s", attr_mode(mode, a->mode), (unsigned long long)a->nlink,
+           attr_user(user, a->uid), attr_group(group, a->gid), size, when,
+           walk_show(safe, sizeof(safe), name));
     if (target)
         printf(" -> %s", walk_show(safe, sizeof(safe), target));
     putchar('\n');

@@ -14,8 +14,8 @@ extern const struct cmd cmd_mount, cmd_umount, cmd_serve, cmd_duct, cmd_ssh, cmd
     cmd_version, cmd_help_cmd;
 
 const struct cmd *const cmd_table[] = {
-    &cmd_mount,  &cmd_umount, &cmd_serve,   &cmd_duct,     &cmd_ssh,  &cmd_listen, &cmd_dial,
-    &cmd_ls,     &cmd_cat,    &cmd_stat,    &cmd_get,      &cmd_put,  &cmd_mkdir,  &cmd_rm,
+    &cmd_mount,  &cmd_umount, &cmd_serve,   &cmd_duct,     &cmd_ssh, &cmd_listen, &cmd_dial,
+    &cmd_ls,     &cmd_cat,    &cmd_stat,    &cmd_get,      &cmd_put, &cmd_mkdir,  &cmd_rm,
     &cmd_status, &cmd_trace,  &cmd_version, &cmd_help_cmd, NULL,
 };
 
@@ -71,6 +71,12 @@ int cmd_error(const struct cmd *cmd, const struct pl_err *err)
 {
     fprintf(stderr, "plenum: %s: %s\n", cmd->name, err->text);
     return EXIT_FAILED;
+}
+
+int cmd_wrong(const struct cmd *cmd, const struct pl_err *err)
+{
+    cmd_error(cmd, err);
+    return EXIT_USAGE;
 }
 
 int cmd_flush(const struct cmd *cmd)

@@ -12,13 +12,13 @@ static int run(const struct cmd *self, int argc, char **argv)
         if (o == 'f')
             m.foreground = true;
         else if (mountopt_parse(&m.opts, optarg, &err) < 0)
-            return cmd_error(self, &err), EXIT_USAGE;
+            return cmd_wrong(self, &err);
     }
     if (argc - optind != 2)
         cmd_usage(self, "a SPEC and a directory are needed");
     m.dir = argv[optind + 1];
     if (spec_parse(argv[optind], &m.spec, &err) < 0)
-        return cmd_error(self, &err), EXIT_USAGE;
+        return cmd_wrong(self, &err);
     m.text = spec_text(m.spec);
     int status = mounter_run(&m);
     spec_free(m.spec);

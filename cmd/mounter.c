@@ -4,6 +4,7 @@
 #include "cmd/ring.h"
 #include "cmd/util.h"
 #include "keeper/keeper.h"
+#include "keeper/registry.h"
 #include <errno.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -17,14 +18,15 @@ struct state {
     struct ring ring;
     struct loss loss;
     struct spec_watch watch;
-    char peer[128];
+    struct spec_far far;
 };
 
 static void lost(void *arg, const char *sentence)
 {
     struct state *s = arg;
-    char text[400];
-    snprintf(text, sizeof(text), "link to %s lost: %s", *s->peer ? s->peer : s->m->text, sentence);
+    char text[640];
+    snprintf(text, sizeof(text), "link to %s lost: %s", *s->far.peer ? s->far.peer : s->m->text,
+             sentence);
     loss_tell(&s->loss, text);
 }
 
@@ -34,9 +36,11 @@ static int prepare(void *arg, struct pl_err *err)
     struct pl_tree *tree = s->m->tree;
     util_many_descriptors();
     s->watch = (struct spec_watch){.lost = lost, .arg = s};
-    int r = s->m->spec ? spec_open(s->m->spec, &s->watch, s->peer, &tree, err) : 0;
+    int r = s->m->spec ? spec_open(s->m->spec, &s->watch, &s->far, &tree, err) : 0;
     if (r < 0)
         return r;
+    if (s->far.note)
+        fprintf(stderr, "plenum: mount: %s: %s\n", s->far.peer, s->far.note);
     ring_init(&s->ring);
     s->tree = ring_over(&s->ring, tree);
     return s->tree ? 0 : pl_fail(err, -ENOMEM, "out of memory");
@@ -48,7 +52,7 @@ static int serve(void *arg, size_t i, int fd, struct stats *stats, void (*up)(vo
     struct state *s = arg;
     /* The counters are those of the registry's page, where the trace ring is too. */
     struct reg_page *page = (struct reg_page *)((char *)stats - offsetof(struct reg_page, stats));
-    snprintf(page->peer, sizeof(page->peer), "%s", s->peer);
+    reg_set_peer(page, s->far.peer);
     ring_attach(&s->ring, page);
     int r = loss_begin(&s->loss, i, err);
     if (r < 0)

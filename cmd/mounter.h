@@ -7,8 +7,8 @@
 #include "cmd/spec.h"
 
 struct mounter {
-    const char *text;    /* for status */
-    struct spec *spec;   /* opened in the server process; or NULL */
+    const char *text;     /* for status */
+    struct spec *spec;    /* opened in the server process; or NULL */
     struct pl_tree *tree; /* a tree that is there already; the reference is taken over */
     const char *dir;
     struct mountopt opts;

@@ -81,11 +81,12 @@ const struct cmd cmd_put = {
     .name = "put",
     .args = "SPEC LOCAL... [PATH]",
     .summary = "Copies files and directories into a tree that is not mounted",
-    .help = "Directories are copied with all in them; modes, times, symlinks, holes, hard links and\n"
-            "extended attributes are kept where the tree takes them. PATH is a directory to copy\n"
-            "into, or the new name of one LOCAL; with one LOCAL and no PATH it goes into the root.\n"
-            "A file is renamed into place when it is whole. Errors are told, the rest goes on, and\n"
-            "the exit status is 1.\n",
+    .help =
+        "Directories are copied with all in them; modes, times, symlinks, holes, hard links and\n"
+        "extended attributes are kept where the tree takes them. PATH is a directory to copy\n"
+        "into, or the new name of one LOCAL; with one LOCAL and no PATH it goes into the root.\n"
+        "A file is renamed into place when it is whole. Errors are told, the rest goes on, and\n"
+        "the exit status is 1.\n",
     .example = "  plenum put '9p:tcp!host1!564' ./notes ./plan.txt /inbox\n",
     .run = run,
 };

@@ -6,11 +6,9 @@
 
 #include "keeper/registry.h"
 #include <plenum/tree.h>
-#include <pthread.h>
 
 struct ring {
-    pthread_mutex_t lock; /* guards writing into the page's ring */
-    struct reg_page *_Atomic page;
+    struct reg_page *_Atomic page; /* NULL until the mount is served */
 };
 void ring_init(struct ring *ring);
 /* From here on lines can be told. `page` outlives the tree. */

@@ -37,14 +37,18 @@ static int run(const struct cmd *self, int argc, char **argv)
     s.addrs = argv + optind + 1;
     s.n = (size_t)(argc - optind - 1);
     for (size_t i = 0; i < s.n; i++)
-        if (!chan_is_addr(s.addrs[i]))
-            return cmd_fail(self, "%s: not an address (tcp!HOST!PORT, unix!PATH, stdio, ...; see "
-                                  "plenum help addr)", s.addrs[i]), EXIT_USAGE;
+        listening_check(self, s.addrs[i]);
     if (spec_parse(argv[optind], &spec, &err) < 0)
-        return cmd_error(self, &err), EXIT_USAGE;
+        return cmd_wrong(self, &err);
     s.text = spec_text(spec);
-    int status = spec_open(spec, NULL, NULL, &s.tree, &err) < 0 ? cmd_error(self, &err)
-                                                                : serving_run(&s);
+    struct spec_far far;
+    int status = EXIT_FAILED;
+    if (spec_open(spec, NULL, &far, &s.tree, &err) < 0) {
+        cmd_error(self, &err);
+    } else {
+        listening_note(self, far.peer, far.note);
+        status = serving_run(&s);
+    }
     spec_free(spec);
     return status;
 }

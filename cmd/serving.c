@@ -128,8 +128,9 @@ static int open_addr(struct server *sv, size_t i)
         fprintf(stderr, "%s: %s: %s\n", sv->s->prefix, name, note);
     if (!sv->s->quiet)
         fprintf(stderr, "serving %s on %s\n", sv->s->text, name);
-    size_t used = strlen(sv->page->peer);
-    snprintf(sv->page->peer + used, sizeof(sv->page->peer) - used, "%s%s", used ? ", " : "", name);
+    char peer[2 * sizeof(sv->page->peer) + 4];
+    snprintf(peer, sizeof(peer), "%s%s%s", sv->page->peer, *sv->page->peer ? ", " : "", name);
+    reg_set_peer(sv->page, peer);
     return 0;
 }
 
@@ -171,8 +172,8 @@ static void loop(struct server *sv)
         fds[1] = (struct pollfd){.fd = sv->event_fd, .events = POLLIN};
         for (size_t i = 0; i < sv->s->n; i++) {
             struct chan_listener *l = sv->listeners[i];
-            fds[i + 2] = (struct pollfd){.fd = l && listening ? chan_listener_fd(l) : -1,
-                                         .events = POLLIN};
+            fds[i + 2] =
+                (struct pollfd){.fd = l && listening ? chan_listener_fd(l) : -1, .events = POLLIN};
         }
         if (poll(fds, sv->s->n + 2, wait ? RETRY_MS : -1) < 0 && errno != EINTR)
             break;
@@ -195,9 +196,7 @@ static int start(struct server *sv)
     sv->listeners = calloc(sv->s->n, sizeof(*sv->listeners));
     if (!sv->crew || !sv->listeners)
         return failed(sv, "out of memory");
-    if (reg_add("serve", "", sv->s->text, &sv->entry, &sv->page) < 0)
-        sv->page = calloc(1, sizeof(*sv->page)); /* sparse: only what is touched counts */
-    if (!sv->page)
+    if (reg_add("serve", "", sv->s->text, &sv->entry, &sv->page) < 0 && !sv->page)
         return failed(sv, "out of memory");
     atomic_store(&sv->page->server, getpid());
     int r = p9_door_new(&export, 1, sv->crew, &sv->page->stats, &sv->door);
@@ -210,7 +209,7 @@ static int start(struct server *sv)
     for (size_t i = 0; i < sv->s->n; i++)
         if (open_addr(sv, i))
             return 1;
-    snprintf(sv->page->state, sizeof(sv->page->state), "up");
+    reg_set_state(sv->page, "up");
     return 0;
 }
 
@@ -231,10 +230,7 @@ static void end(struct server *sv)
     if (sv->crew)
         p9_crew_free(sv->crew);
     pl_tree_unref(sv->s->tree);
-    if (sv->entry)
-        reg_del(sv->entry);
-    else
-        free(sv->page);
+    reg_del(sv->entry);
 }
 
 int serving_run(const struct serving *s)

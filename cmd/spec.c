@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define SPEC_DEPTH 64
 
@@ -30,7 +31,7 @@ struct spec {
 
 struct opening {
     const struct spec_watch *watch;
-    char *peer;
+    struct spec_far *far;
 };
 
 struct spec_kind {
@@ -83,8 +84,10 @@ static int attach(struct chan *chan, const struct spec *s, const struct opening 
         chan_close(chan);
         return no_memory(err);
     }
-    if (o->peer)
-        snprintf(o->peer, sizeof(chan->peer), "%s", chan->peer);
+    if (o->far) {
+        snprintf(o->far->peer, sizeof(o->far->peer), "%s", chan->peer);
+        o->far->note = chan->note;
+    }
     struct p9_conn *conn;
     int r = p9_conn_new(chan, &opts, &conn, err);
     if (r < 0)
@@ -514,16 +517,16 @@ int spec_parse(const char *text, struct spec **ret, struct pl_err *err)
     return parse(text, 0, ret, err);
 }
 
-int spec_open(const struct spec *s, const struct spec_watch *watch, char *peer,
+int spec_open(const struct spec *s, const struct spec_watch *watch, struct spec_far *far,
               struct pl_tree **ret, struct pl_err *err)
 {
     if (!s->kind->layer) {
-        if (peer)
-            *peer = 0;
-        return s->kind->open(s, &(struct opening){.watch = watch, .peer = peer}, ret, err);
+        if (far)
+            *far = (struct spec_far){.peer = ""};
+        return s->kind->open(s, &(struct opening){.watch = watch, .far = far}, ret, err);
     }
     struct pl_tree *lower, *tree;
-    int r = spec_open(s->lower, watch, peer, &lower, err);
+    int r = spec_open(s->lower, watch, far, &lower, err);
     if (r < 0)
         return r;
     tree = s->kind->over(s, lower); /* takes lower over */
@@ -555,7 +558,8 @@ void spec_help(FILE *out)
                         strlen(kinds[i].form) > 28 ? "\n                               " : "",
                         kinds[i].what, "", kinds[i].example);
     }
-    fputs("\nA path begins with '/', '.' or '~', or has no ':' in it. The SPEC in a layer goes up to\n"
+    fputs("\nA path begins with '/', '.' or '~', or has no ':' in it. The SPEC in a layer goes up "
+          "to\n"
           "the last ')', so a path in it may have any character.\n",
           out);
 }

@@ -26,9 +26,14 @@ struct spec_watch {
     void (*lost)(void *arg, const char *sentence); /* in a thread of the engine; must not block */
     void *arg;
 };
-/* Opens what the SPEC names. May block. `watch` may be NULL, and must outlive the tree. `peer` (of
- * 128 bytes, may be NULL) gets the far end's name, or "". */
-int spec_open(const struct spec *spec, const struct spec_watch *watch, char *peer,
+/* The far end of such a connection. */
+struct spec_far {
+    char peer[128];   /* escaped; "": there is none */
+    const char *note; /* what the user ought to be warned of, as in struct chan */
+};
+/* Opens what the SPEC names. May block. `watch` may be NULL, and must outlive the tree; `ret_far`
+ * may be NULL. */
+int spec_open(const struct spec *spec, const struct spec_watch *watch, struct spec_far *ret_far,
               struct pl_tree **ret, struct pl_err *err);
 
 /* The table for people. */

@@ -73,7 +73,7 @@ static int add_pair(struct duct *d, struct args *far, char how, char *text)
     char spec[PATH_MAX + 8];
     snprintf(spec, sizeof(spec), "host:%s", second);
     if (spec_parse(spec, &e->spec, &err) < 0)
-        return cmd_error(d->cmd, &err), EXIT_USAGE;
+        return cmd_wrong(d->cmd, &err);
     e->aname = aname;
     d->nexports++;
     add(far, "--mount=%s:%s", aname, text);
@@ -134,7 +134,7 @@ static int run(const struct cmd *self, int argc, char **argv)
         else if (o == OPT_REMOTE_PLENUM)
             link.remote_plenum = optarg;
         else if (mountopt_parse(&d->opts, optarg, &err) < 0)
-            status = cmd_error(self, &err), EXIT_USAGE;
+            status = cmd_wrong(self, &err);
     }
     if (status)
         return status;

@@ -52,6 +52,9 @@ static char *remote_command(const struct sshlink *link, const char *token)
 
 static void child(const char *program, char *const *argv, int in, int out, bool patient)
 {
+    /* Out of the way first: one of them may be 0 or 1 itself. */
+    in = fcntl(in, F_DUPFD_CLOEXEC, 3);
+    out = fcntl(out, F_DUPFD_CLOEXEC, 3);
     if (dup2(in, 0) < 0 || dup2(out, 1) < 0)
         _exit(126);
     signal(SIGPIPE, SIG_DFL);

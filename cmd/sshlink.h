@@ -14,8 +14,8 @@ struct sshlink {
 };
 
 /* Starts ssh (or what PLENUM_SSH names) and waits until the far plenum speaks: it is told by
- * `--marker TOKEN` behind its subcommand to print TOKEN first, so that what the far shell's start-up
- * files print is passed over. The channel's child is ssh. */
+ * `--marker TOKEN` behind its subcommand to print TOKEN first, so that what the far shell's
+ * start-up files print is passed over. The channel's child is ssh. */
 int sshlink_start(const struct sshlink *link, struct chan *ret, struct pl_err *err);
 
 #endif

@@ -18,9 +18,8 @@ static void show(const char *path, const struct pl_attr *a, const char *target)
     printf(" Inode: %llu, links: %llu", (unsigned long long)a->ino, (unsigned long long)a->nlink);
     if (S_ISCHR(a->mode) || S_ISBLK(a->mode))
         printf(", device: %u,%u", a->rdev_major, a->rdev_minor);
-    printf("\n  Mode: %04o/%s, uid: %u/%s, gid: %u/%s\n", a->mode & 07777,
-           attr_mode(mode, a->mode), a->uid, attr_user(user, a->uid), a->gid,
-           attr_group(group, a->gid));
+    printf("\n  Mode: %04o/%s, uid: %u/%s, gid: %u/%s\n", a->mode & 07777, attr_mode(mode, a->mode),
+           a->uid, attr_user(user, a->uid), a->gid, attr_group(group, a->gid));
     printf("Access: %s\n", attr_time(t, &a->atime));
     printf("Modify: %s\n", attr_time(t, &a->mtime));
     printf("Change: %s\n", attr_time(t, &a->ctime));

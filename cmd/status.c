@@ -114,10 +114,11 @@ const struct cmd cmd_status = {
     .name = "status",
     .args = "[--json] [DIR]",
     .summary = "Shows this user's mounts, ducts and servers",
-    .help = "  --json  one array with an object for each: kind, dir, spec, state, keeper, server\n"
-            "          (process ids), peer, started, requests, errors, bytes_read, bytes_written,\n"
-            "          waiting (requests not yet answered), sent, received (bytes on the channel)\n\n"
-            "Nobody is asked for it, so it answers also when a server hangs.\n",
+    .help =
+        "  --json  one array with an object for each: kind, dir, spec, state, keeper, server\n"
+        "          (process ids), peer, started, requests, errors, bytes_read, bytes_written,\n"
+        "          waiting (requests not yet answered), sent, received (bytes on the channel)\n\n"
+        "Nobody is asked for it, so it answers also when a server hangs.\n",
     .example = "  plenum status --json\n",
     .run = run,
 };

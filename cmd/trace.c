@@ -7,67 +7,30 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
-#include <time.h>
 #include <unistd.h>
 
-#define LOOK_MS  50            /* so often is the ring looked at */
-#define AHEAD_NS 2000000000ll /* the server goes on writing for so long without us */
+#define LOOK_MS  50           /* so often is the ring looked at */
+#define AHEAD_NS 2000000000ll /* the server goes on for so long without us */
 
-struct tracing {
-    const struct cmd *self;
-    const char *dir;
-    bool found;
-    int status;
-};
-
-static int64_t now(void)
+static void follow(struct reg_page *page)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000ll + t.tv_nsec;
-}
-
-/* Prints what came since `at`; the new position. */
-static uint64_t drain(struct reg_page *page, uint64_t at)
-{
-    uint64_t head = atomic_load_explicit(&page->trace_head, memory_order_acquire);
-    static char copy[REG_TRACE_SIZE];
-    size_t n = (size_t)(head - at);
-    if (head - at <= REG_TRACE_SIZE)
-        for (size_t i = 0; i < n; i++)
-            copy[i] = page->trace[(at + i) % REG_TRACE_SIZE];
-    /* What was overwritten meanwhile is not to be trusted. */
-    uint64_t after = atomic_load_explicit(&page->trace_head, memory_order_acquire);
-    if (head - at > REG_TRACE_SIZE || after - at > REG_TRACE_SIZE - 4096) {
-        fprintf(stderr, "plenum: trace: %llu bytes of lines were lost (too many at once)\n",
-                (unsigned long long)(after - at));
-        return after;
-    }
-    fwrite(copy, 1, n, stdout);
-    return head;
-}
-
-static int follow(void *arg, struct reg_page *page)
-{
-    struct tracing *t = arg;
-    if (strcmp(page->dir, t->dir))
-        return 0;
-    t->found = true;
+    static char buf[256 << 10];
+    uint64_t pos = atomic_load(&page->trace_head);
     int fd = pidfd_open(atomic_load(&page->server), 0);
-    uint64_t at = atomic_load_explicit(&page->trace_head, memory_order_acquire);
-    bool gone = fd < 0;
-    while (!gone && !ferror(stdout)) {
-        atomic_store_explicit(&page->trace_until, now() + AHEAD_NS, memory_order_relaxed);
-        struct pollfd p = {.fd = fd, .events = POLLIN};
-        gone = poll(&p, 1, LOOK_MS) > 0;
-        at = drain(page, at);
-        if (fflush(stdout) != 0)
-            break;
+    bool gone = fd < 0, ok = true;
+    while (!gone && ok) {
+        size_t n;
+        bool lost = false;
+        reg_trace_ask(page, AHEAD_NS);
+        gone = poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, LOOK_MS) > 0;
+        while (ok && (n = reg_trace_read(page, &pos, buf, sizeof(buf), &lost)) > 0)
+            ok = fwrite(buf, 1, n, stdout) == n;
+        if (lost)
+            fprintf(stderr, "plenum: trace: lines were lost (too many at once)\n");
+        ok = ok && fflush(stdout) == 0;
     }
     if (fd >= 0)
         close(fd);
-    t->status = cmd_flush(t->self);
-    return 1;
 }
 
 static int run(const struct cmd *self, int argc, char **argv)
@@ -79,13 +42,15 @@ static int run(const struct cmd *self, int argc, char **argv)
     char *dir = util_mountpoint(argv[optind]);
     if (!dir)
         return cmd_fail(self, "%s: %s", argv[optind], strerror(errno));
-    struct tracing t = {.self = self, .dir = dir};
-    reg_each(follow, &t);
-    if (!t.found)
-        t.status = cmd_fail(self, "%s: no mount of this user's (plenum status shows them all)",
-                            dir);
+    struct reg_page *page = reg_find(dir);
+    int status = EXIT_OK;
+    if (page)
+        follow(page);
+    else
+        status = cmd_fail(self, "%s: no mount of this user's (plenum status shows them all)", dir);
+    reg_put(page);
     free(dir);
-    return t.status;
+    return status ? status : cmd_flush(self);
 }
 
 const struct cmd cmd_trace = {

@@ -15,22 +15,20 @@
 
 /* The processes behind a mount, held by descriptors so that a pid used anew is never meant. */
 struct behind {
-    const char *dir;
-    bool found, duct;
+    bool duct;
     struct pollfd fds[2]; /* keeper, server; fd -1: none, or gone */
 };
 
-static int look(void *arg, struct reg_page *page)
+static void look(struct behind *b, const char *dir)
 {
-    struct behind *b = arg;
-    if (strcmp(page->dir, b->dir))
-        return 0;
+    struct reg_page *page = reg_find(dir);
+    if (!page)
+        return;
     pid_t pids[2] = {atomic_load(&page->keeper), atomic_load(&page->server)};
-    b->found = true;
     b->duct = !strcmp(page->kind, "duct");
     for (int i = 0; i < 2; i++)
         b->fds[i].fd = pids[i] > 0 ? pidfd_open(pids[i], 0) : -1;
-    return 1;
+    reg_put(page);
 }
 
 /* Waits until both are gone: true, or false when the time is over. */
@@ -63,13 +61,14 @@ static int run(const struct cmd *self, int argc, char **argv)
     char *dir = util_mountpoint(argv[optind]);
     if (!dir)
         return cmd_fail(self, "%s: %s", argv[optind], strerror(errno));
-    struct behind b = {.dir = dir, .fds = {{.fd = -1, .events = POLLIN}, {.fd = -1, .events = POLLIN}}};
-    reg_each(look, &b);
+    struct behind b = {.fds = {{.fd = -1, .events = POLLIN}, {.fd = -1, .events = POLLIN}}};
+    look(&b, dir);
     int status = EXIT_OK;
     if (mount_end(dir, force, &err) < 0) {
         status = cmd_error(self, &err);
     } else if (!b.duct || force) {
-        /* A duct's other direction may go on for long; a mount's processes have nothing else to do. */
+        /* A duct's other direction may go on for long; a mount's processes have nothing else to do.
+         */
         if (!gone(&b, force ? PATIENCE_MS : -1)) {
             if (b.fds[1].fd >= 0)
                 pidfd_send_signal(b.fds[1].fd, SIGKILL, NULL, 0);

@@ -25,8 +25,8 @@ void util_many_descriptors(void);
 /* This user's name for 9P. */
 const char *util_user(char *buf, size_t size);
 
-/* A descriptor that becomes readable (eventfd) when SIGINT, SIGTERM or SIGHUP came, whichever thread
- * took it; the signals do nothing else from then on. One that is ignored (nohup) stays so.
+/* A descriptor that becomes readable (eventfd) when SIGINT, SIGTERM or SIGHUP came, whichever
+ * thread took it; the signals do nothing else from then on. One that is ignored (nohup) stays so.
  * -1 with errno. */
 int util_signals(void);
 

@@ -5,6 +5,7 @@
  */
 #include "cmd/walk.h"
 #include "base/text.h"
+#include "cmd/listening.h"
 #include "cmd/spec.h"
 #include "cmd/util.h"
 #include <dirent.h>
@@ -117,11 +118,15 @@ int walk_open(struct walk *w, const struct cmd *cmd, const char *text)
     struct pl_tree *tree;
     struct pl_err err;
     if (spec_parse(text, &spec, &err) < 0)
-        return cmd_error(cmd, &err), EXIT_USAGE;
+        return cmd_wrong(cmd, &err);
     start_watch(); /* before the engine has threads, which must not take the signals */
-    int r = spec_open(spec, NULL, NULL, &tree, &err);
+    struct spec_far far;
+    int r = spec_open(spec, NULL, &far, &tree, &err);
     spec_free(spec);
-    return r < 0 ? cmd_error(cmd, &err) : walk_start(w, cmd, tree);
+    if (r < 0)
+        return cmd_error(cmd, &err);
+    listening_note(cmd, far.peer, far.note);
+    return walk_start(w, cmd, tree);
 }
 
 int walk_close(struct walk *w)
