@@ -21,6 +21,7 @@
 
 struct state {
     struct duct *d;
+    struct keeper_mount mounts[DUCT_MAX];
     struct pl_tree *trees[DUCT_MAX]; /* mounted here, with the trace layer */
     struct ring rings[DUCT_MAX];
     struct pl_tree *exports[DUCT_MAX];
@@ -80,6 +81,7 @@ static int open_channel(struct state *s, struct pl_err *err)
         r = accept_one(s, err);
     if (r < 0)
         return r;
+    s->stats = d->nmounts ? &s->mounts[0].page->stats : s->stats;
     if (d->remote)
         d->chan.role = CHAN_ACCEPTED; /* the near end speaks first */
     listening_note(d->cmd, d->chan.peer, d->chan.note);
@@ -133,7 +135,8 @@ static int attach(struct state *s, struct pl_err *err)
         int r = pl_p9_open(s->conn, false, s->d->mounts[i].aname, user, &tree, err);
         if (r < 0)
             return r;
-        ring_init(&s->rings[i]);
+        reg_set_peer(s->mounts[i].page, s->peer);
+        ring_init(&s->rings[i], s->mounts[i].page);
         s->trees[i] = ring_over(&s->rings[i], tree);
         if (!s->trees[i])
             return pl_fail(err, -ENOMEM, "out of memory");
@@ -208,11 +211,8 @@ static int serve(void *arg, size_t i, int fd, struct stats *stats, void (*up)(vo
                  struct pl_err *err)
 {
     struct state *s = arg;
-    struct reg_page *page = (struct reg_page *)((char *)stats - offsetof(struct reg_page, stats));
     struct up u = {.s = s, .i = i, .up = up, .arg = up_arg};
-    reg_set_peer(page, s->peer);
-    ring_attach(&s->rings[i], page);
-    int r = loss_begin(&s->loss, i, err);
+    int r = loss_begin(&s->loss, i, s->mounts[i].page->dir, err);
     if (r < 0)
         return r;
     r = fuse_serve(fd, s->trees[i], "", &s->d->opts.fuse, stats, now_up, &u, err);
@@ -285,14 +285,13 @@ static void stop(void *arg)
 
 static int with_mounts(struct state *s)
 {
-    struct keeper_mount mounts[DUCT_MAX] = {0};
     for (size_t i = 0; i < s->d->nmounts; i++)
-        mounts[i] = (struct keeper_mount){
+        s->mounts[i] = (struct keeper_mount){
             .dir = s->d->mounts[i].dir, .spec = s->text, .opts = s->d->opts.mount};
     struct keeper_job job = {
         .kind = "duct",
         .nmounts = s->d->nmounts,
-        .mounts = mounts,
+        .mounts = s->mounts,
         .foreground = true,
         .arg = s,
         .prepare = prepare,
@@ -358,10 +357,7 @@ static int without_mounts(struct state *s)
 int duct_run(struct duct *d)
 {
     struct state *s = calloc(1, sizeof(*s));
-    const char *dirs[DUCT_MAX];
-    for (size_t i = 0; i < d->nmounts; i++)
-        dirs[i] = d->mounts[i].dir;
-    if (!s || loss_init(&s->loss, dirs, d->nmounts) < 0) {
+    if (!s || loss_init(&s->loss, d->nmounts) < 0) {
         free(s);
         return cmd_fail(d->cmd, "out of memory");
     }

@@ -5,16 +5,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-int loss_init(struct loss *l, const char *const *dirs, size_t n)
+int loss_init(struct loss *l, size_t n)
 {
     *l = (struct loss){.n = n};
     pthread_mutex_init(&l->lock, NULL);
     l->mounts = calloc(n ? n : 1, sizeof(*l->mounts));
-    if (!l->mounts)
-        return -ENOMEM;
-    for (size_t i = 0; i < n; i++)
-        l->mounts[i].dir = dirs[i];
-    return 0;
+    return l->mounts ? 0 : -ENOMEM;
 }
 
 static void *abort_all(void *arg)
@@ -23,7 +19,7 @@ static void *abort_all(void *arg)
     pthread_mutex_lock(&l->lock);
     for (size_t i = 0; i < l->n; i++)
         if (l->mounts[i].dev && mount_abort(l->mounts[i].dev) < 0)
-            mount_end(l->mounts[i].dir, true, NULL);
+            mount_end_dev(l->mounts[i].dir, l->mounts[i].dev, true, NULL);
     pthread_mutex_unlock(&l->lock);
     return NULL;
 }
@@ -47,16 +43,16 @@ static int told(struct loss *l, struct pl_err *err)
     return pl_fail(err, -ECONNABORTED, "%s", l->sentence);
 }
 
-int loss_begin(struct loss *l, size_t i, struct pl_err *err)
+int loss_begin(struct loss *l, size_t i, const char *dir, struct pl_err *err)
 {
     dev_t dev = 0;
     int r = 0;
-    mount_dev(l->mounts[i].dir, &dev);
+    mount_dev(dir, &dev);
     pthread_mutex_lock(&l->lock);
     if (l->lost)
         r = told(l, err);
     else
-        l->mounts[i].dev = dev;
+        l->mounts[i] = (struct loss_mount){.dir = dir, .dev = dev};
     pthread_mutex_unlock(&l->lock);
     return r;
 }

@@ -14,6 +14,7 @@
 /* Lives in the server process, up to `text` and `opts` also before the fork. */
 struct state {
     const struct mounter *m;
+    struct keeper_mount mount;
     struct pl_tree *tree;
     struct ring ring;
     struct loss loss;
@@ -41,7 +42,8 @@ static int prepare(void *arg, struct pl_err *err)
         return r;
     if (s->far.note)
         fprintf(stderr, "plenum: mount: %s: %s\n", s->far.peer, s->far.note);
-    ring_init(&s->ring);
+    reg_set_peer(s->mount.page, s->far.peer);
+    ring_init(&s->ring, s->mount.page);
     s->tree = ring_over(&s->ring, tree);
     return s->tree ? 0 : pl_fail(err, -ENOMEM, "out of memory");
 }
@@ -50,11 +52,7 @@ static int serve(void *arg, size_t i, int fd, struct stats *stats, void (*up)(vo
                  struct pl_err *err)
 {
     struct state *s = arg;
-    /* The counters are those of the registry's page, where the trace ring is too. */
-    struct reg_page *page = (struct reg_page *)((char *)stats - offsetof(struct reg_page, stats));
-    reg_set_peer(page, s->far.peer);
-    ring_attach(&s->ring, page);
-    int r = loss_begin(&s->loss, i, err);
+    int r = loss_begin(&s->loss, i, s->mount.page->dir, err);
     if (r < 0)
         return r;
     r = fuse_serve(fd, s->tree, "", &s->m->opts.fuse, stats, up, up_arg, err);
@@ -73,13 +71,13 @@ static int finish(void *arg, struct pl_err *err)
 int mounter_run(const struct mounter *m)
 {
     struct state s = {.m = m};
-    if (loss_init(&s.loss, &m->dir, 1) < 0)
+    if (loss_init(&s.loss, 1) < 0)
         return 1;
-    struct keeper_mount mount = {.dir = m->dir, .spec = m->text, .opts = m->opts.mount};
+    s.mount = (struct keeper_mount){.dir = m->dir, .spec = m->text, .opts = m->opts.mount};
     struct keeper_job job = {
         .kind = "mount",
         .nmounts = 1,
-        .mounts = &mount,
+        .mounts = &s.mount,
         .foreground = m->foreground,
         .arg = &s,
         .prepare = prepare,

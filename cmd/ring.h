@@ -8,11 +8,10 @@
 #include <plenum/tree.h>
 
 struct ring {
-    struct reg_page *_Atomic page; /* NULL until the mount is served */
+    struct reg_page *page;
 };
-void ring_init(struct ring *ring);
-/* From here on lines can be told. `page` outlives the tree. */
-void ring_attach(struct ring *ring, struct reg_page *page);
+/* `page` outlives the tree. */
+void ring_init(struct ring *ring, struct reg_page *page);
 /* The layer; takes over `lower`; NULL: no memory. `ring` outlives it. */
 struct pl_tree *ring_over(struct ring *ring, struct pl_tree *lower);
 

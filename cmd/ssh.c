@@ -101,14 +101,8 @@ static int connect_and_run(struct duct *d, struct sshlink *link)
         return cmd_error(d->cmd, &err);
     /* ssh is a child of this process, and of nobody that the channel is handed to. */
     pid_t ssh = d->chan.child;
-    int in = d->chan.in, out = d->chan.out;
     d->chan.child = 0;
-    bool mine = d->nmounts > 0; /* else the connection has closed them */
-    int status = duct_run(d);
-    if (mine) {
-        close(in);
-        close(out);
-    }
+    int status = duct_run(d); /* has closed the channel, in this process too */
     wait_ssh(ssh);
     return status;
 }

@@ -2,9 +2,10 @@
 #include "base/text.h"
 #include "cmd/attr.h"
 #include "cmd/cmd.h"
-#include "cmd/util.h"
+#include "keeper/mount.h"
 #include "keeper/registry.h"
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -91,10 +92,11 @@ static int run(const struct cmd *self, int argc, char **argv)
         json = true;
     if (argc - optind > 1)
         cmd_usage(self, "at most one directory");
-    char *dir = optind < argc ? util_mountpoint(argv[optind]) : NULL;
-    if (optind < argc && !dir)
-        return cmd_fail(self, "%s: %s", argv[optind], strerror(errno));
-    l.dir = dir;
+    char dir[PATH_MAX];
+    struct pl_err err;
+    if (optind < argc && mount_path(argv[optind], dir, &err) < 0)
+        return cmd_error(self, &err);
+    l.dir = optind < argc ? dir : NULL;
     l.json = json ? json_object_new_array() : NULL;
     int r = reg_each(each, &l);
     int status = EXIT_OK;
@@ -102,11 +104,10 @@ static int run(const struct cmd *self, int argc, char **argv)
         attr_print_json(l.json);
     if (r < 0 && r != -ENOENT)
         status = cmd_fail(self, "the registry: %s", strerror(-r));
-    else if (dir && l.n == 0)
+    else if (l.dir && l.n == 0)
         status = cmd_fail(self, "%s: no mount of this user's (plenum status shows them all)", dir);
     else if (!json && l.n == 0)
         puts("nothing is mounted or served");
-    free(dir);
     return status ? status : cmd_flush(self);
 }
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/cmd.h"
-#include "cmd/util.h"
+#include "keeper/mount.h"
 #include "keeper/registry.h"
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
 #include <unistd.h>
@@ -39,9 +39,10 @@ static int run(const struct cmd *self, int argc, char **argv)
         ;
     if (argc - optind != 1)
         cmd_usage(self, "one directory is needed");
-    char *dir = util_mountpoint(argv[optind]);
-    if (!dir)
-        return cmd_fail(self, "%s: %s", argv[optind], strerror(errno));
+    char dir[PATH_MAX];
+    struct pl_err err;
+    if (mount_path(argv[optind], dir, &err) < 0)
+        return cmd_error(self, &err);
     struct reg_page *page = reg_find(dir);
     int status = EXIT_OK;
     if (page)
@@ -49,7 +50,6 @@ static int run(const struct cmd *self, int argc, char **argv)
     else
         status = cmd_fail(self, "%s: no mount of this user's (plenum status shows them all)", dir);
     reg_put(page);
-    free(dir);
     return status ? status : cmd_flush(self);
 }
 

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/cmd.h"
-#include "cmd/util.h"
 #include "keeper/mount.h"
 #include "keeper/registry.h"
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
 #include <unistd.h>
@@ -58,9 +57,9 @@ static int run(const struct cmd *self, int argc, char **argv)
         force = true;
     if (argc - optind != 1)
         cmd_usage(self, "one directory is needed");
-    char *dir = util_mountpoint(argv[optind]);
-    if (!dir)
-        return cmd_fail(self, "%s: %s", argv[optind], strerror(errno));
+    char dir[PATH_MAX];
+    if (mount_path(argv[optind], dir, &err) < 0)
+        return cmd_error(self, &err);
     struct behind b = {.fds = {{.fd = -1, .events = POLLIN}, {.fd = -1, .events = POLLIN}}};
     look(&b, dir);
     int status = EXIT_OK;
@@ -77,7 +76,6 @@ static int run(const struct cmd *self, int argc, char **argv)
             gone(&b, PATIENCE_MS);
         }
     }
-    free(dir);
     return status;
 }
 

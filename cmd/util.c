@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/util.h"
-#include "keeper/mount.h"
 #include <errno.h>
-#include <limits.h>
 #include <poll.h>
 #include <pwd.h>
 #include <signal.h>
@@ -12,7 +10,6 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 static size_t least(size_t a, size_t b)
@@ -90,59 +87,6 @@ char *util_absolute(const char *path)
         out = NULL;
     free(cwd);
     return out;
-}
-
-/* The real path of the directory part of `path` with its last name put back. */
-static char *real_parent(const char *path)
-{
-    char *abs = util_absolute(path), *out = NULL;
-    if (!abs)
-        return NULL;
-    size_t n = strlen(abs);
-    while (n > 1 && abs[n - 1] == '/')
-        abs[--n] = 0;
-    char *slash = strrchr(abs, '/');
-    const char *name = slash + 1;
-    if (!*name || !strcmp(name, ".") || !strcmp(name, "..")) {
-        out = realpath(abs, NULL);
-    } else {
-        *slash = 0;
-        char *dir = realpath(*abs ? abs : "/", NULL);
-        if (dir && asprintf(&out, "%s%s%s", dir, strcmp(dir, "/") ? "/" : "", name) < 0)
-            out = NULL;
-        free(dir);
-    }
-    int saved = errno;
-    free(abs);
-    errno = saved;
-    return out;
-}
-
-char *util_mountpoint(const char *dir)
-{
-    char *path = real_parent(dir);
-    for (int depth = 0; path && depth < 40; depth++) {
-        dev_t dev;
-        struct stat st;
-        if (mount_dev(path, &dev) == 0 || lstat(path, &st) < 0 || !S_ISLNK(st.st_mode))
-            return path;
-        char target[PATH_MAX], *joined = NULL;
-        ssize_t n = readlink(path, target, sizeof(target) - 1);
-        if (n < 0)
-            return path;
-        target[n] = 0;
-        char *slash = strrchr(path, '/');
-        *slash = 0;
-        if (asprintf(&joined, "%s%s%s", *target == '/' ? "" : path, *target == '/' ? "" : "/",
-                     target) < 0)
-            joined = NULL;
-        free(path);
-        path = joined ? real_parent(joined) : NULL;
-        free(joined);
-    }
-    free(path);
-    errno = ELOOP;
-    return NULL;
 }
 
 void util_many_descriptors(void)

@@ -15,10 +15,6 @@ const char *util_closest(const char *word, const char *const *list);
  * memory to be freed; NULL: no memory, or an unknown user (errno ENOENT). */
 char *util_absolute(const char *path);
 
-/* Where `dir` is mounted on, absolute, without touching what is mounted there (it may be dead):
- * symlinks are followed up to it but never through it. In memory to be freed; NULL with errno. */
-char *util_mountpoint(const char *dir);
-
 /* Makes the soft limit of open descriptors the hard one. */
 void util_many_descriptors(void);
 
