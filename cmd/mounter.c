@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/mounter.h"
 #include "cmd/loss.h"
+#include "cmd/relay.h"
 #include "cmd/ring.h"
 #include "cmd/util.h"
 #include "keeper/keeper.h"
@@ -37,7 +38,15 @@ static int prepare(void *arg, struct pl_err *err)
     struct pl_tree *tree = s->m->tree;
     util_many_descriptors();
     s->watch = (struct spec_watch){.lost = lost, .arg = s};
-    int r = s->m->spec ? spec_open(s->m->spec, &s->watch, &s->far, &tree, err) : 0;
+    int r = 0;
+    if (s->m->spec) {
+        struct relay relay;
+        if (!s->m->foreground)
+            relay_start(&relay);
+        r = spec_open(s->m->spec, &s->watch, &s->far, &tree, err);
+        if (!s->m->foreground)
+            relay_stop(&relay, r == 0);
+    }
     if (r < 0)
         return r;
     if (s->far.note)

@@ -121,7 +121,7 @@ def test_wrong_usage(plenum, args, says):
     (["duct", "-d", "tcp!127.0.0.1!1", ".", "here"], "refused"),
     (["duct", "/nonexistent", "here"], "no such directory"),
     (["serve", "mem:", "unix!missing/x.sock"], "missing/x.sock"),
-    (["serve", "mem:", "unix!" + "x" * 200], "long"),
+    (["serve", "mem:", "unix!" + "x" * 200], "shorter"),
 ])
 def test_bad_input(plenum, args, says):
     (plenum.tmp / "file").write_text("x")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Mounts: their options, what is told of them, and all the ways in which they end."""
+import contextlib
 import os
 import signal
 import subprocess
@@ -94,11 +95,15 @@ def test_busy(plenum):
     here = plenum.dir("here")
     plenum.run("mount", "mem:", here)
     e = plenum.entry(here)
-    with open(here / "x", "w"):
-        assert "busy" in plenum.error("umount", here)
-        assert mounted(here)
-        plenum.run("umount", "-f", here)
+    held = os.open(here / "x", os.O_RDWR | os.O_CREAT)
+    assert "busy" in plenum.error("umount", here)
+    assert mounted(here)
+    plenum.run("umount", "-f", here)
     assert not mounted(here)
+    with pytest.raises(OSError):
+        os.write(held, b"x")
+    with contextlib.suppress(OSError):  # close(2) says so as well
+        os.close(held)
     gone(e)
 
 

@@ -87,7 +87,7 @@ def test_aname(plenum):
     (plenum.tmp / "src/below/f").write_text("deep")
     p = plenum.serve("src", "unix!s.sock")
     assert plenum.run("ls", "9p:unix!s.sock,aname=/below").out == "f\n"
-    assert "No such file" in plenum.error("ls", "9p:unix!s.sock,aname=/nothing")
+    assert 'nothing named "/nothing"' in plenum.error("ls", "9p:unix!s.sock,aname=/nothing")
     p.terminate()
     plenum.ended(p, 0)
 
@@ -191,7 +191,7 @@ def test_killed_socket_is_replaced(plenum):
     assert "s.sock" in plenum.error("ls", "9p:unix!s.sock")
     p = plenum.serve("mem:", "unix!s.sock")
     plenum.run("ls", "9p:unix!s.sock")
-    assert "in use" in plenum.error("serve", "mem:", "unix!s.sock")
+    assert "listens there already" in plenum.error("serve", "mem:", "unix!s.sock")
     p.terminate()
     plenum.ended(p, 0)
 
