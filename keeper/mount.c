@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Making mounts: fsopen and friends, mount(2) for kernels without them, fusermount3 for users who
- * may do neither.
+ * Making mounts: with fsopen and friends (FUSE knows them since Linux 5.5, and openat2, without
+ * which nothing here works, is younger), or through fusermount3 for users who may not.
  */
 #include "keeper/mount.h"
 #include "keeper/fusermount.h"
@@ -74,8 +74,7 @@ static int configure(int fs, int fd, const struct mount_opts *o)
     return fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0 ? -errno : 0;
 }
 
-/* -ENOSYS on kernels before 5.2. */
-static int mount_new(const char *dir, int fd, const struct mount_opts *o)
+static int mount_direct(const char *dir, int fd, const struct mount_opts *o)
 {
     unsigned attr = (o->ro ? MOUNT_ATTR_RDONLY : 0u) | (o->nosuid ? MOUNT_ATTR_NOSUID : 0u) |
                     (o->nodev ? MOUNT_ATTR_NODEV : 0u) | (o->noexec ? MOUNT_ATTR_NOEXEC : 0u) |
@@ -92,19 +91,6 @@ static int mount_new(const char *dir, int fd, const struct mount_opts *o)
         close(mnt);
     close(fs);
     return rc;
-}
-
-static int mount_old(const char *dir, int fd, const struct mount_opts *o)
-{
-    char source[SOURCE_MAX + 1], data[160];
-    unsigned long flags = (o->ro ? MS_RDONLY : 0ul) | (o->nosuid ? MS_NOSUID : 0ul) |
-                          (o->nodev ? MS_NODEV : 0ul) | (o->noexec ? MS_NOEXEC : 0ul) |
-                          (o->noatime ? MS_NOATIME : 0ul);
-    source_of(o, source);
-    snprintf(data, sizeof(data), "fd=%d,rootmode=40000,user_id=%u,group_id=%u%s%s", fd, geteuid(),
-             getegid(), o->allow_other ? ",allow_other" : "",
-             o->default_permissions ? ",default_permissions" : "");
-    return mount(source, dir, "fuse.plenum", flags, data) < 0 ? -errno : 0;
 }
 
 /* fusermount3's -o: in fsname, commas and backslashes are its own. */
@@ -130,9 +116,7 @@ int mount_fuse(const char *dir, const struct mount_opts *o, int *ret_fd, struct 
     struct pl_err why = {0};
     int fd = open_device(&why), rc = fd;
     if (fd >= 0) {
-        rc = mount_new(dir, fd, o);
-        if (rc == -ENOSYS)
-            rc = mount_old(dir, fd, o);
+        rc = mount_direct(dir, fd, o);
         if (rc == 0) {
             *ret_fd = fd;
             return 0;

@@ -40,7 +40,7 @@ int mount_check(const char *dir, bool nonempty, char *ret_path, struct pl_err *e
 int mount_fuse(const char *dir, const struct mount_opts *opts, int *ret_fd, struct pl_err *err);
 
 /* Unmounts `dir`, which must be a mount of ours (-EINVAL with a sentence for anything else):
- * umount2, or fusermount3 -u. `force`: aborts the FUSE connection first and detaches, so that it
+ * umount2, or fusermount3 -u. `force`: detaches and aborts the FUSE connection, so that it
  * ends also when the server is dead or hung, and with open files. -EBUSY with a sentence that says
  * so. Never touches the mounted tree itself. Without force it writes back what the kernel still
  * holds, and waits for the server to take it. */

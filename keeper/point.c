@@ -351,15 +351,22 @@ static int take_away(const char *path, bool force, struct pl_err *err)
 int mount_end_dev(const char *path, dev_t dev, bool force, struct pl_err *err)
 {
     struct point p;
+    dev_t now = dev;
     int fd = look(path, &p, err);
     if (fd < 0)
         return fd;
     close(fd);
     if (!p.mounted || p.dev != dev || strcmp(p.path, path) != 0)
         return pl_fail(err, -ENOENT, "%s: no longer mounted there", path);
+    int rc = take_away(path, force, err);
+    /* Only now, for users (root's MNT_FORCE has done it): at the end of the connection the keeper
+     * takes the mount away too, and ours would be the second, of what lies below. */
     if (force)
-        mount_abort(dev); /* where it is not permitted, take_away does what it can */
-    return take_away(path, force, err);
+        mount_abort(dev);
+    /* whoever was faster: it is gone */
+    if (rc < 0 && (mount_dev(path, &now) == -ENOENT || now != dev))
+        return 0;
+    return rc;
 }
 
 int mount_end(const char *dir, bool force, struct pl_err *err)

@@ -36,6 +36,17 @@
 
 #include <cmocka.h>
 
+#if defined(__SANITIZE_THREAD__)
+#define THREAD_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define THREAD_SANITIZER 1
+#endif
+#endif
+#ifndef THREAD_SANITIZER
+#define THREAD_SANITIZER 0
+#endif
+
 #define NOBODY 65534
 #define STAGE  "PLENUM_TEST_STAGE"
 
@@ -465,8 +476,10 @@ static void in_background(void **state)
     assert_string_equal(text, "plenum-keeper\n");
     proc_line(p.server, "status", "Name:\t", text, sizeof(text));
     assert_string_equal(text, "plenum-server\n");
+#if !THREAD_SANITIZER /* has a thread of its own */
     proc_line(p.keeper, "status", "Threads:\t", text, sizeof(text));
     assert_string_equal(text, "1\n");
+#endif
     assert_int_not_equal(getsid(p.keeper), getsid(0));
     assert_int_not_equal(getsid(p.server), getsid(0));
     assert_true(left_terminal(p.keeper));
@@ -1036,19 +1049,9 @@ static int run_stage(void)
     return cmocka_run_group_tests_name(stage, tests, stage_setup, NULL);
 }
 
-static int put(const char *path, const char *text)
-{
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-    int rc = fd < 0 || write(fd, text, strlen(text)) < 0 ? -1 : 0;
-    if (fd >= 0)
-        close(fd);
-    return rc;
-}
-
 /* A child that becomes who the stage is about and starts this program again. */
 static int child_stage(const char *name, char *self)
 {
-    char map[64];
     fflush(NULL);
     pid_t pid = fork();
     if (pid == 0) {
@@ -1056,21 +1059,6 @@ static int child_stage(const char *name, char *self)
         if (user && geteuid() == 0 && (setgid(NOBODY) < 0 || setuid(NOBODY) < 0))
             _exit(99);
         prctl(PR_SET_DUMPABLE, 1); /* or /proc/self would be root's */
-        uid_t uid = geteuid();
-        gid_t gid = getegid();
-        if (strcmp(name, "userns") == 0) {
-            if (unshare(CLONE_NEWUSER | CLONE_NEWNS) < 0) {
-                printf("# userns: skipped: %s\n", strerror(errno));
-                fflush(NULL);
-                _exit(0);
-            }
-            snprintf(map, sizeof(map), "0 %u 1", uid);
-            if (put("/proc/self/setgroups", "deny") < 0 || put("/proc/self/uid_map", map) < 0)
-                _exit(98);
-            snprintf(map, sizeof(map), "0 %u 1", gid);
-            if (put("/proc/self/gid_map", map) < 0)
-                _exit(97);
-        }
         if (strcmp(name, "user") == 0 && access("/usr/bin/fusermount3", X_OK) < 0) {
             printf("# user: skipped: fusermount3 is missing\n");
             fflush(NULL);
@@ -1078,7 +1066,10 @@ static int child_stage(const char *name, char *self)
         }
         setenv(STAGE, name, 1);
         unsetenv("XDG_RUNTIME_DIR");
-        execl(self, self, NULL);
+        if (strcmp(name, "userns") == 0)
+            execlp("unshare", "unshare", "-Urm", self, NULL);
+        else
+            execl(self, self, NULL);
         _exit(96);
     }
     int status;
@@ -1118,7 +1109,7 @@ static int inside(char *self)
     close(from);
     close(to);
     if (mount("tmpfs", "/tmp", "tmpfs", 0, "mode=1777") < 0 ||
-        mount("tmpfs", "/dev", "tmpfs", 0, "mode=1777") < 0 || make_node("/dev/null", 3, 1) < 0 ||
+        mount("tmpfs", "/dev", "tmpfs", 0, "mode=0777") < 0 || make_node("/dev/null", 3, 1) < 0 ||
         make_node("/dev/zero", 5, 1) < 0 || make_node("/dev/urandom", 9, 1) < 0 ||
         make_node("/dev/fuse", 229, 10) < 0) {
         printf("# skipped: cannot make a /dev of its own: %s\n", strerror(errno));
@@ -1166,5 +1157,7 @@ int main(int argc, char **argv)
     int status;
     while (waitpid(inner, &status, 0) != inner)
         ;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+    /* no leak check here: no thread can be made any more when process 1 is gone */
+    fflush(NULL);
+    _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
 }
