@@ -85,6 +85,9 @@ enum p9_lopen_flags {
 };
 
 enum { P9_AT_REMOVEDIR = 0x200 };
+/* Ours: above the mode of a creating message stands the umask, which is still to be applied (where a
+ * directory has a default ACL it must not be, and only the server knows). */
+enum { P9_UMASK_SHIFT = 16 };
 enum { P9_LOCK_RD = 0, P9_LOCK_WR = 1, P9_LOCK_UN = 2 };
 /* FLOCK is ours: a lock of flock(2), which knows nothing of the others. */
 enum { P9_LOCK_BLOCK = 1, P9_LOCK_RECLAIM = 2, P9_LOCK_FLOCK = 0x100 };

@@ -191,6 +191,13 @@ static int open_root(struct p9s_tree *t, struct pl_call *call, const char *uname
     return r;
 }
 
+/* A peer that knows no ACLs does not know this attribute; one that does says that there is none. */
+static bool has_acls(struct p9s_tree *t, struct pl_call *call)
+{
+    ssize_t n = p9s_getxattr(&t->tree, call, &t->root->h.node, "system.posix_acl_access", NULL, 0);
+    return n >= 0 || n == -ENODATA;
+}
+
 int pl_p9_open(struct p9_conn *conn, bool own, const char *aname, const char *uname,
                struct pl_tree **ret, struct pl_err *err)
 {
@@ -220,6 +227,8 @@ int pl_p9_open(struct p9_conn *conn, bool own, const char *aname, const char *un
 
     pl_call_init_self(&call);
     int r = open_root(t, &call, uname);
+    if (r == 0 && has_acls(t, &call))
+        t->tree.flags |= PL_TREE_POSIX_ACL;
     pl_call_done(&call);
     if (r < 0) {
         fail_attach(t, r, err);

@@ -61,19 +61,42 @@ int p9s_setattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node
     return r < 0 ? r : p9s_getattr_fid(t, call, (struct p9s_node *)node, m.fid, attr);
 }
 
+/* One of us is told the umask. Another is told the mode with the umask applied, unless the
+ * directory has a default ACL, which stands in its place. */
+int p9s_mode(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, uint32_t mode,
+             uint32_t *ret)
+{
+    *ret = mode;
+    if (t->ext) {
+        *ret = mode | (uint32_t)(call->umask & 0777) << P9_UMASK_SHIFT;
+        return 0;
+    }
+    if (call->umask && (t->tree.flags & PL_TREE_POSIX_ACL)) {
+        ssize_t n = p9s_getxattr(&t->tree, call, dir, "system.posix_acl_default", NULL, 0);
+        if (n >= 0)
+            return 0;
+        if (n != -ENODATA && n != -EOPNOTSUPP)
+            return (int)n;
+    }
+    *ret = mode & ~(uint32_t)(call->umask & 0777);
+    return 0;
+}
+
 int p9s_make(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, const char *name,
              const struct pl_make *make, struct pl_node **ret, struct pl_attr *attr)
 {
     struct p9s_tree *t = p9s_of(tree);
     struct p9_msg m = {.name = p9_str(name), .gid = call->cred.gid};
-    uint32_t mode = make->mode & ~(uint32_t)(call->umask & 0777);
+    uint32_t mode;
     int r = p9s_my_fid(t, call, dir, &m.dfid);
+    if (r == 0 && !S_ISLNK(make->mode))
+        r = p9s_mode(t, call, dir, make->mode, &mode);
     if (r < 0)
         return r;
     switch (make->mode & S_IFMT) {
     case S_IFDIR:
         m.type = P9_Tmkdir;
-        m.mode = mode & 07777;
+        m.mode = mode & ~(uint32_t)S_IFMT;
         break;
     case S_IFLNK:
         m.type = P9_Tsymlink;

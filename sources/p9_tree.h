@@ -21,6 +21,7 @@
 
 #include "base/limits.h"
 #include "sources/p9.h"
+#include <errno.h>
 #include <pthread.h>
 
 struct p9s_user {
@@ -103,6 +104,12 @@ void p9s_start(struct p9s_tree *t, struct pl_call *call, struct p9s_batch *b, st
 int p9s_finish(struct p9s_tree *t, struct pl_call *call, struct p9s_batch *b);
 void p9s_batch_free(struct p9s_batch *b);
 
+/* An op whose answer did not come: was that its deadline? */
+static inline int p9s_why(struct pl_call *call, int r)
+{
+    return r == -EINTR && pl_call_over(call) == -ETIMEDOUT ? -ETIMEDOUT : r;
+}
+
 /* A new number for a fid, or -ENFILE. */
 int p9s_new_fid(struct p9s_tree *t, uint32_t *ret);
 /* It did not come to be, `r` being why; or perhaps it did, when that was not learned. */
@@ -129,6 +136,10 @@ int p9s_getattr_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *n
                     struct pl_attr *attr);
 /* True if the qid is that of the node's object. */
 bool p9s_is(const struct p9s_node *node, const struct p9_qid *qid);
+
+/* The mode by which the call makes something in `dir`, as the wire has it: umask and all. */
+int p9s_mode(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, uint32_t mode,
+             uint32_t *ret);
 
 /* ---- the ops: p9_node.c, p9_change.c, p9_io.c, p9_dir.c, p9_xattrs.c, p9_locks.c ---- */
 int p9s_root(struct pl_tree *, struct pl_call *, struct pl_node **);

@@ -26,7 +26,7 @@ static int read_rest(struct p9s_tree *t, struct pl_call *call, uint32_t fid, cha
         size_t n = size - have < t->chunk ? size - have : t->chunk;
         struct p9_msg m = read_msg(fid, have, n);
         struct p9_answer a = {0};
-        r = p9_rpc(t->conn, call, &m, &a, buf + have, n);
+        r = p9s_why(call, p9_rpc(t->conn, call, &m, &a, buf + have, n));
         if (r == 0)
             r = got(&a, n);
         p9_answer_free(&a);
