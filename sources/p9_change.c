@@ -57,7 +57,7 @@ int p9s_setattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node
     struct p9_msg m = {.type = P9_Tsetattr, .set = set_out(set)};
     int r = fid_to_set(t, call, node, (struct p9s_file *)file, set->valid, &m.fid);
     if (r == 0)
-        r = p9s_tell(t, call, &m);
+        r = p9s_stale(t, (struct p9s_node *)node, p9s_tell(t, call, &m));
     return r < 0 ? r : p9s_getattr_fid(t, call, (struct p9s_node *)node, m.fid, attr);
 }
 
@@ -214,5 +214,9 @@ int p9s_rename(struct pl_tree *tree, struct pl_call *call, struct pl_node *olddi
         r = p9s_my_fid(t, call, newdir, &m.newdfid);
     if (r == 0)
         r = p9s_tell(t, call, &m);
-    return r == -EOPNOTSUPP && !t->ext ? old_rename(t, call, &m) : r;
+    if (r == -EOPNOTSUPP && !t->ext)
+        r = old_rename(t, call, &m);
+    if (r == 0 && !t->ext)
+        p9s_refresh(t, call, newdir, newname);
+    return r;
 }

@@ -89,6 +89,7 @@ int p9s_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *n, int 
     } else {
         p9s_drop_fid(t, fid, walked);
         free(f);
+        r = p9s_stale(t, node, r);
     }
     p9s_batch_free(&b);
     return r;

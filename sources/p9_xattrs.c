@@ -77,7 +77,7 @@ static ssize_t get(struct p9s_tree *t, struct pl_call *call, struct pl_node *nod
     }
     p9s_drop_fid(t, m.newfid, b.r[0]);
     p9s_batch_free(&b);
-    return r < 0 ? r : n;
+    return r < 0 ? p9s_stale(t, (struct p9s_node *)node, r) : n;
 }
 
 ssize_t p9s_getxattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node,
