@@ -580,6 +580,7 @@ struct liar {
     pthread_t thread;
     int lie;              /* which */
     bool no_at;           /* knows no *at requests */
+    atomic_bool moved;    /* somebody renamed "f": what fids of it there are lead nowhere */
     int removes, renames; /* Tremove and Trename seen */
     uint32_t nfids;       /* that it has open */
 };
@@ -658,7 +659,11 @@ static void answer(struct liar *l, struct p9_msg *in, struct p9_msg *out, uint8_
 {
     static int gets;
     int err = 0;
-    uint8_t object = objects[in->fid % 4096];
+    uint8_t object;
+    if (atomic_exchange(&l->moved, false))
+        for (int i = 0; i < 4096; i++)
+            objects[i] |= objects[i] == 2 ? 0x80 : 0;
+    object = objects[in->fid % 4096];
     *out = (struct p9_msg){.type = (uint8_t)(in->type + 1), .tag = in->tag};
     switch (in->type) {
     case P9_Tversion:
@@ -687,6 +692,7 @@ static void answer(struct liar *l, struct p9_msg *in, struct p9_msg *out, uint8_
         }
         break;
     case P9_Tgetattr:
+        err = object & 0x80 ? ENOENT : 0;
         lie_attr(l, object, &out->attr);
         if (object == 2 && gets++ > 0)
             lie_later(l, &out->attr);
@@ -896,6 +902,37 @@ static void old_servers(void **state)
     pl_call_done(&call);
 }
 
+/* A server whose fids are paths: a rename leaves them behind. */
+static void servers_by_path(void **state)
+{
+    struct liar l = {0};
+    struct p9_crew *crew = p9_crew_new(2);
+    struct pl_node *top, *node, *again;
+    struct pl_attr attr;
+    pl_call_init_self(&call);
+    struct pl_tree *t = dial_liar(&l, crew);
+    assert_int_equal(pl_attach(t, &call, "", &top, &attr), 0);
+    assert_int_equal(pl_lookup(t, &call, top, "f", &node, &attr), 0);
+    /* ours: mended at once */
+    atomic_store(&l.moved, true);
+    assert_int_equal(pl_rename(t, &call, top, "f", top, "g", 0), 0);
+    assert_int_equal(pl_getattr(t, &call, node, NULL, &attr), 0);
+    /* another's: told, and mended by looking the name up, the node staying what it is */
+    atomic_store(&l.moved, true);
+    assert_int_equal(pl_getattr(t, &call, node, NULL, &attr), -ESTALE);
+    assert_int_equal(pl_lookup(t, &call, top, "g", &again, &attr), 0);
+    assert_ptr_equal(again, node);
+    assert_int_equal(pl_getattr(t, &call, node, NULL, &attr), 0);
+    pl_node_unref(again);
+    pl_node_unref(node);
+    pl_node_unref(top);
+    pl_tree_unref(t);
+    pthread_join(l.thread, NULL);
+    close(l.fd);
+    p9_crew_free(crew);
+    pl_call_done(&call);
+}
+
 int main(void)
 {
 #define BOTH(f)                                                                                    \
@@ -915,6 +952,7 @@ int main(void)
         BOTH(a_server_that_dies),
         cmocka_unit_test(liars),
         cmocka_unit_test(old_servers),
+        cmocka_unit_test(servers_by_path),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
