@@ -206,6 +206,8 @@ int p9d_attach(struct p9d_op *op)
         if (r == 0) {
             at->beneath = path[strspn(path, "/")] != 0;
             op->out->qid = at->root_qid = p9d_qid(&attr);
+            if (p9d_own(op) && (at->tree->flags & PL_TREE_GENERATED))
+                op->out->qid.type |= P9_QTDIRECT;
             op->made = p9d_fid_new(op->session, at, at->root, NULL, NULL);
             r = op->made ? 0 : -ENOMEM;
         }

@@ -29,7 +29,7 @@ enum p9_type { /* P9_Tversion = 100, ... */
 };
 
 /* qid.type bits. The last two are ours, of the answers that open a file: its content differs from
- * open to open (do not cache it); it has no offsets and no size. */
+ * open to open (do not cache it; of Rattach: true of the whole tree); it has no offsets, no size. */
 enum { P9_QTDIR = 0x80, P9_QTAPPEND = 0x40, P9_QTEXCL = 0x20, P9_QTSYMLINK = 0x02, P9_QTFILE = 0,
        P9_QTDIRECT = 0x04, P9_QTSTREAM = 0x01 };
 
