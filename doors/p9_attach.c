@@ -110,9 +110,12 @@ void p9d_act_as(struct pl_call *call, struct p9d_attach *at)
     call->umask = 0;
 }
 
-void p9d_act_with_gid(struct p9d_op *op, gid_t gid)
+void p9d_act_to_create(struct p9d_op *op)
 {
     struct p9d_attach *at = op->fid->at;
+    gid_t gid = op->in->gid;
+    if (p9d_own(op) && op->in->type != P9_Tsymlink)
+        op->call->umask = op->in->mode >> P9_UMASK_SHIFT & 0777;
     bool may = gid != (gid_t)-1 && (at->any_gid || gid == at->gid);
     if (!may && gid != (gid_t)-1 && load(at) == 0)
         for (uint32_t i = 0; i < at->ngroups && !may; i++)
@@ -203,6 +206,8 @@ int p9d_attach(struct p9d_op *op)
         if (r == 0) {
             at->beneath = path[strspn(path, "/")] != 0;
             op->out->qid = at->root_qid = p9d_qid(&attr);
+            if (p9d_own(op) && (at->tree->flags & PL_TREE_GENERATED))
+                op->out->qid.type |= P9_QTDIRECT;
             op->made = p9d_fid_new(op->session, at, at->root, NULL, NULL);
             r = op->made ? 0 : -ENOMEM;
         }

@@ -130,8 +130,8 @@ struct p9d_xattr *p9d_xattr(struct p9d_fid *fid);
 void p9d_attach_unref(struct p9d_attach *at);
 /* Makes `call` act for the attached user. */
 void p9d_act_as(struct pl_call *call, struct p9d_attach *at);
-/* For what is created: with that group, if the user may. */
-void p9d_act_with_gid(struct p9d_op *op, gid_t gid);
+/* For what the message creates: with its group, if the user may, and its umask. */
+void p9d_act_to_create(struct p9d_op *op);
 int p9d_attach(struct p9d_op *op);
 
 /* ---- p9_walk.c, p9_name.c, p9_file.c, p9_dir.c, p9_xattr.c, p9_lock.c, p9_own.c ----
@@ -140,10 +140,11 @@ int p9d_attach(struct p9d_op *op);
     X(walk)                                                                                        \
     X(lookup)                                                                                      \
     X(getattr)                                                                                     \
-    X(setattr) X(readlink) X(statfs) X(mkdir) X(symlink) X(mknod) X(link) X(rename) X(renameat)    \
-        X(rename2) X(unlinkat) X(remove) X(lopen) X(lcreate) X(tmpfile) X(read) X(write) X(fsync)  \
-            X(clunk) X(readdir) X(xattrwalk) X(xattrcreate) X(lock) X(getlock) X(fallocate)        \
-                X(seek) X(copy) X(access) X(flushfile) X(syncfs) X(ioctl)
+    X(setattr)                                                                                     \
+    X(readlink) X(statfs) X(mkdir) X(symlink) X(mknod) X(link) X(rename) X(renameat) X(rename2)    \
+        X(unlinkat) X(remove) X(lopen) X(lcreate) X(tmpfile) X(read) X(write) X(fsync) X(clunk)    \
+            X(readdir) X(xattrwalk) X(xattrcreate) X(lock) X(getlock) X(fallocate) X(seek) X(copy) \
+                X(access) X(flushfile) X(syncfs) X(ioctl)
 #define X(name) int p9d_##name(struct p9d_op *op);
 P9D_HANDLERS(X)
 #undef X

@@ -94,7 +94,7 @@ int p9d_lcreate(struct p9d_op *op)
         r = -EINVAL;
     if (r < 0)
         return r;
-    p9d_act_with_gid(op, op->in->gid);
+    p9d_act_to_create(op);
     r = pl_create(dir->at->tree, op->call, dir->node, name,
                   open_flags(op->in->flags & ~(uint32_t)P9_DIRECTORY), op->in->mode & 07777, &node,
                   &attr, &file);
@@ -112,7 +112,7 @@ int p9d_tmpfile(struct p9d_op *op)
         r = -EINVAL;
     if (r < 0)
         return r;
-    p9d_act_with_gid(op, op->in->gid);
+    p9d_act_to_create(op);
     r = pl_tmpfile(dir->at->tree, op->call, dir->node, open_flags(op->in->flags),
                    op->in->mode & 07777, &node, &attr, &file);
     return r < 0 ? r : made_open(op, node, NULL, NULL, file, &attr);

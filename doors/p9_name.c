@@ -30,7 +30,7 @@ static int make(struct p9d_op *op, const struct pl_make *make)
         r = p9d_name_ok(name);
     if (r < 0)
         return r;
-    p9d_act_with_gid(op, op->in->gid);
+    p9d_act_to_create(op);
     r = pl_make(op->fid->at->tree, op->call, op->fid->node, name, make, &node, &attr);
     if (r == 0) {
         op->out->qid = p9d_qid(&attr);
@@ -52,14 +52,13 @@ int p9d_symlink(struct p9d_op *op)
 
 int p9d_mknod(struct p9d_op *op)
 {
-    uint32_t mode = op->in->mode;
+    uint32_t mode = op->in->mode & (S_IFMT | 07777);
     if (!(mode & S_IFMT))
         mode |= S_IFREG;
     if (S_ISDIR(mode) || S_ISLNK(mode))
         return S_ISDIR(mode) ? -EPERM : -EINVAL;
-    return make(op, &(struct pl_make){.mode = mode & (S_IFMT | 07777),
-                                      .rdev_major = op->in->major,
-                                      .rdev_minor = op->in->minor});
+    return make(op, &(struct pl_make){
+                        .mode = mode, .rdev_major = op->in->major, .rdev_minor = op->in->minor});
 }
 
 /* Both fids must be of one tree. */

@@ -5,6 +5,7 @@
 #include "sources/p9_tree.h"
 #include <errno.h>
 #include <pwd.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -170,13 +171,17 @@ static int open_root(struct p9s_tree *t, struct pl_call *call, const char *uname
     struct p9_qid qid;
     if (!own)
         return -ENOMEM;
-    bool other = uname && strcmp(uname, own);
+    char number[16];
+    snprintf(number, sizeof(number), "%u", t->main.uid);
+    bool other = uname && strcmp(uname, own) && strcmp(uname, number);
     t->many = t->main.uid == 0 && !other;
     int r = p9s_attach(t, call, other ? uname : own, other ? P9_NONUNAME : t->main.uid,
                        &t->main.root, &qid);
     free(own);
     if (r < 0)
         return r;
+    if (t->ext && (qid.type & P9_QTDIRECT))
+        t->tree.flags |= PL_TREE_GENERATED;
     struct p9_msg m = {.type = P9_Tgetattr, .fid = t->main.root, .mask = P9_GETATTR_ALL};
     struct p9_answer a;
     struct pl_attr attr;
@@ -189,6 +194,13 @@ static int open_root(struct p9s_tree *t, struct pl_call *call, const char *uname
     t->root = (struct p9s_node *)node;
     p9_answer_free(&a);
     return r;
+}
+
+/* A peer that knows no ACLs does not know this attribute; one that does says that there is none. */
+static bool has_acls(struct p9s_tree *t, struct pl_call *call)
+{
+    ssize_t n = p9s_getxattr(&t->tree, call, &t->root->h.node, "system.posix_acl_access", NULL, 0);
+    return n >= 0 || n == -ENODATA;
 }
 
 int pl_p9_open(struct p9_conn *conn, bool own, const char *aname, const char *uname,
@@ -220,6 +232,8 @@ int pl_p9_open(struct p9_conn *conn, bool own, const char *aname, const char *un
 
     pl_call_init_self(&call);
     int r = open_root(t, &call, uname);
+    if (r == 0 && has_acls(t, &call))
+        t->tree.flags |= PL_TREE_POSIX_ACL;
     pl_call_done(&call);
     if (r < 0) {
         fail_attach(t, r, err);

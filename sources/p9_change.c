@@ -57,8 +57,29 @@ int p9s_setattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node
     struct p9_msg m = {.type = P9_Tsetattr, .set = set_out(set)};
     int r = fid_to_set(t, call, node, (struct p9s_file *)file, set->valid, &m.fid);
     if (r == 0)
-        r = p9s_tell(t, call, &m);
+        r = p9s_stale(t, (struct p9s_node *)node, p9s_tell(t, call, &m));
     return r < 0 ? r : p9s_getattr_fid(t, call, (struct p9s_node *)node, m.fid, attr);
+}
+
+/* One of us is told the umask. Another is told the mode with the umask applied, unless the
+ * directory has a default ACL, which stands in its place. */
+int p9s_mode(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, uint32_t mode,
+             uint32_t *ret)
+{
+    *ret = mode;
+    if (t->ext) {
+        *ret = mode | (uint32_t)(call->umask & 0777) << P9_UMASK_SHIFT;
+        return 0;
+    }
+    if (call->umask && (t->tree.flags & PL_TREE_POSIX_ACL)) {
+        ssize_t n = p9s_getxattr(&t->tree, call, dir, "system.posix_acl_default", NULL, 0);
+        if (n >= 0)
+            return 0;
+        if (n != -ENODATA && n != -EOPNOTSUPP)
+            return (int)n;
+    }
+    *ret = mode & ~(uint32_t)(call->umask & 0777);
+    return 0;
 }
 
 int p9s_make(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, const char *name,
@@ -66,14 +87,16 @@ int p9s_make(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, co
 {
     struct p9s_tree *t = p9s_of(tree);
     struct p9_msg m = {.name = p9_str(name), .gid = call->cred.gid};
-    uint32_t mode = make->mode & ~(uint32_t)(call->umask & 0777);
+    uint32_t mode;
     int r = p9s_my_fid(t, call, dir, &m.dfid);
+    if (r == 0 && !S_ISLNK(make->mode))
+        r = p9s_mode(t, call, dir, make->mode, &mode);
     if (r < 0)
         return r;
     switch (make->mode & S_IFMT) {
     case S_IFDIR:
         m.type = P9_Tmkdir;
-        m.mode = mode & 07777;
+        m.mode = mode & ~(uint32_t)S_IFMT;
         break;
     case S_IFLNK:
         m.type = P9_Tsymlink;
@@ -191,5 +214,9 @@ int p9s_rename(struct pl_tree *tree, struct pl_call *call, struct pl_node *olddi
         r = p9s_my_fid(t, call, newdir, &m.newdfid);
     if (r == 0)
         r = p9s_tell(t, call, &m);
-    return r == -EOPNOTSUPP && !t->ext ? old_rename(t, call, &m) : r;
+    if (r == -EOPNOTSUPP && !t->ext)
+        r = old_rename(t, call, &m);
+    if (r == 0 && !t->ext)
+        p9s_refresh(t, call, newdir, newname);
+    return r;
 }

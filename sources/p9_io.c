@@ -47,7 +47,7 @@ static void run_finish(struct run *x)
 {
     unsigned i = x->first;
     struct p9_answer a = {0};
-    int r = p9_rpc_finish(x->t->conn, x->call, x->pending[i], &a);
+    int r = p9s_why(x->call, p9_rpc_finish(x->t->conn, x->call, x->pending[i], &a));
     x->first = (x->first + 1) % WINDOW;
     x->under_way--;
     if (!x->end) {

@@ -84,10 +84,18 @@ int p9s_getattr_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *n
     if (r == 0 && (attr->mode & S_IFMT) != node->h.node.fmt)
         r = -ESTALE;
     p9_answer_free(&a);
-    return r;
+    return p9s_stale(t, node, r);
 }
 
 /* ---- the nodes and their fids ---- */
+
+int p9s_stale(struct p9s_tree *t, struct p9s_node *node, int r)
+{
+    if (t->ext || (r != -ENOENT && r != -ESTALE))
+        return r;
+    atomic_store(&node->stale, true);
+    return -ESTALE;
+}
 
 /* The user's fid if it has one. tree.mutex is held, or it is the first's. */
 static struct p9s_fid *fid_of(struct p9s_node *node, const struct p9s_user *user)
@@ -98,21 +106,26 @@ static struct p9s_fid *fid_of(struct p9s_node *node, const struct p9s_user *user
     return f;
 }
 
-/* The fid becomes the user's of this node, unless there is one: then it is clunked. */
+/* The fid becomes the user's of this node, unless there is a good one: then it is clunked. One that
+ * has gone stale is clunked with the node, for until then somebody may be about to use it. */
 static uint32_t keep_fid(struct p9s_tree *t, struct p9s_node *node, const struct p9s_user *user,
                          uint32_t fid)
 {
-    struct p9s_fid *add = NULL, *f = NULL;
-    if (node->first.user != user)
+    struct p9s_fid *add = NULL, *f;
+    if (node->first.user != user || atomic_load(&node->stale))
         add = malloc(sizeof(*add));
     pthread_mutex_lock(&t->mutex);
     f = fid_of(node, user);
-    if (!f && add) {
-        *add = (struct p9s_fid){node->first.next, user, fid};
-        node->first.next = f = add;
+    if (add && (!f || atomic_load(&node->stale))) {
+        add->next = node->first.next;
+        add->user = f ? NULL : user;
+        atomic_init(&add->fid, f ? atomic_exchange(&f->fid, fid) : fid);
+        atomic_store(&node->stale, false);
+        node->first.next = add;
+        f = f ? f : add;
         add = NULL;
     }
-    uint32_t kept = f ? f->fid : P9_NOFID;
+    uint32_t kept = f ? atomic_load(&f->fid) : P9_NOFID;
     pthread_mutex_unlock(&t->mutex);
     free(add);
     if (kept != fid)
@@ -161,12 +174,15 @@ int p9s_node(struct p9s_tree *t, const struct p9s_user *user, uint32_t fid,
     if (made) {
         pl_node_init(&made->h.node, &t->tree, attr->mode);
         made->h.id = id;
-        made->first = (struct p9s_fid){NULL, user, fid};
+        made->first.user = user;
+        atomic_init(&made->first.fid, fid);
         node = (struct p9s_node *)pl_nodes_put(t->nodes, &made->h);
         if (node != made)
             free(made);
     }
-    if (node != made)
+    if (node == t->root && node != made) /* every user has one by its attach */
+        p9_clunk_later(t->conn, fid);
+    else if (node != made)
         keep_fid(t, node, user, fid);
     note_name(t, node, dir, name);
     *ret = &node->h.node;
@@ -378,6 +394,26 @@ int p9s_lookup(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
     return r < 0 ? r : p9s_node(t, user, fid, &in, d, name, ret, attr);
 }
 
+void p9s_refresh(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, const char *name)
+{
+    const struct p9s_user *user;
+    uint32_t dfid, fid;
+    struct p9_attr in;
+    if (p9s_user(t, call, &user) < 0 || p9s_fid(t, call, (struct p9s_node *)dir, user, &dfid) < 0 ||
+        p9s_new_fid(t, &fid) < 0 || find(t, call, dfid, fid, name, &in) < 0)
+        return;
+    struct p9s_node *node = (struct p9s_node *)pl_nodes_get(t->nodes, id_of(&in));
+    if (node && node != t->root) {
+        atomic_store(&node->stale, true);
+        keep_fid(t, node, user, fid);
+        note_name(t, node, (struct p9s_node *)dir, name);
+    } else {
+        p9_clunk_later(t->conn, fid);
+    }
+    if (node)
+        pl_node_unref(&node->h.node);
+}
+
 int p9s_getattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node,
                 struct pl_file *file, struct pl_attr *attr)
 {
@@ -392,6 +428,7 @@ int p9s_readlink(struct pl_tree *tree, struct pl_call *call, struct pl_node *nod
     struct p9_msg m = {.type = P9_Treadlink, .fid = ((struct p9s_node *)node)->first.fid};
     struct p9_answer a;
     int r = p9s_ask(p9s_of(tree), call, &m, &a);
+    r = p9s_stale(p9s_of(tree), (struct p9s_node *)node, r);
     if (r == 0) {
         size_t n = a.r.target.len;
         if (n > size)
@@ -431,7 +468,7 @@ int p9s_statfs(struct pl_tree *tree, struct pl_call *call, struct pl_node *node,
         st->f_namelen = in->namelen && in->namelen < PL_NAME_MAX ? in->namelen : PL_NAME_MAX;
     }
     p9_answer_free(&a);
-    return r;
+    return p9s_stale(p9s_of(tree), (struct p9s_node *)node, r);
 }
 
 int p9s_syncfs(struct pl_tree *tree, struct pl_call *call, struct pl_node *node)

@@ -89,6 +89,7 @@ int p9s_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *n, int 
     } else {
         p9s_drop_fid(t, fid, walked);
         free(f);
+        r = p9s_stale(t, node, r);
     }
     p9s_batch_free(&b);
     return r;
@@ -229,8 +230,9 @@ int p9s_create(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
                           .fid = m.fid,
                           .name = p9_str(name),
                           .flags = wire_flags(flags) | P9_CREATE,
-                          .mode = mode & ~call->umask,
                           .gid = call->cred.gid};
+    if (r == 0)
+        r = p9s_mode(m.t, call, dir, mode, &make.mode);
     if (r == 0)
         r = m.t->ext ? make_at_once(&m, &walk, &make) : make_in_steps(&m, &walk, &make);
     return making_end(&m, r, flags, ret, attr, ret_file);
@@ -245,8 +247,9 @@ int p9s_tmpfile(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir,
                           .dfid = m.dfid,
                           .newfid = m.fid,
                           .flags = wire_flags(flags),
-                          .mode = mode & ~call->umask,
                           .gid = call->cred.gid};
+    if (r == 0)
+        r = p9s_mode(m.t, call, dir, mode, &make.mode);
     if (r == 0)
         r = make_at_once(&m, NULL, &make);
     return making_end(&m, r, flags, ret, attr, ret_file);

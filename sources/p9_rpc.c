@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* Requests of the 9P source: one, or several under way at once. */
 #include "sources/p9_tree.h"
-#include <errno.h>
 
 int p9s_ask(struct p9s_tree *t, struct pl_call *call, struct p9_msg *m, struct p9_answer *a)
 {
     a->buf = NULL;
-    return p9_rpc(t->conn, call, m, a, NULL, 0);
+    return p9s_why(call, p9_rpc(t->conn, call, m, a, NULL, 0));
 }
 
 int p9s_tell(struct p9s_tree *t, struct pl_call *call, struct p9_msg *m)
@@ -35,7 +34,7 @@ int p9s_finish(struct p9s_tree *t, struct pl_call *call, struct p9s_batch *b)
     int first = 0;
     for (unsigned i = 0; i < b->n; i++) {
         if (b->pending[i])
-            b->r[i] = p9_rpc_finish(t->conn, call, b->pending[i], &b->a[i]);
+            b->r[i] = p9s_why(call, p9_rpc_finish(t->conn, call, b->pending[i], &b->a[i]));
         if (b->r[i] < 0 && first == 0)
             first = b->r[i];
     }

@@ -13,14 +13,21 @@
  * to look those up again. Ops that need no permission of the caller (getattr, readlink, statfs) use
  * any fid of the node. Not root: everything happens as the one user.
  *
- * Locks. `tree.mutex` guards the list of users, and of every node the list of fids beyond the first
- * (which never changes), and parent and name. No rpc happens under it.
+ * Servers by path. Some (diod) keep a path for each fid, which a rename leaves behind: then a fid
+ * leads nowhere, or to another object. Attributes are checked to be of the node that was meant; the
+ * answer to both is -ESTALE, upon which the kernel looks the name up again, and the fid that this
+ * brings replaces the one that has gone stale.
+ *
+ * Locks. `tree.mutex` guards the list of users, and of every node the list of fids beyond the
+ * first, parent and name. No rpc happens under it. A fid that is in a node stays good until the
+ * node is released, so it may be used without the lock.
  */
 #ifndef SOURCES_P9_TREE_H
 #define SOURCES_P9_TREE_H
 
 #include "base/limits.h"
 #include "sources/p9.h"
+#include <errno.h>
 #include <pthread.h>
 
 struct p9s_user {
@@ -49,13 +56,14 @@ struct p9s_tree {
 
 struct p9s_fid {
     struct p9s_fid *next;
-    const struct p9s_user *user;
-    uint32_t fid;
+    const struct p9s_user *user; /* NULL: retired, and only kept because an op may still use it */
+    _Atomic uint32_t fid;
 };
 
 struct p9s_node {
     struct pl_hnode h;    /* id.lo: qid.path */
-    struct p9s_fid first; /* never changes but for `next`, the fids of other users */
+    struct p9s_fid first; /* `user` never changes; `next` are the fids of other users */
+    atomic_bool stale;    /* a fid led nowhere: see p9s_stale */
     struct pl_id parent;  /* where and under which name it was last seen (tree.many); */
     char *name;           /* NULL: not known */
     atomic_bool locked;   /* somebody has set a lock on it */
@@ -103,6 +111,12 @@ void p9s_start(struct p9s_tree *t, struct pl_call *call, struct p9s_batch *b, st
 int p9s_finish(struct p9s_tree *t, struct pl_call *call, struct p9s_batch *b);
 void p9s_batch_free(struct p9s_batch *b);
 
+/* An op whose answer did not come: was that its deadline? */
+static inline int p9s_why(struct pl_call *call, int r)
+{
+    return r == -EINTR && pl_call_over(call) == -ETIMEDOUT ? -ETIMEDOUT : r;
+}
+
 /* A new number for a fid, or -ENFILE. */
 int p9s_new_fid(struct p9s_tree *t, uint32_t *ret);
 /* It did not come to be, `r` being why; or perhaps it did, when that was not learned. */
@@ -127,8 +141,17 @@ int p9s_my_fid(struct p9s_tree *t, struct pl_call *call, struct pl_node *node, u
 /* Asks for the attributes through `fid` and checks that it is still that node: -ESTALE if not. */
 int p9s_getattr_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node, uint32_t fid,
                     struct pl_attr *attr);
+/* The result of an op on the node itself through a fid of it: that there is no such file means,
+ * from a server by path, that its fid has gone stale. */
+int p9s_stale(struct p9s_tree *t, struct p9s_node *node, int r);
+/* After a rename: a node that is known gets a fid by its new name. Only for others than us. */
+void p9s_refresh(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, const char *name);
 /* True if the qid is that of the node's object. */
 bool p9s_is(const struct p9s_node *node, const struct p9_qid *qid);
+
+/* The mode by which the call makes something in `dir`, as the wire has it: umask and all. */
+int p9s_mode(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, uint32_t mode,
+             uint32_t *ret);
 
 /* ---- the ops: p9_node.c, p9_change.c, p9_io.c, p9_dir.c, p9_xattrs.c, p9_locks.c ---- */
 int p9s_root(struct pl_tree *, struct pl_call *, struct pl_node **);

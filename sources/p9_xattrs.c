@@ -26,7 +26,7 @@ static int read_rest(struct p9s_tree *t, struct pl_call *call, uint32_t fid, cha
         size_t n = size - have < t->chunk ? size - have : t->chunk;
         struct p9_msg m = read_msg(fid, have, n);
         struct p9_answer a = {0};
-        r = p9_rpc(t->conn, call, &m, &a, buf + have, n);
+        r = p9s_why(call, p9_rpc(t->conn, call, &m, &a, buf + have, n));
         if (r == 0)
             r = got(&a, n);
         p9_answer_free(&a);
@@ -77,7 +77,7 @@ static ssize_t get(struct p9s_tree *t, struct pl_call *call, struct pl_node *nod
     }
     p9s_drop_fid(t, m.newfid, b.r[0]);
     p9s_batch_free(&b);
-    return r < 0 ? r : n;
+    return r < 0 ? p9s_stale(t, (struct p9s_node *)node, r) : n;
 }
 
 ssize_t p9s_getxattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node,

@@ -5,7 +5,9 @@
  */
 #include "../raw9p.h"
 #include "sources/p9.h"
+#include <plenum/made.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
@@ -580,6 +582,7 @@ struct liar {
     pthread_t thread;
     int lie;              /* which */
     bool no_at;           /* knows no *at requests */
+    atomic_bool moved;    /* somebody renamed "f": what fids of it there are lead nowhere */
     int removes, renames; /* Tremove and Trename seen */
     uint32_t nfids;       /* that it has open */
 };
@@ -658,7 +661,11 @@ static void answer(struct liar *l, struct p9_msg *in, struct p9_msg *out, uint8_
 {
     static int gets;
     int err = 0;
-    uint8_t object = objects[in->fid % 4096];
+    uint8_t object;
+    if (atomic_exchange(&l->moved, false))
+        for (int i = 0; i < 4096; i++)
+            objects[i] |= objects[i] == 2 ? 0x80 : 0;
+    object = objects[in->fid % 4096];
     *out = (struct p9_msg){.type = (uint8_t)(in->type + 1), .tag = in->tag};
     switch (in->type) {
     case P9_Tversion:
@@ -687,6 +694,7 @@ static void answer(struct liar *l, struct p9_msg *in, struct p9_msg *out, uint8_
         }
         break;
     case P9_Tgetattr:
+        err = object & 0x80 ? ENOENT : 0;
         lie_attr(l, object, &out->attr);
         if (object == 2 && gets++ > 0)
             lie_later(l, &out->attr);
@@ -896,11 +904,201 @@ static void old_servers(void **state)
     pl_call_done(&call);
 }
 
+/* ---- dialing ---- */
+
+struct host {
+    struct chan_listener *listener;
+    struct p9_door *door;
+    struct p9_conn *conn;
+};
+
+static void *host(void *arg)
+{
+    struct host *h = arg;
+    struct chan chan;
+    assert_int_equal(chan_accept(h->listener, &chan, NULL), 0);
+    assert_int_equal(p9_door_conn(h->door, &chan, false, NULL, NULL, &h->conn, NULL), 0);
+    p9_conn_wait(h->conn, NULL);
+    p9_conn_free(h->conn);
+    return NULL;
+}
+
+static int dial_host(struct host *h, const char *addr, const char *aname, struct pl_err *err)
+{
+    pthread_t th;
+    struct pl_tree *t = NULL;
+    struct pl_node *top;
+    struct pl_attr attr;
+    pthread_create(&th, NULL, host, h);
+    int r = pl_p9_dial(addr, aname, &t, err);
+    if (r == 0) {
+        assert_int_equal(pl_attach(t, &call, "", &top, &attr), 0);
+        pl_node_unref(top);
+        pl_tree_unref(t);
+    }
+    pthread_join(th, NULL);
+    return r;
+}
+
+static void dialing(void **state)
+{
+    char dir[] = "/tmp/p9_source.XXXXXX", addr[64];
+    struct pl_err err = {0};
+    struct pl_tree *mem, *t;
+    struct host h;
+    struct p9_crew *crew = p9_crew_new(4);
+    pl_call_init_self(&call);
+    assert_non_null(mkdtemp(dir));
+    snprintf(addr, sizeof(addr), "unix!%s/socket", dir);
+    assert_int_equal(pl_p9_dial(addr, "", &t, &err), -ENOENT);
+    assert_non_null(strstr(err.text, dir));
+    assert_int_equal(chan_listen(addr, NULL, &h.listener, &err), 0);
+    assert_int_equal(pl_mem_new(1 << 20, &mem, NULL), 0);
+    struct p9_export e = {"here", mem};
+    assert_int_equal(p9_door_new(&e, 1, crew, NULL, &h.door), 0);
+    assert_int_equal(dial_host(&h, addr, "here", &err), 0);
+    assert_int_equal(dial_host(&h, addr, "there", &err), -ENOENT);
+    assert_non_null(strstr(err.text, "\"there\""));
+    assert_true(pl_p9_dial("exec!echo this is a web server, not a file server", "", &t, &err) < 0);
+    assert_true(*err.text);
+    assert_true(pl_p9_dial("exec!true", "", &t, &err) < 0);
+    p9_door_free(h.door);
+    p9_crew_free(crew);
+    pl_tree_unref(mem);
+    chan_listener_free(h.listener);
+    assert_int_equal(rmdir(dir), 0);
+    pl_call_done(&call);
+}
+
+/* ---- a tree that is made up ---- */
+
+static int tell_time(const struct pl_made_req *req, struct pl_text *out)
+{
+    return pl_text_add(out, "it is late\n");
+}
+
+static int committed; /* how often */
+static char commit_text[64];
+
+static int fill(const struct pl_made_req *req, struct pl_text *out)
+{
+    return pl_text_add(out, "%s", commit_text);
+}
+
+static int commit(const struct pl_made_req *req, const char *text, size_t n)
+{
+    committed++;
+    if (!strcmp(text, "bad"))
+        return -EDOM;
+    snprintf(commit_text, sizeof(commit_text), "%s", text);
+    return 0;
+}
+
+/* What opening decides, and what closing says, get across. */
+static void made_up(void **state)
+{
+    struct pl_made *m = pl_made_new();
+    struct pl_tree *made, *t;
+    struct pl_node *top, *node;
+    struct pl_attr attr;
+    struct pl_file *f;
+    struct p9_crew *crew = p9_crew_new(4);
+    struct p9_door *door;
+    struct p9_conn *conn;
+    char buf[64];
+    int fds[2];
+    assert_int_equal(pl_made_file(m, "time", tell_time, NULL), 0);
+    assert_int_equal(pl_made_doc(m, "doc", fill, commit, NULL), 0);
+    struct pl_stream *stream = pl_made_stream(m, "events", 4096);
+    assert_non_null(made = pl_made_tree(m));
+    pl_call_init_self(&call);
+    struct p9_export e = {"", made};
+    assert_int_equal(p9_door_new(&e, 1, crew, NULL, &door), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+    struct chan chan = {fds[0], fds[0], CHAN_ACCEPTED, 0, geteuid(), "client"};
+    assert_int_equal(p9_door_conn(door, &chan, false, NULL, NULL, &conn, NULL), 0);
+    assert_int_equal(pl_p9_open(use(crew, fds[1]), true, "", NULL, &t, NULL), 0);
+    assert_int_equal(t->flags & PL_TREE_GENERATED, made->flags & PL_TREE_GENERATED);
+    assert_int_equal(pl_attach(t, &call, "", &top, &attr), 0);
+
+    node = look(t, top, "time");
+    assert_int_equal(pl_open(t, &call, node, O_RDONLY, &f), 0);
+    assert_true(f->direct);
+    assert_int_equal(pl_read(t, &call, f, buf, sizeof(buf), 0), 11);
+    pl_close(t, &call, f);
+    pl_node_unref(node);
+
+    node = look(t, top, "events");
+    assert_int_equal(pl_open(t, &call, node, O_RDONLY, &f), 0);
+    assert_true(f->stream);
+    assert_int_equal(pl_stream_send(stream, "one", 3), 0);
+    assert_int_equal(pl_read(t, &call, f, buf, sizeof(buf), 0), 3);
+    struct pl_call late;
+    pl_call_init_self(&late);
+    late.deadline = 1; /* long past */
+    assert_int_equal(pl_read(t, &late, f, buf, sizeof(buf), 3), -ETIMEDOUT);
+    pl_call_done(&late);
+    pl_close(t, &call, f);
+    pl_node_unref(node);
+
+    node = look(t, top, "doc");
+    assert_int_equal(pl_open(t, &call, node, O_RDWR | O_TRUNC, &f), 0);
+    assert_int_equal(pl_write(t, &call, f, "good", 4, 0), 4);
+    assert_int_equal(pl_flush(t, &call, f, 1), 0);
+    assert_int_equal(committed, 1);
+    assert_int_equal(pl_flush(t, &call, f, 1), 0); /* nothing new */
+    assert_int_equal(pl_write(t, &call, f, "bad", 4, 0), 4);
+    assert_int_equal(pl_flush(t, &call, f, 1), -EDOM);
+    pl_close(t, &call, f);
+    pl_node_unref(node);
+    pl_node_unref(top);
+    pl_tree_unref(t);
+    p9_conn_wait(conn, NULL);
+    p9_conn_free(conn);
+    assert_string_equal(commit_text, "good");
+    p9_door_free(door);
+    p9_crew_free(crew);
+    pl_tree_unref(made);
+    pl_call_done(&call);
+}
+
+/* A server whose fids are paths: a rename leaves them behind. */
+static void servers_by_path(void **state)
+{
+    struct liar l = {0};
+    struct p9_crew *crew = p9_crew_new(2);
+    struct pl_node *top, *node, *again;
+    struct pl_attr attr;
+    pl_call_init_self(&call);
+    struct pl_tree *t = dial_liar(&l, crew);
+    assert_int_equal(pl_attach(t, &call, "", &top, &attr), 0);
+    assert_int_equal(pl_lookup(t, &call, top, "f", &node, &attr), 0);
+    /* ours: mended at once */
+    atomic_store(&l.moved, true);
+    assert_int_equal(pl_rename(t, &call, top, "f", top, "g", 0), 0);
+    assert_int_equal(pl_getattr(t, &call, node, NULL, &attr), 0);
+    /* another's: told, and mended by looking the name up, the node staying what it is */
+    atomic_store(&l.moved, true);
+    assert_int_equal(pl_getattr(t, &call, node, NULL, &attr), -ESTALE);
+    assert_int_equal(pl_lookup(t, &call, top, "g", &again, &attr), 0);
+    assert_ptr_equal(again, node);
+    assert_int_equal(pl_getattr(t, &call, node, NULL, &attr), 0);
+    pl_node_unref(again);
+    pl_node_unref(node);
+    pl_node_unref(top);
+    pl_tree_unref(t);
+    pthread_join(l.thread, NULL);
+    close(l.fd);
+    p9_crew_free(crew);
+    pl_call_done(&call);
+}
+
 int main(void)
 {
 #define BOTH(f)                                                                                    \
     cmocka_unit_test_setup_teardown(f, setup_own, teardown),                                       \
         cmocka_unit_test_setup_teardown(f, setup_plain, teardown)
+    signal(SIGPIPE, SIG_IGN);
     const struct CMUnitTest tests[] = {
         BOTH(large_reads_and_writes),
         BOTH(appending),
@@ -915,6 +1113,9 @@ int main(void)
         BOTH(a_server_that_dies),
         cmocka_unit_test(liars),
         cmocka_unit_test(old_servers),
+        cmocka_unit_test(servers_by_path),
+        cmocka_unit_test(dialing),
+        cmocka_unit_test(made_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
