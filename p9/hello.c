@@ -136,6 +136,8 @@ void hello_end(struct p9_conn *c, struct req *req)
 static void ended(struct p9_conn *c, struct p9_pending *p)
 {
     pend_free(p);
+    if (c->state != LIVE)
+        return;
     c->use = USE_DONE; /* whatever the answer was */
     use_wake_all(c);
     conn_maybe_end(c);

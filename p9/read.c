@@ -27,7 +27,7 @@ bool role_mine(const struct p9_conn *c, uint64_t gen)
 
 uint64_t role_take(struct p9_conn *c)
 {
-    if (c->state != LIVE || c->role == ROLE_HELD || c->role == ROLE_STOPPED)
+    if (c->state != LIVE || c->at_eof || c->role == ROLE_HELD || c->role == ROLE_STOPPED)
         return 0;
     if (c->role == ROLE_ARMED)
         crew_arm(c->crew, c, c->wire.in, false);
@@ -87,6 +87,8 @@ void role_pass(struct p9_conn *c)
 {
     if (c->state != LIVE) {
         over_here(c);
+    } else if (c->at_eof) {
+        c->role = ROLE_NONE;
     } else if (c->waiters) {
         give(c, c->waiters);
     } else if (!background(c)) {
@@ -102,7 +104,7 @@ void role_pass(struct p9_conn *c)
 
 void role_offer(struct p9_conn *c)
 {
-    if (c->state != LIVE || !background(c)) {
+    if (c->state != LIVE || c->at_eof || !background(c)) {
         role_pass(c);
         return;
     }
@@ -266,7 +268,7 @@ static int take_small(struct p9_conn *c)
 static int parse(struct p9_conn *c, struct req **ret)
 {
     struct rd *rd = &c->rd;
-    while (c->state == LIVE && rd->buf) {
+    while (c->state == LIVE && !c->at_eof && rd->buf) {
         if (rd->kind == RD_SMALL && take_small(c) <= 0)
             break;
         if (rd->kind != RD_SMALL && rd->left)
@@ -391,7 +393,7 @@ void read_serve(struct p9_conn *c, uint64_t gen)
         if (!role_mine(c, gen))
             break;
         struct req *req = NULL;
-        if (c->state != LIVE) {
+        if (c->state != LIVE || c->at_eof) {
             role_pass(c);
             break;
         } else if (serve_full(c)) {
@@ -399,7 +401,7 @@ void read_serve(struct p9_conn *c, uint64_t gen)
             break;
         } else if (parse(c, &req)) {
             run_reading(c, req, gen);
-        } else if (c->state == LIVE && !serve_full(c) && !fill_or_park(c, gen)) {
+        } else if (c->state == LIVE && !c->at_eof && !serve_full(c) && !fill_or_park(c, gen)) {
             break;
         }
     }
@@ -446,7 +448,7 @@ void read_yield(struct p9_conn *c)
 
 void read_call(struct p9_conn *c, uint64_t gen, ready_fn *done, void *arg, int64_t deadline)
 {
-    while (role_mine(c, gen) && c->state == LIVE) {
+    while (role_mine(c, gen) && c->state == LIVE && !c->at_eof) {
         struct req *req = NULL;
         if (serve_full(c)) {
             c->role = ROLE_STOPPED;
