@@ -158,9 +158,10 @@ int p9_conn_new(struct chan *chan, const struct p9_conn_opts *opts, struct p9_co
     }
     *ret = c;
     pthread_mutex_lock(&c->lock);
-    role_check(c);
-    if (c->role == ROLE_NONE) /* nobody reads: at least the end of the link is to be noticed */
-        crew_arm(c->crew, c, c->wire.in, false);
+    if (opts->handler && !opts->use && chan->role == CHAN_DIALED)
+        role_offer(c); /* a worker listens for silence */
+    else
+        role_check(c);
     pthread_mutex_unlock(&c->lock);
     return 0;
 }

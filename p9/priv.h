@@ -309,6 +309,8 @@ void hello_version(struct p9_conn *c, struct req *req);
 void hello_end(struct p9_conn *c, struct req *req);
 /* The ending session's last request is gone. */
 void hello_quiet(struct p9_conn *c);
+/* Nothing has come for WIRE_DWELL ms. */
+void hello_silence(struct p9_conn *c);
 void hello_reset_task(struct p9_conn *c, struct task *task);
 
 /* ---- conn.c ---- */
@@ -332,6 +334,7 @@ struct p9_conn {
 
     /* the reader */
     enum role role;
+    enum armed { ARMED_NOT, ARMED_HUP, ARMED_DATA } armed;
     uint64_t role_gen;
     struct rd rd;
     bool at_eof; /* a plain client has closed; what is left is to write */
