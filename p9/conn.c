@@ -58,7 +58,9 @@ void conn_end(struct p9_conn *c)
 
 void conn_maybe_end(struct p9_conn *c)
 {
-    if (c->state == LIVE && c->serve_ext && c->serve_done && c->use == USE_DONE && out_idle(c))
+    if (c->state != LIVE || !out_idle(c))
+        return;
+    if ((c->serve_ext && c->serve_done && c->use == USE_DONE) || (c->at_eof && !c->nserving))
         conn_end(c);
 }
 
@@ -81,10 +83,13 @@ void conn_eof(struct p9_conn *c, int error, bool partial)
         conn_lost(c, -ECONNRESET, "the link was lost: it ended amid a message");
     else if (c->use == USE_HELLO && !c->rd.any)
         conn_lost(c, -ECONNRESET, "the other end closed the connection without a word of 9P");
-    else if (ours || uses || c->nserving || c->ending)
+    else if (ours || uses || c->nlinked || c->ending)
         conn_lost(c, -ECONNRESET, "the link was lost: the other end closed it");
-    else
-        conn_end(c);
+    else {
+        /* All is answered; but the last answer may be in the writer's hands yet. */
+        c->at_eof = true;
+        conn_maybe_end(c);
+    }
 }
 
 void conn_settle(struct p9_conn *c)
@@ -153,9 +158,10 @@ int p9_conn_new(struct chan *chan, const struct p9_conn_opts *opts, struct p9_co
     }
     *ret = c;
     pthread_mutex_lock(&c->lock);
-    role_check(c);
-    if (c->role == ROLE_NONE) /* nobody reads: at least the end of the link is to be noticed */
-        crew_arm(c->crew, c, c->wire.in, false);
+    if (opts->handler && !opts->use && chan->role == CHAN_DIALED)
+        role_offer(c); /* a worker listens for silence */
+    else
+        role_check(c);
     pthread_mutex_unlock(&c->lock);
     return 0;
 }

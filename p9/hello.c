@@ -5,7 +5,8 @@
  * Begins: the using half of one end sends Tversion to the serving half of the other. We offer
  * P9_VERSION_OWN, and when that is refused P9_VERSION_L. An end that was called does not know what
  * called it, and a plain client must not be sent a request: so it waits for the caller's Tversion,
- * which tells (p9_use).
+ * which tells (p9_use). An end that called and only serves has nothing to say; but when the other
+ * says nothing for a while either, it may be one of us that waits so, and is told (hello_silence).
  *
  * Ends: one of us sends Tend when its using half has had all its answers, and the other end drops
  * the fids and answers Rend. When both directions have ended in this way the channel is closed, by
@@ -136,6 +137,8 @@ void hello_end(struct p9_conn *c, struct req *req)
 static void ended(struct p9_conn *c, struct p9_pending *p)
 {
     pend_free(p);
+    if (c->state != LIVE)
+        return;
     c->use = USE_DONE; /* whatever the answer was */
     use_wake_all(c);
     conn_maybe_end(c);
@@ -198,6 +201,14 @@ static void auto_use(struct p9_conn *c)
     int r = say_version(c, P9_VERSION_OWN, auto_agreed);
     if (r < 0)
         conn_lost(c, r, "out of memory");
+}
+
+void hello_silence(struct p9_conn *c)
+{
+    if (c->rd.any || c->opts.use || c->chan.role != CHAN_DIALED || c->use != USE_NONE)
+        return;
+    auto_use(c);
+    out_push(c);
 }
 
 static void hello_agreed(struct p9_conn *c, struct p9_pending *p)

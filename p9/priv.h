@@ -309,6 +309,8 @@ void hello_version(struct p9_conn *c, struct req *req);
 void hello_end(struct p9_conn *c, struct req *req);
 /* The ending session's last request is gone. */
 void hello_quiet(struct p9_conn *c);
+/* Nothing has come for WIRE_DWELL ms. */
+void hello_silence(struct p9_conn *c);
 void hello_reset_task(struct p9_conn *c, struct task *task);
 
 /* ---- conn.c ---- */
@@ -332,8 +334,10 @@ struct p9_conn {
 
     /* the reader */
     enum role role;
+    enum armed { ARMED_NOT, ARMED_HUP, ARMED_DATA } armed;
     uint64_t role_gen;
     struct rd rd;
+    bool at_eof; /* a plain client has closed; what is left is to write */
     bool hup;                /* the epoll told of the end while it could not be looked at */
     int eager;               /* so many more requests hand the role over before they run */
     _Atomic bool op_running; /* the reader is in an op: for the tick */
@@ -348,7 +352,9 @@ struct p9_conn {
     struct req *makers; /* requests that make, free or open a fid */
     struct req *spares;
     struct req *ending; /* Tversion or Tend that waits for the session to be quiet */
-    unsigned nserving, nblocked, nspares;
+    unsigned nserving; /* requests that are not answered, or whose answer is not written */
+    unsigned nlinked;  /* of those, not answered */
+    unsigned nblocked, nspares;
     size_t bytes_serving;
     uint64_t next_seq;
     uint32_t smsize;

@@ -25,12 +25,20 @@ bool role_mine(const struct p9_conn *c, uint64_t gen)
     return c->role == ROLE_HELD && c->role_gen == gen;
 }
 
+/* Each event disarms. */
+static void arm(struct p9_conn *c, enum armed armed)
+{
+    if (c->armed != armed && c->link.pollable)
+        crew_arm(c->crew, c, c->wire.in, armed == ARMED_DATA);
+    c->armed = armed;
+}
+
 uint64_t role_take(struct p9_conn *c)
 {
-    if (c->state != LIVE || c->role == ROLE_HELD || c->role == ROLE_STOPPED)
+    if (c->state != LIVE || c->at_eof || c->role == ROLE_HELD || c->role == ROLE_STOPPED)
         return 0;
-    if (c->role == ROLE_ARMED)
-        crew_arm(c->crew, c, c->wire.in, false);
+    if (c->armed == ARMED_DATA)
+        arm(c, ARMED_HUP);
     c->role = ROLE_HELD;
     return ++c->role_gen;
 }
@@ -44,10 +52,10 @@ static void give(struct p9_conn *c, struct p9_pending *p)
     futex_wake(&p->state);
 }
 
-/* Somebody must read even when no caller does. */
+/* Somebody must read even when no caller does: there may be requests, or a goodbye to come. */
 static bool background(const struct p9_conn *c)
 {
-    return c->opts.handler || c->use == USE_DONE || c->hup;
+    return c->opts.handler || (c->use_ext && !c->serve_done) || c->use == USE_DONE || c->hup;
 }
 
 static uint32_t buffered(const struct p9_conn *c)
@@ -87,22 +95,25 @@ void role_pass(struct p9_conn *c)
 {
     if (c->state != LIVE) {
         over_here(c);
+    } else if (c->at_eof) {
+        c->role = ROLE_NONE;
     } else if (c->waiters) {
         give(c, c->waiters);
     } else if (!background(c)) {
-        c->role = ROLE_NONE;
+        c->role = ROLE_NONE; /* but the end of the link is to be noticed */
+        arm(c, ARMED_HUP);
     } else if (c->hup || more_buffered(c) || !c->link.pollable) {
         c->role = ROLE_OFFERED;
         crew_submit(c->crew, &c->read_task);
     } else {
         c->role = ROLE_ARMED;
-        crew_arm(c->crew, c, c->wire.in, true);
+        arm(c, ARMED_DATA);
     }
 }
 
 void role_offer(struct p9_conn *c)
 {
-    if (c->state != LIVE || !background(c)) {
+    if (c->state != LIVE || c->at_eof || !background(c)) {
         role_pass(c);
         return;
     }
@@ -266,7 +277,7 @@ static int take_small(struct p9_conn *c)
 static int parse(struct p9_conn *c, struct req **ret)
 {
     struct rd *rd = &c->rd;
-    while (c->state == LIVE && rd->buf) {
+    while (c->state == LIVE && !c->at_eof && rd->buf) {
         if (rd->kind == RD_SMALL && take_small(c) <= 0)
             break;
         if (rd->kind != RD_SMALL && rd->left)
@@ -342,11 +353,8 @@ static bool park(struct p9_conn *c, uint64_t gen)
     pthread_mutex_lock(&c->lock);
     if (!role_mine(c, gen))
         return true;
-    if (c->hup) { /* it was no end, or we would know */
-        c->hup = false;
-        if (!background(c))
-            crew_arm(c->crew, c, c->wire.in, false);
-    }
+    c->hup = false; /* if it was the end, we would know */
+    hello_silence(c);
     drop_buffer(c);
     serve_purge_spares(c);
     role_pass(c);
@@ -391,7 +399,7 @@ void read_serve(struct p9_conn *c, uint64_t gen)
         if (!role_mine(c, gen))
             break;
         struct req *req = NULL;
-        if (c->state != LIVE) {
+        if (c->state != LIVE || c->at_eof) {
             role_pass(c);
             break;
         } else if (serve_full(c)) {
@@ -399,7 +407,7 @@ void read_serve(struct p9_conn *c, uint64_t gen)
             break;
         } else if (parse(c, &req)) {
             run_reading(c, req, gen);
-        } else if (c->state == LIVE && !serve_full(c) && !fill_or_park(c, gen)) {
+        } else if (c->state == LIVE && !c->at_eof && !serve_full(c) && !fill_or_park(c, gen)) {
             break;
         }
     }
@@ -418,9 +426,8 @@ void read_task(struct p9_conn *c, struct task *task)
 void crew_event(struct p9_conn *c)
 {
     pthread_mutex_lock(&c->lock);
-    if (c->state == LIVE && c->role == ROLE_ARMED)
-        c->role = ROLE_NONE; /* the event is spent: nothing to disarm */
-    c->hup |= c->role != ROLE_NONE || !c->opts.handler;
+    c->armed = ARMED_NOT;
+    c->hup |= c->role != ROLE_ARMED;
     uint64_t gen = role_take(c);
     pthread_mutex_unlock(&c->lock);
     if (gen)
@@ -446,7 +453,7 @@ void read_yield(struct p9_conn *c)
 
 void read_call(struct p9_conn *c, uint64_t gen, ready_fn *done, void *arg, int64_t deadline)
 {
-    while (role_mine(c, gen) && c->state == LIVE) {
+    while (role_mine(c, gen) && c->state == LIVE && !c->at_eof) {
         struct req *req = NULL;
         if (serve_full(c)) {
             c->role = ROLE_STOPPED;

@@ -293,6 +293,7 @@ static void serve_finish(struct p9_conn *c, struct req *req)
     if (req->linked) {
         *find(c, req->pub.in.tag) = req->chain;
         req->linked = false;
+        c->nlinked--;
     }
     if (req->nfids)
         made(c, req);
@@ -433,6 +434,7 @@ static void admit(struct p9_conn *c, struct req *req)
         req->cost += m->count < c->smsize ? m->count : c->smsize;
     req->heavy = req->cost >= HEAVY || m->type == P9_Tfsync;
     c->nserving++;
+    c->nlinked++;
     c->bytes_serving += req->cost;
 }
 
