@@ -651,8 +651,14 @@ ssize_t pl_copy(struct pl_tree *t, struct pl_call *c, struct pl_file *in, uint64
         return r;
     if (!range_ok(off_in, n) || !range_ok(off_out, n))
         return -EOVERFLOW;
-    if (in->node == out->node && off_in < off_out + n && off_out < off_in + n)
-        return -EINVAL;
+    if (in->node == out->node) { /* only what is there can overlap, or be copied */
+        struct pl_attr attr;
+        if ((r = pl_getattr(t, c, in->node, in, &attr)) < 0)
+            return r;
+        n = off_in >= attr.size ? 0 : attr.size - off_in < n ? attr.size - off_in : n;
+        if (off_in < off_out + n && off_out < off_in + n)
+            return -EINVAL;
+    }
     return PASS(copy, (int64_t)n, EV(.node = in->node, .file = out, .off = off_out, .len = n),
                 (in, off_in, out, off_out, n), default_copy(t, c, in, off_in, out, off_out, n));
 }
