@@ -76,6 +76,30 @@ int host_link(HOST_T, struct pl_node *node, struct pl_node *dir, const char *nam
     return r;
 }
 
+/* The node of that name, if it is known, with the use of a descriptor: what loses its last name is
+ * found neither by name nor, if nobody has it open, by handle. */
+static struct host_node *hold(struct host *h, int dirfd, const char *name)
+{
+    struct statx stx;
+    int how = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
+    if (statx(dirfd, name, how, STATX_INO, &stx) < 0)
+        return NULL;
+    struct host_node *n = (struct host_node *)pl_nodes_get(h->nodes, host_id(&stx));
+    if (n && host_fd(h, n) < 0) {
+        pl_node_unref(&n->h.node);
+        n = NULL;
+    }
+    return n;
+}
+
+static void hold_done(struct host *h, struct host_node *n)
+{
+    if (!n)
+        return;
+    host_fd_done(h, n);
+    pl_node_unref(&n->h.node);
+}
+
 int host_remove(HOST_T, struct pl_node *dir, const char *name, int flags)
 {
     struct host *h = host_of(tree);
@@ -83,10 +107,12 @@ int host_remove(HOST_T, struct pl_node *dir, const char *name, int flags)
     int dirfd = host_fd(h, d);
     if (dirfd < 0)
         return dirfd;
+    struct host_node *victim = hold(h, dirfd, name);
     int r = host_act(h, call);
     if (r == 0 && unlinkat(dirfd, name, flags) < 0)
         r = -errno;
     host_end();
+    hold_done(h, victim);
     host_fd_done(h, d);
     return r;
 }
@@ -117,6 +143,7 @@ int host_rename(HOST_T, struct pl_node *olddir, const char *oldname, struct pl_n
             host_fd_done(h, from);
         return tofd;
     }
+    struct host_node *victim = hold(h, tofd, newname);
     int r = host_act(h, call);
     if (r == 0 && renameat2(fromfd, oldname, tofd, newname, flags) < 0)
         r = -errno;
@@ -126,6 +153,7 @@ int host_rename(HOST_T, struct pl_node *olddir, const char *oldname, struct pl_n
             note_name(h, from, fromfd, oldname);
     }
     host_end();
+    hold_done(h, victim);
     host_fd_done(h, to);
     host_fd_done(h, from);
     return r;
