@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * How the tree under test is built from STACK: the only file here that names concrete sources,
+ * layers and doors.
+ *
+ * A stack is a chain of levels, outermost first. It is built from the inside out, but a fuse level
+ * forks before anything inside it exists: what is inside lives in the server's process, which
+ * has no threads yet when it is made. So at most one p9 level's threads are in any process before
+ * a fork, namely none.
+ */
+#include "stack.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static const char *const kind_name[] = {
+    [S_MEM] = "mem",     [S_HOST] = "host", [S_NULL] = "null", [S_TRACE] = "trace",
+    [S_DELAY] = "delay", [S_P9] = "p9",     [S_FUSE] = "fuse",
+};
+
+static struct level *stack; /* the one that stack_open() built */
+
+static void level_free(struct level *l)
+{
+    while (l) {
+        struct level *inner = l->inner;
+        free(l);
+        l = inner;
+    }
+}
+
+/* Parses "kind", "kind:REST" or "kind(STACK)" from [s, end). */
+static int parse(const char *s, const char *end, struct level **ret, struct pl_err *err)
+{
+    size_t n = strcspn(s, ":(");
+    if (s + n > end)
+        n = (size_t)(end - s);
+    struct level *l = calloc(1, sizeof(*l));
+    if (!l)
+        return pl_fail(err, -ENOMEM, "out of memory");
+    for (l->kind = 0; l->kind < S_COUNT; l->kind++)
+        if (strlen(kind_name[l->kind]) == n && !strncmp(s, kind_name[l->kind], n))
+            break;
+    int r = 0;
+    if (l->kind == S_COUNT)
+        r = pl_fail(err, -EINVAL, "%.*s: not a kind of stack", (int)n, s);
+    else if (l->kind == S_HOST && (s + n == end || s[n] != ':' || s + n + 1 == end))
+        r = pl_fail(err, -EINVAL, "host: needs a directory (host:/tmp)");
+    else if (l->kind == S_HOST)
+        snprintf(l->dir, sizeof(l->dir), "%.*s", (int)(end - s - (ssize_t)n - 1), s + n + 1);
+    else if (l->kind == S_MEM && s + n != end)
+        r = pl_fail(err, -EINVAL, "mem takes nothing after it");
+    else if (l->kind > S_HOST && (s + n == end || s[n] != '(' || end[-1] != ')'))
+        r = pl_fail(err, -EINVAL, "%s needs a stack (%s(mem))", kind_name[l->kind],
+                    kind_name[l->kind]);
+    else if (l->kind > S_HOST)
+        r = parse(s + n + 1, end - 1, &l->inner, err);
+    if (r < 0)
+        level_free(l);
+    else
+        *ret = l;
+    return r;
+}
+
+int stack_shape(const char *spec, char *buf, size_t size, struct pl_err *err)
+{
+    struct level *l, *i;
+    size_t depth = 0, n = 0;
+    int r = parse(spec, spec + strlen(spec), &l, err);
+    if (r < 0)
+        return r;
+    buf[0] = 0;
+    for (i = l; i && n < size; i = i->inner, depth++)
+        n += (size_t)snprintf(buf + n, size - n, "%s%s", depth ? "(" : "", kind_name[i->kind]);
+    while (depth-- > 1 && n + 1 < size)
+        n += (size_t)snprintf(buf + n, size - n, ")");
+    level_free(l);
+    return 0;
+}
+
+const char *stack_dir(const char *spec, char *buf, size_t size)
+{
+    struct level *l, *i;
+    struct pl_err err;
+    snprintf(buf, size, "/tmp");
+    if (parse(spec, spec + strlen(spec), &l, &err) < 0)
+        return buf;
+    for (i = l; i; i = i->inner)
+        if (i->kind == S_HOST)
+            snprintf(buf, size, "%s", i->dir);
+    level_free(l);
+    return buf;
+}
+
+/* ---- building -------------------------------------------------------------------------------- */
+
+static int host_open(struct level *l, const char *scratch, struct pl_tree **ret, struct pl_err *err)
+{
+    snprintf(l->dir, sizeof(l->dir), "%.4000s/files", scratch);
+    if (mkdir(l->dir, 0755) < 0)
+        return pl_fail(err, -errno, "%s: %m", l->dir);
+    return pl_host_open(l->dir, ret, err);
+}
+
+static int over(struct level *l, struct pl_tree *lower, struct pl_tree **ret, struct pl_err *err)
+{
+    if (l->kind == S_TRACE && !l->trace && !(l->trace = fopen("/dev/null", "we"))) {
+        pl_tree_unref(lower);
+        return pl_fail(err, -errno, "/dev/null: %m");
+    }
+    *ret = l->kind == S_TRACE   ? pl_trace_new(l->trace, lower)
+           : l->kind == S_DELAY ? pl_delay_new(20000, lower)
+                                : pl_null_new(lower);
+    return *ret ? 0 : pl_fail(err, -ENOMEM, "out of memory");
+}
+
+int level_open(struct level *l, const char *scratch, struct pl_tree **ret, struct pl_err *err)
+{
+    int r;
+    switch (l->kind) {
+    case S_MEM:
+        r = pl_mem_new(0, ret, err);
+        break;
+    case S_HOST:
+        r = host_open(l, scratch, ret, err);
+        break;
+    case S_FUSE:
+        r = level_mount(l, scratch, ret, err);
+        break;
+    default:
+        r = level_open(l->inner, scratch, ret, err);
+        if (r == 0 && l->kind == S_P9)
+            r = level_serve(l, *ret, ret, err);
+        else if (r == 0)
+            r = over(l, *ret, ret, err);
+    }
+    l->tree = r == 0 ? *ret : NULL; /* a pointer to compare and derive from, not a reference */
+    return r;
+}
+
+/* Another way in to the same files: a connection of its own, an open of its own. */
+static int level_again(struct level *l, struct pl_tree **ret, struct pl_err *err)
+{
+    if (l->kind == S_MEM)
+        *ret = pl_null_new(pl_tree_ref(l->tree));
+    else if (l->kind == S_HOST || l->kind == S_FUSE)
+        return pl_host_open(l->dir, ret, err);
+    else if (l->kind == S_P9)
+        return level_dial(l, ret, err);
+    else {
+        int r = level_again(l->inner, ret, err);
+        return r < 0 ? r : over(l, *ret, ret, err);
+    }
+    return *ret ? 0 : pl_fail(err, -ENOMEM, "out of memory");
+}
+
+int level_close(struct level *l, struct pl_err *err)
+{
+    int r = 0;
+    if (l->kind == S_FUSE)
+        return level_unmount(l, err); /* what is inside closes in the server's process */
+    if (l->kind == S_P9)
+        r = level_unserve(l, err);
+    if (l->trace)
+        fclose(l->trace);
+    int r2 = l->inner ? level_close(l->inner, err) : 0;
+    return r < 0 ? r : r2;
+}
+
+int stack_open(const char *spec, const char *scratch, struct pl_tree **ret, struct pl_err *err)
+{
+    assert(!stack);
+    int r = parse(spec, spec + strlen(spec), &stack, err);
+    return r < 0 ? r : level_open(stack, scratch, ret, err);
+}
+
+int stack_again(struct pl_tree **ret, struct pl_err *err)
+{
+    return level_again(stack, ret, err);
+}
+
+const char *stack_path(void)
+{
+    return stack->kind == S_HOST || stack->kind == S_FUSE ? stack->dir : NULL;
+}
+
+int stack_close(struct pl_err *err)
+{
+    int r = level_close(stack, err);
+    level_free(stack);
+    stack = NULL;
+    return r;
+}

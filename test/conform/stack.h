@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/* The levels of a stack. */
+#ifndef CONFORM_STACK_H
+#define CONFORM_STACK_H
+
+#include "conform.h"
+
+enum level_kind { S_MEM, S_HOST, S_NULL, S_TRACE, S_DELAY, S_P9, S_FUSE, S_COUNT };
+
+struct p9_level;
+
+struct level {
+    enum level_kind kind;
+    char dir[4096];       /* host: where the files are; fuse: the mount point */
+    struct pl_tree *tree; /* what this level made; not a reference */
+    FILE *trace;
+    struct p9_level *p9;
+    pid_t server; /* fuse */
+    struct level *inner;
+};
+
+int level_open(struct level *l, const char *scratch, struct pl_tree **ret, struct pl_err *err);
+int level_close(struct level *l, struct pl_err *err);
+
+/* doors.c: a 9P server over a tree (whose reference it takes over) and a client of it; one more
+ * client; the end of the server, when its clients are gone. */
+int level_serve(struct level *l, struct pl_tree *inner, struct pl_tree **ret, struct pl_err *err);
+int level_dial(struct level *l, struct pl_tree **ret, struct pl_err *err);
+int level_unserve(struct level *l, struct pl_err *err);
+/* doors.c: mounts the inner stack from a process of its own, and opens the mount as a tree. */
+int level_mount(struct level *l, const char *scratch, struct pl_tree **ret, struct pl_err *err);
+int level_unmount(struct level *l, struct pl_err *err);
+
+#endif
