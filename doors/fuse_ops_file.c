@@ -190,13 +190,36 @@ int fuse_op_read(struct fuse_req *r)
     return 0;
 }
 
+/* Pages that were changed through a mapping. The kernel writes them back by any file of the node
+ * that may write; if that one appends, they go to their place by one that does not. The caller is
+ * whoever happens to write back, so it is done in our own name. */
+static ssize_t write_back(struct fuse_req *r, struct pl_file *file)
+{
+    const struct fuse_write_in *in = &r->m.a.write;
+    struct pl_tree *tree = r->s->tree;
+    struct pl_file *plain;
+    struct pl_call call;
+    pl_call_init_self(&call);
+    ssize_t n = pl_open(tree, &call, file->node, O_WRONLY, &plain);
+    if (n == 0) {
+        n = pl_write(tree, &call, plain, r->m.data, r->m.size, in->offset);
+        int e = pl_flush(tree, &call, plain, 0);
+        pl_close(tree, &call, plain);
+        n = e < 0 ? e : n;
+    }
+    pl_call_done(&call);
+    return n;
+}
+
 int fuse_op_write(struct fuse_req *r)
 {
     const struct fuse_write_in *in = &r->m.a.write;
     struct pl_file *file = fuse_req_file(r, in->fh);
     if (!file)
         return -EBADF;
-    ssize_t n = pl_write(r->s->tree, &r->call, file, r->m.data, r->m.size, in->offset);
+    ssize_t n = (in->write_flags & FUSE_WRITE_CACHE) && (file->flags & O_APPEND)
+                    ? write_back(r, file)
+                    : pl_write(r->s->tree, &r->call, file, r->m.data, r->m.size, in->offset);
     if (n < 0)
         return (int)n;
     if (in->write_flags & FUSE_WRITE_KILL_SUIDGID)
