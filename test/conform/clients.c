@@ -118,7 +118,8 @@ CASE(clients, one_goes_away)
         }
         IS(lock_for(a, 1, F_WRLCK), -EAGAIN);
         view_close(v);
-        OK(lock_for(a, 1, F_WRLCK));
+        struct pl_lock l = {.type = F_WRLCK, .wait = true, .owner = 1, .end = 9};
+        OK(pl_lock(tree, me, a, &l)); /* at once, or a moment later */
         OK(lock_for(a, 1, F_UNLCK));
         reads(a, "left");
     }
