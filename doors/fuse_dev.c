@@ -80,7 +80,7 @@ static char *buffer_get(struct dev *d)
 {
     char *buf = d->buffers;
     if (buf) {
-        memcpy(&d->buffers, buf, sizeof(buf));
+        memcpy(&d->buffers, buf, sizeof(char *));
         d->nbuffers--;
         return buf;
     }
@@ -97,7 +97,7 @@ static void buffer_put(struct dev *d, char *buf)
         munmap(buf, PAGE + d->bufsize);
         return;
     }
-    memcpy(buf, &d->buffers, sizeof(buf));
+    memcpy(buf, &d->buffers, sizeof(char *));
     d->buffers = buf;
     d->nbuffers++;
 }
