@@ -21,7 +21,7 @@
     X(WALK, 16, "names", "in one Twalk")                                                           \
     X(NAME, 255, "bytes", "a file's or attribute's name")                                          \
     X(STRING, 4095, "bytes", "any other string: a symlink's target, an attach name")               \
-    X(FIDS, 65536, "fids", "open at once on one connection")                                       \
+    X(FIDS, 1048576, "fids", "in use at once on one connection")                                   \
     X(REQUESTS_SERVED, 512, "requests", "of one connection taken and not yet answered")            \
     X(REQUESTS_HELD, 4096, "requests", "the same, with those that said that they wait")            \
     X(REQUESTS_USED, 128, "requests", "sent over one connection and not yet answered")             \
@@ -32,6 +32,9 @@
     X(CREW, 64, "threads", "that run requests, not counting those that wait")                      \
     X(CREW_WAITING, 4096, "threads", "that run or wait in all connections together")               \
     X(XATTR_VALUE, 65536, "bytes", "an extended attribute, or a list of their names")              \
+    X(XATTR_BYTES, 16777216, "bytes", "of extended attributes held by fids of one connection")     \
+    X(LOCK_OWNERS, 16384, "owners", "that hold locks through the fids of one connection")          \
+    X(USERS, 4096, "users", "of one mount of a 9P server, each with an attach of its own")         \
     X(LOCK_WAITS, 256, "requests", "of one connection that wait for a lock")                       \
     X(IOCTL, 16384, "bytes", "of an ioctl's argument, each way")
 

@@ -43,6 +43,14 @@ static void all(int fd, char *buf, size_t n, int in)
     }
 }
 
+/* A buffer whose pages are there: untouched ones would all be the one zero page. */
+static char *fresh(void)
+{
+    char *buf = malloc(MIB);
+    memset(buf, 'x', MIB);
+    return buf;
+}
+
 /* A child that runs fn on the other end of a socket pair. */
 static int peer(void (*fn)(int), pid_t *pid)
 {
@@ -70,7 +78,7 @@ static void pong(int fd)
 
 static void source(int fd)
 {
-    char *buf = calloc(1, MIB);
+    char *buf = fresh();
     for (int i = 0; i < STREAM; i++)
         all(fd, buf, MIB, 0);
     all(fd, buf, 1, 1);
@@ -78,7 +86,7 @@ static void source(int fd)
 
 static void sink(int fd)
 {
-    char *buf = calloc(1, MIB);
+    char *buf = fresh();
     for (int i = 0; i < STREAM; i++)
         all(fd, buf, MIB, 1);
     all(fd, buf, 1, 0);
@@ -103,7 +111,7 @@ static double floor_rtt(void)
 static double floor_copy(void (*fn)(int))
 {
     pid_t pid;
-    char *buf = calloc(1, MIB);
+    char *buf = fresh();
     int fd = peer(fn, &pid);
     double start = now();
     for (int i = 0; i < STREAM; i++)
@@ -190,7 +198,7 @@ static void our_copy(double *write_rate, double *read_rate)
 {
     enum { FILE_MIB = 64 };
     struct client c;
-    char *buf = calloc(1, MIB);
+    char *buf = fresh();
     client_open(&c);
     for (int i = 0; i < FILE_MIB; i++)
         pl_write(c.tree, &c.call, c.file, buf, MIB, (uint64_t)i * MIB);

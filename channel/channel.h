@@ -3,11 +3,13 @@
  * Channels: what turns an address into a two-way stream.
  *
  * ADDR is tcp!HOST!PORT, unix!PATH, vsock!CID!PORT, exec!COMMAND, stdio, fd!IN,OUT, or the same as
- * URLs: tcp://HOST:PORT (IPv6 in brackets), unix:PATH, vsock://CID:PORT, exec:COMMAND. PORT may be
- * left out: 564. `*` as host listens everywhere (IPv4 and IPv6). exec runs COMMAND with sh -c, its
- * stdin and stdout the channel, its stderr ours.
+ * URLs: tcp://HOST:PORT (IPv6 in brackets), unix:PATH, vsock://CID:PORT, exec:COMMAND, fd:IN,OUT.
+ * PORT may be left out: 564. `*` as host listens everywhere (IPv4 and IPv6); a CID may be `host`,
+ * `local` or `*`; fd!N is fd!N,N. exec runs COMMAND with sh -c, its stdin and stdout the channel,
+ * its stderr ours. The table of forms is in channel/addr.c.
  *
- * Every descriptor is close-on-exec. Failures are one sentence in `err`.
+ * Every descriptor is close-on-exec and blocking. Failures are one sentence in `err`. Nothing is
+ * printed here: what the user ought to be warned of is a `note`. The program ignores SIGPIPE.
  */
 #ifndef CHANNEL_CHANNEL_H
 #define CHANNEL_CHANNEL_H
@@ -19,30 +21,39 @@
 enum chan_role { CHAN_DIALED, CHAN_ACCEPTED, CHAN_GIVEN /* stdio, fd: who called is unknown */ };
 
 struct chan {
-    int in, out;         /* may be the same descriptor */
+    int in, out; /* may be the same descriptor */
     enum chan_role role;
-    pid_t child;         /* of exec!, reaped by chan_close; else 0 */
-    uid_t uid;           /* the peer's uid on a unix socket; else (uid_t)-1 */
-    char peer[128];      /* for people, escaped: "tcp!10.0.0.2!564", "stdio" */
+    pid_t child;      /* of exec!, reaped by chan_close; else 0 */
+    uid_t uid;        /* the peer's uid on a unix socket; else (uid_t)-1 */
+    char peer[128];   /* for people, escaped: "tcp!10.0.0.2!564", "stdio" */
+    const char *note; /* a warning that the program prints once ("tcp!10.0.0.2!564: neither
+                         encrypted nor ..." without the name), or NULL; a constant */
 };
 
 /* Dials. May block for as long as connecting takes (TCP: bounded to 30 s an address).
  * `stdio` takes descriptors 0 and 1 over (moved away, /dev/null put in their place, so that nothing
  * printed by accident enters the channel). Its role is CHAN_GIVEN unless the environment says
  * PLENUM_CHANNEL=dialed|accepted, which `plenum dial` and `plenum listen` set for the command that
- * they run. TCP sets TCP_NODELAY and keepalive. */
+ * they run (exec! sets it to accepted). fd! likewise takes its descriptors over; both clear
+ * O_NONBLOCK. TCP sets TCP_NODELAY, keepalive and TCP_USER_TIMEOUT: a peer that vanished is noticed
+ * within about two minutes, by the kernel. */
 int chan_dial(const char *addr, struct chan *ret, struct pl_err *err);
 
-/* Closes both descriptors; waits for the child of exec! (SIGTERM after its stdin closed and it did
- * not end within 5 s, then SIGKILL). */
-void chan_close(struct chan *chan);
+/* Runs the program argv[0] (looked for in PATH) with argv, its stdin and stdout the channel, its
+ * stderr ours: what exec! does, without a shell. -ENOENT with a sentence if there is none. */
+int chan_exec(char *const argv[], struct chan *ret, struct pl_err *err);
+
+/* Closes both descriptors; waits for the child of exec! (SIGTERM when it did not end within 5 s
+ * after its stdin closed, SIGKILL 5 s later). Returns the child's wait status, 0 without a child
+ * or when somebody else has reaped it. Idempotent. */
+int chan_close(struct chan *chan);
 
 struct chan_listener;
 
-/* What is not safe by itself is said once on standard error: TCP on anything but loopback is
- * neither encrypted nor authenticated. A unix socket path that is in the way is replaced if nobody
- * listens on it; it is made mode 0600, and peers are checked with SO_PEERCRED against `allow`
- * (uids; n == 0: this user and root). */
+/* A unix socket path that is in the way is replaced if nobody listens on it; it is made mode 0600,
+ * and peers are checked with SO_PEERCRED against `allow` (uids; nallow == 0: this user and root).
+ * With `anyone`, or others than this user and root in `allow`, the mode is 0666: then only the
+ * check stands. `opts` may be NULL. */
 struct chan_listen_opts {
     const uid_t *allow;
     size_t nallow;
@@ -52,13 +63,17 @@ int chan_listen(const char *addr, const struct chan_listen_opts *opts, struct ch
                 struct pl_err *err);
 /* One descriptor per listener to poll for POLLIN (may be an epoll over several sockets). */
 int chan_listener_fd(const struct chan_listener *l);
-/* The address as it turned out, for printing: port 0 replaced by the port given. */
+/* The address as it turned out, for printing: port 0 replaced by the port given. Escaped. */
 const char *chan_listener_name(const struct chan_listener *l);
+/* What is not safe by itself, for the program to print once as "NAME: NOTE"; NULL if nothing: TCP
+ * on anything but loopback is neither encrypted nor authenticated. */
+const char *chan_listener_note(const struct chan_listener *l);
 /* Accepts one. A peer that is not allowed is closed and -EACCES returned, with the sentence; the
- * listener goes on. Blocks unless chan_listener_fd() was readable; transient failures (EMFILE,
- * ECONNABORTED) are reported as such, the caller waits a little and tries again. */
+ * listener goes on. Blocks unless chan_listener_fd() was readable (and may block then too, if the
+ * peer has gone meanwhile); transient failures (EMFILE, ENOBUFS) are reported as such, the caller
+ * waits a little and tries again. Any number of threads. */
 int chan_accept(struct chan_listener *l, struct chan *ret, struct pl_err *err);
-/* Stops listening; a unix socket path that we made is unlinked. */
+/* Stops listening; a unix socket path that we made (and still is ours) is unlinked. */
 void chan_listener_free(struct chan_listener *l);
 
 /* True if ADDR is one of the forms above (for telling a SPEC or DIR from an ADDR). */

@@ -9,10 +9,10 @@
 struct fuse_opts {
     int64_t entry_timeout, attr_timeout, negative_timeout; /* ns; -1: by the tree's flags (generated
                          and remote-with-others: 0 and 1 s; host: 1 s; private: 1 h) */
-    bool direct_io;      /* never cache content in the kernel */
-    bool writeback;      /* the kernel may gather writes (single-user trees only) */
-    unsigned max_write;  /* bytes, 0: 1 MiB */
-    unsigned threads;    /* at most so many run at once; those that wait are not counted. 0: 16 */
+    bool direct_io;                                        /* never cache content in the kernel */
+    bool writeback;     /* the kernel may gather writes (single-user trees only) */
+    unsigned max_write; /* bytes, 0: 1 MiB */
+    unsigned threads;   /* at most so many run at once; those that wait are not counted. 0: 16 */
 };
 void fuse_opts_init(struct fuse_opts *opts);
 

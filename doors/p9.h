@@ -21,8 +21,8 @@ int p9_door_new(const struct p9_export *exports, size_t n, struct p9_crew *crew,
 void p9_door_free(struct p9_door *door); /* after its connections are freed */
 
 /* Serves one connection; with `use`, its using half is the caller's to drive (a duct). `uid`: what
- * the channel proved about the peer ((uid_t)-1: nothing): a peer that is not root and not us may act
- * only as that uid. When this process is not root everything happens as its own user anyway. */
+ * the channel proved about the peer ((uid_t)-1: nothing): a peer that is not root and not us may
+ * act only as that uid. When this process is not root everything happens as its own user anyway. */
 int p9_door_conn(struct p9_door *door, struct chan *chan, bool use,
                  void (*over)(void *arg, int error, const char *sentence), void *over_arg,
                  struct p9_conn **ret, struct pl_err *err);

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What is running: one file for each mount, duct and server of this user, in a private directory
- * (/run/plenum for root, $XDG_RUNTIME_DIR/plenum, else /tmp/plenum-UID, mode 0700, owner checked).
- * The file is mapped shared by the process that does the work and holds fixed facts, live counters
- * and a ring of trace lines; whoever reads it asks nobody. The keeper (or server) holds an flock on
- * it for as long as it lives: a file that can be locked is a wreck, and readers remove it.
+ * (/run/plenum for root, $XDG_RUNTIME_DIR/plenum, else /tmp/plenum-UID, mode 0700, owner checked;
+ * the first that can be written is used, all are read). The file is mapped shared by the process
+ * that does the work and holds fixed facts, live counters and a ring of trace lines; whoever reads
+ * it asks nobody. The keeper and its server (or the server alone) hold an flock on it for as long
+ * as one of them lives: a file that can be locked is a wreck, and readers remove it.
+ *
+ * In a user namespace UID is the user outside, so that status finds the mount from there too.
  */
 #ifndef KEEPER_REGISTRY_H
 #define KEEPER_REGISTRY_H
@@ -12,18 +15,23 @@
 #include "base/stats.h"
 #include <plenum/error.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <sys/types.h>
 
 #define REG_TRACE_SIZE (1u << 20)
+#define REG_LINE_MAX   1024 /* a trace line with its newline; longer ones are cut */
 
+/* Strings are written by one process while others read: each ends with a NUL at the latest in its
+ * last byte, which is never written. A reader may see a mixture of old and new for a moment. */
 struct reg_page {
-    uint32_t magic, version;
-    char kind[8];         /* "mount", "duct", "serve" */
-    char dir[4096];       /* absolute; empty if nothing is mounted */
-    char spec[1024];
-    char peer[128];       /* escaped */
-    char state[32];       /* "starting", "up", "ending" */
-    int64_t started;      /* CLOCK_REALTIME seconds */
+    _Atomic uint32_t magic; /* set last */
+    uint32_t version;
+    char kind[8];                   /* "mount", "duct", "serve" */
+    char dir[4096];                 /* absolute; empty if nothing is mounted */
+    char spec[1024];                /* as given (cut): escape it for a terminal */
+    char peer[128];                 /* escaped */
+    char state[32];                 /* "starting", "up", "ending" */
+    int64_t started;                /* CLOCK_REALTIME seconds */
     _Atomic int32_t keeper, server; /* pids, 0: none */
     struct stats stats;
     /* The trace: a tracer sets trace_until (CLOCK_MONOTONIC ns) again and again; while it lies in
@@ -31,18 +39,43 @@ struct reg_page {
      * size (trace_head only grows; a reader that falls behind by more than the size lost lines). */
     _Atomic int64_t trace_until;
     _Atomic uint64_t trace_head;
-    char trace[REG_TRACE_SIZE]; /* sparse until it is used */
+    _Atomic char trace[REG_TRACE_SIZE]; /* sparse until it is used */
 };
 
 struct reg_entry; /* a registered file, held */
-/* Registers; to be called by the longest-living process, before it forks the server (the mapping is
- * shared). Failing is not fatal to a mount: -errno, and the caller goes on with a private page. */
+/* Registers; to be called by the longest-living process, before it forks the server (the mapping
+ * and the lock are shared). `keeper` and `server` are 0, state is "starting". A negative errno when
+ * there is no place to register: not fatal, *ret and *page are then a private page, which works the
+ * same and nobody sees. Only for -ENOMEM are they NULL. */
 int reg_add(const char *kind, const char *dir, const char *spec, struct reg_entry **ret,
             struct reg_page **page);
-void reg_del(struct reg_entry *e); /* unlinks and unmaps */
+void reg_del(struct reg_entry *e); /* unlinks and unmaps; NULL is fine */
+/* The descriptor that holds the lock, or -1: for who closes all others. */
+int reg_entry_fd(const struct reg_entry *e);
 
-/* Calls fn for each live entry (page mapped read-write so that a tracer can set trace_until); stops
- * when fn returns non-zero and returns that. */
+void reg_set_state(struct reg_page *page, const char *state);
+void reg_set_peer(struct reg_page *page, const char *peer); /* escaped already */
+
+/* Calls fn for each live entry (page mapped read-write so that a tracer can set trace_until; it is
+ * unmapped when fn returns); stops when fn returns non-zero and returns that. Removes wrecks. */
 int reg_each(int (*fn)(void *arg, struct reg_page *page), void *arg);
+/* Maps the live entry whose dir is `dir` (absolute; the youngest, if several); NULL if there is
+ * none. It stays readable after the entry is gone. */
+struct reg_page *reg_find(const char *dir);
+void reg_put(struct reg_page *page); /* of reg_find; NULL is fine */
+
+/* ---- the trace ---- */
+
+/* Is anybody listening? Cheap: a load when nobody is. */
+bool reg_traced(struct reg_page *page);
+/* Appends one line (the newline is added, control characters are the caller's to escape) if anybody
+ * listens. Safe from any number of threads of the one process that writes to the page. */
+void reg_trace(struct reg_page *page, const char *fmt, ...) PL_PRINTF(2, 3);
+/* For the tracer: asks for lines for the next `ns`. Call it again well before that is over. */
+void reg_trace_ask(struct reg_page *page, int64_t ns);
+/* Copies whole lines from position *pos on (begin with the page's trace_head) into buf; their
+ * bytes, 0 if there are none yet. *lost is set when lines in between were overwritten. `size` must
+ * be at least REG_LINE_MAX. */
+size_t reg_trace_read(struct reg_page *page, uint64_t *pos, char *buf, size_t size, bool *lost);
 
 #endif

@@ -44,6 +44,10 @@ struct p9_req {
 /* Room for `n` bytes of answer payload (Rread, Rreaddir data), laid out so that it is sent without
  * a copy; NULL when n would pass the msize. One a request. Set out.data to it. */
 void *p9_req_payload(struct p9_req *req, size_t n);
+/* The largest n for p9_req_payload: what the msize leaves to Rread and Rreaddir. */
+size_t p9_req_payload_max(const struct p9_req *req);
+/* The session agreed on our own messages. */
+bool p9_req_extended(const struct p9_req *req);
 /* Memory that lives until the answer is sent; NULL when out of memory. */
 void *p9_req_alloc(struct p9_req *req, size_t n);
 /* Makes the answer an Rlerror. */
@@ -53,7 +57,7 @@ void p9_req_error(struct p9_req *req, int error /* negative errno */);
 struct p9_handler {
     /* Fills req->out. Runs in a worker thread; may block. Requests of one connection run in
      * parallel, except that a request naming a fid is started only after earlier ones that would
-     * have made or freed that fid are done (the handler sees to it). */
+     * have made, opened or freed that fid are done (the engine sees to it). */
     void (*handle)(void *arg, struct p9_req *req);
     /* The session is over (new Tversion, the peer's Tend, link lost): every request has been
      * answered or cancelled and its handler has returned; drop all fids. May be followed by another

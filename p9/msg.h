@@ -28,8 +28,10 @@ enum p9_type { /* P9_Tversion = 100, ... */
 #undef M
 };
 
-/* qid.type bits. */
-enum { P9_QTDIR = 0x80, P9_QTAPPEND = 0x40, P9_QTEXCL = 0x20, P9_QTSYMLINK = 0x02, P9_QTFILE = 0 };
+/* qid.type bits. The last two are ours, of the answers that open a file: its content differs from
+ * open to open (do not cache it; of Rattach: true of the whole tree); it has no offsets, no size. */
+enum { P9_QTDIR = 0x80, P9_QTAPPEND = 0x40, P9_QTEXCL = 0x20, P9_QTSYMLINK = 0x02, P9_QTFILE = 0,
+       P9_QTDIRECT = 0x04, P9_QTSTREAM = 0x01 };
 
 enum p9_getattr_mask {
     P9_GETATTR_MODE = 0x1,
@@ -83,8 +85,12 @@ enum p9_lopen_flags {
 };
 
 enum { P9_AT_REMOVEDIR = 0x200 };
+/* Ours: above the mode of a creating message stands the umask, which is still to be applied (where a
+ * directory has a default ACL it must not be, and only the server knows). */
+enum { P9_UMASK_SHIFT = 16 };
 enum { P9_LOCK_RD = 0, P9_LOCK_WR = 1, P9_LOCK_UN = 2 };
-enum { P9_LOCK_BLOCK = 1, P9_LOCK_RECLAIM = 2 };
+/* FLOCK is ours: a lock of flock(2), which knows nothing of the others. */
+enum { P9_LOCK_BLOCK = 1, P9_LOCK_RECLAIM = 2, P9_LOCK_FLOCK = 0x100 };
 enum { P9_LOCK_SUCCESS = 0, P9_LOCK_BLOCKED = 1, P9_LOCK_ERROR = 2, P9_LOCK_GRACE = 3 };
 
 /* After p9_decode: s[len] is NUL, and there is no other NUL in it. To encode no NUL is needed. */

@@ -101,6 +101,16 @@ void *p9_req_payload(struct p9_req *pub, size_t n)
     return req->payload;
 }
 
+size_t p9_req_payload_max(const struct p9_req *pub)
+{
+    return pub->conn->smsize - P9_RREADHDR;
+}
+
+bool p9_req_extended(const struct p9_req *pub)
+{
+    return pub->conn->serve_ext;
+}
+
 void *p9_req_alloc(struct p9_req *pub, size_t n)
 {
     struct req *req = (struct req *)pub;

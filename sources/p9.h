@@ -6,10 +6,15 @@
 #include "p9/conn.h"
 #include <plenum/tree.h>
 
-/* Attaches at `aname` as `uname` over a connection whose using half is ready (p9_use). The tree does
- * not own the connection unless `own`: then its end says goodbye (p9_use_end) and frees it. Several
- * trees may share one connection. */
+/* Attaches at `aname` over a connection whose using half is ready (p9_use). `uname` NULL or our
+ * own: as this user, and if we are root as each caller (an attach for every uid that calls). The
+ * name of another: everything happens as that user. The tree does not own the connection unless
+ * `own`: then its end says goodbye (p9_use_end) and frees it. When this fails the connection
+ * remains the caller's. Several trees may share one connection. */
 int pl_p9_open(struct p9_conn *conn, bool own, const char *aname, const char *uname,
                struct pl_tree **ret, struct pl_err *err);
+
+/* Dials ADDR and attaches there: the tree owns all that it takes. Blocks. */
+int pl_p9_dial(const char *addr, const char *aname, struct pl_tree **ret, struct pl_err *err);
 
 #endif

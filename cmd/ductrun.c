@@ -1,0 +1,380 @@
+/* SPDX-License-Identifier: MIT */
+#include "cmd/ductrun.h"
+#include "cmd/listening.h"
+#include "cmd/loss.h"
+#include "cmd/ring.h"
+#include "cmd/util.h"
+#include "doors/p9.h"
+#include "keeper/keeper.h"
+#include "keeper/registry.h"
+#include "sources/p9.h"
+#include <errno.h>
+#include <poll.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#define GOODBYE_NS 5000000000ll /* so long may a peer take to acknowledge our end */
+
+struct state {
+    struct duct *d;
+    struct keeper_mount mounts[DUCT_MAX];
+    struct pl_tree *trees[DUCT_MAX]; /* mounted here, with the trace layer */
+    struct ring rings[DUCT_MAX];
+    struct pl_tree *exports[DUCT_MAX];
+    struct p9_door *door;
+    struct p9_conn *conn;
+    struct stats *stats;
+    struct stats own_stats;
+    struct reg_page *page; /* without mounts */
+    struct loss loss;
+    char peer[128], text[1024];
+    /* How the connection ended; `over` is set last. */
+    int error;
+    char sentence[400];
+    atomic_bool over;
+    int event_fd;
+    pthread_mutex_t lock; /* guards stopping and waiting, between stop and finish */
+    bool stopping, waiting;
+};
+
+static void conn_over(void *arg, int error, const char *sentence)
+{
+    struct state *s = arg;
+    char text[640];
+    s->error = error;
+    snprintf(s->sentence, sizeof(s->sentence), "%s",
+             error && sentence ? sentence : "the other end closed it");
+    snprintf(text, sizeof(text), "link to %s lost: %s", s->peer, s->sentence);
+    loss_tell(&s->loss, text);
+    atomic_store(&s->over, true);
+    if (s->event_fd >= 0 && write(s->event_fd, &(uint64_t){1}, 8) < 0)
+        abort(); /* it only fails when it is not an eventfd */
+}
+
+static int accept_one(struct state *s, struct pl_err *err)
+{
+    struct chan_listener *listener;
+    struct chan_listen_opts opts = {0};
+    int r = chan_listen(s->d->listen, &opts, &listener, err);
+    if (r < 0)
+        return r;
+    listening_note(s->d->cmd, chan_listener_name(listener), chan_listener_note(listener));
+    if (!s->d->quiet)
+        fprintf(stderr, "listening on %s\n", chan_listener_name(listener));
+    while ((r = chan_accept(listener, &s->d->chan, err)) == -EACCES || r == -ECONNABORTED)
+        cmd_error(s->d->cmd, err);
+    chan_listener_free(listener);
+    return r;
+}
+
+static int open_channel(struct state *s, struct pl_err *err)
+{
+    struct duct *d = s->d;
+    int r = 0;
+    if (d->dial)
+        r = chan_dial(d->dial, &d->chan, err);
+    else if (d->listen)
+        r = accept_one(s, err);
+    if (r < 0)
+        return r;
+    s->stats = d->nmounts ? &s->mounts[0].page->stats : s->stats;
+    if (d->remote)
+        d->chan.role = CHAN_ACCEPTED; /* the near end speaks first */
+    listening_note(d->cmd, d->chan.peer, d->chan.note);
+    snprintf(s->peer, sizeof(s->peer), "%s", d->chan.peer);
+    return 0;
+}
+
+static int open_exports(struct state *s, struct pl_err *err)
+{
+    for (size_t i = 0; i < s->d->nexports; i++) {
+        int r = spec_open(s->d->exports[i].spec, NULL, NULL, &s->exports[i], err);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+/* The connection, with a serving half if anything is exported and a using half if `use`. */
+static int connect_halves(struct state *s, bool use, struct pl_err *err)
+{
+    struct duct *d = s->d;
+    struct p9_crew *crew = spec_crew();
+    if (!crew)
+        return pl_fail(err, -ENOMEM, "out of memory");
+    if (!d->nexports) {
+        struct p9_conn_opts opts = {
+            .crew = crew, .use = use, .stats = s->stats, .over = conn_over, .over_arg = s};
+        return p9_conn_new(&d->chan, &opts, &s->conn, err);
+    }
+    struct p9_export exports[DUCT_MAX];
+    for (size_t i = 0; i < d->nexports; i++)
+        exports[i] = (struct p9_export){.aname = d->exports[i].aname, .tree = s->exports[i]};
+    int r = p9_door_new(exports, d->nexports, crew, s->stats, &s->door);
+    if (r < 0)
+        return pl_fail(err, r, "%s", strerror(-r));
+    return p9_door_conn(s->door, &d->chan, use, conn_over, s, &s->conn, err);
+}
+
+static void announce_exports(const struct state *s)
+{
+    for (size_t i = 0; i < s->d->nexports && !s->d->quiet; i++)
+        fprintf(stderr, "exporting %s to %s\n", spec_text(s->d->exports[i].spec), s->peer);
+}
+
+static int attach(struct state *s, struct pl_err *err)
+{
+    char user[256];
+    util_user(user, sizeof(user));
+    for (size_t i = 0; i < s->d->nmounts; i++) {
+        struct pl_tree *tree;
+        int r = pl_p9_open(s->conn, false, s->d->mounts[i].aname, user, &tree, err);
+        if (r < 0)
+            return r;
+        reg_set_peer(s->mounts[i].page, s->peer);
+        ring_init(&s->rings[i], s->mounts[i].page);
+        s->trees[i] = ring_over(&s->rings[i], tree);
+        if (!s->trees[i])
+            return pl_fail(err, -ENOMEM, "out of memory");
+    }
+    return 0;
+}
+
+static void release(struct state *s)
+{
+    for (size_t i = 0; i < s->d->nmounts; i++)
+        pl_tree_unref(s->trees[i]);
+    if (s->conn)
+        p9_conn_free(s->conn);
+    if (s->door)
+        p9_door_free(s->door);
+    for (size_t i = 0; i < s->d->nexports; i++)
+        pl_tree_unref(s->exports[i]);
+    s->conn = NULL;
+    s->door = NULL;
+}
+
+/* ---- with mounts: in the server process of a keeper ---- */
+
+static int prepare(void *arg, struct pl_err *err)
+{
+    struct state *s = arg;
+    struct pl_call call;
+    util_many_descriptors();
+    pl_call_init_self(&call);
+    int r = open_exports(s, err);
+    if (r == 0)
+        r = open_channel(s, err);
+    if (r == 0)
+        r = connect_halves(s, true, err);
+    bool alone = false;
+    if (r == 0) {
+        r = p9_use(s->conn, &call, err);
+        alone = r == -ENOTCONN && s->d->nexports && !atomic_load(&s->over);
+    }
+    if (r == 0)
+        r = attach(s, err);
+    pl_call_done(&call);
+    if (alone) {
+        /* A plain client: it may have what we export, and there is nothing to mount. */
+        for (size_t i = 0; i < s->d->nmounts; i++)
+            fprintf(stderr, "%s serves nothing: %s is not mounted\n", s->peer, s->d->mounts[i].dir);
+        r = 1;
+    }
+    if (r >= 0)
+        announce_exports(s);
+    else
+        loss_ending(&s->loss);
+    return r;
+}
+
+struct up {
+    struct state *s;
+    size_t i;
+    void (*up)(void *);
+    void *arg;
+};
+
+static void now_up(void *arg)
+{
+    struct up *u = arg;
+    if (!u->s->d->quiet)
+        fprintf(stderr, "mounted %s at %s\n", u->s->peer, u->s->d->mounts[u->i].dir);
+    u->up(u->arg);
+}
+
+static int serve(void *arg, size_t i, int fd, struct stats *stats, void (*up)(void *), void *up_arg,
+                 struct pl_err *err)
+{
+    struct state *s = arg;
+    struct up u = {.s = s, .i = i, .up = up, .arg = up_arg};
+    int r = loss_begin(&s->loss, i, s->mounts[i].page->dir, err);
+    if (r < 0)
+        return r;
+    r = fuse_serve(fd, s->trees[i], "", &s->d->opts.fuse, stats, now_up, &u, err);
+    return loss_end(&s->loss, i, r, err);
+}
+
+/* Ends our direction: true if the peer's goes on and is to be waited for. */
+static bool say_goodbye(struct state *s)
+{
+    struct pl_call call;
+    struct timespec now;
+    bool ours = p9_extended(s->conn);
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    pl_call_init_self(&call);
+    call.deadline = now.tv_sec * 1000000000ll + now.tv_nsec + GOODBYE_NS;
+    int r = p9_use_end(s->conn, &call);
+    pl_call_done(&call);
+    if (r == -ETIMEDOUT)
+        loss_tell(&s->loss, "the peer does not answer");
+    pthread_mutex_lock(&s->lock);
+    bool go_on = r == 0 && ours && !s->stopping;
+    s->waiting = go_on;
+    pthread_mutex_unlock(&s->lock);
+    return go_on;
+}
+
+static int finish(void *arg, struct pl_err *err)
+{
+    struct state *s = arg;
+    bool used = false;
+    for (size_t i = 0; i < s->d->nmounts; i++) {
+        used = used || s->trees[i];
+        pl_tree_unref(s->trees[i]);
+        s->trees[i] = NULL;
+    }
+    /* A plain client (nothing was mounted) ends when it likes; else we end, then the peer. */
+    pthread_mutex_lock(&s->lock);
+    s->waiting = !used && !s->stopping;
+    bool wait = s->waiting;
+    pthread_mutex_unlock(&s->lock);
+    int r = 0;
+    if (used && !atomic_load(&s->over))
+        wait = say_goodbye(s);
+    if (wait) {
+        struct pl_err why;
+        r = p9_conn_wait(s->conn, &why);
+        pthread_mutex_lock(&s->lock);
+        if (r < 0 && !s->stopping)
+            r = pl_fail(err, r, "link to %s lost: %s", s->peer, why.text);
+        else
+            r = 0;
+        pthread_mutex_unlock(&s->lock);
+    }
+    loss_ending(&s->loss);
+    p9_conn_abort(s->conn);
+    release(s);
+    return r;
+}
+
+static void stop(void *arg)
+{
+    struct state *s = arg;
+    pthread_mutex_lock(&s->lock);
+    s->stopping = true;
+    loss_ending(&s->loss);
+    if (s->waiting)
+        p9_conn_abort(s->conn);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static int with_mounts(struct state *s)
+{
+    for (size_t i = 0; i < s->d->nmounts; i++)
+        s->mounts[i] = (struct keeper_mount){
+            .dir = s->d->mounts[i].dir, .spec = s->text, .opts = s->d->opts.mount};
+    struct keeper_job job = {
+        .kind = "duct",
+        .nmounts = s->d->nmounts,
+        .mounts = s->mounts,
+        .foreground = true,
+        .arg = s,
+        .prepare = prepare,
+        .serve = serve,
+        .finish = finish,
+        .stop = stop,
+    };
+    return keeper_run(&job);
+}
+
+/* ---- without mounts ---- */
+
+static int serve_only(struct state *s, int signals)
+{
+    struct pl_err err = {0};
+    int r = open_exports(s, &err);
+    if (r == 0)
+        r = open_channel(s, &err);
+    if (r == 0)
+        r = connect_halves(s, false, &err);
+    if (r < 0) {
+        release(s);
+        return cmd_error(s->d->cmd, &err);
+    }
+    announce_exports(s);
+    reg_set_peer(s->page, s->peer);
+    reg_set_state(s->page, "up");
+    bool stopped = false;
+    while (!stopped && !atomic_load(&s->over)) {
+        struct pollfd fds[2] = {{.fd = signals, .events = POLLIN},
+                                {.fd = s->event_fd, .events = POLLIN}};
+        if (poll(fds, 2, -1) < 0 && errno != EINTR)
+            break;
+        stopped = fds[0].revents;
+    }
+    int status = EXIT_OK;
+    if (!stopped && s->error)
+        status = s->d->remote ? EXIT_FAILED
+                              : cmd_fail(s->d->cmd, "link to %s lost: %s", s->peer, s->sentence);
+    loss_ending(&s->loss);
+    release(s);
+    return status;
+}
+
+static int without_mounts(struct state *s)
+{
+    struct reg_entry *entry = NULL;
+    struct reg_page *page = NULL;
+    int signals = util_signals();
+    s->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (signals < 0 || s->event_fd < 0)
+        return cmd_fail(s->d->cmd, "%s", strerror(errno));
+    if (reg_add("duct", "", s->text, &entry, &page) < 0 && !page)
+        return cmd_fail(s->d->cmd, "out of memory");
+    atomic_store(&page->server, getpid());
+    s->stats = &page->stats;
+    s->page = page;
+    int status = serve_only(s, signals);
+    reg_del(entry);
+    return status;
+}
+
+int duct_run(struct duct *d)
+{
+    struct state *s = calloc(1, sizeof(*s));
+    if (!s || loss_init(&s->loss, d->nmounts) < 0) {
+        free(s);
+        return cmd_fail(d->cmd, "out of memory");
+    }
+    s->d = d;
+    s->stats = &s->own_stats;
+    s->event_fd = -1;
+    pthread_mutex_init(&s->lock, NULL);
+    size_t used = (size_t)snprintf(s->text, sizeof(s->text), "duct(");
+    for (size_t i = 0; i < d->nexports && used < sizeof(s->text); i++)
+        used += (size_t)snprintf(s->text + used, sizeof(s->text) - used, "%s%s", i ? "," : "",
+                                 spec_text(d->exports[i].spec));
+    if (used < sizeof(s->text))
+        snprintf(s->text + used, sizeof(s->text) - used, "%s)", d->nexports ? "" : "-");
+    int status = d->nmounts ? with_mounts(s) : without_mounts(s);
+    loss_done(&s->loss);
+    for (size_t i = 0; i < d->nexports; i++)
+        spec_free(d->exports[i].spec);
+    free(s);
+    return status;
+}

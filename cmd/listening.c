@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+#include "cmd/listening.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+size_t listening_users(const struct cmd *cmd, const char *text, uid_t *ret, size_t max)
+{
+    size_t n = 0;
+    char *copy = strdup(text), *rest = copy, *name;
+    while (copy && (name = strsep(&rest, ","))) {
+        char *end;
+        unsigned long id = strtoul(name, &end, 10);
+        struct passwd *pw = *name && *end ? getpwnam(name) : NULL;
+        if (!*name || (*end && !pw) || id >= (uid_t)-1 || n == max)
+            cmd_usage(cmd, "%s: no such user, or too many", *name ? name : text);
+        ret[n++] = *end ? pw->pw_uid : (uid_t)id;
+    }
+    free(copy);
+    return n;
+}
+
+void listening_note(const struct cmd *cmd, const char *name, const char *note)
+{
+    if (note)
+        fprintf(stderr, "plenum: %s: %s: %s\n", cmd->name, name, note);
+}
+
+void listening_check(const struct cmd *cmd, const char *addr)
+{
+    if (!chan_is_addr(addr))
+        cmd_usage(cmd, "%s: not an address (tcp!HOST!PORT, unix!PATH, ...; see plenum help addr)",
+                  addr);
+}
+
+int listening_exec(const struct cmd *cmd, struct chan *chan, char **argv)
+{
+    setenv("PLENUM_CHANNEL", chan->role == CHAN_ACCEPTED ? "accepted" : "dialed", 1);
+    setenv("PLENUM_PEER", chan->peer, 1);
+    /* Out of the way first: one of them may be 0 or 1 itself. */
+    int in = fcntl(chan->in, F_DUPFD_CLOEXEC, 3), out = fcntl(chan->out, F_DUPFD_CLOEXEC, 3);
+    if (in < 0 || out < 0 || dup2(in, 0) < 0 || dup2(out, 1) < 0)
+        return cmd_fail(cmd, "%s: %s", chan->peer, strerror(errno));
+    signal(SIGPIPE, SIG_DFL);
+    execvp(argv[0], argv);
+    int e = errno;
+    if (e == ENOENT && (!strcmp(argv[0], "duct") || !strcmp(argv[0], "plenum")))
+        execv("/proc/self/exe", argv);
+    cmd_fail(cmd, "%s: %s", argv[0], e == ENOENT ? "no such command" : strerror(e));
+    return e == ENOENT ? 127 : 126;
+}

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT */
+/* What serve, duct, listen and dial share. */
+#ifndef CMD_LISTENING_H
+#define CMD_LISTENING_H
+
+#include "channel/channel.h"
+#include "cmd/cmd.h"
+
+/* Users by name or number, separated by commas: how many; usage error if one is unknown. */
+size_t listening_users(const struct cmd *cmd, const char *text, uid_t *ret, size_t max);
+/* Prints what the user ought to know of an address ("NAME: NOTE"), if anything. */
+void listening_note(const struct cmd *cmd, const char *name, const char *note);
+/* Usage error unless it is an address. */
+void listening_check(const struct cmd *cmd, const char *addr);
+/* Becomes the command with the channel as its stdin and stdout; PLENUM_CHANNEL and PLENUM_PEER tell
+ * it what it has got. `duct` and `plenum` are found also when they are not installed. Returns only
+ * on failure: the exit status (127: there is no such command), having printed why. */
+int listening_exec(const struct cmd *cmd, struct chan *chan, char **argv);
+
+#endif

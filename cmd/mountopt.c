@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+#include "cmd/mountopt.h"
+#include "base/text.h"
+#include "cmd/util.h"
+#include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum kind { ON, OFF, DURATION, COUNT, SIZE };
+
+#define M(field) offsetof(struct mountopt, mount.field)
+#define F(field) offsetof(struct mountopt, fuse.field)
+static const struct option_row {
+    const char *name;
+    enum kind kind;
+    size_t at;
+    int64_t least, most;
+} rows[] = {
+    {"ro", ON, M(ro), 0, 0},
+    {"rw", OFF, M(ro), 0, 0},
+    {"noexec", ON, M(noexec), 0, 0},
+    {"exec", OFF, M(noexec), 0, 0},
+    {"noatime", ON, M(noatime), 0, 0},
+    {"atime", OFF, M(noatime), 0, 0},
+    {"nosuid", ON, M(nosuid), 0, 0},
+    {"suid", OFF, M(nosuid), 0, 0},
+    {"nodev", ON, M(nodev), 0, 0},
+    {"dev", OFF, M(nodev), 0, 0},
+    {"nonempty", ON, M(nonempty), 0, 0},
+    {"allow_other", ON, M(allow_other), 0, 0},
+    {"noallow_other", OFF, M(allow_other), 0, 0},
+    {"default_permissions", ON, M(default_permissions), 0, 0},
+    {"nodefault_permissions", OFF, M(default_permissions), 0, 0},
+    {"timeout", DURATION, F(entry_timeout), 0, INT64_MAX},
+    {"timeout", DURATION, F(attr_timeout), 0, INT64_MAX},
+    {"timeout", DURATION, F(negative_timeout), 0, INT64_MAX},
+    {"entry_timeout", DURATION, F(entry_timeout), 0, INT64_MAX},
+    {"attr_timeout", DURATION, F(attr_timeout), 0, INT64_MAX},
+    {"negative_timeout", DURATION, F(negative_timeout), 0, INT64_MAX},
+    {"direct_io", ON, F(direct_io), 0, 0},
+    {"writeback", ON, F(writeback), 0, 0},
+    {"threads", COUNT, F(threads), 1, 1024},
+    {"max_write", SIZE, F(max_write), 4096, 1 << 20},
+};
+#define ROWS (sizeof(rows) / sizeof(*rows))
+
+void mountopt_init(struct mountopt *o)
+{
+    mount_opts_init(&o->mount);
+    fuse_opts_init(&o->fuse);
+}
+
+static int unknown(const char *name, struct pl_err *err)
+{
+    const char *names[ROWS + 1];
+    for (size_t i = 0; i < ROWS; i++)
+        names[i] = rows[i].name;
+    names[ROWS] = NULL;
+    const char *near = util_closest(name, names);
+    if (near)
+        return pl_fail(err, -EINVAL, "-o %s: unknown mount option (did you mean %s?)", name, near);
+    return pl_fail(err, -EINVAL, "-o %s: unknown mount option (see plenum mount --help)", name);
+}
+
+/* The value of a row that takes one, or -1. */
+static int64_t value_of(const struct option_row *row, const char *text)
+{
+    int64_t v = row->kind == DURATION ? text_duration(text) : text_size(text);
+    return v >= row->least && v <= row->most ? v : -1;
+}
+
+static int apply(struct mountopt *o, const struct option_row *row, const char *value,
+                 struct pl_err *err)
+{
+    static const char *const example[] = {
+        [DURATION] = "a time, as in 20ms or 1s",
+        [COUNT] = "a number from 1 to 1024",
+        [SIZE] = "a size from 4k to 1M",
+    };
+    char *at = (char *)o + row->at;
+    if (row->kind == ON || row->kind == OFF) {
+        if (value)
+            return pl_fail(err, -EINVAL, "-o %s: takes no value", row->name);
+        *(bool *)at = row->kind == ON;
+        return 0;
+    }
+    int64_t v = value ? value_of(row, value) : -1;
+    if (v < 0)
+        return pl_fail(err, -EINVAL, "-o %s=%s: not %s", row->name, value ? value : "",
+                       example[row->kind]);
+    if (row->kind == DURATION)
+        *(int64_t *)at = v;
+    else
+        *(unsigned *)at = (unsigned)v;
+    return 0;
+}
+
+static int one(struct mountopt *o, char *opt, struct pl_err *err)
+{
+    char *value = strchr(opt, '=');
+    bool known = false;
+    if (value)
+        *value++ = 0;
+    for (size_t i = 0; i < ROWS; i++) {
+        if (strcmp(rows[i].name, opt))
+            continue;
+        known = true;
+        int r = apply(o, &rows[i], value, err);
+        if (r < 0)
+            return r;
+    }
+    return known ? 0 : unknown(opt, err);
+}
+
+int mountopt_parse(struct mountopt *o, const char *text, struct pl_err *err)
+{
+    char *copy = strdup(text), *rest = copy, *opt;
+    if (!copy)
+        return pl_fail(err, -ENOMEM, "out of memory");
+    int r = 0;
+    while (r == 0 && (opt = strsep(&rest, ",")))
+        r = *opt ? one(o, opt, err) : 0;
+    free(copy);
+    return r;
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+/* -o OPT,...: what `plenum mount`, `plenum duct` and pl_main take. */
+#ifndef CMD_MOUNTOPT_H
+#define CMD_MOUNTOPT_H
+
+#include "doors/fuse.h"
+#include "keeper/mount.h"
+
+struct mountopt {
+    struct mount_opts mount;
+    struct fuse_opts fuse;
+};
+void mountopt_init(struct mountopt *o);
+/* Takes "ro,timeout=2s,..."; -EINVAL with a sentence. */
+int mountopt_parse(struct mountopt *o, const char *text, struct pl_err *err);
+
+/* The table for --help. */
+#define MOUNTOPT_HELP                                                                              \
+    "  ro noexec noatime suid dev nonempty   as in mount(8); suid and dev are off by default\n"    \
+    "  allow_other                           other users may enter (root's default)\n"             \
+    "  [no]default_permissions               the kernel checks modes (default), or not\n"          \
+    "  timeout=T                             how long the kernel may keep what it knows:\n"        \
+    "  entry_timeout= attr_timeout= negative_timeout=   ... each by itself (20ms, 1s, 5m)\n"       \
+    "  direct_io                             no content is cached in the kernel\n"                 \
+    "  writeback                             the kernel gathers writes (one client only)\n"        \
+    "  threads=N max_write=SIZE              at most N at once (16); bytes a write (1M)\n"
+
+#endif

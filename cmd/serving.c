@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The accept loop. This thread alone accepts, frees connections and ends; the engine's threads tell
+ * of a connection's end through its flag and an eventfd. Idle, it sleeps in poll without a timeout.
+ */
+#include "cmd/serving.h"
+#include "cmd/util.h"
+#include "doors/p9.h"
+#include "keeper/registry.h"
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define RETRY_MS 100 /* out of descriptors: so long until the next try to accept */
+
+struct link {
+    struct link *next;
+    struct server *server;
+    struct p9_conn *conn;
+    char peer[128];
+    int error; /* set before `over` */
+    char sentence[400];
+    atomic_bool over;
+};
+
+struct server {
+    const struct serving *s;
+    struct p9_crew *crew;
+    struct p9_door *door;
+    struct reg_entry *entry;
+    struct reg_page *page;
+    struct chan_listener **listeners; /* s->n of them, NULL for those that are one connection */
+    size_t nlisteners;
+    struct link *links;
+    size_t served;
+    int signal_fd, event_fd;
+    int status;
+    bool stop;
+};
+
+bool serving_single(const char *addr)
+{
+    return !strcmp(addr, "stdio") || !strncmp(addr, "fd!", 3) || !strncmp(addr, "fd:", 3) ||
+           !strncmp(addr, "exec!", 5) || !strncmp(addr, "exec:", 5);
+}
+
+static int failed(struct server *sv, const char *sentence)
+{
+    fprintf(stderr, "%s: %s\n", sv->s->prefix, sentence);
+    return 1;
+}
+
+static void over(void *arg, int error, const char *sentence)
+{
+    struct link *l = arg;
+    int event = l->server->event_fd;
+    l->error = error;
+    snprintf(l->sentence, sizeof(l->sentence), "%s", error && sentence ? sentence : "");
+    atomic_store(&l->over, true);
+    /* l may be gone from here on */
+    if (write(event, &(uint64_t){1}, 8) < 0)
+        abort(); /* it only fails when it is not an eventfd */
+}
+
+static int take(struct server *sv, struct chan *chan)
+{
+    struct link *l = calloc(1, sizeof(*l));
+    if (!l) {
+        chan_close(chan);
+        return failed(sv, "out of memory");
+    }
+    l->server = sv;
+    snprintf(l->peer, sizeof(l->peer), "%s", chan->peer);
+    struct pl_err err;
+    if (p9_door_conn(sv->door, chan, false, over, l, &l->conn, &err) < 0) {
+        free(l);
+        return failed(sv, err.text);
+    }
+    l->next = sv->links;
+    sv->links = l;
+    sv->served++;
+    return 0;
+}
+
+/* Frees the connections that are over. */
+static void sweep(struct server *sv)
+{
+    uint64_t n;
+    if (read(sv->event_fd, &n, sizeof(n)) < 0 && errno != EAGAIN)
+        return;
+    for (struct link **at = &sv->links; *at;) {
+        struct link *l = *at;
+        if (!atomic_load(&l->over)) {
+            at = &l->next;
+            continue;
+        }
+        *at = l->next;
+        if (l->error && !sv->s->quiet)
+            fprintf(stderr, "%s: %s: %s\n", sv->s->prefix, l->peer, l->sentence);
+        if (l->error && sv->s->once)
+            sv->status = 1;
+        p9_conn_free(l->conn);
+        free(l);
+    }
+}
+
+static int open_addr(struct server *sv, size_t i)
+{
+    const char *addr = sv->s->addrs[i];
+    struct pl_err err;
+    if (serving_single(addr)) {
+        struct chan chan;
+        if (chan_dial(addr, &chan, &err) < 0)
+            return failed(sv, err.text);
+        return take(sv, &chan);
+    }
+    if (chan_listen(addr, &sv->s->listen, &sv->listeners[i], &err) < 0)
+        return failed(sv, err.text);
+    sv->nlisteners++;
+    const char *name = chan_listener_name(sv->listeners[i]);
+    const char *note = chan_listener_note(sv->listeners[i]);
+    if (note)
+        fprintf(stderr, "%s: %s: %s\n", sv->s->prefix, name, note);
+    if (!sv->s->quiet)
+        fprintf(stderr, "serving %s on %s\n", sv->s->text, name);
+    char peer[2 * sizeof(sv->page->peer) + 4];
+    snprintf(peer, sizeof(peer), "%s%s%s", sv->page->peer, *sv->page->peer ? ", " : "", name);
+    reg_set_peer(sv->page, peer);
+    return 0;
+}
+
+/* True when it should be left alone for a moment. */
+static bool accept_one(struct server *sv, struct chan_listener *listener)
+{
+    struct chan chan;
+    struct pl_err err;
+    int r = chan_accept(listener, &chan, &err);
+    if (r == 0) {
+        take(sv, &chan);
+        return false;
+    }
+    if (r != -EAGAIN && r != -EINTR && r != -ECONNABORTED)
+        failed(sv, err.text);
+    return r != -EACCES && r != -EAGAIN && r != -EINTR && r != -ECONNABORTED;
+}
+
+static bool finished(const struct server *sv)
+{
+    if (sv->stop)
+        return true;
+    if (sv->links)
+        return false;
+    return sv->nlisteners == 0 || (sv->s->once && sv->served);
+}
+
+static void loop(struct server *sv)
+{
+    struct pollfd *fds = calloc(sv->s->n + 2, sizeof(*fds));
+    bool wait = false;
+    if (!fds) {
+        sv->status = failed(sv, "out of memory");
+        return;
+    }
+    while (!finished(sv)) {
+        bool listening = !wait && !(sv->s->once && sv->served);
+        fds[0] = (struct pollfd){.fd = sv->signal_fd, .events = POLLIN};
+        fds[1] = (struct pollfd){.fd = sv->event_fd, .events = POLLIN};
+        for (size_t i = 0; i < sv->s->n; i++) {
+            struct chan_listener *l = sv->listeners[i];
+            fds[i + 2] =
+                (struct pollfd){.fd = l && listening ? chan_listener_fd(l) : -1, .events = POLLIN};
+        }
+        if (poll(fds, sv->s->n + 2, wait ? RETRY_MS : -1) < 0 && errno != EINTR)
+            break;
+        wait = false;
+        sv->stop = fds[0].revents;
+        if (fds[1].revents)
+            sweep(sv);
+        for (size_t i = 0; i < sv->s->n && !sv->stop; i++)
+            if (fds[i + 2].revents && !(sv->s->once && sv->served) &&
+                accept_one(sv, sv->listeners[i]))
+                wait = true;
+    }
+    free(fds);
+}
+
+static int start(struct server *sv)
+{
+    struct p9_export export = {.aname = "", .tree = sv->s->tree};
+    sv->crew = p9_crew_new(0);
+    sv->listeners = calloc(sv->s->n, sizeof(*sv->listeners));
+    if (!sv->crew || !sv->listeners)
+        return failed(sv, "out of memory");
+    if (reg_add("serve", "", sv->s->text, &sv->entry, &sv->page) < 0 && !sv->page)
+        return failed(sv, "out of memory");
+    atomic_store(&sv->page->server, getpid());
+    int r = p9_door_new(&export, 1, sv->crew, &sv->page->stats, &sv->door);
+    if (r < 0)
+        return failed(sv, strerror(-r));
+    if (sv->s->marker) {
+        printf("%s\n", sv->s->marker);
+        fflush(stdout);
+    }
+    for (size_t i = 0; i < sv->s->n; i++)
+        if (open_addr(sv, i))
+            return 1;
+    reg_set_state(sv->page, "up");
+    return 0;
+}
+
+static void end(struct server *sv)
+{
+    for (size_t i = 0; sv->listeners && i < sv->s->n; i++)
+        if (sv->listeners[i])
+            chan_listener_free(sv->listeners[i]);
+    free(sv->listeners);
+    while (sv->links) {
+        struct link *l = sv->links;
+        sv->links = l->next;
+        p9_conn_free(l->conn);
+        free(l);
+    }
+    if (sv->door)
+        p9_door_free(sv->door);
+    if (sv->crew)
+        p9_crew_free(sv->crew);
+    pl_tree_unref(sv->s->tree);
+    reg_del(sv->entry);
+}
+
+int serving_run(const struct serving *s)
+{
+    struct server sv = {.s = s};
+    signal(SIGPIPE, SIG_IGN);
+    util_many_descriptors();
+    sv.signal_fd = util_signals();
+    sv.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (sv.signal_fd < 0 || sv.event_fd < 0)
+        sv.status = failed(&sv, strerror(errno));
+    else
+        sv.status = start(&sv);
+    if (sv.status == 0)
+        loop(&sv);
+    end(&sv);
+    if (sv.event_fd >= 0)
+        close(sv.event_fd);
+    return sv.status;
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+/* A tree at addresses: what `plenum serve` and pl_main do. */
+#ifndef CMD_SERVING_H
+#define CMD_SERVING_H
+
+#include "channel/channel.h"
+#include <plenum/tree.h>
+
+struct serving {
+    const char *prefix; /* of what is printed: "plenum: serve" */
+    const char *text;   /* the SPEC, for status and messages */
+    struct pl_tree *tree;
+    char *const *addrs;
+    size_t n;
+    struct chan_listen_opts listen;
+    const char *marker; /* printed on standard output before the first connection; or NULL */
+    bool once;          /* ends after the first connection */
+    bool quiet;
+};
+
+/* Serves until SIGINT, SIGTERM or SIGHUP, until the one connection ended (once), or until all did
+ * when none of the addresses is one to listen at. The exit status; what went wrong is printed.
+ * Drops `tree`. */
+int serving_run(const struct serving *s);
+
+/* An address that is one connection: stdio, fd!..., exec!... */
+bool serving_single(const char *addr);
+
+#endif

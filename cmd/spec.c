@@ -1,0 +1,565 @@
+/* SPDX-License-Identifier: MIT */
+#include "cmd/spec.h"
+#include "base/text.h"
+#include "cmd/sshlink.h"
+#include "cmd/util.h"
+#include "p9/conn.h"
+#include "sources/p9.h"
+#include <errno.h>
+#include <limits.h>
+#include <plenum/app.h>
+#include <plenum/sources.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SPEC_DEPTH 64
+
+struct spec_kind;
+struct spec {
+    const struct spec_kind *kind;
+    char *text;  /* canonical */
+    char *rest;  /* a source's text behind the colon, or a path */
+    char *aname; /* 9p */
+    char *uname;
+    int64_t number; /* mem's size, delay's ns */
+    int op, error;  /* fault */
+    uint64_t skip, count;
+    struct spec *lower; /* a layer's */
+};
+
+struct opening {
+    const struct spec_watch *watch;
+    struct spec_far *far;
+};
+
+struct spec_kind {
+    const char *name, *form, *what, *example;
+    bool layer;
+    /* Takes `text`: what stands behind the colon, or between the parentheses. A layer leaves the
+     * lower tree's SPEC in *ret_lower (a pointer into text). */
+    int (*parse)(struct spec *s, char *text, char **ret_lower, struct pl_err *err);
+    int (*open)(const struct spec *s, const struct opening *o, struct pl_tree **ret,
+                struct pl_err *err);
+    struct pl_tree *(*over)(const struct spec *s, struct pl_tree *lower);
+};
+
+static int no_memory(struct pl_err *err)
+{
+    return pl_fail(err, -ENOMEM, "out of memory");
+}
+
+/* ---- connections ---- */
+
+/* One crew for all: it is kept until the process ends, since trees may come and go. */
+static struct p9_crew *crew;
+static void crew_make(void)
+{
+    crew = p9_crew_new(0);
+}
+
+struct p9_crew *spec_crew(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, crew_make);
+    return crew;
+}
+
+/* Also when a plain server closed in good order: the tree is as dead then. Who frees the tree
+ * knows that it does, and need not listen. */
+static void conn_over(void *arg, int error, const char *sentence)
+{
+    const struct spec_watch *watch = arg;
+    if (watch && watch->lost)
+        watch->lost(watch->arg, error && sentence ? sentence : "the other end closed it");
+}
+
+static int attach(struct chan *chan, const struct spec *s, const struct opening *o,
+                  struct pl_tree **ret, struct pl_err *err)
+{
+    struct p9_conn_opts opts = {
+        .crew = spec_crew(), .use = true, .over = conn_over, .over_arg = (void *)o->watch};
+    if (!opts.crew) {
+        chan_close(chan);
+        return no_memory(err);
+    }
+    if (o->far) {
+        snprintf(o->far->peer, sizeof(o->far->peer), "%s", chan->peer);
+        o->far->note = chan->note;
+    }
+    struct p9_conn *conn;
+    int r = p9_conn_new(chan, &opts, &conn, err);
+    if (r < 0)
+        return r;
+    struct pl_call call;
+    pl_call_init_self(&call);
+    char user[256];
+    r = p9_use(conn, &call, err);
+    if (r == 0)
+        r = pl_p9_open(conn, true, s->aname ? s->aname : "",
+                       s->uname ? s->uname : util_user(user, sizeof(user)), ret, err);
+    if (r < 0)
+        p9_conn_free(conn);
+    pl_call_done(&call);
+    return r;
+}
+
+/* ---- sources ---- */
+
+static int path_parse(struct spec *s, char *text, char **lower, struct pl_err *err)
+{
+    if (!*text)
+        return pl_fail(err, -EINVAL, "host: a directory is missing (as in host:/srv)");
+    char *abs = util_absolute(text);
+    if (!abs)
+        return pl_fail(err, -EINVAL, "%s: no such user or no memory", text);
+    /* A path that is there is shown as it really is; one that is not fails when it is opened. */
+    s->rest = realpath(abs, NULL);
+    if (!s->rest)
+        s->rest = abs;
+    else
+        free(abs);
+    return asprintf(&s->text, "host:%s", s->rest) < 0 ? no_memory(err) : 0;
+}
+
+static int host_open(const struct spec *s, const struct opening *o, struct pl_tree **ret,
+                     struct pl_err *err)
+{
+    return pl_host_open(s->rest, ret, err);
+}
+
+static int mem_parse(struct spec *s, char *text, char **lower, struct pl_err *err)
+{
+    s->number = *text ? text_size(text) : 0;
+    if (s->number < 0 || (*text && s->number == 0))
+        return pl_fail(err, -EINVAL, "mem:%s: not a size (as in mem:64M, or mem: alone)", text);
+    return asprintf(&s->text, "mem:%s", text) < 0 ? no_memory(err) : 0;
+}
+
+static int mem_open(const struct spec *s, const struct opening *o, struct pl_tree **ret,
+                    struct pl_err *err)
+{
+    return pl_mem_new((uint64_t)s->number, ret, err);
+}
+
+/* Cuts ",aname=..." and ",uname=..." off the end of an address (which may contain commas). */
+static void cut_options(struct spec *s, char *text)
+{
+    static const char *const marks[] = {",aname=", ",uname="};
+    char *found[2];
+    for (int i = 0; i < 2; i++)
+        found[i] = strstr(text, marks[i]);
+    for (int i = 0; i < 2; i++) {
+        if (found[i]) {
+            *found[i] = 0;
+            *(i ? &s->uname : &s->aname) = found[i] + strlen(marks[i]);
+        }
+    }
+    s->aname = s->aname ? strdup(s->aname) : NULL;
+    s->uname = s->uname ? strdup(s->uname) : NULL;
+}
+
+static int p9_parse(struct spec *s, char *text, char **lower, struct pl_err *err)
+{
+    if (asprintf(&s->text, "9p:%s", text) < 0)
+        return no_memory(err);
+    cut_options(s, text);
+    if (!chan_is_addr(text))
+        return pl_fail(err, -EINVAL,
+                       "9p:%s: not an address (as in 9p:tcp!host!564, 9p:unix!/run/x; see plenum "
+                       "help addr)",
+                       text);
+    s->rest = strdup(text);
+    return s->rest ? 0 : no_memory(err);
+}
+
+static int p9_open(const struct spec *s, const struct opening *o, struct pl_tree **ret,
+                   struct pl_err *err)
+{
+    struct chan chan;
+    int r = chan_dial(s->rest, &chan, err);
+    return r < 0 ? r : attach(&chan, s, o, ret, err);
+}
+
+static int exec_parse(struct spec *s, char *text, char **lower, struct pl_err *err)
+{
+    if (!*text)
+        return pl_fail(err, -EINVAL, "exec: a command is missing (as in exec:diod -f ...)");
+    if (asprintf(&s->text, "exec:%s", text) < 0 || asprintf(&s->rest, "exec!%s", text) < 0)
+        return no_memory(err);
+    return 0;
+}
+
+static int ssh_parse(struct spec *s, char *text, char **lower, struct pl_err *err)
+{
+    /* An IPv6 address stands in brackets, as with scp. */
+    char *from = *text == '[' ? strchr(text, ']') : strstr(text, "@[") ? strchr(text, ']') : text;
+    char *colon = from ? strchr(from, ':') : NULL;
+    if (!colon || colon == text)
+        return pl_fail(err, -EINVAL,
+                       "ssh:%s: a host and a directory are needed (as in ssh:host:/srv)", text);
+    if (*text == '-')
+        return pl_fail(err, -EINVAL, "ssh:%s: a host's name does not begin with '-'", text);
+    if (asprintf(&s->text, "ssh:%s", text) < 0)
+        return no_memory(err);
+    *colon = 0;
+    s->rest = strdup(text);
+    s->uname = NULL;
+    s->aname = strdup(colon[1] ? colon + 1 : ".");
+    return s->rest && s->aname ? 0 : no_memory(err);
+}
+
+static int ssh_open(const struct spec *s, const struct opening *o, struct pl_tree **ret,
+                    struct pl_err *err)
+{
+    /* "host:" keeps a directory with a strange name from being taken for another kind of SPEC. */
+    char dir[PATH_MAX + 8];
+    if ((size_t)snprintf(dir, sizeof(dir), "host:%s", s->aname) >= sizeof(dir))
+        return pl_fail(err, -ENAMETOOLONG, "%s: the path is too long", s->text);
+    char *args[] = {"serve", "--quiet", "--", dir, "stdio", NULL};
+    struct sshlink link = {.host = s->rest, .args = args};
+    struct chan chan;
+    int r = sshlink_start(&link, &chan, err);
+    struct spec root = {.aname = ""};
+    return r < 0 ? r : attach(&chan, &root, o, ret, err);
+}
+
+/* ---- layers ---- */
+
+static int plain_parse(struct spec *s, char *text, char **lower, struct pl_err *err)
+{
+    *lower = text;
+    return asprintf(&s->text, "%s(", s->kind->name) < 0 ? no_memory(err) : 0;
+}
+
+/* The argument before the next comma, which is cut; NULL when there is none. */
+static char *argument(char **text)
+{
+    char *arg = *text, *comma = strchr(arg, ',');
+    if (!comma)
+        return NULL;
+    *comma = 0;
+    *text = comma + 1;
+    return arg;
+}
+
+static int delay_parse(struct spec *s, char *text, char **lower, struct pl_err *err)
+{
+    char *time = argument(&text);
+    s->number = time ? text_duration(time) : -1;
+    if (s->number < 0)
+        return pl_fail(err, -EINVAL,
+                       "delay(%s: a time and a SPEC are needed (as in delay(20ms,/srv))",
+                       time ? time : text);
+    *lower = text;
+    return asprintf(&s->text, "delay(%s,", time) < 0 ? no_memory(err) : 0;
+}
+
+static int errno_by_name(const char *name)
+{
+    for (int e = 1; e < 134; e++) {
+        const char *n = strerrorname_np(e);
+        if (n && !strcmp(n, name))
+            return e;
+    }
+    return -1;
+}
+
+static int fault_op(struct spec *s, const char *name, struct pl_err *err)
+{
+    const char *names[PL_OP_COUNT + 2];
+    for (int i = 0; i < PL_OP_COUNT; i++)
+        names[i] = pl_op_name((enum pl_op)i);
+    names[PL_OP_COUNT] = "any";
+    names[PL_OP_COUNT + 1] = NULL;
+    s->op = !strcmp(name, "any") ? PL_OP_COUNT : pl_op_find(name);
+    if (s->op >= 0)
+        return 0;
+    const char *near = util_closest(name, names);
+    return pl_fail(err, -EINVAL, "fault(%s: no such operation%s%s (any, %s, %s, %s, ...)", name,
+                   near ? ", did you mean " : "", near ? near : "", "lookup", "open", "write");
+}
+
+/* "skip=3" or "count=1" at the head of *text is taken off: 1, 0 when it is neither. */
+static int fault_number(struct spec *s, char **text, struct pl_err *err)
+{
+    uint64_t *to = !strncmp(*text, "skip=", 5)    ? &s->skip
+                   : !strncmp(*text, "count=", 6) ? &s->count
+                                                  : NULL;
+    if (!to)
+        return 0;
+    char *arg = argument(text), *end = NULL;
+    char *digits = arg ? strchr(arg, '=') + 1 : NULL;
+    errno = 0;
+    if (digits && *digits >= '0' && *digits <= '9')
+        *to = strtoull(digits, &end, 10);
+    if (!end || *end || errno)
+        return pl_fail(err, -EINVAL, "fault: %s: not a number and a SPEC behind it",
+                       arg ? arg : *text);
+    return 1;
+}
+
+static int fault_parse(struct spec *s, char *text, char **lower, struct pl_err *err)
+{
+    char *op = argument(&text), *error = op ? argument(&text) : NULL;
+    if (!error)
+        return pl_fail(err, -EINVAL,
+                       "fault(%s: an operation, an error and a SPEC are needed (as in "
+                       "fault(write,ENOSPC,skip=3,/srv))",
+                       op ? op : text);
+    int r = fault_op(s, op, err);
+    if (r < 0)
+        return r;
+    s->error = errno_by_name(error);
+    if (s->error < 0)
+        return pl_fail(err, -EINVAL, "fault(%s,%s: not the name of an error (as in ENOSPC, EIO)",
+                       op, error);
+    s->count = UINT64_MAX;
+    while ((r = fault_number(s, &text, err)) > 0)
+        ;
+    if (r < 0)
+        return r;
+    char skip[32] = "", count[32] = "";
+    if (s->skip)
+        snprintf(skip, sizeof(skip), "skip=%llu,", (unsigned long long)s->skip);
+    if (s->count != UINT64_MAX)
+        snprintf(count, sizeof(count), "count=%llu,", (unsigned long long)s->count);
+    *lower = text;
+    return asprintf(&s->text, "fault(%s,%s,%s%s", op, error, skip, count) < 0 ? no_memory(err) : 0;
+}
+
+static struct pl_tree *null_over(const struct spec *s, struct pl_tree *lower)
+{
+    return pl_null_new(lower);
+}
+
+static struct pl_tree *ro_over(const struct spec *s, struct pl_tree *lower)
+{
+    return pl_ro_new(lower);
+}
+
+static struct pl_tree *trace_over(const struct spec *s, struct pl_tree *lower)
+{
+    return pl_trace_new(stderr, lower);
+}
+
+static struct pl_tree *delay_over(const struct spec *s, struct pl_tree *lower)
+{
+    return pl_delay_new(s->number, lower);
+}
+
+static struct pl_tree *fault_over(const struct spec *s, struct pl_tree *lower)
+{
+    return pl_fault_new((enum pl_op)s->op, -s->error, s->skip, s->count, lower);
+}
+
+/* ---- the table ---- */
+
+static const struct spec_kind kinds[] = {
+    {"host", "host:DIR", "a directory of this host; a path alone means the same",
+     "plenum mount host:/srv /mnt", false, path_parse, host_open, NULL},
+    {"mem", "mem:[SIZE]", "an empty tree in memory, of at most SIZE bytes of content",
+     "plenum mount mem:64M /mnt", false, mem_parse, mem_open, NULL},
+    {"9p", "9p:ADDR[,aname=NAME]", "what a 9P2000.L server at ADDR serves",
+     "plenum mount '9p:tcp!host1!564' /mnt", false, p9_parse, p9_open, NULL},
+    {"ssh", "ssh:[USER@]HOST:DIR", "a directory of another host where plenum is installed",
+     "plenum mount ssh:host1:/srv /mnt", false, ssh_parse, ssh_open, NULL},
+    {"exec", "exec:COMMAND", "what a command serves that speaks 9P on its stdin and stdout",
+     "plenum mount 'exec:plenum serve /srv stdio' /mnt", false, exec_parse, p9_open, NULL},
+    {"ro", "ro(SPEC)", "read-only: what would modify the tree fails with EROFS",
+     "plenum serve 'ro(/srv)' 'tcp!*!564'", true, plain_parse, NULL, ro_over},
+    {"null", "null(SPEC)", "passes everything through", "plenum mount 'null(/srv)' /mnt", true,
+     plain_parse, NULL, null_over},
+    {"trace", "trace(SPEC)", "writes a line for each operation on standard error",
+     "plenum mount -f 'trace(/srv)' /mnt", true, plain_parse, NULL, trace_over},
+    {"delay", "delay(TIME,SPEC)", "each operation takes TIME longer",
+     "plenum mount 'delay(20ms,/srv)' /mnt", true, delay_parse, NULL, delay_over},
+    {"fault", "fault(OP,ERROR[,skip=N][,count=N],SPEC)",
+     "operation OP (or any) fails with ERROR, after skip, count times",
+     "plenum mount 'fault(write,ENOSPC,skip=3,/srv)' /mnt", true, fault_parse, NULL, fault_over},
+};
+#define KINDS (sizeof(kinds) / sizeof(*kinds))
+
+static const struct spec_kind *kind_find(const char *name, bool layer)
+{
+    for (size_t i = 0; i < KINDS; i++)
+        if (kinds[i].layer == layer && !strcmp(kinds[i].name, name))
+            return &kinds[i];
+    return NULL;
+}
+
+static int unknown(const char *name, bool layer, const char *text, struct pl_err *err)
+{
+    const char *names[KINDS + 1];
+    size_t n = 0;
+    for (size_t i = 0; i < KINDS; i++)
+        if (kinds[i].layer == layer)
+            names[n++] = kinds[i].name;
+    names[n] = NULL;
+    const char *near = util_closest(name, names);
+    return pl_fail(err, -EINVAL,
+                   "%.200s: no such kind of %s: \"%s\"%s%s%s (see plenum help spec; a directory of "
+                   "that name: ./%.100s)",
+                   text, layer ? "layer" : "tree", name, near ? ", did you mean \"" : "",
+                   near ? near : "", near ? "\"?" : "", text);
+}
+
+void spec_free(struct spec *s)
+{
+    while (s) {
+        struct spec *lower = s->lower;
+        free(s->text);
+        free(s->rest);
+        free(s->aname);
+        free(s->uname);
+        free(s);
+        s = lower;
+    }
+}
+
+const char *spec_text(const struct spec *s)
+{
+    return s->text;
+}
+
+/* The length of the kind's name if text begins with one and `end`, else 0. */
+static size_t kind_name(const char *text, char end)
+{
+    size_t n = strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789-_");
+    return n && n < 32 && text[n] == end ? n : 0;
+}
+
+static int parse(const char *text, int depth, struct spec **ret, struct pl_err *err);
+
+/* Parses the tree under a layer and completes the layer's text with it. */
+static int parse_lower(struct spec *s, const char *lower, int depth, struct pl_err *err)
+{
+    if (!*lower)
+        return pl_fail(err, -EINVAL, "%s(): a SPEC is missing in it (as in %s)", s->kind->name,
+                       s->kind->form);
+    int r = parse(lower, depth + 1, &s->lower, err);
+    if (r < 0)
+        return r;
+    char *whole;
+    if (asprintf(&whole, "%s%s)", s->text, s->lower->text) < 0)
+        return no_memory(err);
+    free(s->text);
+    s->text = whole;
+    return 0;
+}
+
+/* What is between the first parenthesis and the last is the layer's: a path in it may have any
+ * character, parentheses and commas too. */
+static int parse_as(const char *text, size_t name_len, bool layer, int depth, struct spec *s,
+                    struct pl_err *err)
+{
+    char name[32];
+    snprintf(name, sizeof(name), "%.*s", (int)name_len, text);
+    s->kind = kind_find(name, layer);
+    if (!s->kind)
+        return unknown(name, layer, text, err);
+    char *inner = strdup(text + name_len + 1), *lower = NULL;
+    if (!inner)
+        return no_memory(err);
+    size_t n = strlen(inner);
+    int r = 0;
+    if (layer && (!n || inner[n - 1] != ')'))
+        r = pl_fail(err, -EINVAL, "%s: the ')' that ends %s( is missing", text, name);
+    else if (layer)
+        inner[n - 1] = 0;
+    if (r == 0)
+        r = s->kind->parse(s, inner, &lower, err);
+    if (r == 0 && layer)
+        r = parse_lower(s, lower, depth, err);
+    free(inner);
+    return r;
+}
+
+static int parse(const char *text, int depth, struct spec **ret, struct pl_err *err)
+{
+    if (!*text)
+        return pl_fail(err, -EINVAL, "an empty SPEC (a path, or KIND:...; see plenum help spec)");
+    if (depth > SPEC_DEPTH)
+        return pl_fail(err, -EINVAL, "%.100s: more than %d layers", text, SPEC_DEPTH);
+    struct spec *s = calloc(1, sizeof(*s));
+    if (!s)
+        return no_memory(err);
+    size_t source = kind_name(text, ':'), layer = kind_name(text, '('), n = strlen(text);
+    int r;
+    if (layer) {
+        r = parse_as(text, layer, true, depth, s, err);
+    } else if (source) {
+        r = parse_as(text, source, false, depth, s, err);
+    } else if (!strchr("/.~", *text) && strchr(text, ':')) {
+        r = pl_fail(err, -EINVAL,
+                    "%.200s: not a SPEC (a path, or KIND:...; a directory of that name: ./%.100s)",
+                    text, text);
+    } else {
+        char *copy = strdup(text);
+        s->kind = kind_find("host", false);
+        r = copy ? path_parse(s, copy, NULL, err) : no_memory(err);
+        /* The usual cause of a path that is not there and ends so. */
+        if (r == 0 && depth && n && text[n - 1] == ')' && !strchr(text, '(') &&
+            access(s->rest, F_OK) < 0)
+            r = pl_fail(err, -EINVAL, "%s: a ')' too many", text);
+        free(copy);
+    }
+    if (r < 0)
+        spec_free(s);
+    else
+        *ret = s;
+    return r;
+}
+
+int spec_parse(const char *text, struct spec **ret, struct pl_err *err)
+{
+    return parse(text, 0, ret, err);
+}
+
+int spec_open(const struct spec *s, const struct spec_watch *watch, struct spec_far *far,
+              struct pl_tree **ret, struct pl_err *err)
+{
+    if (!s->kind->layer) {
+        if (far)
+            *far = (struct spec_far){.peer = ""};
+        return s->kind->open(s, &(struct opening){.watch = watch, .far = far}, ret, err);
+    }
+    struct pl_tree *lower, *tree;
+    int r = spec_open(s->lower, watch, far, &lower, err);
+    if (r < 0)
+        return r;
+    tree = s->kind->over(s, lower); /* takes lower over */
+    if (!tree)
+        return no_memory(err);
+    *ret = tree;
+    return 0;
+}
+
+int pl_tree_open(const char *text, struct pl_tree **ret, struct pl_err *err)
+{
+    struct spec *s;
+    int r = spec_parse(text, &s, err);
+    if (r < 0)
+        return r;
+    r = spec_open(s, NULL, NULL, ret, err);
+    spec_free(s);
+    return r;
+}
+
+void spec_help(FILE *out)
+{
+    fputs("A SPEC names a tree: a path (a directory of this host), or one of these.\n", out);
+    for (int layer = 0; layer < 2; layer++) {
+        fputs(layer ? "\nLayers, over another SPEC:\n" : "\nSources:\n", out);
+        for (size_t i = 0; i < KINDS; i++)
+            if (kinds[i].layer == layer)
+                fprintf(out, "  %-28s %s%s\n  %-28s %s\n", kinds[i].form,
+                        strlen(kinds[i].form) > 28 ? "\n                               " : "",
+                        kinds[i].what, "", kinds[i].example);
+    }
+    fputs("\nA path begins with '/', '.' or '~', or has no ':' in it. The SPEC in a layer goes up "
+          "to\n"
+          "the last ')', so a path in it may have any character.\n",
+          out);
+}

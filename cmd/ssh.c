@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: MIT */
+#include "cmd/cmd.h"
+#include "cmd/ductrun.h"
+#include "cmd/sshlink.h"
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define PATIENCE_MS 5000 /* so long may ssh and the far end take to end by themselves */
+
+enum { OPT_REMOTE_PLENUM = 256 };
+static const struct option longs[] = {{"remote-plenum", required_argument, NULL, OPT_REMOTE_PLENUM},
+                                      {"quiet", no_argument, NULL, 'q'},
+                                      {NULL, 0, NULL, 0}};
+
+/* The far end's arguments; each in memory of its own. */
+struct args {
+    char *v[2 * DUCT_MAX + 8];
+    size_t n;
+};
+
+PL_PRINTF(2, 3) static void add(struct args *a, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    if (vasprintf(&a->v[a->n], fmt, ap) < 0)
+        abort();
+    va_end(ap);
+    a->n++;
+}
+
+/* "A:B" as ssh's port forwards have it; "\:" is a colon in A. */
+static char *split(const struct cmd *cmd, char *text)
+{
+    char *to = text;
+    for (char *from = text;; from++) {
+        if (!*from)
+            cmd_usage(cmd, "%s: two directories are needed, with ':' between them", text);
+        if (*from == '\\' && from[1] == ':')
+            from++;
+        else if (*from == ':') {
+            *to = 0;
+            if (!*text || !from[1])
+                cmd_usage(cmd, "%s:%s: a directory is empty", text, from + 1);
+            return from + 1;
+        }
+        *to++ = *from;
+    }
+}
+
+static int add_pair(struct duct *d, struct args *far, char how, char *text)
+{
+    char *second = split(d->cmd, text), *aname = NULL;
+    if (d->nexports == DUCT_MAX || d->nmounts == DUCT_MAX)
+        cmd_usage(d->cmd, "more than %d directories", DUCT_MAX);
+    if (asprintf(&aname, "%c%zu", how, how == 'L' ? d->nmounts : d->nexports) < 0)
+        return cmd_fail(d->cmd, "out of memory");
+    if (how == 'L') {
+        /* LOCALDIR:REMOTEDIR; "host:" so that a strange name is not taken for another SPEC */
+        d->mounts[d->nmounts++] = (struct duct_mount){.aname = aname, .dir = text};
+        add(far, "--export=%s=host:%s", aname, second);
+        return EXIT_OK;
+    }
+    struct pl_err err;
+    struct duct_export *e = &d->exports[d->nexports];
+    char spec[PATH_MAX + 8];
+    snprintf(spec, sizeof(spec), "host:%s", second);
+    if (spec_parse(spec, &e->spec, &err) < 0)
+        return cmd_wrong(d->cmd, &err);
+    e->aname = aname;
+    d->nexports++;
+    add(far, "--mount=%s:%s", aname, text);
+    return EXIT_OK;
+}
+
+/* Our side is done: ssh follows when the far end does. */
+static void wait_ssh(pid_t pid)
+{
+    int status, fd = pidfd_open(pid, 0);
+    if (fd >= 0) {
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+        if (poll(&p, 1, PATIENCE_MS) == 0)
+            kill(pid, SIGTERM);
+        close(fd);
+    }
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+}
+
+static int connect_and_run(struct duct *d, struct sshlink *link)
+{
+    struct pl_err err;
+    if (sshlink_start(link, &d->chan, &err) < 0)
+        return cmd_error(d->cmd, &err);
+    /* ssh is a child of this process, and of nobody that the channel is handed to. */
+    pid_t ssh = d->chan.child;
+    d->chan.child = 0;
+    int status = duct_run(d); /* has closed the channel, in this process too */
+    wait_ssh(ssh);
+    return status;
+}
+
+static int run(const struct cmd *self, int argc, char **argv)
+{
+    struct duct *d = calloc(1, sizeof(*d));
+    struct args far = {0};
+    struct sshlink link = {.patient = true};
+    int o, status = EXIT_OK;
+    if (!d)
+        return cmd_fail(self, "out of memory");
+    d->cmd = self;
+    mountopt_init(&d->opts);
+    add(&far, "duct");
+    add(&far, "--remote");
+    while (status == EXIT_OK && (o = cmd_opt(self, argc, argv, "+L:R:qo:", longs)) != -1) {
+        struct pl_err err;
+        if (o == 'L' || o == 'R')
+            status = add_pair(d, &far, (char)o, optarg);
+        else if (o == 'q')
+            d->quiet = true;
+        else if (o == OPT_REMOTE_PLENUM)
+            link.remote_plenum = optarg;
+        else if (mountopt_parse(&d->opts, optarg, &err) < 0)
+            status = cmd_wrong(self, &err);
+    }
+    if (status)
+        return status;
+    if (!d->nexports && !d->nmounts)
+        cmd_usage(self, "nothing to do without -L or -R");
+    if (optind == argc)
+        cmd_usage(self, "a host is needed");
+    link.host = argv[optind++];
+    if (optind < argc && strcmp(argv[optind], "--"))
+        cmd_usage(self, "%s: options for ssh come behind --", argv[optind]);
+    link.ssh_options = optind < argc ? argv + optind + 1 : NULL;
+    link.args = far.v;
+    status = connect_and_run(d, &link);
+    for (size_t i = 0; i < far.n; i++)
+        free(far.v[i]);
+    for (size_t i = 0; i < d->nexports; i++)
+        free((char *)d->exports[i].aname);
+    for (size_t i = 0; i < d->nmounts; i++)
+        free((char *)d->mounts[i].aname);
+    free(d);
+    return status;
+}
+
+const struct cmd cmd_ssh = {
+    .name = "ssh",
+    .args = "[-L LOCALDIR:REMOTEDIR]... [-R REMOTEDIR:LOCALDIR]... [-q] [-o OPT,...]\n"
+            "                  [--remote-plenum PATH] [USER@]HOST [-- SSH-OPTION...]",
+    .summary = "Mounts directories of both hosts on each other, over one ssh connection",
+    .help = "  -L LOCALDIR:REMOTEDIR  mounts REMOTEDIR of HOST on LOCALDIR here\n"
+            "  -R REMOTEDIR:LOCALDIR  mounts LOCALDIR of this host on REMOTEDIR there\n"
+            "  -q, --quiet            does not say what is exported and mounted\n"
+            "  -o OPT,...             mount options, as of plenum mount, for the mounts here\n"
+            "      --remote-plenum PATH  the program there, if it is neither in PATH nor in\n"
+            "                         /usr/local/bin\n\n"
+            "It runs until all is unmounted on both sides, or until Ctrl-C, which unmounts all.\n"
+            "A ':' in the first directory is written '\\:'. PLENUM_SSH names a program to use\n"
+            "instead of ssh.\n",
+    .example = "  plenum ssh -L /n/src:/home/me/project -R /n/inc:/usr/include me@host1\n",
+    .run = run,
+};

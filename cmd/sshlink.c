@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: MIT */
+#include "cmd/sshlink.h"
+#include "base/text.h"
+#include "cmd/util.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MAX_ARGS 256
+
+/* Appends `arg` quoted for a POSIX shell. */
+static void quote(FILE *out, const char *arg)
+{
+    fputc('\'', out);
+    for (; *arg; arg++) {
+        if (*arg == '\'')
+            fputs("'\\''", out);
+        else
+            fputc(*arg, out);
+    }
+    fputc('\'', out);
+}
+
+/* What the far login shell, whichever it is, is asked to run. The program is looked for first, so
+ * that its absence is told by a status and not by a shell's words. */
+static char *remote_command(const struct sshlink *link, const char *token)
+{
+    char *text = NULL;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+    if (!out)
+        return NULL;
+    fputs("exec sh -c ", out);
+    quote(out, "PATH=$PATH:/usr/local/bin; export PATH; command -v \"$0\" >/dev/null || exit 127; "
+               "exec \"$0\" \"$@\"");
+    fputc(' ', out);
+    quote(out, link->remote_plenum ? link->remote_plenum : "plenum");
+    for (size_t i = 0; link->args[i]; i++) {
+        fputc(' ', out);
+        quote(out, link->args[i]);
+        if (i == 0)
+            fprintf(out, " --marker %s", token);
+    }
+    return fclose(out) == 0 ? text : NULL;
+}
+
+static void child(const char *program, char *const *argv, int in, int out, bool patient)
+{
+    /* Out of the way first: one of them may be 0 or 1 itself. */
+    in = fcntl(in, F_DUPFD_CLOEXEC, 3);
+    out = fcntl(out, F_DUPFD_CLOEXEC, 3);
+    if (dup2(in, 0) < 0 || dup2(out, 1) < 0)
+        _exit(126);
+    signal(SIGPIPE, SIG_DFL);
+    if (patient)
+        signal(SIGINT, SIG_IGN);
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    execvp(program, argv);
+}
+
+/* Starts ssh on two pipes: 0 or a negative errno (of exec too). */
+static int start(const char *program, char *const *argv, bool patient, struct chan *chan)
+{
+    int to[2] = {-1, -1}, from[2] = {-1, -1}, status[2] = {-1, -1}, r = 0;
+    if (pipe2(to, O_CLOEXEC) < 0 || pipe2(from, O_CLOEXEC) < 0 || pipe2(status, O_CLOEXEC) < 0)
+        r = -errno;
+    pid_t pid = r < 0 ? -1 : fork();
+    if (pid == 0) {
+        child(program, argv, to[0], from[1], patient);
+        int e = errno;
+        if (write(status[1], &e, sizeof(e)) < 0)
+            _exit(126);
+        _exit(127);
+    }
+    if (pid < 0 && r == 0)
+        r = -errno;
+    close(to[0]);
+    close(from[1]);
+    close(status[1]);
+    int e;
+    if (r == 0 && read(status[0], &e, sizeof(e)) == sizeof(e)) {
+        waitpid(pid, NULL, 0);
+        r = -e;
+    }
+    close(status[0]);
+    if (r < 0) {
+        close(to[1]);
+        close(from[0]);
+        return r;
+    }
+    chan->in = from[0];
+    chan->out = to[1];
+    chan->child = pid;
+    return 0;
+}
+
+/* ssh ended before the far plenum spoke: says why. */
+static int ended(const struct sshlink *link, const char *program, struct chan *chan, int r,
+                 struct pl_err *err)
+{
+    int status = 0;
+    close(chan->out);
+    close(chan->in);
+    if (r == -EPROTO)
+        kill(chan->child, SIGTERM);
+    while (waitpid(chan->child, &status, 0) < 0 && errno == EINTR)
+        ;
+    if (r == -EPROTO)
+        return pl_fail(err, r,
+                       "%s: the shell there prints more than 64 KiB before it starts plenum (mend "
+                       "its start-up files)",
+                       link->host);
+    if (WIFSIGNALED(status))
+        return pl_fail(err, -ECONNRESET, "%s: %s was killed by signal %d", link->host, program,
+                       WTERMSIG(status));
+    int code = WEXITSTATUS(status);
+    if (code == 127)
+        return pl_fail(err, -ENOENT,
+                       "%s: there is no plenum there (install it, or name it with "
+                       "--remote-plenum PATH)",
+                       link->host);
+    if (code == 255)
+        return pl_fail(err, -ECONNREFUSED,
+                       "%s: ssh failed with status 255 (it says why above; try: ssh %s true)",
+                       link->host, link->host);
+    return pl_fail(err, -ECONNRESET, "%s: plenum there ended at once with status %d", link->host,
+                   code);
+}
+
+int sshlink_start(const struct sshlink *link, struct chan *ret, struct pl_err *err)
+{
+    const char *program = getenv("PLENUM_SSH");
+    if (!program || !*program)
+        program = "ssh";
+    uint64_t random[2];
+    char token[64];
+    if (getrandom(random, sizeof(random), 0) != sizeof(random))
+        return pl_fail(err, -EIO, "no random numbers from the kernel");
+    snprintf(token, sizeof(token), "plenum-%016llx%016llx", (unsigned long long)random[0],
+             (unsigned long long)random[1]);
+    if (*link->host == '-' || !*link->host)
+        return pl_fail(err, -EINVAL, "%s: not the name of a host", link->host);
+    char *command = remote_command(link, token), *argv[MAX_ARGS];
+    if (!command)
+        return pl_fail(err, -ENOMEM, "out of memory");
+    size_t n = 0;
+    argv[n++] = (char *)program;
+    argv[n++] = "-T";
+    for (char *const *o = link->ssh_options; o && *o && n < MAX_ARGS - 4; o++)
+        argv[n++] = *o;
+    argv[n++] = "--";
+    argv[n++] = (char *)link->host;
+    argv[n++] = command;
+    argv[n] = NULL;
+    memset(ret, 0, sizeof(*ret));
+    int r = start(program, argv, link->patient, ret);
+    free(command);
+    if (r == -ENOENT)
+        return pl_fail(err, r, "%s: not found (install it: apt-get install openssh-client)",
+                       program);
+    if (r < 0)
+        return pl_fail(err, r, "%s: %s", program, strerror(-r));
+    r = util_await(ret->in, token);
+    if (r < 0)
+        return ended(link, program, ret, r, err);
+    ret->role = CHAN_DIALED;
+    ret->uid = (uid_t)-1;
+    char raw[128];
+    snprintf(raw, sizeof(raw), "ssh %s", link->host);
+    text_escape(ret->peer, sizeof(ret->peer), raw, strlen(raw));
+    return 0;
+}

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: MIT */
+#include "base/text.h"
+#include "cmd/attr.h"
+#include "cmd/cmd.h"
+#include "keeper/mount.h"
+#include "keeper/registry.h"
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { OPT_JSON = 256 };
+static const struct option longs[] = {{"json", no_argument, NULL, OPT_JSON}, {NULL, 0, NULL, 0}};
+
+struct listing {
+    const char *dir; /* only this one, or NULL */
+    struct json_object *json;
+    size_t n;
+};
+
+static uint64_t get(_Atomic uint64_t *counter)
+{
+    return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+static void add_json(struct json_object *array, struct reg_page *p)
+{
+    struct json_object *o = json_object_new_object();
+    const struct timespec started = {.tv_sec = p->started};
+    char when[40];
+    json_object_object_add(o, "kind", attr_string(p->kind));
+    json_object_object_add(o, "dir", attr_string(p->dir));
+    json_object_object_add(o, "spec", attr_string(p->spec));
+    json_object_object_add(o, "state", attr_string(p->state));
+    json_object_object_add(o, "keeper", json_object_new_int(atomic_load(&p->keeper)));
+    json_object_object_add(o, "server", json_object_new_int(atomic_load(&p->server)));
+    json_object_object_add(o, "peer", attr_string(p->peer));
+    json_object_object_add(o, "started", json_object_new_string(attr_time(when, &started)));
+    json_object_object_add(o, "requests", json_object_new_uint64(get(&p->stats.requests)));
+    json_object_object_add(o, "errors", json_object_new_uint64(get(&p->stats.errors)));
+    json_object_object_add(o, "bytes_read", json_object_new_uint64(get(&p->stats.bytes_read)));
+    json_object_object_add(o, "bytes_written",
+                           json_object_new_uint64(get(&p->stats.bytes_written)));
+    json_object_object_add(
+        o, "waiting",
+        json_object_new_int64(atomic_load_explicit(&p->stats.waiting, memory_order_relaxed)));
+    json_object_object_add(o, "sent", json_object_new_uint64(get(&p->stats.sent)));
+    json_object_object_add(o, "received", json_object_new_uint64(get(&p->stats.received)));
+    json_object_array_add(array, o);
+}
+
+/* At most `size - 1` bytes, safe for a terminal. */
+static const char *safe(char *buf, size_t size, const char *text)
+{
+    return *text ? text_escape(buf, size, text, strlen(text)) : "-";
+}
+
+static void add_row(const struct listing *l, struct reg_page *p)
+{
+    char dir[256], spec[256], peer[128], rd[16], wr[16];
+    if (l->n == 0)
+        printf("%-6s %-9s %-24s %9s %7s %9s %9s %7s %8s %8s  %s\n", "KIND", "STATE", "DIR",
+               "REQUESTS", "ERRORS", "READ", "WRITTEN", "WAITING", "KEEPER", "SERVER",
+               "SPEC, PEER");
+    printf("%-6.8s %-9.32s %-24s %9llu %7llu %9s %9s %7lld %8d %8d  %s%s%s\n", p->kind, p->state,
+           safe(dir, sizeof(dir), p->dir), (unsigned long long)get(&p->stats.requests),
+           (unsigned long long)get(&p->stats.errors), text_bytes(rd, get(&p->stats.bytes_read)),
+           text_bytes(wr, get(&p->stats.bytes_written)),
+           (long long)atomic_load_explicit(&p->stats.waiting, memory_order_relaxed),
+           atomic_load(&p->keeper), atomic_load(&p->server), safe(spec, sizeof(spec), p->spec),
+           *p->peer ? ", " : "", *p->peer ? safe(peer, sizeof(peer), p->peer) : "");
+}
+
+static int each(void *arg, struct reg_page *page)
+{
+    struct listing *l = arg;
+    if (l->dir && strcmp(l->dir, page->dir))
+        return 0;
+    if (l->json)
+        add_json(l->json, page);
+    else
+        add_row(l, page);
+    l->n++;
+    return 0;
+}
+
+static int run(const struct cmd *self, int argc, char **argv)
+{
+    struct listing l = {0};
+    bool json = false;
+    while (cmd_opt(self, argc, argv, "", longs) != -1)
+        json = true;
+    if (argc - optind > 1)
+        cmd_usage(self, "at most one directory");
+    char dir[PATH_MAX];
+    struct pl_err err;
+    if (optind < argc && mount_path(argv[optind], dir, &err) < 0)
+        return cmd_error(self, &err);
+    l.dir = optind < argc ? dir : NULL;
+    l.json = json ? json_object_new_array() : NULL;
+    int r = reg_each(each, &l);
+    int status = EXIT_OK;
+    if (l.json)
+        attr_print_json(l.json);
+    if (r < 0 && r != -ENOENT)
+        status = cmd_fail(self, "the registry: %s", strerror(-r));
+    else if (l.dir && l.n == 0)
+        status = cmd_fail(self, "%s: no mount of this user's (plenum status shows them all)", dir);
+    else if (!json && l.n == 0)
+        puts("nothing is mounted or served");
+    return status ? status : cmd_flush(self);
+}
+
+const struct cmd cmd_status = {
+    .name = "status",
+    .args = "[--json] [DIR]",
+    .summary = "Shows this user's mounts, ducts and servers",
+    .help =
+        "  --json  one array with an object for each: kind, dir, spec, state, keeper, server\n"
+        "          (process ids), peer, started, requests, errors, bytes_read, bytes_written,\n"
+        "          waiting (requests not yet answered), sent, received (bytes on the channel)\n\n"
+        "Nobody is asked for it, so it answers also when a server hangs.\n",
+    .example = "  plenum status --json\n",
+    .run = run,
+};

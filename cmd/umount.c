@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT */
+#include "cmd/cmd.h"
+#include "keeper/mount.h"
+#include "keeper/registry.h"
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <unistd.h>
+
+#define PATIENCE_MS 5000 /* -f: so long may a server take before it is killed */
+
+/* The processes behind a mount, held by descriptors so that a pid used anew is never meant. */
+struct behind {
+    bool duct;
+    struct pollfd fds[2]; /* keeper, server; fd -1: none, or gone */
+};
+
+static void look(struct behind *b, const char *dir)
+{
+    struct reg_page *page = reg_find(dir);
+    if (!page)
+        return;
+    pid_t pids[2] = {atomic_load(&page->keeper), atomic_load(&page->server)};
+    b->duct = !strcmp(page->kind, "duct");
+    for (int i = 0; i < 2; i++)
+        b->fds[i].fd = pids[i] > 0 ? pidfd_open(pids[i], 0) : -1;
+    reg_put(page);
+}
+
+/* Waits until both are gone: true, or false when the time is over. */
+static bool gone(struct behind *b, int timeout_ms)
+{
+    while (b->fds[0].fd >= 0 || b->fds[1].fd >= 0) {
+        int n = poll(b->fds, 2, timeout_ms);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return false;
+        for (int i = 0; i < 2; i++) {
+            if (b->fds[i].fd >= 0 && b->fds[i].revents) {
+                close(b->fds[i].fd);
+                b->fds[i].fd = -1;
+            }
+        }
+    }
+    return true;
+}
+
+static int run(const struct cmd *self, int argc, char **argv)
+{
+    bool force = false;
+    struct pl_err err;
+    while (cmd_opt(self, argc, argv, "f", NULL) != -1)
+        force = true;
+    if (argc - optind != 1)
+        cmd_usage(self, "one directory is needed");
+    char dir[PATH_MAX];
+    if (mount_path(argv[optind], dir, &err) < 0)
+        return cmd_error(self, &err);
+    struct behind b = {.fds = {{.fd = -1, .events = POLLIN}, {.fd = -1, .events = POLLIN}}};
+    look(&b, dir);
+    int status = EXIT_OK;
+    if (mount_end(dir, force, &err) < 0) {
+        status = cmd_error(self, &err);
+    } else if (!b.duct || force) {
+        /* A duct's other direction may go on for long; a mount's processes have nothing else to do.
+         */
+        if (!gone(&b, force ? PATIENCE_MS : -1)) {
+            if (b.fds[1].fd >= 0)
+                pidfd_send_signal(b.fds[1].fd, SIGKILL, NULL, 0);
+            if (!gone(&b, PATIENCE_MS) && b.fds[0].fd >= 0)
+                pidfd_send_signal(b.fds[0].fd, SIGKILL, NULL, 0);
+            gone(&b, PATIENCE_MS);
+        }
+    }
+    return status;
+}
+
+const struct cmd cmd_umount = {
+    .name = "umount",
+    .args = "[-f] DIR",
+    .summary = "Unmounts DIR and waits until the processes behind it are gone",
+    .help = "  -f   also when the server or the peer is dead or hangs, and with open files;\n"
+            "       a server that does not end by itself is killed\n\n"
+            "A duct whose other direction is still in use goes on with that one.\n",
+    .example = "  plenum umount /mnt\n",
+    .run = run,
+};

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: MIT */
+#include "cmd/util.h"
+#include <errno.h>
+#include <poll.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+static size_t least(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Edits (insert, delete, replace, swap neighbours) that turn a into b; words up to 32 bytes. */
+static size_t distance(const char *a, const char *b)
+{
+    size_t d[33][33], n = strlen(a), m = strlen(b);
+    if (n > 32 || m > 32)
+        return SIZE_MAX;
+    for (size_t i = 0; i <= n; i++)
+        d[i][0] = i;
+    for (size_t j = 0; j <= m; j++)
+        d[0][j] = j;
+    for (size_t i = 1; i <= n; i++) {
+        for (size_t j = 1; j <= m; j++) {
+            size_t differ = a[i - 1] != b[j - 1];
+            d[i][j] = least(least(d[i - 1][j], d[i][j - 1]) + 1, d[i - 1][j - 1] + differ);
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+                d[i][j] = least(d[i][j], d[i - 2][j - 2] + 1);
+        }
+    }
+    return d[n][m];
+}
+
+const char *util_closest(const char *word, const char *const *list)
+{
+    const char *best = NULL;
+    size_t best_d = strlen(word) / 3 + 2; /* farther than this is no likeness */
+    for (; *list; list++) {
+        size_t d = distance(word, *list);
+        /* a beginning of three letters is a likeness too: "stat" for "status", "umo" */
+        if (strlen(word) >= 3 && !strncmp(word, *list, strlen(word)))
+            d = 1;
+        if (d < best_d && d < strlen(*list)) {
+            best = *list;
+            best_d = d;
+        }
+    }
+    return best;
+}
+
+static char *expand_home(const char *path)
+{
+    size_t n = strcspn(path, "/");
+    const char *home = NULL;
+    if (n == 1)
+        home = getenv("HOME");
+    if (!home) {
+        char user[256];
+        snprintf(user, sizeof(user), "%.*s", (int)(n - 1), path + 1);
+        struct passwd *pw = n == 1 ? getpwuid(getuid()) : getpwnam(user);
+        home = pw ? pw->pw_dir : NULL;
+    }
+    char *out = NULL;
+    errno = ENOENT;
+    return home && asprintf(&out, "%s%s", home, path + n) >= 0 ? out : NULL;
+}
+
+char *util_absolute(const char *path)
+{
+    char *out = NULL;
+    if (*path == '~')
+        return expand_home(path);
+    if (*path == '/')
+        return strdup(path);
+    char *cwd = getcwd(NULL, 0);
+    if (!cwd)
+        return NULL;
+    bool here = !*path || !strcmp(path, ".");
+    if (asprintf(&out, "%s%s%s", cwd, here || !strcmp(cwd, "/") ? "" : "/", here ? "" : path) < 0)
+        out = NULL;
+    free(cwd);
+    return out;
+}
+
+void util_many_descriptors(void)
+{
+    struct rlimit lim;
+    if (getrlimit(RLIMIT_NOFILE, &lim) == 0 && lim.rlim_cur < lim.rlim_max) {
+        lim.rlim_cur = lim.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &lim);
+    }
+}
+
+const char *util_user(char *buf, size_t size)
+{
+    struct passwd *pw = getpwuid(geteuid());
+    if (pw)
+        snprintf(buf, size, "%s", pw->pw_name);
+    else
+        snprintf(buf, size, "%u", (unsigned)geteuid());
+    return buf;
+}
+
+static int signals_fd = -1;
+
+static void on_signal(int sig)
+{
+    int saved = errno;
+    if (write(signals_fd, &(uint64_t){1}, 8) < 0)
+        _exit(1); /* it only fails when it is not an eventfd */
+    errno = saved;
+}
+
+int util_signals(void)
+{
+    static const int all[] = {SIGINT, SIGTERM, SIGHUP};
+    if (signals_fd < 0)
+        signals_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    for (int i = 0; signals_fd >= 0 && i < 3; i++) {
+        struct sigaction act = {.sa_handler = on_signal, .sa_flags = SA_RESTART}, old;
+        sigemptyset(&act.sa_mask);
+        if (sigaction(all[i], &act, &old) == 0 && old.sa_handler == SIG_IGN)
+            sigaction(all[i], &old, NULL);
+    }
+    return signals_fd;
+}
+
+int util_await(int fd, const char *token)
+{
+    size_t n = strlen(token), have = 0;
+    char last[128];
+    if (n + 1 > sizeof(last))
+        return -EINVAL;
+    /* Byte by byte: what follows the newline belongs to somebody else. */
+    for (size_t total = 0; total < 65536; total++) {
+        char c;
+        ssize_t r = read(fd, &c, 1);
+        if (r < 0 && (errno == EINTR || errno == EAGAIN)) {
+            poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, -1);
+            total--;
+            continue;
+        }
+        if (r <= 0)
+            return r < 0 ? -errno : -ECONNRESET;
+        if (have == n + 1)
+            memmove(last, last + 1, --have);
+        last[have++] = c;
+        if (have == n + 1 && c == '\n' && !memcmp(last, token, n))
+            return 0;
+    }
+    return -EPROTO;
+}

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+/* Small things that the parts of cmd/ share (the part in the library included). */
+#ifndef CMD_UTIL_H
+#define CMD_UTIL_H
+
+#include <plenum/error.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+/* The entry of the NULL-terminated list that `word` was probably meant to be, or NULL. */
+const char *util_closest(const char *word, const char *const *list);
+
+/* "~", "~/x", "~user/x" and relative paths made absolute (symlinks and ".." left as they are), in
+ * memory to be freed; NULL: no memory, or an unknown user (errno ENOENT). */
+char *util_absolute(const char *path);
+
+/* Makes the soft limit of open descriptors the hard one. */
+void util_many_descriptors(void);
+
+/* This user's name for 9P. */
+const char *util_user(char *buf, size_t size);
+
+/* A descriptor that becomes readable (eventfd) when SIGINT, SIGTERM or SIGHUP came, whichever
+ * thread took it; the signals do nothing else from then on. One that is ignored (nohup) stays so.
+ * -1 with errno. */
+int util_signals(void);
+
+/* Reads descriptor `fd` until `token` and a newline after it have gone by, at most 64 KiB:
+ * 0, -ECONNRESET at its end, -EPROTO when it did not come, -errno. */
+int util_await(int fd, const char *token);
+
+#endif

@@ -1,0 +1,588 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The transport over /dev/fuse: threads that each read a request, run it and write the reply.
+ *
+ * A worker is idle (it waits in read), running (it works on a request), waiting (its op has said
+ * by pl_call_block that it waits), parked (on a condition, since there are idle ones enough) or
+ * gone. idle + running <= opts.threads; those that wait are not counted, up to WAITING_MAX.
+ *
+ * While requests come one by one, one worker takes them all: a second one in read would be woken
+ * half of the time for nothing. When an op is about to wait, another takes its place at once. The
+ * rest is the monitor's: as long as requests come it looks every TICK whether one is stuck or
+ * others queue up, and if so, keeps `spare` workers in read, until they are not needed any more.
+ * When nothing comes, nothing wakes up.
+ *
+ * A worker in read has a buffer of the largest request's size from a pool; small requests are
+ * copied out of it, so that one that waits has given its buffer back, unless its data are in there.
+ *
+ * Locks: `lock` guards the counts, lists and buffers; a worker's own lock guards its `unique`
+ * against INTERRUPT, which cancels the call under it. Order: lock, worker's lock, the call's.
+ */
+#include "doors/fuse_door.h"
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#define WAITING_MAX 1024 /* beyond, SETLKW is refused and streams do not wait */
+#define PARKED_MAX  4
+#define SPARE       2       /* workers in read beside the first, when there is concurrency */
+#define TICK        1000000 /* ns; the longest that an op which does not announce it holds up others */
+#define STACK_SIZE  (512 << 10)
+#define PAGE        4096
+#define WRITE_HEAD  (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
+/* Every request without bulk data fits: SYMLINK's header, name and target are 40 + 256 + 4096. */
+#define SMALL 4608
+
+struct dev;
+
+struct worker {
+    struct fuse_req req; /* first */
+    struct dev *dev;
+    struct worker *next_worker; /* of all, for ever */
+    struct worker *next_gone;
+    pthread_t thread;
+    char *buf; /* from the pool; NULL: given back */
+    bool waiting;
+    bool working;         /* counted in dev.working; its own */
+    pthread_mutex_t lock; /* guards unique and the life of req.call */
+    uint64_t unique;      /* of the request it works on, or 0 */
+    char small[SMALL];
+};
+
+struct dev {
+    struct fuse_sess s;
+    int fd;
+    size_t bufsize;
+    pthread_mutex_t lock; /* guards all below */
+    pthread_cond_t unpark, ended, tick;
+    unsigned threads, idle, running, waiting, parked, unparking, spare;
+    bool over;
+    bool asleep;             /* the monitor waits for the next request */
+    uint64_t taken, overlap; /* requests so far; of those, taken while others were worked on */
+    atomic_uint working;     /* requests taken and not answered; not guarded */
+    int error;               /* why it is over, 0: unmounted */
+    struct worker *workers, *gone;
+    char *buffers; /* free ones, linked by their first bytes */
+    unsigned nbuffers;
+};
+
+/* ---- buffers --------------------------------------------------------------------------------- */
+
+/* A buffer is a page, at whose end the heads of a WRITE are read, and then the data: page-aligned,
+ * and at least as large as any reply. */
+static char *buffer_get(struct dev *d)
+{
+    char *buf = d->buffers;
+    if (buf) {
+        memcpy(&d->buffers, buf, sizeof(buf));
+        d->nbuffers--;
+        return buf;
+    }
+    buf = mmap(NULL, PAGE + d->bufsize, PROT_READ | PROT_WRITE,
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return buf == MAP_FAILED ? NULL : buf;
+}
+
+static void buffer_put(struct dev *d, char *buf)
+{
+    if (!buf)
+        return;
+    if (d->nbuffers > SPARE) {
+        munmap(buf, PAGE + d->bufsize);
+        return;
+    }
+    memcpy(buf, &d->buffers, sizeof(buf));
+    d->buffers = buf;
+    d->nbuffers++;
+}
+
+/* ---- the wire -------------------------------------------------------------------------------- */
+
+static int send_iov(int fd, const struct iovec *iov, int n)
+{
+    while (writev(fd, iov, n) < 0)
+        if (errno != EINTR)
+            return -errno;
+    return 0;
+}
+
+/* No longer counts as working: it is done but for going back to read, or it waits. */
+static void worked(struct worker *w)
+{
+    if (w->working)
+        atomic_fetch_sub_explicit(&w->dev->working, 1, memory_order_relaxed);
+    w->working = false;
+}
+
+static int req_send(struct fuse_req *r, const struct iovec *iov, int n)
+{
+    struct worker *w = (struct worker *)r;
+    worked(w);
+    return send_iov(w->dev->fd, iov, n);
+}
+
+static int notify(struct fuse_sess *s, const struct iovec *iov, int n)
+{
+    return send_iov(((struct dev *)s->transport)->fd, iov, n);
+}
+
+/* Reads a request: its length; 0: unmounted; -ENOTCONN: aborted; another error. */
+static ssize_t receive(struct dev *d, char *buf)
+{
+    for (;;) {
+        ssize_t n = read(d->fd, buf + PAGE - WRITE_HEAD, WRITE_HEAD + d->bufsize);
+        if (n >= 0)
+            return n;
+        switch (errno) {
+        case EINTR:
+        case ENOENT: /* the request was taken back while it was being read */
+            continue;
+        case EAGAIN:
+            poll(&(struct pollfd){.fd = d->fd, .events = POLLIN}, 1, -1);
+            continue;
+        case ENODEV:
+            return 0;
+        case ECONNABORTED:
+        case ECONNRESET:
+            return -ENOTCONN;
+        default:
+            return -errno;
+        }
+    }
+}
+
+/* ---- workers --------------------------------------------------------------------------------- */
+
+static void *work(void *arg);
+
+static int start_thread(pthread_t *ret, void *(*fn)(void *), void *arg)
+{
+    sigset_t all, old;
+    pthread_attr_t attr;
+    sigfillset(&all); /* signals are for the main thread */
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, STACK_SIZE);
+    int error = pthread_create(ret, &attr, fn, arg);
+    pthread_attr_destroy(&attr);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return error;
+}
+
+/* Starts a worker; the caller has counted it as idle. Called with the lock, which it lets go of. */
+static void start_and_unlock(struct dev *d)
+{
+    struct worker *w = d->gone;
+    bool used = w;
+    if (w)
+        d->gone = w->next_gone;
+    pthread_mutex_unlock(&d->lock);
+
+    if (w) {
+        pthread_join(w->thread, NULL);
+    } else if ((w = calloc(1, sizeof(*w)))) {
+        w->dev = d;
+        pthread_mutex_init(&w->lock, NULL);
+    }
+    int error = ENOMEM;
+    if (w) {
+        /* Under the lock, so that the list is complete and `thread` set before the worker runs. */
+        pthread_mutex_lock(&d->lock);
+        error = start_thread(&w->thread, work, w);
+        if (!error && !used) {
+            w->next_worker = d->workers;
+            d->workers = w;
+        }
+        pthread_mutex_unlock(&d->lock);
+    }
+    if (!error)
+        return;
+    pthread_mutex_lock(&d->lock); /* those there are have to do */
+    d->idle--;
+    d->threads--;
+    if (d->threads == 0)
+        pthread_cond_signal(&d->ended);
+    if (used) { /* joined already */
+        struct worker **p = &d->workers;
+        while (*p != w)
+            p = &(*p)->next_worker;
+        *p = w->next_worker;
+    }
+    pthread_mutex_unlock(&d->lock);
+    free(w);
+}
+
+/* If nobody reads any more and somebody may: sees to it. Called with the lock, lets go of it. */
+static void replace_and_unlock(struct dev *d)
+{
+    if (d->over || d->idle > 0 || d->running >= d->s.opts.threads) {
+        pthread_mutex_unlock(&d->lock);
+        return;
+    }
+    d->idle++;
+    if (d->parked > d->unparking) {
+        d->unparking++;
+        pthread_cond_signal(&d->unpark);
+        pthread_mutex_unlock(&d->lock);
+        return;
+    }
+    d->threads++;
+    start_and_unlock(d);
+}
+
+/* A request was taken. Called with the lock, lets go of it. */
+static void took_and_unlock(struct worker *w)
+{
+    struct dev *d = w->dev;
+    d->running++;
+    d->taken++;
+    w->working = true;
+    if (atomic_fetch_add_explicit(&d->working, 1, memory_order_relaxed) > 0)
+        d->overlap++;
+    if (d->asleep) {
+        d->asleep = false;
+        pthread_cond_signal(&d->tick);
+    }
+    if (d->spare)
+        replace_and_unlock(d);
+    else
+        pthread_mutex_unlock(&d->lock);
+}
+
+/* Does a request wait in the kernel for somebody to read it? */
+static bool queued(struct dev *d)
+{
+    struct pollfd p = {.fd = d->fd, .events = POLLIN};
+    return poll(&p, 1, 0) > 0;
+}
+
+/* Looks at what went on since the last look (*taken, *overlap: what was counted then): does it need
+ * more workers in read, or fewer? `streak` counts the looks in a row that found requests queued;
+ * one alone means little, since a worker may be on its way back. Called with the lock. */
+static void look(struct dev *d, uint64_t *taken, uint64_t *overlap, unsigned *streak)
+{
+    bool busy = d->idle == 0 && atomic_load_explicit(&d->working, memory_order_relaxed) > 0;
+    bool stuck = busy && d->taken == *taken;
+    *streak = busy && queued(d) ? *streak + 1 : 0;
+    if (stuck || *streak >= 3) {
+        d->spare = SPARE;
+        replace_and_unlock(d);
+        pthread_mutex_lock(&d->lock);
+    } else if ((d->overlap - *overlap) * 4 < d->taken - *taken) {
+        d->spare = 0;
+    }
+    *taken = d->taken;
+    *overlap = d->overlap;
+}
+
+static void *monitor(void *arg)
+{
+    struct dev *d = arg;
+    uint64_t taken = 0, overlap = 0;
+    unsigned streak = 0;
+    pthread_mutex_lock(&d->lock);
+    while (!d->over) {
+        d->asleep = d->taken == taken && (d->idle > 0 || d->running == 0);
+        look(d, &taken, &overlap, &streak);
+        while (d->asleep && !d->over)
+            pthread_cond_wait(&d->tick, &d->lock);
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        t.tv_nsec += TICK;
+        t.tv_sec += t.tv_nsec / 1000000000;
+        t.tv_nsec %= 1000000000;
+        while (!d->over && pthread_cond_timedwait(&d->tick, &d->lock, &t) != ETIMEDOUT)
+            ;
+    }
+    pthread_mutex_unlock(&d->lock);
+    return NULL;
+}
+
+/* The op says that it is about to wait. */
+static void blocks(struct pl_call *call)
+{
+    struct worker *w =
+        (struct worker *)((char *)call - offsetof(struct fuse_req, call)); /* req is first */
+    struct dev *d = w->dev;
+    pthread_mutex_lock(&d->lock);
+    if (d->waiting >= WAITING_MAX) {
+        pthread_mutex_unlock(&d->lock);
+        return;
+    }
+    worked(w);
+    w->waiting = true;
+    d->running--;
+    d->waiting++;
+    d->spare = SPARE;
+    d->overlap++;
+    if (!w->req.buf_used) {
+        buffer_put(d, w->buf);
+        w->buf = NULL;
+    }
+    replace_and_unlock(d);
+}
+
+static void cancel_all(struct dev *d)
+{
+    for (struct worker *w = d->workers; w; w = w->next_worker) {
+        pthread_mutex_lock(&w->lock);
+        if (w->unique)
+            pl_call_cancel(&w->req.call);
+        pthread_mutex_unlock(&w->lock);
+    }
+}
+
+/* The kernel is gone: nobody waits for an answer any more. */
+static void end(struct dev *d, int error)
+{
+    pthread_mutex_lock(&d->lock);
+    if (!d->over) {
+        d->over = true;
+        d->error = error;
+        pthread_cond_broadcast(&d->unpark);
+        pthread_cond_signal(&d->tick);
+        cancel_all(d);
+    }
+    pthread_mutex_unlock(&d->lock);
+}
+
+/* Cancels the request meant. If it is not there, it has been answered, or a worker has just read
+ * it and not yet entered it: the kernel knows which, and on EAGAIN asks again if need be. */
+static void interrupt(struct dev *d, struct fuse_req *r)
+{
+    uint64_t unique = r->m.a.interrupt.unique;
+    bool found = false;
+    pthread_mutex_lock(&d->lock);
+    for (struct worker *w = d->workers; w && !found; w = w->next_worker) {
+        pthread_mutex_lock(&w->lock);
+        found = unique && w->unique == unique;
+        if (found)
+            pl_call_cancel(&w->req.call);
+        pthread_mutex_unlock(&w->lock);
+    }
+    pthread_mutex_unlock(&d->lock);
+    if (found)
+        return;
+    sched_yield();
+    struct fuse_out_header h = {sizeof(h), -EAGAIN, r->m.h.unique};
+    struct iovec iov = {&h, sizeof(h)};
+    r->send(r, &iov, 1);
+}
+
+/* Decodes and runs the request of `n` bytes that is in the worker's buffer. */
+static void serve_one(struct worker *w, size_t n)
+{
+    struct fuse_req *r = &w->req;
+    struct dev *d = w->dev;
+    const char *bytes = w->buf + PAGE - WRITE_HEAD;
+    r->buf_used = n > SMALL;
+    if (!r->buf_used)
+        bytes = memcpy(w->small, bytes, n);
+    r->s = &d->s;
+    r->buf = w->buf + PAGE;
+    r->bufsize = d->bufsize;
+    r->send = req_send;
+    int decoded = fuse_msg_decode(bytes, n, d->s.flags & FUSE_SETXATTR_EXT, &r->m);
+    if (decoded == 0 && r->m.h.opcode == FUSE_INTERRUPT) {
+        interrupt(d, r);
+        return;
+    }
+    pl_call_init(&r->call, r->m.h.uid, r->m.h.gid);
+    r->call.pid = (pid_t)r->m.h.pid;
+    r->call.blocks = blocks;
+    pthread_mutex_lock(&w->lock);
+    w->unique = r->m.h.unique;
+    pthread_mutex_unlock(&w->lock);
+
+    fuse_handle(r, decoded);
+
+    pthread_mutex_lock(&w->lock);
+    w->unique = 0;
+    pthread_mutex_unlock(&w->lock);
+    pl_call_done(&r->call);
+}
+
+/* The request is done: true if this worker should read again; called with the lock. */
+static bool go_on(struct worker *w)
+{
+    struct dev *d = w->dev;
+    worked(w);
+    if (w->waiting)
+        d->waiting--;
+    else
+        d->running--;
+    w->waiting = false;
+    while (!d->over) {
+        if (d->idle < 1 + d->spare && d->idle + d->running < d->s.opts.threads) {
+            if (w->buf || (w->buf = buffer_get(d))) {
+                d->idle++;
+                return true;
+            }
+        }
+        if (d->parked >= PARKED_MAX)
+            return false;
+        buffer_put(d, w->buf);
+        w->buf = NULL;
+        d->parked++;
+        while (!d->over && !d->unparking)
+            pthread_cond_wait(&d->unpark, &d->lock);
+        d->parked--;
+        if (!d->unparking)
+            break;
+        d->unparking--; /* whoever woke us has counted us as idle */
+        w->buf = buffer_get(d);
+        if (w->buf)
+            return true;
+        d->idle--;
+    }
+    return false;
+}
+
+static void *work(void *arg)
+{
+    struct worker *w = arg;
+    struct dev *d = w->dev;
+    pthread_mutex_lock(&d->lock);
+    w->buf = buffer_get(d);
+    bool on = w->buf && !d->over;
+    if (!on)
+        d->idle--;
+    while (on) {
+        pthread_mutex_unlock(&d->lock);
+        ssize_t n = receive(d, w->buf);
+        if (n <= 0)
+            end(d, (int)n);
+        pthread_mutex_lock(&d->lock);
+        d->idle--;
+        if (n <= 0)
+            break;
+        w->req.crowded = d->waiting >= WAITING_MAX;
+        took_and_unlock(w);
+        serve_one(w, (size_t)n);
+        pthread_mutex_lock(&d->lock);
+        on = go_on(w);
+    }
+    buffer_put(d, w->buf);
+    w->buf = NULL;
+    w->next_gone = d->gone;
+    d->gone = w;
+    if (--d->threads == 0)
+        pthread_cond_signal(&d->ended);
+    pthread_mutex_unlock(&d->lock);
+    return NULL;
+}
+
+/* ---- from INIT to the end -------------------------------------------------------------------- */
+
+/* Answers INIT: 1 agreed, 0 unmounted before that, or a negative errno and sentence. */
+static int greet(struct dev *d, struct pl_err *err)
+{
+    char *buf = buffer_get(d);
+    struct fuse_msg m;
+    ssize_t n;
+    int agreed = 0;
+    if (!buf)
+        return pl_fail(err, -ENOMEM, "out of memory");
+    while (!agreed && (n = receive(d, buf)) > 0) {
+        int decoded = fuse_msg_decode(buf + PAGE - WRITE_HEAD, (size_t)n, false, &m);
+        struct fuse_init_out out = {0};
+        bool init = decoded == 0 && m.h.opcode == FUSE_INIT;
+        agreed = init ? fuse_sess_agree(&d->s, &m.a.init, &out) : 0;
+        struct fuse_out_header h = {sizeof(h), init ? 0 : -EIO, m.h.unique};
+        struct iovec iov[2] = {{&h, sizeof(h)}, {&out, sizeof(out)}};
+        if (init && agreed >= 0)
+            h.len += (uint32_t)sizeof(out);
+        else if (init)
+            h.error = agreed;
+        int sent = send_iov(d->fd, iov, h.error ? 1 : 2);
+        if (sent < 0 && agreed > 0)
+            agreed = sent == -ENODEV ? 0 : sent;
+        if (sent < 0 && agreed == 0)
+            break;
+    }
+    buffer_put(d, buf);
+    if (agreed == -EPROTO)
+        return pl_fail(err, agreed,
+                       "the kernel speaks FUSE %u.%u, older than %u.%u (use Linux 5.4 or newer)",
+                       m.a.init.major, m.a.init.minor, FUSE_MAJOR, FUSE_MINOR_MIN);
+    if (agreed == 0 && n < 0)
+        agreed = (int)n;
+    if (agreed < 0)
+        return pl_fail(err, agreed, "/dev/fuse: %s", strerror(-agreed));
+    return agreed;
+}
+
+static int run(struct dev *d)
+{
+    pthread_t watch;
+    int error = start_thread(&watch, monitor, d);
+    if (error)
+        return -error;
+    pthread_mutex_lock(&d->lock);
+    d->idle = d->threads = 1;
+    start_and_unlock(d);
+    pthread_mutex_lock(&d->lock);
+    while (d->threads > 0)
+        pthread_cond_wait(&d->ended, &d->lock);
+    if (!d->over)
+        error = EAGAIN; /* not one worker could be started */
+    d->over = true;
+    pthread_cond_signal(&d->tick);
+    pthread_mutex_unlock(&d->lock);
+    pthread_join(watch, NULL);
+    while (d->workers) {
+        struct worker *w = d->workers;
+        d->workers = w->next_worker;
+        pthread_join(w->thread, NULL);
+        pthread_mutex_destroy(&w->lock);
+        free(w);
+    }
+    return error ? -error : d->error;
+}
+
+int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fuse_opts *opts,
+               struct stats *stats, void (*up)(void *), void *up_arg, struct pl_err *err)
+{
+    struct dev *d = calloc(1, sizeof(*d));
+    if (!d)
+        return pl_fail(err, -ENOMEM, "out of memory");
+    int r = fuse_sess_init(&d->s, tree, aname, opts, stats, err);
+    if (r < 0) {
+        free(d);
+        return r;
+    }
+    d->fd = fd;
+    d->s.notify = notify;
+    d->s.transport = d;
+    d->bufsize = d->s.opts.max_write > 128 << 10 ? d->s.opts.max_write : 128 << 10;
+    pthread_mutex_init(&d->lock, NULL);
+    pthread_cond_init(&d->unpark, NULL);
+    pthread_cond_init(&d->ended, NULL);
+    pl_cond_init(&d->tick);
+
+    r = greet(d, err);
+    if (r > 0) {
+        if (up)
+            up(up_arg);
+        r = run(d);
+        if (r == -ENOTCONN)
+            pl_fail(err, r, "the kernel's connection was aborted");
+        else if (r < 0)
+            pl_fail(err, r, "/dev/fuse: %s", strerror(-r));
+    }
+    fuse_sess_done(&d->s);
+    while (d->buffers)
+        munmap(buffer_get(d), PAGE + d->bufsize);
+    pthread_cond_destroy(&d->tick);
+    pthread_cond_destroy(&d->ended);
+    pthread_cond_destroy(&d->unpark);
+    pthread_mutex_destroy(&d->lock);
+    free(d);
+    return r;
+}

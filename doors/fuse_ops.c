@@ -1,0 +1,538 @@
+/* SPDX-License-Identifier: MIT */
+/* The session of the FUSE door, the dispatcher, and the operations on attributes. */
+#include "doors/fuse_door.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SECOND 1000000000ll
+
+/* ---- the session ----------------------------------------------------------------------------- */
+
+void fuse_opts_init(struct fuse_opts *opts)
+{
+    *opts = (struct fuse_opts){.entry_timeout = -1, .attr_timeout = -1, .negative_timeout = -1};
+}
+
+/* How long the kernel may believe: never what changes by itself, long what only we change. */
+static int64_t default_timeout(const struct pl_tree *tree)
+{
+    if (tree->flags & PL_TREE_GENERATED)
+        return 0;
+    return tree->flags & PL_TREE_PRIVATE ? 3600 * SECOND : SECOND;
+}
+
+static struct fuse_valid valid(int64_t *timeout, const struct pl_tree *tree)
+{
+    if (*timeout < 0)
+        *timeout = default_timeout(tree);
+    return (struct fuse_valid){(uint64_t)(*timeout / SECOND), (uint32_t)(*timeout % SECOND)};
+}
+
+static uint32_t bounded(uint32_t v, uint32_t otherwise, uint32_t least, uint32_t most)
+{
+    v = v ? v : otherwise;
+    return v < least ? least : v > most ? most : v;
+}
+
+int fuse_sess_init(struct fuse_sess *s, struct pl_tree *tree, const char *aname,
+                   const struct fuse_opts *opts, struct stats *stats, struct pl_err *err)
+{
+    memset(s, 0, sizeof(*s));
+    s->tree = tree;
+    s->stats = stats;
+    if (opts)
+        s->opts = *opts;
+    else
+        fuse_opts_init(&s->opts);
+    s->opts.max_write = bounded(s->opts.max_write, 1 << 20, 1 << 12, 1 << 20);
+    s->opts.threads = bounded(s->opts.threads, 16, 1, 256);
+    s->entry = valid(&s->opts.entry_timeout, tree);
+    s->attr = valid(&s->opts.attr_timeout, tree);
+    s->negative = valid(&s->opts.negative_timeout, tree);
+    s->cache_dirs = s->opts.attr_timeout > 0 && !(tree->flags & PL_TREE_GENERATED);
+
+    struct pl_call call;
+    struct pl_node *root;
+    struct pl_attr attr;
+    pl_call_init_self(&call);
+    int r = pl_attach(tree, &call, aname ? aname : "", &root, &attr);
+    pl_call_done(&call);
+    if (r < 0)
+        return pl_fail(err, r, "%s: %s", aname && *aname ? aname : "/", strerror(-r));
+    pthread_mutex_init(&s->poll_lock, NULL);
+    s->nodes = fuse_nodes_new(root);
+    s->files = s->nodes ? fuse_files_new() : NULL;
+    if (s->files)
+        return 0;
+    if (s->nodes)
+        fuse_nodes_free(s->nodes);
+    pthread_mutex_destroy(&s->poll_lock);
+    return pl_fail(err, -ENOMEM, "out of memory");
+}
+
+void fuse_sess_done(struct fuse_sess *s)
+{
+    struct fuse_file f;
+    uint32_t cursor = 0;
+    struct pl_call call;
+    pl_call_init_self(&call);
+    while (fuse_files_pop(s->files, &cursor, &f)) {
+        pl_close(s->tree, &call, f.file);
+        fuse_poll_free(f.poll);
+    }
+    pl_call_done(&call);
+    fuse_files_free(s->files);
+    fuse_nodes_free(s->nodes);
+    pthread_mutex_destroy(&s->poll_lock);
+}
+
+/* What we want of what the kernel offers. */
+static uint64_t wanted(const struct fuse_sess *s)
+{
+    uint32_t tree = s->tree->flags;
+    uint64_t want = FUSE_ASYNC_READ | FUSE_ATOMIC_O_TRUNC | FUSE_EXPORT_SUPPORT | FUSE_BIG_WRITES |
+                    FUSE_DONT_MASK | FUSE_HAS_IOCTL_DIR | FUSE_AUTO_INVAL_DATA | FUSE_ASYNC_DIO |
+                    FUSE_PARALLEL_DIROPS | FUSE_ABORT_ERROR | FUSE_MAX_PAGES | FUSE_SETXATTR_EXT |
+                    FUSE_INIT_EXT | FUSE_HANDLE_KILLPRIV_V2 | FUSE_DIRECT_IO_ALLOW_MMAP;
+    if (tree & PL_TREE_LOCKS)
+        want |= FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS;
+    if (tree & PL_TREE_POSIX_ACL)
+        want |= FUSE_POSIX_ACL;
+    if (!(tree & PL_TREE_GENERATED))
+        want |= FUSE_CACHE_SYMLINKS;
+    /* Far away, attributes that nobody asked for would cost a round trip for each entry. */
+    if (!(tree & PL_TREE_REMOTE))
+        want |= FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO;
+    if (s->opts.writeback)
+        want |= FUSE_WRITEBACK_CACHE;
+    return want;
+}
+
+int fuse_sess_agree(struct fuse_sess *s, const struct fuse_init_in *in, struct fuse_init_out *out)
+{
+    memset(out, 0, sizeof(*out));
+    out->major = FUSE_MAJOR;
+    out->minor = FUSE_MINOR;
+    if (in->major > FUSE_MAJOR)
+        return 0;
+    if (in->major < FUSE_MAJOR || in->minor < FUSE_MINOR_MIN)
+        return -EPROTO;
+    uint64_t offered = in->flags;
+    if (in->flags & FUSE_INIT_EXT)
+        offered |= (uint64_t)in->flags2 << 32;
+    s->minor = in->minor < FUSE_MINOR ? in->minor : FUSE_MINOR;
+    s->flags = offered & wanted(s);
+    out->max_readahead = in->max_readahead;
+    out->flags = (uint32_t)s->flags;
+    out->flags2 = (uint32_t)(s->flags >> 32);
+    out->max_background = 64;
+    out->congestion_threshold = 48;
+    out->max_write = s->opts.max_write;
+    out->time_gran = 1;
+    out->max_pages = (uint16_t)((s->opts.max_write + 4095) / 4096);
+    return 1;
+}
+
+/* ---- replies --------------------------------------------------------------------------------- */
+
+int fuse_reply2(struct fuse_req *r, const void *a, size_t asize, const void *b, size_t bsize)
+{
+    struct fuse_out_header h = {(uint32_t)(sizeof(h) + asize + bsize), 0, r->m.h.unique};
+    struct iovec iov[3] = {{&h, sizeof(h)}, {(void *)a, asize}, {(void *)b, bsize}};
+    return r->send(r, iov, bsize ? 3 : asize ? 2 : 1);
+}
+
+int fuse_reply(struct fuse_req *r, const void *data, size_t size)
+{
+    return fuse_reply2(r, data, size, NULL, 0);
+}
+
+static void reply_error(struct fuse_req *r, int error)
+{
+    if (error == FUSE_NEVER)
+        error = -ENOSYS;
+    else if (error == -ENOSYS) /* the kernel would remember it for the whole mount */
+        error = -EOPNOTSUPP;
+    else if (error < -511) /* not for user space; the kernel would refuse the reply */
+        error = -EIO;
+    if (error != -ENOENT && error != -ENODATA && error != -ENOSYS)
+        stats_add(&r->s->stats->errors, 1);
+    struct fuse_out_header h = {sizeof(h), error, r->m.h.unique};
+    struct iovec iov = {&h, sizeof(h)};
+    r->send(r, &iov, 1);
+}
+
+/* As the kernel's new_encode_dev(). */
+static uint32_t encode_dev(uint32_t major, uint32_t minor)
+{
+    return (minor & 0xff) | major << 8 | (minor & ~0xffu) << 12;
+}
+
+static void fill_attr(struct fuse_attr *out, const struct pl_attr *a)
+{
+    *out = (struct fuse_attr){
+        .ino = a->ino,
+        .size = a->size,
+        .blocks = a->blocks,
+        .atime = (uint64_t)a->atime.tv_sec,
+        .mtime = (uint64_t)a->mtime.tv_sec,
+        .ctime = (uint64_t)a->ctime.tv_sec,
+        .atimensec = (uint32_t)a->atime.tv_nsec,
+        .mtimensec = (uint32_t)a->mtime.tv_nsec,
+        .ctimensec = (uint32_t)a->ctime.tv_nsec,
+        .mode = a->mode,
+        .nlink = (uint32_t)a->nlink,
+        .uid = a->uid,
+        .gid = a->gid,
+        .rdev = encode_dev(a->rdev_major, a->rdev_minor),
+        .blksize = a->blksize ? a->blksize : 4096,
+    };
+}
+
+int fuse_entry(struct fuse_req *r, struct pl_node *node, const struct pl_attr *attr,
+               struct fuse_entry_out *out)
+{
+    struct fuse_sess *s = r->s;
+    uint64_t generation;
+    uint64_t id = fuse_nodes_learn(s->nodes, node, fuse_stamp(attr), &generation);
+    if (!id)
+        return -ENOMEM;
+    out->nodeid = id;
+    out->generation = generation;
+    out->entry_valid = s->entry.sec;
+    out->entry_valid_nsec = s->entry.nsec;
+    out->attr_valid = s->attr.sec;
+    out->attr_valid_nsec = s->attr.nsec;
+    fill_attr(&out->attr, attr);
+    return 0;
+}
+
+int fuse_reply_entry(struct fuse_req *r, struct pl_node *node, const struct pl_attr *attr)
+{
+    struct fuse_entry_out out;
+    int error = fuse_entry(r, node, attr, &out);
+    if (error < 0)
+        return error;
+    if (fuse_reply(r, &out, sizeof(out)) < 0)
+        fuse_nodes_forget(r->s->nodes, out.nodeid, 1);
+    return 0;
+}
+
+int fuse_reply_attr(struct fuse_req *r, const struct pl_attr *attr)
+{
+    struct fuse_attr_out out = {r->s->attr.sec, r->s->attr.nsec, 0, {0}};
+    fill_attr(&out.attr, attr);
+    fuse_nodes_told(r->s->nodes, r->m.h.nodeid, fuse_stamp(attr));
+    fuse_reply(r, &out, sizeof(out));
+    return 0;
+}
+
+/* ---- attributes ------------------------------------------------------------------------------ */
+
+int fuse_op_getattr(struct fuse_req *r)
+{
+    struct pl_file *file = NULL;
+    struct pl_attr attr;
+    if ((r->m.a.getattr.flags & FUSE_GETATTR_FH) && r->node->fmt == S_IFREG)
+        file = fuse_req_file(r, r->m.a.getattr.fh);
+    int error = pl_getattr(r->s->tree, &r->call, r->node, file, &attr);
+    return error < 0 ? error : fuse_reply_attr(r, &attr);
+}
+
+static struct fuse_sx_time sx_time(struct timespec t)
+{
+    return (struct fuse_sx_time){t.tv_sec, (uint32_t)t.tv_nsec, 0};
+}
+
+int fuse_op_statx(struct fuse_req *r)
+{
+    struct pl_file *file = NULL;
+    struct pl_attr a;
+    if ((r->m.a.statx.flags & FUSE_GETATTR_FH) && r->node->fmt == S_IFREG)
+        file = fuse_req_file(r, r->m.a.statx.fh);
+    int error = pl_getattr(r->s->tree, &r->call, r->node, file, &a);
+    if (error < 0)
+        return error;
+    bool born = a.btime.tv_sec || a.btime.tv_nsec;
+    struct fuse_statx_out out = {
+        .attr_valid = r->s->attr.sec,
+        .attr_valid_nsec = r->s->attr.nsec,
+        .stat = {.mask = STATX_BASIC_STATS | (born ? STATX_BTIME : 0),
+                 .blksize = a.blksize ? a.blksize : 4096,
+                 .nlink = (uint32_t)a.nlink,
+                 .uid = a.uid,
+                 .gid = a.gid,
+                 .mode = (uint16_t)a.mode,
+                 .ino = a.ino,
+                 .size = a.size,
+                 .blocks = a.blocks,
+                 .atime = sx_time(a.atime),
+                 .btime = sx_time(a.btime),
+                 .ctime = sx_time(a.ctime),
+                 .mtime = sx_time(a.mtime),
+                 .rdev_major = a.rdev_major,
+                 .rdev_minor = a.rdev_minor},
+    };
+    fuse_nodes_told(r->s->nodes, r->m.h.nodeid, fuse_stamp(&a));
+    fuse_reply(r, &out, sizeof(out));
+    return 0;
+}
+
+/* The kernel sets ATIME beside ATIME_NOW; ours stands alone. */
+static void map_setattr(const struct fuse_setattr_in *in, struct pl_setattr *set)
+{
+    static const struct {
+        uint32_t theirs, ours;
+    } map[] = {{FATTR_MODE, PL_SET_MODE},  {FATTR_UID, PL_SET_UID},     {FATTR_GID, PL_SET_GID},
+               {FATTR_SIZE, PL_SET_SIZE},  {FATTR_ATIME, PL_SET_ATIME}, {FATTR_MTIME, PL_SET_MTIME},
+               {FATTR_CTIME, PL_SET_CTIME}};
+    *set = (struct pl_setattr){
+        .mode = in->mode,
+        .uid = in->uid,
+        .gid = in->gid,
+        .size = in->size,
+        .atime = {(time_t)in->atime, in->atimensec},
+        .mtime = {(time_t)in->mtime, in->mtimensec},
+        .ctime = {(time_t)in->ctime, in->ctimensec},
+    };
+    for (size_t i = 0; i < sizeof(map) / sizeof(*map); i++)
+        if (in->valid & map[i].theirs)
+            set->valid |= map[i].ours;
+    if (in->valid & FATTR_ATIME_NOW)
+        set->valid = (set->valid & ~(uint32_t)PL_SET_ATIME) | PL_SET_ATIME_NOW;
+    if (in->valid & FATTR_MTIME_NOW)
+        set->valid = (set->valid & ~(uint32_t)PL_SET_MTIME) | PL_SET_MTIME_NOW;
+}
+
+void fuse_kill_priv(struct fuse_req *r, struct pl_file *file, bool sgid_always)
+{
+    struct pl_attr a;
+    struct pl_call call; /* a writer who is not the owner may not chmod, so it is not in his name */
+    pl_call_init(&call, 0, 0);
+    if (pl_getattr(r->s->tree, &call, r->node, file, &a) == 0) {
+        uint32_t kill = 0;
+        if (S_ISREG(a.mode) && !sgid_always)
+            kill = a.mode & S_ISUID;
+        if (sgid_always || (S_ISREG(a.mode) && (a.mode & S_IXGRP)))
+            kill |= a.mode & S_ISGID;
+        struct pl_setattr set = {.valid = PL_SET_MODE, .mode = a.mode & 07777 & ~kill};
+        if (kill)
+            pl_setattr(r->s->tree, &call, r->node, file, &set, &a);
+    }
+    pl_call_done(&call);
+}
+
+int fuse_op_setattr(struct fuse_req *r)
+{
+    const struct fuse_setattr_in *in = &r->m.a.setattr;
+    struct pl_file *file = NULL;
+    struct pl_setattr set;
+    struct pl_attr attr;
+    map_setattr(in, &set);
+    if ((in->valid & FATTR_FH) && !(file = fuse_req_file(r, in->fh)))
+        return -EBADF;
+    int error = set.valid ? pl_setattr(r->s->tree, &r->call, r->node, file, &set, &attr) : 0;
+    if (error < 0)
+        return error;
+    if (in->valid & FATTR_KILL_SUIDGID)
+        fuse_kill_priv(r, file, false);
+    if (!set.valid || (in->valid & FATTR_KILL_SUIDGID))
+        error = pl_getattr(r->s->tree, &r->call, r->node, file, &attr);
+    return error < 0 ? error : fuse_reply_attr(r, &attr);
+}
+
+int fuse_op_access(struct fuse_req *r)
+{
+    int error = pl_access(r->s->tree, &r->call, r->node, (int)(r->m.a.access.mask & 7));
+    if (error < 0)
+        return error;
+    fuse_reply(r, NULL, 0);
+    return 0;
+}
+
+int fuse_op_readlink(struct fuse_req *r)
+{
+    char target[PL_PATH_MAX + 1];
+    int n = pl_readlink(r->s->tree, &r->call, r->node, target, PL_PATH_MAX);
+    if (n < 0)
+        return n;
+    fuse_reply(r, target, (size_t)n);
+    return 0;
+}
+
+int fuse_op_statfs(struct fuse_req *r)
+{
+    struct statfs st;
+    int error = pl_statfs(r->s->tree, &r->call, r->node, &st);
+    if (error < 0)
+        return error;
+    struct fuse_statfs_out out = {
+        .blocks = st.f_blocks,
+        .bfree = st.f_bfree,
+        .bavail = st.f_bavail,
+        .files = st.f_files,
+        .ffree = st.f_ffree,
+        .bsize = (uint32_t)st.f_bsize,
+        .namelen = (uint32_t)st.f_namelen,
+        .frsize = (uint32_t)(st.f_frsize ? st.f_frsize : st.f_bsize),
+    };
+    fuse_reply(r, &out, sizeof(out));
+    return 0;
+}
+
+int fuse_op_syncfs(struct fuse_req *r)
+{
+    int error = pl_syncfs(r->s->tree, &r->call, r->node);
+    if (error < 0)
+        return error;
+    fuse_reply(r, NULL, 0);
+    return 0;
+}
+
+/* ---- the dispatcher -------------------------------------------------------------------------- */
+
+static int op_destroy(struct fuse_req *r)
+{
+    fuse_reply(r, NULL, 0);
+    return 0;
+}
+
+static fuse_handler *const handlers[FUSE_OPCODE_END] = {
+    [FUSE_LOOKUP] = fuse_op_lookup,
+    [FUSE_GETATTR] = fuse_op_getattr,
+    [FUSE_SETATTR] = fuse_op_setattr,
+    [FUSE_READLINK] = fuse_op_readlink,
+    [FUSE_SYMLINK] = fuse_op_symlink,
+    [FUSE_MKNOD] = fuse_op_mknod,
+    [FUSE_MKDIR] = fuse_op_mkdir,
+    [FUSE_UNLINK] = fuse_op_unlink,
+    [FUSE_RMDIR] = fuse_op_rmdir,
+    [FUSE_RENAME] = fuse_op_rename,
+    [FUSE_LINK] = fuse_op_link,
+    [FUSE_OPEN] = fuse_op_open,
+    [FUSE_READ] = fuse_op_read,
+    [FUSE_WRITE] = fuse_op_write,
+    [FUSE_STATFS] = fuse_op_statfs,
+    [FUSE_RELEASE] = fuse_op_release,
+    [FUSE_FSYNC] = fuse_op_fsync,
+    [FUSE_SETXATTR] = fuse_op_setxattr,
+    [FUSE_GETXATTR] = fuse_op_getxattr,
+    [FUSE_LISTXATTR] = fuse_op_listxattr,
+    [FUSE_REMOVEXATTR] = fuse_op_removexattr,
+    [FUSE_FLUSH] = fuse_op_flush,
+    [FUSE_OPENDIR] = fuse_op_opendir,
+    [FUSE_READDIR] = fuse_op_readdir,
+    [FUSE_RELEASEDIR] = fuse_op_release,
+    [FUSE_FSYNCDIR] = fuse_op_fsync,
+    [FUSE_GETLK] = fuse_op_getlk,
+    [FUSE_SETLK] = fuse_op_setlk,
+    [FUSE_SETLKW] = fuse_op_setlk,
+    [FUSE_ACCESS] = fuse_op_access,
+    [FUSE_CREATE] = fuse_op_create,
+    [FUSE_DESTROY] = op_destroy,
+    [FUSE_IOCTL] = fuse_op_ioctl,
+    [FUSE_POLL] = fuse_op_poll,
+    [FUSE_FALLOCATE] = fuse_op_fallocate,
+    [FUSE_READDIRPLUS] = fuse_op_readdirplus,
+    [FUSE_RENAME2] = fuse_op_rename,
+    [FUSE_LSEEK] = fuse_op_lseek,
+    [FUSE_COPY_FILE_RANGE] = fuse_op_copy,
+    [FUSE_SYNCFS] = fuse_op_syncfs,
+    [FUSE_TMPFILE] = fuse_op_tmpfile,
+    [FUSE_STATX] = fuse_op_statx,
+    [FUSE_COPY_FILE_RANGE_64] = fuse_op_copy,
+};
+
+/* The supplementary groups of the caller: only /proc knows them. */
+static int load_groups(struct pl_call *call)
+{
+    char path[40], text[8192];
+    if (!call->pid)
+        return -ESRCH;
+    snprintf(path, sizeof(path), "/proc/%d/status", (int)call->pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    ssize_t n = read(fd, text, sizeof(text) - 1);
+    close(fd);
+    if (n < 0)
+        return -EIO;
+    text[n] = 0;
+    char *p = strstr(text, "\nGroups:");
+    if (!p)
+        return -EIO;
+    p += strlen("\nGroups:");
+    p[strcspn(p, "\n")] = 0;
+    size_t room = strlen(p) / 2 + 1;
+    gid_t *groups = malloc(room * sizeof(*groups));
+    if (!groups)
+        return -ENOMEM;
+    uint32_t count = 0;
+    for (char *end; count < room; p = end) {
+        unsigned long g = strtoul(p, &end, 10);
+        if (end == p)
+            break;
+        groups[count++] = (gid_t)g;
+    }
+    call->cred.groups = call->door = groups;
+    call->cred.ngroups = count;
+    return 0;
+}
+
+static void batch_forget(struct fuse_req *r)
+{
+    const char *p = r->m.data;
+    for (size_t i = 0; i < r->m.size; i += sizeof(struct fuse_forget_one)) {
+        struct fuse_forget_one one;
+        memcpy(&one, p + i, sizeof(one));
+        fuse_nodes_forget(r->s->nodes, one.nodeid, one.nlookup);
+    }
+}
+
+/* Requests that are not answered: true if it was one. */
+static bool silent(struct fuse_req *r)
+{
+    switch (r->m.h.opcode) {
+    case FUSE_FORGET:
+        fuse_nodes_forget(r->s->nodes, r->m.h.nodeid, r->m.a.forget.nlookup);
+        return true;
+    case FUSE_BATCH_FORGET:
+        batch_forget(r);
+        return true;
+    case FUSE_NOTIFY_REPLY: /* we ask for nothing */
+        return true;
+    default:
+        return false;
+    }
+}
+
+void fuse_handle(struct fuse_req *r, int decoded)
+{
+    struct stats *st = r->s->stats;
+    stats_add(&st->requests, 1);
+    if (decoded == 0 && silent(r))
+        return;
+    atomic_fetch_add_explicit(&st->waiting, 1, memory_order_relaxed);
+    r->node = NULL;
+    r->call.load_groups = load_groups;
+    int error = decoded == -ENOSYS ? FUSE_NEVER : decoded;
+    if (error == 0) {
+        fuse_handler *handler = handlers[r->m.h.opcode];
+        if (!handler)
+            error = FUSE_NEVER;
+        else if (r->m.h.opcode != FUSE_DESTROY &&
+                 !(r->node = fuse_nodes_get(r->s->nodes, r->m.h.nodeid)))
+            error = -ESTALE;
+        else
+            error = handler(r);
+    }
+    if (error < 0)
+        reply_error(r, error);
+    pl_node_unref(r->node);
+    free(r->call.door);
+    atomic_fetch_sub_explicit(&st->waiting, 1, memory_order_relaxed);
+}

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: MIT */
+/* The FUSE door's operations on names and directories. */
+#include "doors/fuse_door.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+static int reply_negative(struct fuse_req *r)
+{
+    struct fuse_valid v = r->s->negative;
+    if (!v.sec && !v.nsec)
+        return -ENOENT;
+    struct fuse_entry_out out = {.entry_valid = v.sec, .entry_valid_nsec = v.nsec};
+    fuse_reply(r, &out, sizeof(out));
+    return 0;
+}
+
+/* "." and ".." are asked by name only when a file handle (NFS, open_by_handle_at) is resolved. */
+static int lookup(struct fuse_req *r, struct pl_node **ret, struct pl_attr *attr)
+{
+    const char *name = r->m.name;
+    bool self = !strcmp(name, ".");
+    /* Of the root, which may be within the tree, ".." is itself. */
+    if (self || (r->m.h.nodeid == FUSE_ROOT_ID && !strcmp(name, ".."))) {
+        int error = pl_getattr(r->s->tree, &r->call, r->node, NULL, attr);
+        if (error == 0)
+            *ret = pl_node_ref(r->node);
+        return error;
+    }
+    return pl_lookup(r->s->tree, &r->call, r->node, name, ret, attr);
+}
+
+int fuse_op_lookup(struct fuse_req *r)
+{
+    struct pl_node *node;
+    struct pl_attr attr;
+    int error = lookup(r, &node, &attr);
+    if (error == -ENOENT)
+        return reply_negative(r);
+    return error < 0 ? error : fuse_reply_entry(r, node, &attr);
+}
+
+static int make(struct fuse_req *r, const struct pl_make *m)
+{
+    struct pl_node *node;
+    struct pl_attr attr;
+    int error = pl_make(r->s->tree, &r->call, r->node, r->m.name, m, &node, &attr);
+    return error < 0 ? error : fuse_reply_entry(r, node, &attr);
+}
+
+int fuse_op_mknod(struct fuse_req *r)
+{
+    const struct fuse_mknod_in *in = &r->m.a.mknod;
+    r->call.umask = in->umask & 0777;
+    struct pl_make m = {
+        .mode = in->mode,
+        .rdev_major = (in->rdev & 0xfff00) >> 8,
+        .rdev_minor = (in->rdev & 0xff) | (in->rdev >> 12 & 0xfff00),
+    };
+    return make(r, &m);
+}
+
+int fuse_op_mkdir(struct fuse_req *r)
+{
+    const struct fuse_mkdir_in *in = &r->m.a.mkdir;
+    r->call.umask = in->umask & 0777;
+    return make(r, &(struct pl_make){.mode = S_IFDIR | (in->mode & 07777)});
+}
+
+int fuse_op_symlink(struct fuse_req *r)
+{
+    return make(r, &(struct pl_make){.mode = S_IFLNK | 0777, .target = r->m.name2});
+}
+
+int fuse_op_link(struct fuse_req *r)
+{
+    struct pl_attr attr;
+    struct pl_node *node = fuse_nodes_get(r->s->nodes, r->m.a.link.oldnodeid);
+    if (!node)
+        return -ESTALE;
+    int error = pl_link(r->s->tree, &r->call, node, r->node, r->m.name, &attr);
+    if (error == 0)
+        return fuse_reply_entry(r, node, &attr);
+    pl_node_unref(node);
+    return error;
+}
+
+static int done(struct fuse_req *r, int error)
+{
+    if (error < 0)
+        return error;
+    fuse_reply(r, NULL, 0);
+    return 0;
+}
+
+int fuse_op_unlink(struct fuse_req *r)
+{
+    return done(r, pl_remove(r->s->tree, &r->call, r->node, r->m.name, 0));
+}
+
+int fuse_op_rmdir(struct fuse_req *r)
+{
+    return done(r, pl_remove(r->s->tree, &r->call, r->node, r->m.name, AT_REMOVEDIR));
+}
+
+int fuse_op_rename(struct fuse_req *r)
+{
+    const struct fuse_rename_in *in = &r->m.a.rename;
+    struct pl_node *newdir = fuse_nodes_get(r->s->nodes, in->newdir);
+    if (!newdir)
+        return -ESTALE;
+    int error = pl_rename(r->s->tree, &r->call, r->node, r->m.name, newdir, r->m.name2, in->flags);
+    pl_node_unref(newdir);
+    return done(r, error);
+}
+
+int fuse_op_opendir(struct fuse_req *r)
+{
+    struct pl_file *file;
+    int error = pl_open(r->s->tree, &r->call, r->node, O_RDONLY | O_DIRECTORY, &file);
+    return error < 0 ? error : fuse_reply_open(r, file, r->m.h.nodeid, NULL, NULL);
+}
+
+/* ---- reading directories --------------------------------------------------------------------- */
+
+struct listing {
+    char *buf;
+    size_t used, size, head; /* head: bytes before each entry, for its attributes */
+};
+
+static int fill(void *arg, const struct pl_dirent *ent)
+{
+    struct listing *l = arg;
+    size_t len = strlen(ent->name);
+    size_t need = FUSE_PAD(l->head + sizeof(struct fuse_dirent) + len);
+    if (need > l->size - l->used)
+        return 1;
+    struct fuse_dirent d = {
+        .ino = ent->ino ? ent->ino : UINT32_MAX, /* unknown, but 0 means a deleted entry */
+        .off = ent->next,
+        .namelen = (uint32_t)len,
+        .type = ent->type,
+    };
+    char *p = l->buf + l->used;
+    memset(p, 0, l->head);
+    memcpy(p + l->head, &d, sizeof(d));
+    memcpy(p + l->head + sizeof(d), ent->name, len);
+    memset(p + l->head + sizeof(d) + len, 0, need - l->head - sizeof(d) - len);
+    l->used += need;
+    return 0;
+}
+
+static int list(struct fuse_req *r, struct listing *l)
+{
+    const struct fuse_read_in *in = &r->m.a.read;
+    struct pl_file *file = fuse_req_file(r, in->fh);
+    if (!file)
+        return -EBADF;
+    if (in->size > r->bufsize)
+        return -EINVAL;
+    r->buf_used = true;
+    l->buf = r->buf;
+    l->size = in->size;
+    return pl_readdir(r->s->tree, &r->call, file, in->offset, fill, l);
+}
+
+int fuse_op_readdir(struct fuse_req *r)
+{
+    struct listing l = {0};
+    int error = list(r, &l);
+    if (error < 0)
+        return error;
+    fuse_reply(r, l.buf, l.used);
+    return 0;
+}
+
+/* Looks up one entry of a listing and puts its attributes before it; an entry without them (it is
+ * gone, it is "." or "..") the kernel just lists. */
+static void add_attributes(struct fuse_req *r, char *p, struct fuse_dirent *d)
+{
+    char name[PL_NAME_MAX + 1];
+    struct fuse_entry_out out = {0};
+    struct pl_node *node;
+    struct pl_attr attr;
+    if (d->namelen > PL_NAME_MAX)
+        return;
+    memcpy(name, p + sizeof(out) + sizeof(*d), d->namelen);
+    name[d->namelen] = 0;
+    if (!strcmp(name, ".") || !strcmp(name, ".."))
+        return;
+    if (pl_lookup(r->s->tree, &r->call, r->node, name, &node, &attr) < 0 ||
+        fuse_entry(r, node, &attr, &out) < 0)
+        return;
+    d->ino = attr.ino;
+    d->type = attr.mode >> 12 & 15;
+    memcpy(p, &out, sizeof(out));
+    memcpy(p + sizeof(out), d, sizeof(*d));
+}
+
+int fuse_op_readdirplus(struct fuse_req *r)
+{
+    struct listing l = {.head = sizeof(struct fuse_entry_out)};
+    int error = list(r, &l);
+    if (error < 0)
+        return error;
+    /* All that is in the buffer fits: what is looked up now reaches the kernel, or nothing does. */
+    struct fuse_dirent d;
+    for (size_t at = 0; at < l.used && pl_call_over(&r->call) == 0;
+         at += FUSE_PAD(l.head + sizeof(d) + d.namelen)) {
+        memcpy(&d, l.buf + at + l.head, sizeof(d));
+        add_attributes(r, l.buf + at, &d);
+    }
+    if (fuse_reply(r, l.buf, l.used) == 0)
+        return 0;
+    for (size_t at = 0; at < l.used; at += FUSE_PAD(l.head + sizeof(d) + d.namelen)) {
+        struct fuse_entry_out out;
+        memcpy(&d, l.buf + at + l.head, sizeof(d));
+        memcpy(&out, l.buf + at, sizeof(out));
+        if (out.nodeid)
+            fuse_nodes_forget(r->s->nodes, out.nodeid, 1);
+    }
+    return 0;
+}

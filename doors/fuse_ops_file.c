@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: MIT */
+/* The FUSE door's operations on open files. */
+#include "doors/fuse_door.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+
+/* What of open(2)'s flags a tree is told; the rest is the kernel's own business. */
+#define OPEN_FLAGS                                                                                 \
+    (O_ACCMODE | O_APPEND | O_TRUNC | O_NONBLOCK | O_DSYNC | O_SYNC | O_DIRECT | O_NOATIME)
+
+static int open_flags(struct fuse_req *r, uint32_t flags)
+{
+    int f = (int)(flags & OPEN_FLAGS);
+    if (r->s->flags & FUSE_WRITEBACK_CACHE) {
+        /* The kernel reads pages to write parts of them, and appends by itself. */
+        if ((f & O_ACCMODE) == O_WRONLY)
+            f = (f & ~O_ACCMODE) | O_RDWR;
+        f &= ~O_APPEND;
+    }
+    return f;
+}
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+/* Is what the kernel has cached of this node still good? */
+static bool unchanged(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
+                      const struct pl_attr *attr)
+{
+    struct pl_attr now;
+    uint32_t stamp = 0;
+    if (attr)
+        stamp = fuse_stamp(attr);
+    else if (!(r->s->tree->flags & PL_TREE_REMOTE) &&
+             pl_getattr(r->s->tree, &r->call, file->node, file, &now) == 0)
+        stamp = fuse_stamp(&now);
+    return fuse_nodes_opened(r->s->nodes, nodeid, stamp);
+}
+
+/* Must the kernel tell us of each close(2)? That costs a round trip as long as the open itself. A
+ * file open for reading has no errors to report; what is left are the POSIX locks of the process
+ * that closes it. So it is asked for only where such locks have been seen. What this gives up: a
+ * read lock set through a file that was open before the first lock of all goes with the last close
+ * of that file, if processes share it, and not with the first. */
+static bool needs_flush(struct fuse_req *r, struct pl_file *file, uint64_t nodeid)
+{
+    if ((file->flags & O_ACCMODE) != O_RDONLY)
+        return true;
+    return (r->s->flags & FUSE_POSIX_LOCKS) && fuse_nodes_locked(r->s->nodes, nodeid);
+}
+
+/* How the kernel is to treat the open file. The place for passthrough, when it comes. */
+static uint32_t treatment(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
+                          const struct pl_attr *attr)
+{
+    const struct fuse_sess *s = r->s;
+    bool caches = !(s->tree->flags & PL_TREE_GENERATED);
+    if (file->node->fmt == S_IFDIR) {
+        if (!s->cache_dirs)
+            return 0;
+        return FOPEN_CACHE_DIR | (unchanged(r, file, nodeid, attr) ? FOPEN_KEEP_CACHE : 0);
+    }
+    uint32_t flags = needs_flush(r, file, nodeid) ? 0 : FOPEN_NOFLUSH;
+    if (file->stream)
+        flags |= FOPEN_STREAM | FOPEN_NONSEEKABLE | FOPEN_DIRECT_IO;
+    else if (file->direct)
+        flags |= FOPEN_DIRECT_IO;
+    else if (s->opts.direct_io)
+        flags |= FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
+    else if (caches && unchanged(r, file, nodeid, attr))
+        flags |= FOPEN_KEEP_CACHE;
+    return flags;
+}
+
+int fuse_reply_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
+                    const struct pl_attr *attr, const struct fuse_entry_out *entry)
+{
+    struct fuse_open_out out = {.open_flags = treatment(r, file, nodeid, attr)};
+    int sent = -ENOMEM;
+    out.fh = fuse_files_add(r->s->files, file);
+    if (out.fh)
+        sent = entry ? fuse_reply2(r, entry, sizeof(*entry), &out, sizeof(out))
+                     : fuse_reply(r, &out, sizeof(out));
+    if (sent == 0)
+        return 0;
+    /* The kernel knows neither the file nor the entry. */
+    struct fuse_file gone;
+    fuse_files_del(r->s->files, out.fh, &gone);
+    pl_close(r->s->tree, &r->call, file);
+    if (entry)
+        fuse_nodes_forget(r->s->nodes, entry->nodeid, 1);
+    return out.fh ? 0 : -ENOMEM;
+}
+
+int fuse_op_open(struct fuse_req *r)
+{
+    const struct fuse_open_in *in = &r->m.a.open;
+    struct pl_file *file;
+    int flags = open_flags(r, in->flags);
+    int error = pl_open(r->s->tree, &r->call, r->node, flags, &file);
+    if (error == -EACCES && flags != (int)(in->flags & OPEN_FLAGS)) /* may write but not read */
+        error = pl_open(r->s->tree, &r->call, r->node, (int)(in->flags & OPEN_FLAGS), &file);
+    if (error < 0)
+        return error;
+    if ((in->flags & O_TRUNC) && (in->open_flags & FUSE_OPEN_KILL_SUIDGID))
+        fuse_kill_priv(r, file, false);
+    return fuse_reply_open(r, file, r->m.h.nodeid, NULL, NULL);
+}
+
+/* Answers CREATE and TMPFILE. */
+static int reply_created(struct fuse_req *r, struct pl_node *node, const struct pl_attr *attr,
+                         struct pl_file *file)
+{
+    struct fuse_entry_out entry;
+    int error = fuse_entry(r, node, attr, &entry);
+    if (error == 0)
+        return fuse_reply_open(r, file, entry.nodeid, attr, &entry);
+    pl_close(r->s->tree, &r->call, file);
+    return error;
+}
+
+int fuse_op_create(struct fuse_req *r)
+{
+    const struct fuse_create_in *in = &r->m.a.create;
+    struct pl_node *node;
+    struct pl_attr attr;
+    struct pl_file *file;
+    r->call.umask = in->umask & 0777;
+    int flags = open_flags(r, in->flags) | (int)(in->flags & O_EXCL) | O_CREAT;
+    int error = pl_create(r->s->tree, &r->call, r->node, r->m.name, flags, in->mode & 07777, &node,
+                          &attr, &file);
+    return error < 0 ? error : reply_created(r, node, &attr, file);
+}
+
+int fuse_op_tmpfile(struct fuse_req *r)
+{
+    const struct fuse_create_in *in = &r->m.a.create;
+    struct pl_node *node;
+    struct pl_attr attr;
+    struct pl_file *file;
+    if (!pl_tree_has(r->s->tree, PL_OP_tmpfile))
+        return FUSE_NEVER;
+    r->call.umask = in->umask & 0777;
+    int flags = open_flags(r, in->flags) | (int)(in->flags & O_EXCL);
+    int error =
+        pl_tmpfile(r->s->tree, &r->call, r->node, flags, in->mode & 07777, &node, &attr, &file);
+    return error < 0 ? error : reply_created(r, node, &attr, file);
+}
+
+/* ---- bytes ----------------------------------------------------------------------------------- */
+
+/* Reads of a stream wait: into memory of their own, so that the transport has its buffer back. */
+static int read_stream(struct fuse_req *r, struct pl_file *file)
+{
+    const struct fuse_read_in *in = &r->m.a.read;
+    if ((in->flags & O_NONBLOCK) || r->crowded) {
+        int ready = pl_poll(r->s->tree, &r->call, file, NULL);
+        if (ready < 0 || !(ready & (POLLIN | POLLHUP | POLLERR)))
+            return ready < 0 ? ready : -EAGAIN;
+    }
+    char *buf = malloc(in->size ? in->size : 1);
+    if (!buf)
+        return -ENOMEM;
+    ssize_t n = pl_read(r->s->tree, &r->call, file, buf, in->size, in->offset);
+    if (n >= 0) {
+        stats_add(&r->s->stats->bytes_read, (uint64_t)n);
+        fuse_reply(r, buf, (size_t)n);
+    }
+    free(buf);
+    return n < 0 ? (int)n : 0;
+}
+
+int fuse_op_read(struct fuse_req *r)
+{
+    const struct fuse_read_in *in = &r->m.a.read;
+    struct pl_file *file = fuse_req_file(r, in->fh);
+    if (!file)
+        return -EBADF;
+    if (in->size > r->bufsize)
+        return -EINVAL;
+    if (file->stream)
+        return read_stream(r, file);
+    r->buf_used = true;
+    ssize_t n = pl_read(r->s->tree, &r->call, file, r->buf, in->size, in->offset);
+    if (n < 0)
+        return (int)n;
+    stats_add(&r->s->stats->bytes_read, (uint64_t)n);
+    fuse_reply(r, r->buf, (size_t)n);
+    return 0;
+}
+
+int fuse_op_write(struct fuse_req *r)
+{
+    const struct fuse_write_in *in = &r->m.a.write;
+    struct pl_file *file = fuse_req_file(r, in->fh);
+    if (!file)
+        return -EBADF;
+    ssize_t n = pl_write(r->s->tree, &r->call, file, r->m.data, r->m.size, in->offset);
+    if (n < 0)
+        return (int)n;
+    if (in->write_flags & FUSE_WRITE_KILL_SUIDGID)
+        fuse_kill_priv(r, file, false);
+    stats_add(&r->s->stats->bytes_written, (uint64_t)n);
+    struct fuse_write_out out = {(uint32_t)n, 0};
+    fuse_reply(r, &out, sizeof(out));
+    return 0;
+}
+
+int fuse_op_copy(struct fuse_req *r)
+{
+    const struct fuse_copy_in *in = &r->m.a.copy;
+    struct pl_file *from = fuse_req_file(r, in->fh_in), *to = fuse_req_file(r, in->fh_out);
+    bool wide = r->m.h.opcode == FUSE_COPY_FILE_RANGE_64;
+    if (!from || !to)
+        return -EBADF;
+    if (in->flags)
+        return -EINVAL;
+    uint64_t most = wide ? 1ull << 40 : 0x7ffff000; /* the old reply has 32 bits */
+    ssize_t n = pl_copy(r->s->tree, &r->call, from, in->off_in, to, in->off_out,
+                        in->len < most ? in->len : most);
+    if (n < 0)
+        return (int)n;
+    stats_add(&r->s->stats->bytes_written, (uint64_t)n);
+    if (wide)
+        fuse_reply(r, &(struct fuse_copy_out){(uint64_t)n}, sizeof(struct fuse_copy_out));
+    else
+        fuse_reply(r, &(struct fuse_write_out){(uint32_t)n, 0}, sizeof(struct fuse_write_out));
+    return 0;
+}
+
+/* ---- the rest -------------------------------------------------------------------------------- */
+
+static int done(struct fuse_req *r, int error)
+{
+    if (error < 0)
+        return error;
+    fuse_reply(r, NULL, 0);
+    return 0;
+}
+
+int fuse_op_flush(struct fuse_req *r)
+{
+    if (!pl_tree_has(r->s->tree, PL_OP_flush) && !(r->s->flags & FUSE_POSIX_LOCKS))
+        return FUSE_NEVER;
+    struct pl_file *file = fuse_req_file(r, r->m.a.flush.fh);
+    if (!file)
+        return -EBADF;
+    return done(r, pl_flush(r->s->tree, &r->call, file, r->m.a.flush.lock_owner));
+}
+
+int fuse_op_release(struct fuse_req *r)
+{
+    const struct fuse_release_in *in = &r->m.a.release;
+    struct fuse_file f;
+    if (!fuse_files_del(r->s->files, in->fh, &f))
+        return -EBADF;
+    if (in->release_flags & FUSE_RELEASE_FLOCK_UNLOCK) {
+        struct pl_lock lock = {
+            .type = F_UNLCK, .flock = true, .owner = in->lock_owner, .end = INT64_MAX};
+        pl_lock(r->s->tree, &r->call, f.file, &lock);
+    }
+    pl_close(r->s->tree, &r->call, f.file);
+    fuse_poll_free(f.poll);
+    fuse_reply(r, NULL, 0);
+    return 0;
+}
+
+int fuse_op_fsync(struct fuse_req *r)
+{
+    if (!pl_tree_has(r->s->tree, PL_OP_fsync))
+        return FUSE_NEVER;
+    struct pl_file *file = fuse_req_file(r, r->m.a.fsync.fh);
+    if (!file)
+        return -EBADF;
+    bool data_only = r->m.a.fsync.flags & FUSE_FSYNC_FDATASYNC;
+    return done(r, pl_fsync(r->s->tree, &r->call, file, data_only));
+}
+
+int fuse_op_fallocate(struct fuse_req *r)
+{
+    const struct fuse_fallocate_in *in = &r->m.a.fallocate;
+    if (!pl_tree_has(r->s->tree, PL_OP_fallocate))
+        return FUSE_NEVER;
+    struct pl_file *file = fuse_req_file(r, in->fh);
+    if (!file)
+        return -EBADF;
+    return done(r, pl_fallocate(r->s->tree, &r->call, file, (int)in->mode, in->offset, in->length));
+}
+
+int fuse_op_lseek(struct fuse_req *r)
+{
+    const struct fuse_lseek_in *in = &r->m.a.lseek;
+    struct pl_file *file = fuse_req_file(r, in->fh);
+    if (!file)
+        return -EBADF;
+    int64_t off = pl_seek(r->s->tree, &r->call, file, in->offset, (int)in->whence);
+    if (off < 0)
+        return (int)off;
+    struct fuse_lseek_out out = {(uint64_t)off};
+    fuse_reply(r, &out, sizeof(out));
+    return 0;
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the kernel knows of us: nodes by nodeid, open files by handle. Both are indices into tables,
+ * never addresses, so that a successor can rebuild them (index, generation, lookup count, key).
+ */
+#ifndef DOORS_FUSE_TABLE_H
+#define DOORS_FUSE_TABLE_H
+
+#include <plenum/tree.h>
+
+/* ---- nodes ---- */
+struct fuse_nodes;
+
+/* A table whose nodeid 1 is `root` (takes over the reference, also when it fails). NULL: no memory.
+ */
+struct fuse_nodes *fuse_nodes_new(struct pl_node *root);
+/* Drops every reference that is left. */
+void fuse_nodes_free(struct fuse_nodes *tab);
+
+/* The node with a reference added, or NULL if the kernel should not know that nodeid. */
+struct pl_node *fuse_nodes_get(struct fuse_nodes *tab, uint64_t nodeid);
+/* Counts one lookup of `node` (takes over the reference), whose attributes with this stamp the
+ * kernel is about to be told: its nodeid, new or the one it had. 0: no memory, nothing counted. */
+uint64_t fuse_nodes_learn(struct fuse_nodes *tab, struct pl_node *node, uint32_t stamp,
+                          uint64_t *ret_generation);
+/* Takes back `n` lookups; at zero the node is dropped, and its nodeid used again with another
+ * generation. */
+void fuse_nodes_forget(struct fuse_nodes *tab, uint64_t nodeid, uint64_t n);
+/* Nodes known, the root included. */
+size_t fuse_nodes_count(struct fuse_nodes *tab);
+
+/* A digest of what tells that an object's content changed. Never 0. */
+uint32_t fuse_stamp(const struct pl_attr *attr);
+/* The kernel was told attributes with this stamp. */
+void fuse_nodes_told(struct fuse_nodes *tab, uint64_t nodeid, uint32_t stamp);
+/* The node is being opened (stamp 0: as last told): true when nothing changed since it was last
+ * opened, so that what the kernel cached is good. */
+bool fuse_nodes_opened(struct fuse_nodes *tab, uint64_t nodeid, uint32_t stamp);
+
+/* A POSIX lock is about to be set on the node; and: has one ever been? */
+void fuse_nodes_lock(struct fuse_nodes *tab, uint64_t nodeid);
+bool fuse_nodes_locked(struct fuse_nodes *tab, uint64_t nodeid);
+
+/* ---- open files ---- */
+struct fuse_files;
+
+struct fuse_poll; /* of fuse_ops_misc.c: the kernel waits for this file to become ready */
+
+struct fuse_file {
+    struct pl_file *file;
+    struct fuse_poll *poll;
+    uint32_t generation, next_free;
+};
+
+struct fuse_files *fuse_files_new(void);
+/* The table only: the files must have been taken out before. */
+void fuse_files_free(struct fuse_files *tab);
+/* A handle for the file; 0 when out of memory. Handles are never 0. */
+uint64_t fuse_files_add(struct fuse_files *tab, struct pl_file *file);
+/* The entry, which stays where it is until it is taken out; NULL: no such handle. */
+struct fuse_file *fuse_files_get(struct fuse_files *tab, uint64_t fh);
+/* Takes the entry out into `ret`: false if there is none. */
+bool fuse_files_del(struct fuse_files *tab, uint64_t fh, struct fuse_file *ret);
+/* Takes out the next entry, `cursor` starting at 0: false when there is none left. */
+bool fuse_files_pop(struct fuse_files *tab, uint32_t *cursor, struct fuse_file *ret);
+
+#endif

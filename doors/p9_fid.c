@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: MIT */
+/* The fids of a session: see p9_door.h. */
+#include "doors/p9_door.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- fids ---- */
+
+struct p9d_fid *p9d_fid_new(struct p9d_session *s, struct p9d_attach *at, struct pl_node *node,
+                            struct pl_node *parent, const char *name)
+{
+    struct p9d_fid *fid = calloc(1, sizeof(*fid));
+    if (!fid)
+        return NULL;
+    if (parent && name && !(fid->name = strdup(name))) {
+        free(fid);
+        return NULL;
+    }
+    atomic_init(&fid->refs, 1);
+    fid->session = s;
+    fid->at = at;
+    atomic_fetch_add(&at->refs, 1);
+    fid->node = pl_node_ref(node);
+    fid->parent = fid->name ? pl_node_ref(parent) : NULL;
+    return fid;
+}
+
+struct p9d_fid *p9d_fid_clone(struct p9d_fid *fid)
+{
+    char name[LIMIT_NAME + 1];
+    struct pl_node *parent = NULL;
+    pthread_mutex_lock(&fid->session->mutex);
+    if (fid->name) {
+        strcpy(name, fid->name);
+        parent = pl_node_ref(fid->parent);
+    }
+    pthread_mutex_unlock(&fid->session->mutex);
+    struct p9d_fid *copy =
+        p9d_fid_new(fid->session, fid->at, fid->node, parent, parent ? name : NULL);
+    pl_node_unref(parent);
+    return copy;
+}
+
+struct pl_file *p9d_file(struct p9d_fid *fid)
+{
+    return atomic_load_explicit(&fid->file, memory_order_acquire);
+}
+
+struct p9d_xattr *p9d_xattr(struct p9d_fid *fid)
+{
+    return atomic_load_explicit(&fid->xattr, memory_order_acquire);
+}
+
+static void fid_free(struct p9d_fid *fid)
+{
+    struct p9d_attach *at = fid->at;
+    struct pl_file *file = p9d_file(fid);
+    if (file) {
+        struct pl_call call;
+        pl_call_init(&call, 0, 0);
+        p9d_act_as(&call, at);
+        p9d_unlock_all(&call, fid, file);
+        pl_close(at->tree, &call, file);
+        pl_call_done(&call);
+    }
+    if (p9d_xattr(fid))
+        p9d_xattr_free(fid->session, p9d_xattr(fid));
+    pl_node_unref(fid->node);
+    pl_node_unref(fid->parent);
+    p9d_attach_unref(at);
+    free(fid->name);
+    free(fid);
+}
+
+void p9d_fid_unref(struct p9d_fid *fid)
+{
+    if (fid && atomic_fetch_sub_explicit(&fid->refs, 1, memory_order_acq_rel) == 1)
+        fid_free(fid);
+}
+
+/* ---- the table ---- */
+
+static struct p9d_fid *find(struct p9d_session *s, uint32_t num)
+{
+    struct p9d_fid *fid;
+    HASH_FIND(hh, s->fids, &num, sizeof(num), fid);
+    return fid;
+}
+
+struct p9d_fid *p9d_fid_get(struct p9d_session *s, uint32_t num)
+{
+    pthread_mutex_lock(&s->mutex);
+    struct p9d_fid *fid = find(s, num);
+    if (fid)
+        atomic_fetch_add_explicit(&fid->refs, 1, memory_order_relaxed);
+    pthread_mutex_unlock(&s->mutex);
+    return fid;
+}
+
+struct p9d_fid *p9d_fid_take(struct p9d_session *s, uint32_t num)
+{
+    pthread_mutex_lock(&s->mutex);
+    struct p9d_fid *fid = find(s, num);
+    if (fid)
+        HASH_DEL(s->fids, fid);
+    pthread_mutex_unlock(&s->mutex);
+    return fid;
+}
+
+int p9d_fid_put(struct p9d_session *s, uint32_t num, struct p9d_fid *old, struct p9d_fid *fid)
+{
+    int r = 0;
+    fid->num = num;
+    pthread_mutex_lock(&s->mutex);
+    if (find(s, num) != old)
+        r = -EBADF;
+    else if (!old && HASH_COUNT(s->fids) >= LIMIT_FIDS)
+        r = -EMFILE;
+    if (r == 0 && old)
+        HASH_DEL(s->fids, old);
+    if (r == 0)
+        HASH_ADD(hh, s->fids, num, sizeof(fid->num), fid);
+    pthread_mutex_unlock(&s->mutex);
+    p9d_fid_unref(r == 0 ? old : fid);
+    return r;
+}
+
+void p9d_drop_all(struct p9d_session *s)
+{
+    for (;;) {
+        pthread_mutex_lock(&s->mutex);
+        struct p9d_fid *fid = s->fids;
+        if (fid)
+            HASH_DEL(s->fids, fid);
+        pthread_mutex_unlock(&s->mutex);
+        if (!fid)
+            return;
+        p9d_fid_unref(fid);
+    }
+}

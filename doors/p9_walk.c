@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: MIT */
+/* Finding files and asking about them. */
+#include "doors/p9_door.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+
+struct p9_qid p9d_qid(const struct pl_attr *attr)
+{
+    uint64_t v = attr->version;
+    if (!v)
+        v = (uint64_t)attr->mtime.tv_sec * 1000000000u + (uint64_t)attr->mtime.tv_nsec + attr->size;
+    return (struct p9_qid){
+        .type = S_ISDIR(attr->mode)   ? P9_QTDIR
+                : S_ISLNK(attr->mode) ? P9_QTSYMLINK
+                                      : P9_QTFILE,
+        .version = (uint32_t)(v ^ v >> 32),
+        .path = attr->ino,
+    };
+}
+
+void p9d_fill_attr(struct p9_attr *out, const struct pl_attr *a)
+{
+    *out = (struct p9_attr){
+        .valid = P9_GETATTR_BASIC,
+        .qid = p9d_qid(a),
+        .mode = a->mode,
+        .uid = a->uid,
+        .gid = a->gid,
+        .nlink = a->nlink,
+        .rdev = makedev(a->rdev_major, a->rdev_minor),
+        .size = a->size,
+        .blksize = a->blksize,
+        .blocks = a->blocks,
+        .atime_sec = (uint64_t)a->atime.tv_sec,
+        .atime_nsec = (uint64_t)a->atime.tv_nsec,
+        .mtime_sec = (uint64_t)a->mtime.tv_sec,
+        .mtime_nsec = (uint64_t)a->mtime.tv_nsec,
+        .ctime_sec = (uint64_t)a->ctime.tv_sec,
+        .ctime_nsec = (uint64_t)a->ctime.tv_nsec,
+    };
+    if (a->btime.tv_sec || a->btime.tv_nsec) {
+        out->valid |= P9_GETATTR_BTIME;
+        out->btime_sec = (uint64_t)a->btime.tv_sec;
+        out->btime_nsec = (uint64_t)a->btime.tv_nsec;
+    }
+    if (a->version) {
+        out->valid |= P9_GETATTR_DATA_VERSION;
+        out->data_version = a->version;
+    }
+}
+
+int p9d_name_ok(const char *name)
+{
+    size_t n = name ? strlen(name) : 0;
+    if (n == 0)
+        return -ENOENT;
+    if (n > LIMIT_NAME)
+        return -ENAMETOOLONG;
+    return strchr(name, '/') || !strcmp(name, ".") || !strcmp(name, "..") ? -EINVAL : 0;
+}
+
+int p9d_dir_ok(const struct p9d_fid *fid)
+{
+    if (p9d_xattr((struct p9d_fid *)fid))
+        return -EBADF;
+    return S_ISDIR(fid->node->fmt) ? 0 : -ENOTDIR;
+}
+
+/* ---- walking ---- */
+
+/* A walk under way: the node reached so far, with a reference, and how. */
+struct walk {
+    struct pl_node *node, *parent;
+    const char *name; /* in parent; NULL when it was reached by ".." */
+    bool moved;       /* false: still at the fid */
+};
+
+static void walk_end(struct walk *w)
+{
+    pl_node_unref(w->node);
+    pl_node_unref(w->parent);
+}
+
+/* A directory that was moved out of what is exported would lead up and out of it: what ".." found
+ * must have the root above it. */
+static int check_beneath(struct p9d_op *op, struct p9d_attach *at, struct pl_node *found)
+{
+    struct pl_node *node = pl_node_ref(found), *up;
+    struct pl_attr attr;
+    int r = 0;
+    while (r == 0 && node != at->root) {
+        r = pl_lookup(at->tree, op->call, node, "..", &up, &attr);
+        if (r == 0) {
+            if (up == node)
+                r = -EACCES;
+            pl_node_unref(node);
+            node = up;
+        }
+    }
+    pl_node_unref(node);
+    return r;
+}
+
+static int step_up(struct p9d_op *op, struct walk *w, struct pl_attr *attr)
+{
+    struct p9d_attach *at = op->fid->at;
+    struct pl_node *up;
+    int r;
+    if (w->node == at->root) {
+        if ((r = pl_getattr(at->tree, op->call, w->node, NULL, attr)) < 0)
+            return r;
+        up = pl_node_ref(w->node);
+    } else {
+        r = pl_lookup(at->tree, op->call, w->node, "..", &up, attr);
+        if (r == 0 && at->beneath && (r = check_beneath(op, at, up)) < 0)
+            pl_node_unref(up);
+        if (r < 0)
+            return r;
+    }
+    walk_end(w);
+    *w = (struct walk){.node = up, .moved = true};
+    return 0;
+}
+
+static int step(struct p9d_op *op, struct walk *w, const char *name, struct pl_attr *attr)
+{
+    struct pl_node *next;
+    if (!S_ISDIR(w->node->fmt))
+        return -ENOTDIR;
+    if (!strcmp(name, ".."))
+        return step_up(op, w, attr);
+    int r = p9d_name_ok(name);
+    if (r == 0)
+        r = pl_lookup(op->fid->at->tree, op->call, w->node, name, &next, attr);
+    if (r < 0)
+        return r;
+    pl_node_unref(w->parent);
+    *w = (struct walk){.node = next, .parent = w->node, .name = name, .moved = true};
+    return 0;
+}
+
+/* The fid of where the walk ended becomes what the op made. */
+static int make_fid(struct p9d_op *op, const struct walk *w)
+{
+    op->made = w->moved ? p9d_fid_new(op->session, op->fid->at, w->node, w->parent, w->name)
+                        : p9d_fid_clone(op->fid);
+    return op->made ? 0 : -ENOMEM;
+}
+
+int p9d_walk(struct p9d_op *op)
+{
+    const struct p9_msg *in = op->in;
+    struct walk w = {.node = pl_node_ref(op->fid->node)};
+    struct pl_attr attr;
+    int r = p9d_xattr(op->fid) ? -EBADF : 0;
+    uint16_t i = 0;
+    for (; r == 0 && i < in->nwname; i++) {
+        r = step(op, &w, in->wname[i].len ? in->wname[i].s : "", &attr);
+        if (r < 0)
+            break;
+        op->out->wqid[i] = p9d_qid(&attr);
+    }
+    op->out->nwqid = i;
+    if (r == 0)
+        r = make_fid(op, &w);
+    else if (i > 0)
+        r = 0; /* a later name: the qids so far, and no fid */
+    walk_end(&w);
+    return r;
+}
+
+int p9d_lookup(struct p9d_op *op)
+{
+    struct walk w = {.node = pl_node_ref(op->fid->node)};
+    struct pl_attr attr;
+    int r = p9d_dir_ok(op->fid);
+    if (r == 0)
+        r = step(op, &w, op->in->name.len ? op->in->name.s : "", &attr);
+    if (r == 0) {
+        p9d_fill_attr(&op->out->attr, &attr);
+        if (op->in->newfid != P9_NOFID)
+            r = make_fid(op, &w);
+    }
+    walk_end(&w);
+    return r;
+}
+
+/* ---- attributes ---- */
+
+int p9d_getattr(struct p9d_op *op)
+{
+    struct pl_attr attr;
+    struct p9d_fid *fid = op->fid;
+    if (p9d_xattr(fid))
+        return -EBADF;
+    int r = pl_getattr(fid->at->tree, op->call, fid->node, p9d_file(fid), &attr);
+    if (r == 0)
+        p9d_fill_attr(&op->out->attr, &attr);
+    return r;
+}
+
+static int get_time(struct timespec *ret, uint64_t sec, uint64_t nsec)
+{
+    if (nsec >= 1000000000)
+        return -EINVAL; /* or it might pass for UTIME_NOW */
+    *ret = (struct timespec){(time_t)sec, (long)nsec};
+    return 0;
+}
+
+static int get_setattr(const struct p9_setattr *in, struct pl_setattr *set)
+{
+    uint32_t v = in->valid;
+    int r = 0;
+    *set = (struct pl_setattr){
+        .mode = in->mode & 07777, .uid = in->uid, .gid = in->gid, .size = in->size};
+    if (v & ~(uint32_t)0x1ff)
+        return -EINVAL;
+    if (v & P9_SETATTR_MODE)
+        set->valid |= PL_SET_MODE;
+    if (v & P9_SETATTR_UID)
+        set->valid |= PL_SET_UID;
+    if (v & P9_SETATTR_GID)
+        set->valid |= PL_SET_GID;
+    if (v & P9_SETATTR_SIZE)
+        set->valid |= PL_SET_SIZE;
+    if (v & P9_SETATTR_CTIME) {
+        set->valid |= PL_SET_CTIME;
+        clock_gettime(CLOCK_REALTIME, &set->ctime);
+    }
+    if (v & P9_SETATTR_ATIME)
+        set->valid |= v & P9_SETATTR_ATIME_SET ? PL_SET_ATIME : PL_SET_ATIME_NOW;
+    if (v & P9_SETATTR_MTIME)
+        set->valid |= v & P9_SETATTR_MTIME_SET ? PL_SET_MTIME : PL_SET_MTIME_NOW;
+    if (set->valid & PL_SET_ATIME)
+        r = get_time(&set->atime, in->atime_sec, in->atime_nsec);
+    if (r == 0 && (set->valid & PL_SET_MTIME))
+        r = get_time(&set->mtime, in->mtime_sec, in->mtime_nsec);
+    return r;
+}
+
+int p9d_setattr(struct p9d_op *op)
+{
+    struct pl_setattr set;
+    struct pl_attr attr;
+    struct p9d_fid *fid = op->fid;
+    if (p9d_xattr(fid))
+        return -EBADF;
+    int r = get_setattr(&op->in->set, &set);
+    if (r < 0)
+        return r;
+    /* A file that is open for reading is no help in truncating it, and need not stand in the way:
+     * Linux sends truncate(2) on whatever fid it has. */
+    struct pl_file *file = p9d_file(fid);
+    if (file && (set.valid & PL_SET_SIZE) && (file->flags & O_ACCMODE) == O_RDONLY)
+        file = NULL;
+    return pl_setattr(fid->at->tree, op->call, fid->node, file, &set, &attr);
+}
+
+int p9d_readlink(struct p9d_op *op)
+{
+    char *target = p9_req_alloc(op->req, PL_PATH_MAX + 1);
+    if (!target)
+        return -ENOMEM;
+    if (p9d_xattr(op->fid))
+        return -EBADF;
+    int n = pl_readlink(op->fid->at->tree, op->call, op->fid->node, target, PL_PATH_MAX);
+    if (n < 0)
+        return n;
+    op->out->target = (struct p9_str){(uint16_t)n, target};
+    return 0;
+}
+
+int p9d_statfs(struct p9d_op *op)
+{
+    struct statfs st;
+    if (p9d_xattr(op->fid))
+        return -EBADF;
+    int r = pl_statfs(op->fid->at->tree, op->call, op->fid->node, &st);
+    if (r < 0)
+        return r;
+    uint64_t fsid = 0;
+    memcpy(&fsid, &st.f_fsid, sizeof(fsid) < sizeof(st.f_fsid) ? sizeof(fsid) : sizeof(st.f_fsid));
+    op->out->statfs = (struct p9_statfs){
+        .type = (uint32_t)st.f_type,
+        .bsize = (uint32_t)st.f_bsize,
+        .blocks = st.f_blocks,
+        .bfree = st.f_bfree,
+        .bavail = st.f_bavail,
+        .files = st.f_files,
+        .ffree = st.f_ffree,
+        .fsid = fsid,
+        .namelen = (uint32_t)st.f_namelen,
+    };
+    return 0;
+}

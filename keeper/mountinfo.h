@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: MIT */
+/* /proc/self/mountinfo. Reading it never touches a mounted file system. Inside keeper/. */
+#ifndef KEEPER_MOUNTINFO_H
+#define KEEPER_MOUNTINFO_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+/* One mount; the strings are unescaped and live as long as the call back. */
+struct mountinfo {
+    int id, parent;
+    dev_t dev;
+    char *point, *type, *source;
+};
+
+/* Takes a line apart (in place); false for a line of another shape. */
+bool mountinfo_parse(char *line, struct mountinfo *ret);
+
+/* Calls fn for each mount, the later mounted after the earlier; stops when it returns non-zero and
+ * returns that; a negative errno when the file cannot be read. */
+int mountinfo_each(int (*fn)(void *arg, const struct mountinfo *m), void *arg);
+
+#endif

@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: MIT */
+/* The 9P source: attaching, the users of a tree, and its table. The design is in p9_tree.h. */
+#include "base/text.h"
+#include "channel/channel.h"
+#include "sources/p9_tree.h"
+#include <errno.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+/* ---- users ---- */
+
+int p9s_attach(struct p9s_tree *t, struct pl_call *call, const char *uname, uint32_t n_uname,
+               uint32_t *ret_fid, struct p9_qid *qid)
+{
+    struct p9_answer a;
+    int r = p9s_new_fid(t, ret_fid);
+    if (r < 0)
+        return r;
+    struct p9_msg m = {.type = P9_Tattach,
+                       .fid = *ret_fid,
+                       .afid = P9_NOFID,
+                       .uname = p9_str(uname),
+                       .aname = p9_str(t->aname),
+                       .n_uname = n_uname};
+    r = p9s_ask(t, call, &m, &a);
+    if (r == 0)
+        *qid = a.r.qid;
+    else
+        p9s_drop_fid(t, *ret_fid, r);
+    p9_answer_free(&a);
+    return r;
+}
+
+/* Servers that know users by name get one where there is one. */
+static char *name_of(uid_t uid)
+{
+    char buf[4096];
+    struct passwd pw, *found = NULL;
+    if (getpwuid_r(uid, &pw, buf, sizeof(buf), &found) != 0 || !found)
+        return strdup("");
+    return strdup(pw.pw_name);
+}
+
+static const struct p9s_user *find_user(struct p9s_tree *t, uid_t uid)
+{
+    const struct p9s_user *u;
+    pthread_mutex_lock(&t->mutex);
+    for (u = t->users; u && u->uid != uid; u = u->next)
+        ;
+    pthread_mutex_unlock(&t->mutex);
+    return u;
+}
+
+static int add_user(struct p9s_tree *t, struct pl_call *call, uid_t uid,
+                    const struct p9s_user **ret)
+{
+    struct p9s_user *u = calloc(1, sizeof(*u)), *other;
+    char *name = name_of(uid);
+    struct p9_qid qid;
+    int r = u && name ? p9s_attach(t, call, name, uid, &u->root, &qid) : -ENOMEM;
+    free(name);
+    if (r == 0 && !p9s_is(t->root, &qid)) { /* this user starts elsewhere: not our tree */
+        p9_clunk_later(t->conn, u->root);
+        r = -EACCES;
+    }
+    if (r < 0) {
+        free(u);
+        return r == -EPERM || r == -ENOENT ? -EACCES : r;
+    }
+    u->uid = uid;
+    pthread_mutex_lock(&t->mutex);
+    for (other = t->users; other && other->uid != uid; other = other->next)
+        ;
+    bool full = !other && t->nusers >= LIMIT_USERS;
+    if (!other && !full) {
+        u->next = t->users;
+        t->users = u;
+        t->nusers++;
+    }
+    pthread_mutex_unlock(&t->mutex);
+    if (other || full) { /* two threads came for the same user, or there are too many */
+        p9_clunk_later(t->conn, u->root);
+        free(u);
+        u = other;
+    }
+    *ret = u;
+    return full ? -EUSERS : 0;
+}
+
+int p9s_user(struct p9s_tree *t, struct pl_call *call, const struct p9s_user **ret)
+{
+    *ret = &t->main;
+    if (!t->many || call->cred.uid == t->main.uid || (*ret = find_user(t, call->cred.uid)))
+        return 0;
+    return add_user(t, call, call->cred.uid, ret);
+}
+
+/* ---- the table ---- */
+
+static void done(struct pl_tree *tree)
+{
+    struct p9s_tree *t = p9s_of(tree);
+    if (t->root) {
+        p9_clunk_later(t->conn, t->main.root);
+        pl_node_unref(&t->root->h.node);
+    }
+    while (t->users) {
+        struct p9s_user *u = t->users;
+        t->users = u->next;
+        p9_clunk_later(t->conn, u->root);
+        free(u);
+    }
+    if (t->own) {
+        struct pl_call call;
+        pl_call_init_self(&call);
+        p9_use_end(t->conn, &call);
+        pl_call_done(&call);
+        p9_conn_free(t->conn);
+    }
+    if (t->crew)
+        p9_crew_free(t->crew);
+    pl_nodes_free(t->nodes);
+    pthread_mutex_destroy(&t->mutex);
+    free(t->aname);
+}
+
+#define STANDARD                                                                                   \
+    .name = "p9", .done = done, .root = p9s_root, .release = p9s_release, .lookup = p9s_lookup,    \
+    .getattr = p9s_getattr, .setattr = p9s_setattr, .readlink = p9s_readlink, .make = p9s_make,    \
+    .link = p9s_link, .remove = p9s_remove, .rename = p9s_rename, .open = p9s_open,                \
+    .create = p9s_create, .close = p9s_close, .flush = p9s_flush, .read = p9s_read,                \
+    .write = p9s_write, .readdir = p9s_readdir, .fsync = p9s_fsync, .getxattr = p9s_getxattr,      \
+    .setxattr = p9s_setxattr, .removexattr = p9s_removexattr, .listxattr = p9s_listxattr,          \
+    .lock = p9s_lock, .getlock = p9s_getlock, .statfs = p9s_statfs
+
+static const struct pl_ops plain_ops = {STANDARD};
+static const struct pl_ops own_ops = {
+    STANDARD,           .access = p9s_access,       .tmpfile = p9s_tmpfile,
+    .seek = p9s_seek,   .fallocate = p9s_fallocate, .copy = p9s_copy,
+    .ioctl = p9s_ioctl, .syncfs = p9s_syncfs,
+};
+
+/* ---- opening ---- */
+
+static int fail_attach(struct p9s_tree *t, int r, struct pl_err *err)
+{
+    const char *peer = p9_conn_peer(t->conn), *aname = *t->aname ? t->aname : "/";
+    switch (r) {
+    case -ENOENT:
+        return pl_fail(err, r, "%s: exports nothing named \"%s\" (another aname= is needed)", peer,
+                       aname);
+    case -EPERM:
+    case -EACCES:
+        return pl_fail(err, r, "%s: refuses to let this user in at \"%s\" (%s)", peer, aname,
+                       strerror(-r));
+    case -ECONNABORTED:
+        return pl_fail(err, r, "%s: the connection was lost while attaching", peer);
+    default:
+        return pl_fail(err, r, "%s: cannot attach at \"%s\": %s", peer, aname, strerror(-r));
+    }
+}
+
+/* Attaches as the main user and makes the root node. */
+static int open_root(struct p9s_tree *t, struct pl_call *call, const char *uname)
+{
+    char *own = name_of(t->main.uid);
+    struct p9_qid qid;
+    if (!own)
+        return -ENOMEM;
+    char number[16];
+    snprintf(number, sizeof(number), "%u", t->main.uid);
+    bool other = uname && strcmp(uname, own) && strcmp(uname, number);
+    t->many = t->main.uid == 0 && !other;
+    int r = p9s_attach(t, call, other ? uname : own, other ? P9_NONUNAME : t->main.uid,
+                       &t->main.root, &qid);
+    free(own);
+    if (r < 0)
+        return r;
+    if (t->ext && (qid.type & P9_QTDIRECT))
+        t->tree.flags |= PL_TREE_GENERATED;
+    struct p9_msg m = {.type = P9_Tgetattr, .fid = t->main.root, .mask = P9_GETATTR_ALL};
+    struct p9_answer a;
+    struct pl_attr attr;
+    struct pl_node *node = NULL;
+    r = p9s_ask(t, call, &m, &a);
+    if (r == 0)
+        r = p9s_node(t, &t->main, t->main.root, &a.r.attr, NULL, NULL, &node, &attr);
+    else
+        p9_clunk_later(t->conn, t->main.root);
+    t->root = (struct p9s_node *)node;
+    p9_answer_free(&a);
+    return r;
+}
+
+/* A peer that knows no ACLs does not know this attribute; one that does says that there is none. */
+static bool has_acls(struct p9s_tree *t, struct pl_call *call)
+{
+    ssize_t n = p9s_getxattr(&t->tree, call, &t->root->h.node, "system.posix_acl_access", NULL, 0);
+    return n >= 0 || n == -ENODATA;
+}
+
+int pl_p9_open(struct p9_conn *conn, bool own, const char *aname, const char *uname,
+               struct pl_tree **ret, struct pl_err *err)
+{
+    struct p9s_tree *t = calloc(1, sizeof(*t));
+    struct pl_call call;
+    if (t) {
+        t->aname = strdup(aname ? aname : "");
+        t->nodes = pl_nodes_new();
+    }
+    if (!t || !t->aname || !t->nodes) {
+        if (t) {
+            free(t->aname);
+            pl_nodes_free(t->nodes);
+        }
+        free(t);
+        return pl_fail(err, -ENOMEM, "%s: out of memory", p9_conn_peer(conn));
+    }
+    t->conn = conn;
+    t->ext = p9_extended(conn);
+    t->chunk = p9_msize(conn) - P9_IOHDRSZ;
+    t->main.uid = geteuid();
+    if (getrandom(&t->tag, sizeof(t->tag), GRND_NONBLOCK) != sizeof(t->tag))
+        t->tag = (uint64_t)getpid() << 32 ^ (uint64_t)(uintptr_t)t;
+    pthread_mutex_init(&t->mutex, NULL);
+    pl_tree_init(&t->tree, t->ext ? &own_ops : &plain_ops, NULL);
+    t->tree.flags = PL_TREE_REMOTE | PL_TREE_LOCKS | PL_TREE_XATTR;
+
+    pl_call_init_self(&call);
+    int r = open_root(t, &call, uname);
+    if (r == 0 && has_acls(t, &call))
+        t->tree.flags |= PL_TREE_POSIX_ACL;
+    pl_call_done(&call);
+    if (r < 0) {
+        fail_attach(t, r, err);
+        pl_tree_unref(&t->tree); /* the connection stays the caller's: `own` is not yet set */
+        return r;
+    }
+    t->own = own;
+    *ret = &t->tree;
+    return 0;
+}
+
+/* ---- dialing ---- */
+
+static int use_and_open(struct p9_conn *conn, const char *aname, struct pl_tree **ret,
+                        struct pl_err *err)
+{
+    struct pl_call call;
+    pl_call_init_self(&call);
+    int r = p9_use(conn, &call, err);
+    pl_call_done(&call);
+    return r < 0 ? r : pl_p9_open(conn, true, aname, NULL, ret, err);
+}
+
+int pl_p9_dial(const char *addr, const char *aname, struct pl_tree **ret, struct pl_err *err)
+{
+    struct chan chan;
+    struct p9_conn *conn;
+    int r = chan_dial(addr, &chan, err);
+    if (r < 0)
+        return r;
+    struct p9_crew *crew = p9_crew_new(2);
+    if (!crew) {
+        chan_close(&chan);
+        return pl_fail(err, -ENOMEM, "%s: out of memory", addr);
+    }
+    struct p9_conn_opts opts = {.crew = crew, .use = true};
+    r = p9_conn_new(&chan, &opts, &conn, err);
+    if (r == 0) {
+        r = use_and_open(conn, aname, ret, err);
+        if (r < 0)
+            p9_conn_free(conn);
+    } else {
+        chan_close(&chan);
+    }
+    if (r < 0)
+        p9_crew_free(crew);
+    else
+        p9s_of(*ret)->crew = crew;
+    return r;
+}

@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: MIT */
+/* What changes attributes and the hierarchy, through the 9P source. */
+#include "sources/p9_tree.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+static struct p9_setattr set_out(const struct pl_setattr *set)
+{
+    static const struct {
+        uint32_t here, wire;
+    } map[] = {
+        {PL_SET_MODE, P9_SETATTR_MODE},
+        {PL_SET_UID, P9_SETATTR_UID},
+        {PL_SET_GID, P9_SETATTR_GID},
+        {PL_SET_SIZE, P9_SETATTR_SIZE},
+        {PL_SET_ATIME, P9_SETATTR_ATIME | P9_SETATTR_ATIME_SET},
+        {PL_SET_MTIME, P9_SETATTR_MTIME | P9_SETATTR_MTIME_SET},
+        {PL_SET_ATIME_NOW, P9_SETATTR_ATIME},
+        {PL_SET_MTIME_NOW, P9_SETATTR_MTIME},
+        {PL_SET_CTIME, P9_SETATTR_CTIME},
+    };
+    struct p9_setattr out = {.mode = set->mode & 07777,
+                             .uid = set->uid,
+                             .gid = set->gid,
+                             .size = set->size,
+                             .atime_sec = (uint64_t)set->atime.tv_sec,
+                             .atime_nsec = (uint64_t)set->atime.tv_nsec,
+                             .mtime_sec = (uint64_t)set->mtime.tv_sec,
+                             .mtime_nsec = (uint64_t)set->mtime.tv_nsec};
+    for (size_t i = 0; i < sizeof(map) / sizeof(*map); i++)
+        if (set->valid & map[i].here)
+            out.valid |= map[i].wire;
+    return out;
+}
+
+/* Which fid to change a node through: the caller's own, but for what an open file allows whoever
+ * holds it (ftruncate), and where the file has no name any more. */
+static int fid_to_set(struct p9s_tree *t, struct pl_call *call, struct pl_node *node,
+                      struct p9s_file *file, uint32_t valid, uint32_t *ret)
+{
+    const struct p9s_user *user;
+    int r = p9s_user(t, call, &user);
+    if (r < 0)
+        return r;
+    if (file && (file->user == user || (valid & PL_SET_SIZE))) {
+        *ret = file->fid;
+        return 0;
+    }
+    return p9s_fid(t, call, (struct p9s_node *)node, user, ret);
+}
+
+int p9s_setattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node,
+                struct pl_file *file, const struct pl_setattr *set, struct pl_attr *attr)
+{
+    struct p9s_tree *t = p9s_of(tree);
+    struct p9_msg m = {.type = P9_Tsetattr, .set = set_out(set)};
+    int r = fid_to_set(t, call, node, (struct p9s_file *)file, set->valid, &m.fid);
+    if (r == 0)
+        r = p9s_stale(t, (struct p9s_node *)node, p9s_tell(t, call, &m));
+    return r < 0 ? r : p9s_getattr_fid(t, call, (struct p9s_node *)node, m.fid, attr);
+}
+
+/* One of us is told the umask. Another is told the mode with the umask applied, unless the
+ * directory has a default ACL, which stands in its place. */
+int p9s_mode(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, uint32_t mode,
+             uint32_t *ret)
+{
+    *ret = mode;
+    if (t->ext) {
+        *ret = mode | (uint32_t)(call->umask & 0777) << P9_UMASK_SHIFT;
+        return 0;
+    }
+    if (call->umask && (t->tree.flags & PL_TREE_POSIX_ACL)) {
+        ssize_t n = p9s_getxattr(&t->tree, call, dir, "system.posix_acl_default", NULL, 0);
+        if (n >= 0)
+            return 0;
+        if (n != -ENODATA && n != -EOPNOTSUPP)
+            return (int)n;
+    }
+    *ret = mode & ~(uint32_t)(call->umask & 0777);
+    return 0;
+}
+
+int p9s_make(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, const char *name,
+             const struct pl_make *make, struct pl_node **ret, struct pl_attr *attr)
+{
+    struct p9s_tree *t = p9s_of(tree);
+    struct p9_msg m = {.name = p9_str(name), .gid = call->cred.gid};
+    uint32_t mode;
+    int r = p9s_my_fid(t, call, dir, &m.dfid);
+    if (r == 0 && !S_ISLNK(make->mode))
+        r = p9s_mode(t, call, dir, make->mode, &mode);
+    if (r < 0)
+        return r;
+    switch (make->mode & S_IFMT) {
+    case S_IFDIR:
+        m.type = P9_Tmkdir;
+        m.mode = mode & ~(uint32_t)S_IFMT;
+        break;
+    case S_IFLNK:
+        m.type = P9_Tsymlink;
+        m.target = p9_str(make->target);
+        break;
+    default:
+        m.type = P9_Tmknod;
+        m.mode = mode;
+        m.major = make->rdev_major;
+        m.minor = make->rdev_minor;
+    }
+    r = p9s_tell(t, call, &m);
+    if (r == 0)
+        r = p9s_lookup(tree, call, dir, name, ret, attr);
+    return r;
+}
+
+int p9s_link(struct pl_tree *tree, struct pl_call *call, struct pl_node *node, struct pl_node *dir,
+             const char *name, struct pl_attr *attr)
+{
+    struct p9s_tree *t = p9s_of(tree);
+    struct p9_msg m = {.type = P9_Tlink, .name = p9_str(name)};
+    const struct p9s_user *user;
+    int r = p9s_user(t, call, &user);
+    if (r == 0)
+        r = p9s_fid(t, call, (struct p9s_node *)dir, user, &m.dfid);
+    if (r == 0)
+        r = p9s_fid(t, call, (struct p9s_node *)node, user, &m.fid);
+    if (r == -ESTALE) { /* a file without a name has only the fid of who made it */
+        m.fid = ((struct p9s_node *)node)->first.fid;
+        r = 0;
+    }
+    if (r == 0)
+        r = p9s_tell(t, call, &m);
+    return r < 0 ? r : p9s_getattr_fid(t, call, (struct p9s_node *)node, m.fid, attr);
+}
+
+/* For servers without the *at requests: a fid of the named file. */
+static int walk_to(struct p9s_tree *t, struct pl_call *call, uint32_t dfid, const char *name,
+                   uint32_t *ret, struct p9_qid *qid)
+{
+    struct p9_answer a;
+    int r = p9s_new_fid(t, ret);
+    if (r < 0)
+        return r;
+    struct p9_msg m = p9s_walk_msg(dfid, *ret, name);
+    r = p9s_walk(t, call, &m, &a);
+    if (r < 0)
+        p9s_drop_fid(t, *ret, r);
+    else
+        *qid = a.r.wqid[0];
+    p9_answer_free(&a);
+    return r;
+}
+
+static int old_remove(struct p9s_tree *t, struct pl_call *call, uint32_t dfid, const char *name,
+                      int flags)
+{
+    struct p9_msg m = {.type = P9_Tremove};
+    struct p9_qid qid;
+    int r = walk_to(t, call, dfid, name, &m.fid, &qid);
+    if (r < 0)
+        return r;
+    bool isdir = qid.type & P9_QTDIR;
+    if (isdir != !!(flags & AT_REMOVEDIR)) {
+        p9_clunk_later(t->conn, m.fid);
+        return isdir ? -EISDIR : -ENOTDIR;
+    }
+    r = p9s_tell(t, call, &m);
+    /* the fid is gone whatever the answer */
+    if (r == -EINTR || r == -ETIMEDOUT)
+        p9_clunk_later(t->conn, m.fid);
+    else
+        p9_fid_put(t->conn, m.fid);
+    return r;
+}
+
+int p9s_remove(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, const char *name,
+               int flags)
+{
+    struct p9s_tree *t = p9s_of(tree);
+    struct p9_msg m = {.type = P9_Tunlinkat,
+                       .name = p9_str(name),
+                       .flags = flags & AT_REMOVEDIR ? P9_AT_REMOVEDIR : 0};
+    int r = p9s_my_fid(t, call, dir, &m.dfid);
+    if (r == 0)
+        r = p9s_tell(t, call, &m);
+    return r == -EOPNOTSUPP && !t->ext ? old_remove(t, call, m.dfid, name, flags) : r;
+}
+
+static int old_rename(struct p9s_tree *t, struct pl_call *call, const struct p9_msg *at)
+{
+    struct p9_msg m = {.type = P9_Trename, .dfid = at->newdfid, .name = at->name2};
+    struct p9_qid qid;
+    int r = walk_to(t, call, at->dfid, at->name.s, &m.fid, &qid);
+    if (r < 0)
+        return r;
+    r = p9s_tell(t, call, &m);
+    p9_clunk_later(t->conn, m.fid);
+    return r;
+}
+
+int p9s_rename(struct pl_tree *tree, struct pl_call *call, struct pl_node *olddir,
+               const char *oldname, struct pl_node *newdir, const char *newname, unsigned flags)
+{
+    struct p9s_tree *t = p9s_of(tree);
+    struct p9_msg m = {.type = flags ? P9_Trename2 : P9_Trenameat,
+                       .name = p9_str(oldname),
+                       .name2 = p9_str(newname),
+                       .flags = flags};
+    if (flags && !t->ext)
+        return -EINVAL; /* 9P2000.L cannot say it, and doing it in steps would not be it */
+    int r = p9s_my_fid(t, call, olddir, &m.dfid);
+    if (r == 0)
+        r = p9s_my_fid(t, call, newdir, &m.newdfid);
+    if (r == 0)
+        r = p9s_tell(t, call, &m);
+    if (r == -EOPNOTSUPP && !t->ext)
+        r = old_rename(t, call, &m);
+    if (r == 0 && !t->ext)
+        p9s_refresh(t, call, newdir, newname);
+    return r;
+}

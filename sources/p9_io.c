@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: MIT */
+/* Bytes through the 9P source: what is larger than a message goes as several, a few under way. */
+#include "sources/p9_tree.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { WINDOW = 4 };
+
+/* A long read or write: requests of one chunk each, finished in the order of their start. */
+struct run {
+    struct p9s_tree *t;
+    struct pl_call *call;
+    uint32_t fid;
+    bool write;
+    uint8_t *buf;
+    uint64_t off;
+    size_t n, sent, done;
+    unsigned window, first, under_way;
+    struct p9_pending *pending[WINDOW];
+    uint32_t asked[WINDOW];
+    bool end; /* a short answer or an error: the rest does not count */
+    int error;
+};
+
+static int run_start(struct run *x)
+{
+    unsigned i = (x->first + x->under_way) % WINDOW;
+    size_t n = x->n - x->sent < x->t->chunk ? x->n - x->sent : x->t->chunk;
+    struct p9_msg m = {.type = x->write ? P9_Twrite : P9_Tread,
+                       .fid = x->fid,
+                       .offset = x->off + x->sent,
+                       .count = (uint32_t)n,
+                       .data = x->write ? x->buf + x->sent : NULL};
+    int r = p9_rpc_start(x->t->conn, x->call, &m, x->write ? NULL : x->buf + x->sent,
+                         x->write ? 0 : n, &x->pending[i]);
+    if (r < 0)
+        return r;
+    x->asked[i] = (uint32_t)n;
+    x->sent += n;
+    x->under_way++;
+    return 0;
+}
+
+static void run_finish(struct run *x)
+{
+    unsigned i = x->first;
+    struct p9_answer a = {0};
+    int r = p9s_why(x->call, p9_rpc_finish(x->t->conn, x->call, x->pending[i], &a));
+    x->first = (x->first + 1) % WINDOW;
+    x->under_way--;
+    if (!x->end) {
+        if (r == 0 && a.r.count > x->asked[i])
+            r = -EIO;
+        if (r < 0)
+            x->error = r;
+        else
+            x->done += a.r.count;
+        x->end = r < 0 || a.r.count < x->asked[i];
+    }
+    p9_answer_free(&a);
+}
+
+static void run(struct run *x)
+{
+    do {
+        while (!x->end && x->sent < x->n && x->under_way < x->window) {
+            int r = run_start(x);
+            if (r < 0) {
+                x->error = x->error ? x->error : r;
+                x->end = true;
+            }
+        }
+        if (x->under_way)
+            run_finish(x);
+        /* a peer that is not one of us may serve a stream without a word: full answers first */
+        if (!x->end && x->window == 1 && !x->write)
+            x->window = WINDOW;
+    } while (x->under_way || (!x->end && x->sent < x->n));
+}
+
+ssize_t p9s_read(struct pl_tree *tree, struct pl_call *call, struct pl_file *file, void *buf,
+                 size_t n, uint64_t off)
+{
+    struct p9s_tree *t = p9s_of(tree);
+    struct run x = {.t = t,
+                    .call = call,
+                    .fid = ((struct p9s_file *)file)->fid,
+                    .buf = buf,
+                    .off = off,
+                    .n = file->stream && n > t->chunk ? t->chunk : n,
+                    .window = t->ext ? WINDOW : 1};
+    if (n == 0)
+        return 0;
+    run(&x);
+    return x.error ? x.error : (ssize_t)x.done; /* fewer bytes would mean the end of the file */
+}
+
+ssize_t p9s_write(struct pl_tree *tree, struct pl_call *call, struct pl_file *file, const void *buf,
+                  size_t n, uint64_t off)
+{
+    struct p9s_tree *t = p9s_of(tree);
+    struct p9s_file *f = (struct p9s_file *)file;
+    bool ordered = file->stream || (file->flags & O_APPEND);
+    struct run x = {.t = t,
+                    .call = call,
+                    .fid = f->fid,
+                    .write = true,
+                    .buf = (uint8_t *)buf,
+                    .off = off,
+                    .n = n,
+                    .window = ordered ? 1 : WINDOW};
+    if (n == 0)
+        return 0;
+    atomic_store(&f->dirty, true);
+    run(&x);
+    return x.done ? (ssize_t)x.done : x.error;
+}
+
+int p9s_fsync(struct pl_tree *tree, struct pl_call *call, struct pl_file *file, bool data_only)
+{
+    struct p9_msg m = {
+        .type = P9_Tfsync, .fid = ((struct p9s_file *)file)->fid, .datasync = data_only};
+    return p9s_tell(p9s_of(tree), call, &m);
+}
+
+/* ---- our own requests ---- */
+
+int64_t p9s_seek(struct pl_tree *tree, struct pl_call *call, struct pl_file *file, uint64_t off,
+                 int whence)
+{
+    struct p9_msg m = {.type = P9_Tseek,
+                       .fid = ((struct p9s_file *)file)->fid,
+                       .offset = off,
+                       .whence = (uint32_t)whence};
+    struct p9_answer a;
+    int64_t r = p9s_ask(p9s_of(tree), call, &m, &a);
+    if (r == 0)
+        r = a.r.offset > PL_OFF_MAX || a.r.offset < off ? -EIO : (int64_t)a.r.offset;
+    p9_answer_free(&a);
+    return r;
+}
+
+int p9s_fallocate(struct pl_tree *tree, struct pl_call *call, struct pl_file *file, int mode,
+                  uint64_t off, uint64_t len)
+{
+    struct p9s_file *f = (struct p9s_file *)file;
+    struct p9_msg m = {
+        .type = P9_Tfallocate, .fid = f->fid, .mode = (uint32_t)mode, .offset = off, .length = len};
+    atomic_store(&f->dirty, true);
+    return p9s_tell(p9s_of(tree), call, &m);
+}
+
+ssize_t p9s_copy(struct pl_tree *tree, struct pl_call *call, struct pl_file *in, uint64_t off_in,
+                 struct pl_file *out, uint64_t off_out, size_t n)
+{
+    struct p9s_file *to = (struct p9s_file *)out;
+    struct p9_msg m = {.type = P9_Tcopy,
+                       .fid = ((struct p9s_file *)in)->fid,
+                       .offset = off_in,
+                       .fid2 = to->fid,
+                       .offset2 = off_out,
+                       .length = n};
+    struct p9_answer a;
+    atomic_store(&to->dirty, true);
+    ssize_t r = p9s_ask(p9s_of(tree), call, &m, &a);
+    if (r == 0)
+        r = a.r.length > n ? -EIO : (ssize_t)a.r.length;
+    p9_answer_free(&a);
+    return r;
+}
+
+int p9s_ioctl(struct pl_tree *tree, struct pl_call *call, struct pl_file *file, unsigned cmd,
+              void *buf, size_t in_size, size_t out_size)
+{
+    if (in_size > LIMIT_IOCTL || out_size > LIMIT_IOCTL)
+        return -EINVAL;
+    struct p9_msg m = {.type = P9_Tioctl,
+                       .fid = ((struct p9s_file *)file)->fid,
+                       .cmd = cmd,
+                       .out_size = (uint32_t)out_size,
+                       .count = (uint32_t)in_size,
+                       .data = buf};
+    struct p9_answer a;
+    int r = p9s_ask(p9s_of(tree), call, &m, &a);
+    if (r == 0 && (a.r.count > out_size || (int32_t)a.r.result < 0))
+        r = -EIO;
+    if (r == 0) {
+        if (a.r.count)
+            memcpy(buf, a.r.data, a.r.count);
+        r = (int32_t)a.r.result;
+    }
+    p9_answer_free(&a);
+    return r;
+}

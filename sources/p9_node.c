@@ -1,0 +1,478 @@
+/* SPDX-License-Identifier: MIT */
+/* Nodes of the 9P source: what the peer's objects are here, their fids, and finding them. */
+#include "sources/p9_tree.h"
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+
+/* ---- attributes ---- */
+
+static struct timespec get_time(uint64_t sec, uint64_t nsec)
+{
+    return (struct timespec){(time_t)sec, nsec < 1000000000 ? (long)nsec : 0};
+}
+
+int p9s_attr(const struct p9_attr *in, struct pl_attr *out)
+{
+    switch (in->mode & S_IFMT) {
+    case S_IFREG:
+    case S_IFDIR:
+    case S_IFLNK:
+    case S_IFCHR:
+    case S_IFBLK:
+    case S_IFIFO:
+    case S_IFSOCK:
+        break;
+    default:
+        return -EIO;
+    }
+    if (!(in->valid & P9_GETATTR_MODE) || !S_ISDIR(in->mode) != !(in->qid.type & P9_QTDIR) ||
+        in->size > PL_OFF_MAX)
+        return -EIO;
+    *out = (struct pl_attr){
+        .ino = in->qid.path ? in->qid.path : UINT64_MAX,
+        .size = in->size,
+        .blocks = in->valid & P9_GETATTR_BLOCKS ? in->blocks : (in->size + 511) / 512,
+        .nlink = in->valid & P9_GETATTR_NLINK ? in->nlink : 1,
+        .mode = in->mode & (S_IFMT | 07777),
+        .uid = in->uid,
+        .gid = in->gid,
+        .rdev_major = major(in->rdev),
+        .rdev_minor = minor(in->rdev),
+        .blksize = in->blksize >= 512 && in->blksize <= 1 << 24 ? (uint32_t)in->blksize : 4096,
+        .atime = get_time(in->atime_sec, in->atime_nsec),
+        .mtime = get_time(in->mtime_sec, in->mtime_nsec),
+        .ctime = get_time(in->ctime_sec, in->ctime_nsec),
+    };
+    if (in->valid & P9_GETATTR_BTIME)
+        out->btime = get_time(in->btime_sec, in->btime_nsec);
+    if (in->valid & P9_GETATTR_DATA_VERSION)
+        out->version = in->data_version;
+    return 0;
+}
+
+static struct pl_id id_of(const struct p9_attr *in)
+{
+    uint64_t birth = 0;
+    if (in->valid & P9_GETATTR_BTIME)
+        birth = in->btime_sec * 1000000000u + in->btime_nsec;
+    return (struct pl_id){.hi = (uint64_t)(in->mode & S_IFMT) << 48 ^ birth, .lo = in->qid.path};
+}
+
+bool p9s_is(const struct p9s_node *node, const struct p9_qid *qid)
+{
+    return qid->path == node->h.id.lo && !S_ISDIR(node->h.node.fmt) == !(qid->type & P9_QTDIR);
+}
+
+static struct p9_msg getattr_msg(uint32_t fid)
+{
+    return (struct p9_msg){.type = P9_Tgetattr, .fid = fid, .mask = P9_GETATTR_ALL};
+}
+
+int p9s_getattr_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node, uint32_t fid,
+                    struct pl_attr *attr)
+{
+    struct p9_msg m = getattr_msg(fid);
+    struct p9_answer a;
+    int r = p9s_ask(t, call, &m, &a);
+    if (r == 0 && !p9s_is(node, &a.r.attr.qid))
+        r = -ESTALE;
+    if (r == 0)
+        r = p9s_attr(&a.r.attr, attr);
+    if (r == 0 && (attr->mode & S_IFMT) != node->h.node.fmt)
+        r = -ESTALE;
+    p9_answer_free(&a);
+    return p9s_stale(t, node, r);
+}
+
+/* ---- the nodes and their fids ---- */
+
+int p9s_stale(struct p9s_tree *t, struct p9s_node *node, int r)
+{
+    if (t->ext || (r != -ENOENT && r != -ESTALE))
+        return r;
+    atomic_store(&node->stale, true);
+    return -ESTALE;
+}
+
+/* The user's fid if it has one. tree.mutex is held, or it is the first's. */
+static struct p9s_fid *fid_of(struct p9s_node *node, const struct p9s_user *user)
+{
+    struct p9s_fid *f = &node->first;
+    while (f && f->user != user)
+        f = f->next;
+    return f;
+}
+
+/* The fid becomes the user's of this node, unless there is a good one: then it is clunked. One that
+ * has gone stale is clunked with the node, for until then somebody may be about to use it. */
+static uint32_t keep_fid(struct p9s_tree *t, struct p9s_node *node, const struct p9s_user *user,
+                         uint32_t fid)
+{
+    struct p9s_fid *add = NULL, *f;
+    if (node->first.user != user || atomic_load(&node->stale))
+        add = malloc(sizeof(*add));
+    pthread_mutex_lock(&t->mutex);
+    f = fid_of(node, user);
+    if (add && (!f || atomic_load(&node->stale))) {
+        add->next = node->first.next;
+        add->user = f ? NULL : user;
+        atomic_init(&add->fid, f ? atomic_exchange(&f->fid, fid) : fid);
+        atomic_store(&node->stale, false);
+        node->first.next = add;
+        f = f ? f : add;
+        add = NULL;
+    }
+    uint32_t kept = f ? atomic_load(&f->fid) : P9_NOFID;
+    pthread_mutex_unlock(&t->mutex);
+    free(add);
+    if (kept != fid)
+        p9_clunk_later(t->conn, fid);
+    return kept;
+}
+
+/* Where it was seen last: only for walking to it as another user. */
+static void note_name(struct p9s_tree *t, struct p9s_node *node, const struct p9s_node *dir,
+                      const char *name)
+{
+    if (!t->many || !dir || !name || !strcmp(name, ".."))
+        return;
+    pthread_mutex_lock(&t->mutex);
+    bool same = node->name && node->parent.lo == dir->h.id.lo && node->parent.hi == dir->h.id.hi &&
+                !strcmp(node->name, name);
+    pthread_mutex_unlock(&t->mutex);
+    char *copy = same ? NULL : strdup(name);
+    if (!copy)
+        return;
+    pthread_mutex_lock(&t->mutex);
+    char *old = node->name;
+    node->name = copy;
+    node->parent = dir->h.id;
+    pthread_mutex_unlock(&t->mutex);
+    free(old);
+}
+
+int p9s_node(struct p9s_tree *t, const struct p9s_user *user, uint32_t fid,
+             const struct p9_attr *in, const struct p9s_node *dir, const char *name,
+             struct pl_node **ret, struct pl_attr *attr)
+{
+    int r = p9s_attr(in, attr);
+    struct pl_id id = id_of(in);
+    struct p9s_node *node = NULL, *made = NULL;
+    if (r == 0)
+        node = (struct p9s_node *)pl_nodes_get(t->nodes, id);
+    if (r == 0 && !node) {
+        made = calloc(1, sizeof(*made));
+        r = made ? 0 : -ENOMEM;
+    }
+    if (r < 0) {
+        p9_clunk_later(t->conn, fid);
+        return r;
+    }
+    if (made) {
+        pl_node_init(&made->h.node, &t->tree, attr->mode);
+        made->h.id = id;
+        made->first.user = user;
+        atomic_init(&made->first.fid, fid);
+        node = (struct p9s_node *)pl_nodes_put(t->nodes, &made->h);
+        if (node != made)
+            free(made);
+    }
+    if (node == t->root && node != made) /* every user has one by its attach */
+        p9_clunk_later(t->conn, fid);
+    else if (node != made)
+        keep_fid(t, node, user, fid);
+    note_name(t, node, dir, name);
+    *ret = &node->h.node;
+    return 0;
+}
+
+void p9s_release(struct pl_tree *tree, struct pl_node *n)
+{
+    struct p9s_tree *t = p9s_of(tree);
+    struct p9s_node *node = (struct p9s_node *)n;
+    pl_nodes_del(t->nodes, &node->h);
+    if (node != t->root) /* that one is its user's */
+        p9_clunk_later(t->conn, node->first.fid);
+    for (struct p9s_fid *f = node->first.next, *next; f; f = next) {
+        next = f->next;
+        p9_clunk_later(t->conn, f->fid);
+        free(f);
+    }
+    free(node->name);
+    free(node);
+}
+
+/* ---- a fid for another user: from the root by name ---- */
+
+enum { DEEP = 4096 };
+
+struct path {
+    uint32_t fid; /* from which to walk */
+    size_t n;
+    char **names; /* in order from the node up */
+};
+
+static void path_free(struct path *p)
+{
+    for (size_t i = 0; i < p->n; i++)
+        free(p->names[i]);
+    free(p->names);
+}
+
+static int path_add(struct path *p, const char *name)
+{
+    if (p->n % 16 == 0) {
+        char **more = realloc(p->names, (p->n + 16) * sizeof(*more));
+        if (!more)
+            return -ENOMEM;
+        p->names = more;
+    }
+    p->names[p->n] = strdup(name);
+    return p->names[p->n++] ? 0 : -ENOMEM;
+}
+
+/* Climbs by the last known names to something of which the user has a fid. */
+static int find_path(struct p9s_tree *t, struct p9s_node *node, const struct p9s_user *user,
+                     struct path *p)
+{
+    int r = 0;
+    struct p9s_node *at = (struct p9s_node *)pl_node_ref(&node->h.node);
+    *p = (struct path){0};
+    for (;;) {
+        char name[LIMIT_NAME + 1];
+        struct pl_id up;
+        pthread_mutex_lock(&t->mutex);
+        struct p9s_fid *f = fid_of(at, user);
+        bool known = at->name != NULL;
+        if (known)
+            strcpy(name, at->name);
+        up = at->parent;
+        p->fid = at == t->root ? user->root : f ? f->fid : P9_NOFID;
+        pthread_mutex_unlock(&t->mutex);
+        if (p->fid != P9_NOFID)
+            break;
+        r = !known || p->n == DEEP ? -ESTALE : path_add(p, name);
+        struct p9s_node *parent = r < 0 ? NULL : (struct p9s_node *)pl_nodes_get(t->nodes, up);
+        if (!parent)
+            r = r < 0 ? r : -ESTALE;
+        if (r < 0)
+            break;
+        pl_node_unref(&at->h.node);
+        at = parent;
+    }
+    pl_node_unref(&at->h.node);
+    if (r < 0)
+        path_free(p);
+    return r;
+}
+
+/* Walks the path into a new fid; a name that is gone means that we know old ones: -ESTALE. */
+static int walk_path(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node,
+                     struct path *p, uint32_t *ret)
+{
+    bool there = false;
+    uint32_t from = p->fid;
+    int r = p9s_new_fid(t, ret);
+    if (r < 0)
+        return r;
+    for (size_t left = p->n; r == 0 && left > 0;) {
+        struct p9_msg m = p9s_walk_msg(from, *ret, NULL);
+        while (left > 0 && m.nwname < LIMIT_WALK)
+            m.wname[m.nwname++] = p9_str(p->names[--left]);
+        struct p9_answer a;
+        r = p9s_walk(t, call, &m, &a);
+        there |= r == 0;
+        if (r == 0 && left == 0 && !p9s_is(node, &a.r.wqid[m.nwname - 1]))
+            r = -ESTALE;
+        if (r == -ENOENT || r == -ENOTDIR)
+            r = -ESTALE;
+        p9_answer_free(&a);
+        from = *ret;
+    }
+    if (r < 0)
+        p9s_drop_fid(t, *ret, there ? 0 : r);
+    return r;
+}
+
+int p9s_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node,
+            const struct p9s_user *user, uint32_t *ret)
+{
+    struct path p;
+    if (node == t->root) {
+        *ret = user->root;
+        return 0;
+    }
+    if (node->first.user == user) {
+        *ret = node->first.fid;
+        return 0;
+    }
+    int r = find_path(t, node, user, &p);
+    if (r < 0)
+        return r;
+    if (p.n == 0) {
+        *ret = p.fid;
+    } else if ((r = walk_path(t, call, node, &p, ret)) == 0) {
+        *ret = keep_fid(t, node, user, *ret);
+        r = *ret == P9_NOFID ? -ENOMEM : 0;
+    }
+    path_free(&p);
+    return r;
+}
+
+int p9s_my_fid(struct p9s_tree *t, struct pl_call *call, struct pl_node *node, uint32_t *ret)
+{
+    const struct p9s_user *user;
+    int r = p9s_user(t, call, &user);
+    return r < 0 ? r : p9s_fid(t, call, (struct p9s_node *)node, user, ret);
+}
+
+/* ---- ops ---- */
+
+int p9s_root(struct pl_tree *tree, struct pl_call *call, struct pl_node **ret)
+{
+    *ret = pl_node_ref(&p9s_of(tree)->root->h.node);
+    return 0;
+}
+
+/* One of us walks and tells the attributes in one answer; another is asked twice, and not both at
+ * once, as it may take requests in any order. */
+static int find(struct p9s_tree *t, struct pl_call *call, uint32_t dfid, uint32_t fid,
+                const char *name, struct p9_attr *ret)
+{
+    struct p9_answer a;
+    int r;
+    if (t->ext) {
+        struct p9_msg m = {.type = P9_Tlookup, .dfid = dfid, .newfid = fid, .name = p9_str(name)};
+        r = p9s_ask(t, call, &m, &a);
+    } else {
+        struct p9_msg m = p9s_walk_msg(dfid, fid, name);
+        r = p9s_walk(t, call, &m, &a);
+    }
+    if (r < 0 || t->ext) {
+        if (r < 0)
+            p9s_drop_fid(t, fid, r);
+        else
+            *ret = a.r.attr;
+        p9_answer_free(&a);
+        return r;
+    }
+    p9_answer_free(&a);
+    struct p9_msg m = getattr_msg(fid);
+    r = p9s_ask(t, call, &m, &a);
+    if (r == 0)
+        *ret = a.r.attr;
+    else
+        p9_clunk_later(t->conn, fid);
+    p9_answer_free(&a);
+    return r;
+}
+
+int p9s_lookup(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, const char *name,
+               struct pl_node **ret, struct pl_attr *attr)
+{
+    struct p9s_tree *t = p9s_of(tree);
+    struct p9s_node *d = (struct p9s_node *)dir;
+    const struct p9s_user *user;
+    uint32_t dfid, fid;
+    struct p9_attr in;
+    if (d == t->root && !strcmp(name, "..")) {
+        int r = p9s_getattr(tree, call, dir, NULL, attr);
+        if (r == 0)
+            *ret = pl_node_ref(dir);
+        return r;
+    }
+    int r = p9s_user(t, call, &user);
+    if (r == 0)
+        r = p9s_fid(t, call, d, user, &dfid);
+    if (r == 0)
+        r = p9s_new_fid(t, &fid);
+    if (r == 0)
+        r = find(t, call, dfid, fid, name, &in);
+    return r < 0 ? r : p9s_node(t, user, fid, &in, d, name, ret, attr);
+}
+
+void p9s_refresh(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, const char *name)
+{
+    const struct p9s_user *user;
+    uint32_t dfid, fid;
+    struct p9_attr in;
+    if (p9s_user(t, call, &user) < 0 || p9s_fid(t, call, (struct p9s_node *)dir, user, &dfid) < 0 ||
+        p9s_new_fid(t, &fid) < 0 || find(t, call, dfid, fid, name, &in) < 0)
+        return;
+    struct p9s_node *node = (struct p9s_node *)pl_nodes_get(t->nodes, id_of(&in));
+    if (node && node != t->root) {
+        atomic_store(&node->stale, true);
+        keep_fid(t, node, user, fid);
+        note_name(t, node, (struct p9s_node *)dir, name);
+    } else {
+        p9_clunk_later(t->conn, fid);
+    }
+    if (node)
+        pl_node_unref(&node->h.node);
+}
+
+int p9s_getattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node,
+                struct pl_file *file, struct pl_attr *attr)
+{
+    struct p9s_node *n = (struct p9s_node *)node;
+    uint32_t fid = file ? ((struct p9s_file *)file)->fid : n->first.fid;
+    return p9s_getattr_fid(p9s_of(tree), call, n, fid, attr);
+}
+
+int p9s_readlink(struct pl_tree *tree, struct pl_call *call, struct pl_node *node, char *buf,
+                 size_t size)
+{
+    struct p9_msg m = {.type = P9_Treadlink, .fid = ((struct p9s_node *)node)->first.fid};
+    struct p9_answer a;
+    int r = p9s_ask(p9s_of(tree), call, &m, &a);
+    r = p9s_stale(p9s_of(tree), (struct p9s_node *)node, r);
+    if (r == 0) {
+        size_t n = a.r.target.len;
+        if (n > size)
+            n = size;
+        if (n)
+            memcpy(buf, a.r.target.s, n);
+        r = n ? (int)n : -EIO;
+    }
+    p9_answer_free(&a);
+    return r;
+}
+
+int p9s_access(struct pl_tree *tree, struct pl_call *call, struct pl_node *node, int mask)
+{
+    struct p9s_tree *t = p9s_of(tree);
+    struct p9_msg m = {.type = P9_Taccess, .mask = (uint64_t)mask};
+    int r = p9s_my_fid(t, call, node, &m.fid);
+    return r < 0 ? r : p9s_tell(t, call, &m);
+}
+
+int p9s_statfs(struct pl_tree *tree, struct pl_call *call, struct pl_node *node, struct statfs *st)
+{
+    struct p9_msg m = {.type = P9_Tstatfs, .fid = ((struct p9s_node *)node)->first.fid};
+    struct p9_answer a;
+    int r = p9s_ask(p9s_of(tree), call, &m, &a);
+    if (r == 0) {
+        const struct p9_statfs *in = &a.r.statfs;
+        st->f_type = in->type;
+        st->f_bsize = st->f_frsize = in->bsize >= 512 ? in->bsize : 4096;
+        st->f_blocks = in->blocks;
+        st->f_bfree = in->bfree;
+        st->f_bavail = in->bavail;
+        st->f_files = in->files;
+        st->f_ffree = in->ffree;
+        memcpy(&st->f_fsid, &in->fsid,
+               sizeof(in->fsid) < sizeof(st->f_fsid) ? sizeof(in->fsid) : sizeof(st->f_fsid));
+        st->f_namelen = in->namelen && in->namelen < PL_NAME_MAX ? in->namelen : PL_NAME_MAX;
+    }
+    p9_answer_free(&a);
+    return p9s_stale(p9s_of(tree), (struct p9s_node *)node, r);
+}
+
+int p9s_syncfs(struct pl_tree *tree, struct pl_call *call, struct pl_node *node)
+{
+    struct p9_msg m = {.type = P9_Tsyncfs, .fid = ((struct p9s_node *)node)->first.fid};
+    return p9s_tell(p9s_of(tree), call, &m);
+}

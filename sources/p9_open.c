@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Opening through the 9P source. An open file has a fid of its own, cloned from the node's; what is
+ * created needs one more, for the node. One of us runs requests that name a fid in the order in
+ * which it got them, so all of them go out at once; another is asked step by step.
+ */
+#include "sources/p9_tree.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+
+static uint32_t wire_flags(int flags)
+{
+    static const struct {
+        int here;
+        uint32_t wire;
+    } map[] = {{O_EXCL, P9_EXCL},         {O_TRUNC, P9_TRUNC},         {O_APPEND, P9_APPEND},
+               {O_NONBLOCK, P9_NONBLOCK}, {O_DSYNC, P9_DSYNC},         {O_SYNC, P9_SYNC},
+               {O_NOATIME, P9_NOATIME},   {O_DIRECTORY, P9_DIRECTORY}, {O_NOFOLLOW, P9_NOFOLLOW}};
+    uint32_t wire = (uint32_t)(flags & O_ACCMODE);
+    for (size_t i = 0; i < sizeof(map) / sizeof(*map); i++)
+        if ((flags & map[i].here) == map[i].here)
+            wire |= map[i].wire;
+    return wire;
+}
+
+/* The open file; `fid` and the memory are taken over. */
+static struct pl_file *opened(struct p9s_tree *t, struct p9s_file *f, const struct p9s_user *user,
+                              uint32_t fid, int flags, const struct p9_qid *qid)
+{
+    f->user = user;
+    f->fid = fid;
+    f->file.fd = -1;
+    if (t->ext) {
+        f->file.direct = qid->type & P9_QTDIRECT;
+        f->file.stream = qid->type & P9_QTSTREAM;
+    }
+    atomic_init(&f->dirty, (flags & O_TRUNC) != 0); /* a document that was emptied is changed */
+    return &f->file;
+}
+
+/* A file of no size that is opened to be read may have content all the same (as in /proc): a peer
+ * that is not one of us cannot say so. */
+static bool looks_generated(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node,
+                            int flags)
+{
+    struct pl_attr attr;
+    return !t->ext && S_ISREG(node->h.node.fmt) && (flags & O_ACCMODE) == O_RDONLY &&
+           p9s_getattr_fid(t, call, node, node->first.fid, &attr) == 0 && attr.size == 0;
+}
+
+int p9s_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *n, int flags,
+             struct pl_file **ret)
+{
+    struct p9s_tree *t = p9s_of(tree);
+    struct p9s_node *node = (struct p9s_node *)n;
+    const struct p9s_user *user;
+    struct p9s_batch b = {0};
+    uint32_t from, fid;
+    struct p9s_file *f = calloc(1, sizeof(*f));
+    int r = f ? p9s_user(t, call, &user) : -ENOMEM;
+    if (r == 0)
+        r = p9s_fid(t, call, node, user, &from);
+    if (r == 0)
+        r = p9s_new_fid(t, &fid);
+    if (r < 0) {
+        free(f);
+        return r;
+    }
+    struct p9_msg walk = p9s_walk_msg(from, fid, NULL);
+    struct p9_msg lopen = {.type = P9_Tlopen, .fid = fid, .flags = wire_flags(flags)};
+    if (t->ext)
+        p9s_start(t, call, &b, &walk, NULL, 0);
+    else
+        r = p9s_tell(t, call, &walk);
+    int walked = r;
+    if (r == 0) {
+        p9s_start(t, call, &b, &lopen, NULL, 0);
+        r = p9s_finish(t, call, &b);
+        if (t->ext)
+            walked = b.r[0];
+    }
+    const struct p9_qid *qid = b.n ? &b.a[b.n - 1].r.qid : NULL;
+    if (r == 0 && !p9s_is(node, qid))
+        r = -ESTALE;
+    if (r == 0) {
+        *ret = opened(t, f, user, fid, flags, qid);
+        f->file.direct |= looks_generated(t, call, node, flags);
+    } else {
+        p9s_drop_fid(t, fid, walked);
+        free(f);
+        r = p9s_stale(t, node, r);
+    }
+    p9s_batch_free(&b);
+    return r;
+}
+
+/* ---- creating ---- */
+
+/* A file being made: its open fid, and the fid that its node will have. */
+struct making {
+    struct p9s_tree *t;
+    struct pl_call *call;
+    const struct p9s_user *user;
+    struct p9s_node *dir;
+    const char *name; /* NULL: it has none */
+    uint32_t dfid, fid, nfid;
+    bool fid_made, nfid_made;
+    struct p9_qid qid;
+    struct p9_attr attr;
+};
+
+static int making_init(struct making *m, struct pl_tree *tree, struct pl_call *call,
+                       struct pl_node *dir, const char *name)
+{
+    *m = (struct making){.t = p9s_of(tree),
+                         .call = call,
+                         .dir = (struct p9s_node *)dir,
+                         .name = name,
+                         .fid = P9_NOFID,
+                         .nfid = P9_NOFID};
+    int r = p9s_user(m->t, call, &m->user);
+    if (r == 0)
+        r = p9s_fid(m->t, call, m->dir, m->user, &m->dfid);
+    if (r == 0)
+        r = p9s_new_fid(m->t, &m->fid);
+    if (r == 0)
+        r = p9s_new_fid(m->t, &m->nfid);
+    return r;
+}
+
+static void making_drop(struct making *m)
+{
+    if (m->fid != P9_NOFID)
+        p9s_drop_fid(m->t, m->fid, m->fid_made ? 0 : -ENOENT);
+    if (m->nfid != P9_NOFID)
+        p9s_drop_fid(m->t, m->nfid, m->nfid_made ? 0 : -ENOENT);
+}
+
+/* A fid may be there unless its request came back with the peer's own refusal. */
+static bool perhaps(int r)
+{
+    return r >= 0 || r == -EINTR || r == -ETIMEDOUT || r == -EPROTO;
+}
+
+/* All at once, for one of us; `walk` (NULL for a tmpfile) and `make` as they are. */
+static int make_at_once(struct making *m, struct p9_msg *walk, struct p9_msg *make)
+{
+    struct p9s_batch b = {0};
+    struct p9_msg clone = p9s_walk_msg(m->fid, m->nfid, NULL);
+    struct p9_msg get = {.type = P9_Tgetattr, .fid = m->fid, .mask = P9_GETATTR_ALL};
+    if (walk)
+        p9s_start(m->t, m->call, &b, walk, NULL, 0);
+    unsigned made = b.n;
+    p9s_start(m->t, m->call, &b, make, NULL, 0);
+    p9s_start(m->t, m->call, &b, &clone, NULL, 0);
+    p9s_start(m->t, m->call, &b, &get, NULL, 0);
+    int r = p9s_finish(m->t, m->call, &b);
+    m->fid_made = perhaps(b.r[0]);
+    m->nfid_made = perhaps(b.r[made + 1]);
+    if (r == 0) {
+        m->qid = b.a[made].r.qid;
+        m->attr = b.a[made + 2].r.attr;
+    }
+    p9s_batch_free(&b);
+    return r;
+}
+
+/* One after the other. The node's fid is walked to by name, which another may have replaced. */
+static int make_in_steps(struct making *m, struct p9_msg *walk, struct p9_msg *make)
+{
+    struct p9_answer a;
+    int r = p9s_tell(m->t, m->call, walk);
+    m->fid_made = perhaps(r);
+    if (r < 0)
+        return r;
+    r = p9s_ask(m->t, m->call, make, &a);
+    if (r == 0)
+        m->qid = a.r.qid;
+    p9_answer_free(&a);
+    if (r < 0)
+        return r;
+    struct p9_msg again = p9s_walk_msg(m->dfid, m->nfid, m->name);
+    r = p9s_walk(m->t, m->call, &again, &a);
+    m->nfid_made = perhaps(r);
+    p9_answer_free(&a);
+    if (r < 0)
+        return r == -ENOENT ? -ESTALE : r;
+    struct p9_msg get = {.type = P9_Tgetattr, .fid = m->nfid, .mask = P9_GETATTR_ALL};
+    r = p9s_ask(m->t, m->call, &get, &a);
+    if (r == 0)
+        m->attr = a.r.attr;
+    p9_answer_free(&a);
+    return r;
+}
+
+/* What was made becomes node and file, or nothing. */
+static int making_end(struct making *m, int r, int flags, struct pl_node **ret,
+                      struct pl_attr *attr, struct pl_file **ret_file)
+{
+    struct p9s_file *f = r == 0 ? calloc(1, sizeof(*f)) : NULL;
+    if (r == 0 && !f)
+        r = -ENOMEM;
+    if (r == 0 && (m->attr.qid.path != m->qid.path || !S_ISREG(m->attr.mode)))
+        r = -ESTALE;
+    if (r < 0) {
+        making_drop(m);
+        free(f);
+        return r;
+    }
+    r = p9s_node(m->t, m->user, m->nfid, &m->attr, m->name ? m->dir : NULL, m->name, ret, attr);
+    if (r < 0) {
+        m->nfid = P9_NOFID;
+        making_drop(m);
+        free(f);
+        return r;
+    }
+    *ret_file = opened(m->t, f, m->user, m->fid, flags | O_TRUNC, &m->qid);
+    return 0;
+}
+
+int p9s_create(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, const char *name,
+               int flags, mode_t mode, struct pl_node **ret, struct pl_attr *attr,
+               struct pl_file **ret_file)
+{
+    struct making m;
+    int r = making_init(&m, tree, call, dir, name);
+    struct p9_msg walk = p9s_walk_msg(m.dfid, m.fid, NULL);
+    struct p9_msg make = {.type = P9_Tlcreate,
+                          .fid = m.fid,
+                          .name = p9_str(name),
+                          .flags = wire_flags(flags) | P9_CREATE,
+                          .gid = call->cred.gid};
+    if (r == 0)
+        r = p9s_mode(m.t, call, dir, mode, &make.mode);
+    if (r == 0)
+        r = m.t->ext ? make_at_once(&m, &walk, &make) : make_in_steps(&m, &walk, &make);
+    return making_end(&m, r, flags, ret, attr, ret_file);
+}
+
+int p9s_tmpfile(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, int flags,
+                mode_t mode, struct pl_node **ret, struct pl_attr *attr, struct pl_file **ret_file)
+{
+    struct making m;
+    int r = making_init(&m, tree, call, dir, NULL);
+    struct p9_msg make = {.type = P9_Ttmpfile,
+                          .dfid = m.dfid,
+                          .newfid = m.fid,
+                          .flags = wire_flags(flags),
+                          .gid = call->cred.gid};
+    if (r == 0)
+        r = p9s_mode(m.t, call, dir, mode, &make.mode);
+    if (r == 0)
+        r = make_at_once(&m, NULL, &make);
+    return making_end(&m, r, flags, ret, attr, ret_file);
+}
+
+/* ---- the end ---- */
+
+int p9s_close(struct pl_tree *tree, struct pl_call *call, struct pl_file *file)
+{
+    struct p9s_tree *t = p9s_of(tree);
+    struct p9s_file *f = (struct p9s_file *)file;
+    if (atomic_load(&f->locked)) { /* who asks for the lock next must find it free */
+        struct p9_msg m = {.type = P9_Tclunk, .fid = f->fid};
+        int r = p9s_tell(t, call, &m);
+        if (r == -EINTR || r == -ETIMEDOUT)
+            p9_clunk_later(t->conn, f->fid);
+        else
+            p9_fid_put(t->conn, f->fid);
+    } else {
+        p9_clunk_later(t->conn, f->fid);
+    }
+    p9s_dir_free(f->dir);
+    free(f);
+    return 0;
+}
+
+/* Only what was written or locked is worth a round trip. A peer that is not one of us has nothing
+ * but locks to be told of: it writes when it is told to write. */
+int p9s_flush(struct pl_tree *tree, struct pl_call *call, struct pl_file *file, uint64_t owner)
+{
+    struct p9s_tree *t = p9s_of(tree);
+    struct p9s_file *f = (struct p9s_file *)file;
+    struct p9s_node *node = (struct p9s_node *)file->node;
+    bool dirty = atomic_exchange(&f->dirty, false), locked = atomic_load(&node->locked);
+    if (t->ext && (dirty || locked)) {
+        struct p9_msg m = {.type = P9_Tflushfile, .fid = f->fid, .owner = owner};
+        int r = p9s_tell(t, call, &m);
+        if (r == -EINTR || r == -ETIMEDOUT)
+            atomic_store(&f->dirty, dirty);
+        return r;
+    }
+    if (locked) {
+        struct pl_lock un = {.type = F_UNLCK, .owner = owner, .end = PL_OFF_MAX};
+        p9s_lock(tree, call, file, &un);
+    }
+    return 0;
+}

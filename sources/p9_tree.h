@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of the 9P source share.
+ *
+ * A node is known by its qid's path, its type and (where the peer tells) its birth time, so that a
+ * reused inode number is a new node. It holds a fid, got by whoever found it first.
+ *
+ * Users. 9P binds a user to each attach. When we are root and nobody said as whom to attach, every
+ * uid that calls gets an attach of its own, as in v9fs with access=user: what the peer checks, it
+ * checks against the caller, and what is made belongs to the caller. A fid belongs to one user; a
+ * user who comes upon a node that only others have looked up (the kernel's name cache does that)
+ * walks to it from the root by the names under which it was last seen, and -ESTALE tells the kernel
+ * to look those up again. Ops that need no permission of the caller (getattr, readlink, statfs) use
+ * any fid of the node. Not root: everything happens as the one user.
+ *
+ * Servers by path. Some (diod) keep a path for each fid, which a rename leaves behind: then a fid
+ * leads nowhere, or to another object. Attributes are checked to be of the node that was meant; the
+ * answer to both is -ESTALE, upon which the kernel looks the name up again, and the fid that this
+ * brings replaces the one that has gone stale.
+ *
+ * Locks. `tree.mutex` guards the list of users, and of every node the list of fids beyond the
+ * first, parent and name. No rpc happens under it. A fid that is in a node stays good until the
+ * node is released, so it may be used without the lock.
+ */
+#ifndef SOURCES_P9_TREE_H
+#define SOURCES_P9_TREE_H
+
+#include "base/limits.h"
+#include "sources/p9.h"
+#include <errno.h>
+#include <pthread.h>
+
+struct p9s_user {
+    struct p9s_user *next;
+    uid_t uid;
+    uint32_t root; /* the fid of its attach */
+};
+
+struct p9s_tree {
+    struct pl_tree tree;
+    struct p9_conn *conn;
+    struct p9_crew *crew; /* ours to free, or NULL */
+    bool own;             /* the connection is ours to end */
+    bool ext;             /* the peer is one of us */
+    bool many;            /* an attach for each user */
+    uint32_t chunk;       /* bytes of one read or write */
+    char *aname;
+    uint64_t tag; /* tells our lock owners from those of other clients */
+    struct pl_nodes *nodes;
+    struct p9s_node *root;
+    struct p9s_user main;
+    pthread_mutex_t mutex;
+    struct p9s_user *users; /* beyond main */
+    unsigned nusers;
+};
+
+struct p9s_fid {
+    struct p9s_fid *next;
+    const struct p9s_user *user; /* NULL: retired, and only kept because an op may still use it */
+    _Atomic uint32_t fid;
+};
+
+struct p9s_node {
+    struct pl_hnode h;    /* id.lo: qid.path */
+    struct p9s_fid first; /* `user` never changes; `next` are the fids of other users */
+    atomic_bool stale;    /* a fid led nowhere: see p9s_stale */
+    struct pl_id parent;  /* where and under which name it was last seen (tree.many); */
+    char *name;           /* NULL: not known */
+    atomic_bool locked;   /* somebody has set a lock on it */
+};
+
+struct p9s_dir; /* what was read ahead of an open directory */
+
+struct p9s_file {
+    struct pl_file file;
+    const struct p9s_user *user;
+    uint32_t fid;
+    atomic_bool dirty;  /* something was written that the peer has not been told to flush */
+    atomic_bool locked; /* flock(2) was called: the close must be waited for */
+    struct p9s_dir *dir;
+};
+
+static inline struct p9s_tree *p9s_of(struct pl_tree *t)
+{
+    return (struct p9s_tree *)t;
+}
+
+/* ---- p9.c ---- */
+/* The attach that the call's user acts through, made on first use. */
+int p9s_user(struct p9s_tree *t, struct pl_call *call, const struct p9s_user **ret);
+int p9s_attach(struct p9s_tree *t, struct pl_call *call, const char *uname, uint32_t n_uname,
+               uint32_t *ret_fid, struct p9_qid *qid);
+
+/* ---- p9_rpc.c: one request, several at once ---- */
+/* Sends and waits. `a` is to be freed whatever is returned. */
+int p9s_ask(struct p9s_tree *t, struct pl_call *call, struct p9_msg *m, struct p9_answer *a);
+/* The same when the answer has nothing in it. */
+int p9s_tell(struct p9s_tree *t, struct pl_call *call, struct p9_msg *m);
+
+enum { P9S_BATCH = 4 };
+struct p9s_batch {
+    unsigned n;
+    struct p9_pending *pending[P9S_BATCH];
+    int r[P9S_BATCH];
+    struct p9_answer a[P9S_BATCH];
+};
+/* Sends without waiting, as long as all before went out. */
+void p9s_start(struct p9s_tree *t, struct pl_call *call, struct p9s_batch *b, struct p9_msg *m,
+               void *into, size_t size);
+/* Waits for all; the first error or 0. The answers are to be freed by p9s_batch_free. */
+int p9s_finish(struct p9s_tree *t, struct pl_call *call, struct p9s_batch *b);
+void p9s_batch_free(struct p9s_batch *b);
+
+/* An op whose answer did not come: was that its deadline? */
+static inline int p9s_why(struct pl_call *call, int r)
+{
+    return r == -EINTR && pl_call_over(call) == -ETIMEDOUT ? -ETIMEDOUT : r;
+}
+
+/* A new number for a fid, or -ENFILE. */
+int p9s_new_fid(struct p9s_tree *t, uint32_t *ret);
+/* It did not come to be, `r` being why; or perhaps it did, when that was not learned. */
+void p9s_drop_fid(struct p9s_tree *t, uint32_t fid, int r);
+/* Sends a Twalk: -ENOENT when it got only part of the way. `a` is to be freed. */
+int p9s_walk(struct p9s_tree *t, struct pl_call *call, struct p9_msg *m, struct p9_answer *a);
+struct p9_msg p9s_walk_msg(uint32_t fid, uint32_t newfid, const char *name);
+
+/* ---- p9_node.c ---- */
+/* Checks what the peer says of an object and translates it: -EIO when it cannot be. */
+int p9s_attr(const struct p9_attr *in, struct pl_attr *out);
+/* The node with these attributes; `fid` is the user's and is taken over (also on error). dir and
+ * name: where it was found, or NULL. */
+int p9s_node(struct p9s_tree *t, const struct p9s_user *user, uint32_t fid,
+             const struct p9_attr *in, const struct p9s_node *dir, const char *name,
+             struct pl_node **ret, struct pl_attr *attr);
+/* The user's fid of the node. */
+int p9s_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node,
+            const struct p9s_user *user, uint32_t *ret);
+/* The caller's fid of the node. */
+int p9s_my_fid(struct p9s_tree *t, struct pl_call *call, struct pl_node *node, uint32_t *ret);
+/* Asks for the attributes through `fid` and checks that it is still that node: -ESTALE if not. */
+int p9s_getattr_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node, uint32_t fid,
+                    struct pl_attr *attr);
+/* The result of an op on the node itself through a fid of it: that there is no such file means,
+ * from a server by path, that its fid has gone stale. */
+int p9s_stale(struct p9s_tree *t, struct p9s_node *node, int r);
+/* After a rename: a node that is known gets a fid by its new name. Only for others than us. */
+void p9s_refresh(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, const char *name);
+/* True if the qid is that of the node's object. */
+bool p9s_is(const struct p9s_node *node, const struct p9_qid *qid);
+
+/* The mode by which the call makes something in `dir`, as the wire has it: umask and all. */
+int p9s_mode(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, uint32_t mode,
+             uint32_t *ret);
+
+/* ---- the ops: p9_node.c, p9_change.c, p9_io.c, p9_dir.c, p9_xattrs.c, p9_locks.c ---- */
+int p9s_root(struct pl_tree *, struct pl_call *, struct pl_node **);
+void p9s_release(struct pl_tree *, struct pl_node *);
+int p9s_lookup(struct pl_tree *, struct pl_call *, struct pl_node *, const char *,
+               struct pl_node **, struct pl_attr *);
+int p9s_getattr(struct pl_tree *, struct pl_call *, struct pl_node *, struct pl_file *,
+                struct pl_attr *);
+int p9s_setattr(struct pl_tree *, struct pl_call *, struct pl_node *, struct pl_file *,
+                const struct pl_setattr *, struct pl_attr *);
+int p9s_access(struct pl_tree *, struct pl_call *, struct pl_node *, int);
+int p9s_readlink(struct pl_tree *, struct pl_call *, struct pl_node *, char *, size_t);
+int p9s_statfs(struct pl_tree *, struct pl_call *, struct pl_node *, struct statfs *);
+int p9s_syncfs(struct pl_tree *, struct pl_call *, struct pl_node *);
+int p9s_make(struct pl_tree *, struct pl_call *, struct pl_node *, const char *,
+             const struct pl_make *, struct pl_node **, struct pl_attr *);
+int p9s_link(struct pl_tree *, struct pl_call *, struct pl_node *, struct pl_node *, const char *,
+             struct pl_attr *);
+int p9s_remove(struct pl_tree *, struct pl_call *, struct pl_node *, const char *, int);
+int p9s_rename(struct pl_tree *, struct pl_call *, struct pl_node *, const char *, struct pl_node *,
+               const char *, unsigned);
+int p9s_open(struct pl_tree *, struct pl_call *, struct pl_node *, int, struct pl_file **);
+int p9s_create(struct pl_tree *, struct pl_call *, struct pl_node *, const char *, int, mode_t,
+               struct pl_node **, struct pl_attr *, struct pl_file **);
+int p9s_tmpfile(struct pl_tree *, struct pl_call *, struct pl_node *, int, mode_t,
+                struct pl_node **, struct pl_attr *, struct pl_file **);
+int p9s_close(struct pl_tree *, struct pl_call *, struct pl_file *);
+int p9s_flush(struct pl_tree *, struct pl_call *, struct pl_file *, uint64_t);
+ssize_t p9s_read(struct pl_tree *, struct pl_call *, struct pl_file *, void *, size_t, uint64_t);
+ssize_t p9s_write(struct pl_tree *, struct pl_call *, struct pl_file *, const void *, size_t,
+                  uint64_t);
+int p9s_readdir(struct pl_tree *, struct pl_call *, struct pl_file *, uint64_t, pl_fill_fn *,
+                void *);
+void p9s_dir_free(struct p9s_dir *dir);
+int64_t p9s_seek(struct pl_tree *, struct pl_call *, struct pl_file *, uint64_t, int);
+int p9s_fsync(struct pl_tree *, struct pl_call *, struct pl_file *, bool);
+int p9s_fallocate(struct pl_tree *, struct pl_call *, struct pl_file *, int, uint64_t, uint64_t);
+ssize_t p9s_copy(struct pl_tree *, struct pl_call *, struct pl_file *, uint64_t, struct pl_file *,
+                 uint64_t, size_t);
+int p9s_ioctl(struct pl_tree *, struct pl_call *, struct pl_file *, unsigned, void *, size_t,
+              size_t);
+ssize_t p9s_getxattr(struct pl_tree *, struct pl_call *, struct pl_node *, const char *, void *,
+                     size_t);
+int p9s_setxattr(struct pl_tree *, struct pl_call *, struct pl_node *, const char *, const void *,
+                 size_t, int);
+int p9s_removexattr(struct pl_tree *, struct pl_call *, struct pl_node *, const char *);
+ssize_t p9s_listxattr(struct pl_tree *, struct pl_call *, struct pl_node *, char *, size_t);
+int p9s_lock(struct pl_tree *, struct pl_call *, struct pl_file *, const struct pl_lock *);
+int p9s_getlock(struct pl_tree *, struct pl_call *, struct pl_file *, struct pl_lock *);
+
+#endif

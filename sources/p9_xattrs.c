@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: MIT */
+/* Extended attributes through the 9P source: a fid that is read, or written once and clunked. */
+#include "sources/p9_tree.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/xattr.h>
+
+static struct p9_msg read_msg(uint32_t fid, uint64_t off, size_t n)
+{
+    return (struct p9_msg){.type = P9_Tread, .fid = fid, .offset = off, .count = (uint32_t)n};
+}
+
+/* Bytes that a Rread brought into `into`, of at most n. */
+static int got(const struct p9_answer *a, size_t n)
+{
+    return a->r.count > n ? -EIO : (int)a->r.count;
+}
+
+/* What is left of a value of `size` bytes when `have` are there. */
+static int read_rest(struct p9s_tree *t, struct pl_call *call, uint32_t fid, char *buf, size_t have,
+                     size_t size)
+{
+    int r = 0;
+    while (r == 0 && have < size) {
+        size_t n = size - have < t->chunk ? size - have : t->chunk;
+        struct p9_msg m = read_msg(fid, have, n);
+        struct p9_answer a = {0};
+        r = p9s_why(call, p9_rpc(t->conn, call, &m, &a, buf + have, n));
+        if (r == 0)
+            r = got(&a, n);
+        p9_answer_free(&a);
+        if (r == 0)
+            return -EIO; /* the value ends before its size */
+        if (r > 0) {
+            have += (size_t)r;
+            r = 0;
+        }
+    }
+    return r;
+}
+
+/* The value (or with "" the list of names): its size; with size 0 only that. */
+static ssize_t get(struct p9s_tree *t, struct pl_call *call, struct pl_node *node, const char *name,
+                   char *buf, size_t size)
+{
+    struct p9_msg m = {.type = P9_Txattrwalk, .name = p9_str(name)};
+    struct p9s_batch b = {0};
+    int r = p9s_my_fid(t, call, node, &m.fid);
+    if (r == 0)
+        r = p9s_new_fid(t, &m.newfid);
+    if (r < 0)
+        return r;
+    /* one of us keeps the order, and so the read need not wait for the size */
+    size_t first = t->ext ? (size < t->chunk ? size : t->chunk) : 0;
+    p9s_start(t, call, &b, &m, NULL, 0);
+    if (first) {
+        struct p9_msg rd = read_msg(m.newfid, 0, first);
+        p9s_start(t, call, &b, &rd, buf, first);
+    }
+    p9s_finish(t, call, &b);
+    ssize_t n = -1;
+    r = b.r[0];
+    if (r == 0 && b.a[0].r.size > PL_XATTR_MAX)
+        r = -EIO;
+    if (r == 0) {
+        n = (ssize_t)b.a[0].r.size;
+        if (size && (size_t)n > size)
+            r = -ERANGE;
+    }
+    if (r == 0 && size) {
+        int have = 0;
+        if (first)
+            have = r = b.r[1] < 0 ? b.r[1] : got(&b.a[1], first);
+        if (r >= 0)
+            r = have > n ? -EIO : read_rest(t, call, m.newfid, buf, (size_t)have, (size_t)n);
+    }
+    p9s_drop_fid(t, m.newfid, b.r[0]);
+    p9s_batch_free(&b);
+    return r < 0 ? p9s_stale(t, (struct p9s_node *)node, r) : n;
+}
+
+ssize_t p9s_getxattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node,
+                     const char *name, void *buf, size_t size)
+{
+    return get(p9s_of(tree), call, node, name, buf, size);
+}
+
+ssize_t p9s_listxattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node, char *buf,
+                      size_t size)
+{
+    ssize_t n = get(p9s_of(tree), call, node, "", buf, size);
+    return n > 0 && size && buf[n - 1] ? -EIO : n; /* every name has its NUL */
+}
+
+/* The rest of the value after `done` bytes, in order. */
+static int write_rest(struct p9s_tree *t, struct pl_call *call, uint32_t fid, const char *buf,
+                      size_t done, size_t size)
+{
+    int r = 0;
+    while (r == 0 && done < size) {
+        size_t n = size - done < t->chunk ? size - done : t->chunk;
+        struct p9_msg m = {.type = P9_Twrite,
+                           .fid = fid,
+                           .offset = done,
+                           .count = (uint32_t)n,
+                           .data = (char *)buf + done};
+        struct p9_answer a;
+        r = p9s_ask(t, call, &m, &a);
+        if (r == 0 && (a.r.count == 0 || a.r.count > n))
+            r = -EIO;
+        else if (r == 0)
+            done += a.r.count;
+        p9_answer_free(&a);
+    }
+    return r;
+}
+
+static int set(struct p9s_tree *t, struct pl_call *call, struct pl_node *node, const char *name,
+               const void *buf, size_t size, int flags)
+{
+    uint32_t fid, nfid;
+    struct p9s_batch b = {0};
+    int r = p9s_my_fid(t, call, node, &fid);
+    if (r == 0)
+        r = p9s_new_fid(t, &nfid);
+    if (r < 0)
+        return r;
+    struct p9_msg m[2] = {p9s_walk_msg(fid, nfid, NULL),
+                          {.type = P9_Txattrcreate,
+                           .fid = nfid,
+                           .name = p9_str(name),
+                           .size = size,
+                           .flags = (uint32_t)flags}};
+    p9s_start(t, call, &b, &m[0], NULL, 0);
+    if (!t->ext && (r = p9s_finish(t, call, &b)) == 0) {
+        p9s_batch_free(&b);
+        b.n = 0;
+    }
+    if (r == 0) {
+        p9s_start(t, call, &b, &m[1], NULL, 0);
+        r = p9s_finish(t, call, &b);
+    }
+    int walked = b.r[0];
+    p9s_batch_free(&b);
+    if (r == 0)
+        r = write_rest(t, call, nfid, buf, 0, size);
+    if (r < 0) {
+        p9s_drop_fid(t, nfid, t->ext ? walked : -EINTR);
+        return r;
+    }
+    struct p9_msg clunk = {.type = P9_Tclunk, .fid = nfid};
+    r = p9s_tell(t, call, &clunk);
+    if (r == -EINTR || r == -ETIMEDOUT)
+        p9_clunk_later(t->conn, nfid); /* the clunk itself may have been cancelled */
+    else
+        p9_fid_put(t->conn, nfid);
+    return r;
+}
+
+int p9s_setxattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node, const char *name,
+                 const void *buf, size_t size, int flags)
+{
+    struct p9s_tree *t = p9s_of(tree);
+    if (size == 0 && flags == XATTR_REPLACE) { /* on the wire this removes: look, then set */
+        ssize_t n = get(t, call, node, name, NULL, 0);
+        if (n < 0)
+            return (int)n;
+        flags = 0;
+    }
+    return set(t, call, node, name, buf, size, flags);
+}
+
+int p9s_removexattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node,
+                    const char *name)
+{
+    return set(p9s_of(tree), call, node, name, NULL, 0, XATTR_REPLACE);
+}

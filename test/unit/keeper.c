@@ -1,0 +1,1163 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The keeper on real mounts. A few lines that answer INIT, LOOKUP, GETATTR, OPEN and READ stand in
+ * for the door.
+ *
+ * Everything runs in namespaces of its own (mounts, processes), so that whatever a failing test
+ * leaves behind goes with them: the outer process only keeps the time. Inside, the same tests run
+ * three times: as root, as root of a user namespace, and as an ordinary user through fusermount3.
+ */
+#include "keeper/keeper.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/fuse.h>
+#include <poll.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/sysmacros.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#if defined(__SANITIZE_THREAD__)
+#define THREAD_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define THREAD_SANITIZER 1
+#endif
+#endif
+#ifndef THREAD_SANITIZER
+#define THREAD_SANITIZER 0
+#endif
+
+#define NOBODY 65534
+#define STAGE  "PLENUM_TEST_STAGE"
+
+static const char *stage; /* root, userns, user */
+static char base[64];     /* a directory of this stage */
+static int log_fd = -1;   /* what syslog got */
+
+/* ---- what the server processes tell, and their job ---- */
+
+struct note {
+    _Atomic int prepared, finished, stopped, up, hanging;
+};
+static struct note *note; /* shared memory */
+
+enum how {
+    PLAIN,
+    PREPARE_FAILS,
+    PREPARE_CRASHES,
+    PREPARE_BLOCKS,
+    PREPARE_BREAKS_SECOND, /* the second directory goes away before it is mounted */
+    NOTHING,
+    FINISH_FAILS,
+    FINISH_HANGS,
+    FINISH_WAITS, /* for stop */
+    TAKES_STDIN,
+};
+
+struct work {
+    enum how how;
+    const char *second;
+};
+
+static int prepare(void *arg, struct pl_err *err)
+{
+    struct work *w = arg;
+    atomic_fetch_add(&note->prepared, 1);
+    switch (w->how) {
+    case PREPARE_FAILS:
+        return pl_fail(err, -ECONNREFUSED, "tcp!nowhere!1: connection refused (start it)");
+    case PREPARE_CRASHES:
+        signal(SIGABRT, SIG_DFL);
+        abort();
+    case PREPARE_BLOCKS:
+        for (;;)
+            pause();
+    case PREPARE_BREAKS_SECOND:
+        return rmdir(w->second) < 0 ? -errno : 0;
+    case TAKES_STDIN:
+        return close(0) < 0 ? -errno : 0;
+    case NOTHING:
+        return 1;
+    default:
+        return 0;
+    }
+}
+
+static int finish(void *arg, struct pl_err *err)
+{
+    struct work *w = arg;
+    atomic_fetch_add(&note->finished, 1);
+    if (w->how == FINISH_FAILS)
+        return pl_fail(err, -EIO, "peer: said no goodbye");
+    while (w->how == FINISH_HANGS || (w->how == FINISH_WAITS && !atomic_load(&note->stopped)))
+        usleep(1000);
+    return 0;
+}
+
+static void stop(void *arg)
+{
+    atomic_fetch_add(&note->stopped, 1);
+}
+
+/* ---- the door: "f" has a line, reading "hang" never ends, looking up "quit" loses the link ----
+ */
+
+enum { ROOT = 1, F, HANG };
+
+static void attr_of(uint64_t node, struct fuse_attr *a)
+{
+    memset(a, 0, sizeof(*a));
+    a->ino = node;
+    a->nlink = 1;
+    a->mode = node == ROOT ? S_IFDIR | 0755 : S_IFREG | 0644;
+    a->size = node == F ? 6 : node == HANG ? 1000 : 0;
+    a->uid = geteuid();
+}
+
+static void answer(int fd, uint64_t unique, int error, const void *data, size_t n)
+{
+    char buf[4096];
+    struct fuse_out_header h = {(uint32_t)(sizeof(h) + n), error, unique};
+    memcpy(buf, &h, sizeof(h));
+    if (n)
+        memcpy(buf + sizeof(h), data, n);
+    if (write(fd, buf, sizeof(h) + n) < 0 && errno != ENOENT && errno != ENODEV)
+        perror("answer");
+}
+
+static void do_init(int fd, const struct fuse_in_header *in)
+{
+    const struct fuse_init_in *q = (const void *)(in + 1);
+    struct fuse_init_out out = {.major = FUSE_KERNEL_VERSION,
+                                .minor = FUSE_KERNEL_MINOR_VERSION,
+                                .max_readahead = q->max_readahead,
+                                .max_write = 4096};
+    answer(fd, in->unique, 0, &out, sizeof(out));
+}
+
+/* 0, or 1 when the link is lost. */
+static int do_lookup(int fd, const struct fuse_in_header *in)
+{
+    const char *name = (const char *)(in + 1);
+    struct fuse_entry_out out = {0};
+    out.nodeid = strcmp(name, "f") == 0 ? F : strcmp(name, "hang") == 0 ? HANG : 0;
+    attr_of(out.nodeid, &out.attr);
+    if (strcmp(name, "quit") == 0)
+        return 1;
+    answer(fd, in->unique, out.nodeid ? 0 : -ENOENT, &out, out.nodeid ? sizeof(out) : 0);
+    return 0;
+}
+
+static int serve(void *arg, size_t i, int fd, struct stats *stats, void (*up)(void *), void *up_arg,
+                 struct pl_err *err)
+{
+    static _Thread_local char buf[FUSE_MIN_READ_BUFFER + 4096];
+    struct fuse_in_header *in = (void *)buf;
+    struct fuse_attr_out attr = {0};
+    struct fuse_open_out open_out = {.open_flags = FOPEN_DIRECT_IO};
+    for (;;) {
+        ssize_t n = read(fd, buf, sizeof(buf));
+        if (n < 0 && errno == ENODEV)
+            return 0;
+        if (n < 0 && (errno == EINTR || errno == ENOENT || errno == EAGAIN))
+            continue;
+        if (n < 0)
+            return pl_fail(err, -errno, "/dev/fuse: %s", strerror(errno));
+        stats_add(&stats->requests, 1);
+        switch (in->opcode) {
+        case FUSE_INIT:
+            do_init(fd, in);
+            atomic_fetch_add(&note->up, 1);
+            up(up_arg);
+            break;
+        case FUSE_LOOKUP:
+            if (do_lookup(fd, in))
+                return pl_fail(err, -ECONNABORTED, "link to peer lost: it went away");
+            break;
+        case FUSE_GETATTR:
+            attr_of(in->nodeid, &attr.attr);
+            answer(fd, in->unique, 0, &attr, sizeof(attr));
+            break;
+        case FUSE_OPEN:
+        case FUSE_OPENDIR:
+            answer(fd, in->unique, 0, &open_out, sizeof(open_out));
+            break;
+        case FUSE_READ:
+            if (in->nodeid == F)
+                answer(fd, in->unique, 0, "hello\n", 6);
+            else
+                atomic_fetch_add(&note->hanging, 1);
+            break;
+        case FUSE_READDIR:
+        case FUSE_RELEASE:
+        case FUSE_RELEASEDIR:
+        case FUSE_FLUSH:
+        case FUSE_DESTROY:
+            answer(fd, in->unique, 0, NULL, 0);
+            break;
+        case FUSE_FORGET:
+        case FUSE_BATCH_FORGET:
+        case FUSE_INTERRUPT:
+            break;
+        default:
+            answer(fd, in->unique, -ENOSYS, NULL, 0);
+        }
+    }
+}
+
+/* ---- running it ---- */
+
+static struct keeper_mount mounts[2];
+static struct work work;
+static char dirs[2][128];
+static int said_fd = -1; /* standard error of the user's process */
+
+static struct keeper_job job_of(size_t n, bool foreground, enum how how)
+{
+    memset(note, 0, sizeof(*note));
+    work = (struct work){how, dirs[1]};
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(dirs[i], sizeof(dirs[i]), "%s/m%zu", base, i);
+        mkdir(dirs[i], 0755);
+        mounts[i] = (struct keeper_mount){.dir = dirs[i], .spec = i ? "mem:" : "ro(a b,c\\d)"};
+        mount_opts_init(&mounts[i].opts);
+    }
+    return (struct keeper_job){.kind = "mount",
+                               .nmounts = n,
+                               .mounts = mounts,
+                               .foreground = foreground,
+                               .arg = &work,
+                               .prepare = prepare,
+                               .serve = serve,
+                               .finish = finish,
+                               .stop = stop};
+}
+
+/* The user's process, with `in` as its standard input if that is not -1. */
+static pid_t start(const struct keeper_job *job, int in)
+{
+    int fd[2];
+    if (said_fd >= 0)
+        close(said_fd);
+    assert_int_equal(pipe2(fd, O_CLOEXEC), 0);
+    said_fd = fd[0];
+    fflush(NULL);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        dup2(fd[1], 2);
+        close(fd[0]);
+        close(fd[1]);
+        if (in >= 0) {
+            dup2(in, 0);
+            close(in);
+        }
+        _exit(keeper_run(job));
+    }
+    close(fd[1]);
+    return pid;
+}
+
+/* Waits for the process, which is ours or was left to us: its exit status, 128 + signal. */
+static int ended(pid_t pid)
+{
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static void want_said(const char *text)
+{
+    char buf[2048];
+    size_t n = 0;
+    /* to the end: nobody holds the terminal when the user's process has returned */
+    for (ssize_t got; (got = read(said_fd, buf + n, sizeof(buf) - 1 - n)) > 0;)
+        n += (size_t)got;
+    buf[n] = 0;
+    assert_string_equal(buf, text);
+}
+
+static void want_logged(const char *words)
+{
+    char buf[1024] = "";
+    if (log_fd < 0)
+        return;
+    ssize_t n = recv(log_fd, buf, sizeof(buf) - 1, MSG_DONTWAIT);
+    if (!words) {
+        if (n >= 0)
+            print_error("logged: %s\n", buf);
+        assert_int_equal(n, -1);
+        return;
+    }
+    assert_true(n > 0);
+    if (!strstr(buf, words))
+        print_error("logged: %s\n", buf);
+    assert_non_null(strstr(buf, words));
+}
+
+static bool mounted(size_t i)
+{
+    dev_t dev;
+    return mount_dev(dirs[i], &dev) == 0;
+}
+
+static int count_one(void *arg, struct reg_page *page)
+{
+    ++*(int *)arg;
+    return 0;
+}
+
+static void want_nothing_left(void)
+{
+    int entries = 0;
+    assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); /* no process */
+    assert_int_equal(errno, ECHILD);
+    for (size_t i = 0; i < 2; i++) {
+        assert_false(mounted(i));
+        assert_true(rmdir(dirs[i]) == 0 || errno == ENOENT);
+    }
+    reg_each(count_one, &entries);
+    assert_int_equal(entries, 0);
+}
+
+struct pids {
+    pid_t keeper, server;
+};
+
+static struct pids pids_of(size_t i)
+{
+    struct reg_page *p = reg_find(dirs[i]);
+    assert_non_null(p);
+    struct pids pids = {atomic_load(&p->keeper), atomic_load(&p->server)};
+    reg_put(p);
+    assert_true(pids.keeper > 0 && pids.server > 0);
+    return pids;
+}
+
+/* A mount in the background that works. */
+static struct pids background(size_t n, enum how how)
+{
+    struct keeper_job job = job_of(n, false, how);
+    int status = ended(start(&job, -1));
+    want_said("");
+    assert_int_equal(status, 0);
+    assert_int_equal(note->up, n);
+    for (size_t i = 0; i < n; i++)
+        assert_true(mounted(i));
+    return pids_of(0);
+}
+
+static const char *under(size_t i, const char *name)
+{
+    static char path[256];
+    snprintf(path, sizeof(path), "%s/%s", dirs[i], name);
+    return path;
+}
+
+static void want_works(size_t i)
+{
+    char buf[16];
+    int fd = open(under(i, "f"), O_RDONLY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(read(fd, buf, sizeof(buf)), 6);
+    assert_memory_equal(buf, "hello\n", 6);
+    close(fd);
+}
+
+/* What a line of /proc/PID/NAME that begins with `key` says. */
+static void proc_line(pid_t pid, const char *name, const char *key, char *ret, size_t size)
+{
+    char path[64], line[4096];
+    snprintf(path, sizeof(path), "/proc/%d/%s", pid, name);
+    FILE *f = fopen(path, "re");
+    assert_non_null(f);
+    *ret = 0;
+    while (fgets(line, sizeof(line), f))
+        if (strncmp(line, key, strlen(key)) == 0)
+            snprintf(ret, size, "%s", line + strlen(key));
+    fclose(f);
+}
+
+/* How many descriptors of the process are `target`. */
+static int descriptors(pid_t pid, const char *target)
+{
+    char dir[64], path[400], link[PATH_MAX];
+    int n = 0;
+    snprintf(dir, sizeof(dir), "/proc/%d/fd", pid);
+    DIR *d = opendir(dir);
+    assert_non_null(d);
+    for (struct dirent *de; (de = readdir(d));) {
+        snprintf(path, sizeof(path), "%s/%s", dir, de->d_name);
+        ssize_t got = readlink(path, link, sizeof(link) - 1);
+        if (got < 0)
+            continue;
+        link[got] = 0;
+        n += strcmp(link, target) == 0;
+    }
+    closedir(d);
+    return n;
+}
+
+static bool left_terminal(pid_t pid)
+{
+    for (int i = 0; i < 3; i++) {
+        char path[64], link[64] = "";
+        snprintf(path, sizeof(path), "/proc/%d/fd/%d", pid, i);
+        if (readlink(path, link, sizeof(link) - 1) < 0 || strcmp(link, "/dev/null") != 0)
+            return false;
+    }
+    return true;
+}
+
+/* A child that reads "hang": it is in the kernel, waiting for an answer, when this returns. */
+static pid_t hanging_reader(size_t i)
+{
+    int before = atomic_load(&note->hanging);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        char c;
+        int fd = open(under(i, "hang"), O_RDONLY);
+        _exit(fd < 0 ? 99 : read(fd, &c, 1) < 0 ? errno : 98);
+    }
+    while (atomic_load(&note->hanging) == before)
+        usleep(1000);
+    return pid;
+}
+
+/* ---- tests ---- */
+
+static void in_background(void **state)
+{
+    char text[256];
+    struct stat st;
+    dev_t dev;
+    struct pids p = background(1, PLAIN);
+    want_works(0);
+    assert_int_equal(stat(dirs[0], &st), 0);
+    assert_int_equal(mount_dev(dirs[0], &dev), 0);
+    assert_int_equal(st.st_dev, dev);
+    assert_true(mount_present(dev));
+
+    struct reg_page *page = reg_find(dirs[0]);
+    assert_string_equal(page->kind, "mount");
+    assert_string_equal(page->spec, "ro(a b,c\\d)");
+    assert_string_equal(page->state, "up");
+    assert_true(page->stats.requests > 2);
+    reg_put(page);
+
+    /* the kernel's view: type and source */
+    char line[256];
+    snprintf(line, sizeof(line), "ro(a\\040b,c\\134d) %s fuse.plenum ", dirs[0]);
+    proc_line(getpid(), "mounts", line, text, sizeof(text));
+    assert_non_null(strstr(text, "nosuid,nodev"));
+
+    proc_line(p.keeper, "status", "Name:\t", text, sizeof(text));
+    assert_string_equal(text, "plenum-keeper\n");
+    proc_line(p.server, "status", "Name:\t", text, sizeof(text));
+    assert_string_equal(text, "plenum-server\n");
+#if !THREAD_SANITIZER /* has a thread of its own */
+    proc_line(p.keeper, "status", "Threads:\t", text, sizeof(text));
+    assert_string_equal(text, "1\n");
+#endif
+    assert_int_not_equal(getsid(p.keeper), getsid(0));
+    assert_int_not_equal(getsid(p.server), getsid(0));
+    assert_true(left_terminal(p.keeper));
+    assert_true(left_terminal(p.server));
+    assert_int_equal(descriptors(p.keeper, "/dev/fuse"), 1);
+
+    assert_int_equal(mount_end(dirs[0], false, NULL), 0);
+    assert_int_equal(ended(p.keeper), 0);
+    assert_int_equal(note->finished, 1);
+    assert_int_equal(note->stopped, 0);
+    want_logged(NULL);
+    want_nothing_left();
+}
+
+/* Neither process runs while there is nothing to do. */
+static void idle(void **state)
+{
+    struct pids p = background(1, PLAIN);
+    char before[2][64], after[2][64];
+    want_works(0);
+    usleep(100000); /* FORGET, RELEASE */
+    proc_line(p.keeper, "status", "voluntary_ctxt_switches:", before[0], 64);
+    proc_line(p.server, "status", "voluntary_ctxt_switches:", before[1], 64);
+    usleep(500000);
+    proc_line(p.keeper, "status", "voluntary_ctxt_switches:", after[0], 64);
+    proc_line(p.server, "status", "voluntary_ctxt_switches:", after[1], 64);
+    assert_string_equal(before[0], after[0]);
+    assert_string_equal(before[1], after[1]);
+    assert_int_equal(mount_end(dirs[0], false, NULL), 0);
+    assert_int_equal(ended(p.keeper), 0);
+    want_nothing_left();
+}
+
+static void sigterm(void **state)
+{
+    static const int signals[] = {SIGTERM, SIGINT, SIGHUP};
+    for (size_t i = 0; i < 3; i++) {
+        struct pids p = background(2, FINISH_WAITS);
+        kill(p.keeper, signals[i]);
+        assert_int_equal(ended(p.keeper), 0);
+        assert_int_equal(note->finished, 1);
+        assert_int_equal(note->stopped, 1);
+        want_logged(NULL);
+        want_nothing_left();
+    }
+}
+
+/* With a file open and a caller inside: nobody hangs, nothing stays. */
+static void sigterm_busy(void **state)
+{
+    struct pids p = background(1, PLAIN);
+    int fd = open(under(0, "f"), O_RDONLY | O_CLOEXEC);
+    pid_t reader = hanging_reader(0);
+    struct pl_err err = {0};
+    assert_int_equal(mount_end(dirs[0], false, &err), -EBUSY);
+    assert_non_null(strstr(err.text, "busy: a process works in it"));
+    kill(p.keeper, SIGTERM);
+    assert_int_equal(ended(p.keeper), 0);
+    int error = ended(reader);
+    assert_true(error == ECONNABORTED || error == ENOTCONN || error == EIO);
+    char c;
+    assert_int_equal(read(fd, &c, 1), -1);
+    close(fd);
+    want_nothing_left();
+}
+
+static void force_busy(void **state)
+{
+    struct pids p = background(1, PLAIN);
+    int fd = open(under(0, "f"), O_RDONLY | O_CLOEXEC);
+    pid_t reader = hanging_reader(0);
+    assert_int_equal(mount_end(dirs[0], true, NULL), 0);
+    int error = ended(reader);
+    assert_true(error == ECONNABORTED || error == ENOTCONN || error == EIO);
+    close(fd);
+    assert_int_equal(ended(p.keeper), 0);
+    want_nothing_left();
+}
+
+static void server_killed(void **state)
+{
+    struct pids p = background(2, PLAIN);
+    int fd = open(under(1, "f"), O_RDONLY | O_CLOEXEC);
+    pid_t reader = hanging_reader(0);
+    kill(p.server, SIGKILL);
+    int error = ended(reader);
+    assert_true(error == ECONNABORTED || error == ENOTCONN || error == EIO);
+    assert_int_equal(ended(p.keeper), 1);
+    close(fd);
+    want_logged("mount: the server was killed by signal 9 (Killed)");
+    want_nothing_left();
+}
+
+/* A server that is stopped cannot be waited for: the second signal kills it. */
+static void second_signal(void **state)
+{
+    struct keeper_job job = job_of(1, true, FINISH_HANGS);
+    pid_t keeper = start(&job, -1);
+    while (atomic_load(&note->up) == 0)
+        usleep(1000);
+    kill(keeper, SIGINT);
+    while (atomic_load(&note->finished) == 0)
+        usleep(1000);
+    assert_false(mounted(0));
+    kill(keeper, SIGINT);
+    assert_int_equal(ended(keeper), 0);
+    want_said("");
+    want_nothing_left();
+}
+
+static void keeper_killed(void **state)
+{
+    struct pids p = background(2, FINISH_WAITS);
+    pid_t reader = hanging_reader(1);
+    kill(p.keeper, SIGKILL);
+    assert_int_equal(ended(p.keeper), 128 + SIGKILL);
+    int error = ended(reader);
+    assert_true(error == ECONNABORTED || error == ENOTCONN || error == EIO);
+    assert_int_equal(ended(p.server), 1);
+    assert_int_equal(note->finished, 1);
+    assert_int_equal(note->stopped, 1);
+    want_logged("the keeper was killed");
+    want_nothing_left();
+}
+
+static void prepare_fails(void **state)
+{
+    for (int foreground = 0; foreground < 2; foreground++) {
+        struct keeper_job job = job_of(2, foreground, PREPARE_FAILS);
+        assert_int_equal(ended(start(&job, -1)), 1);
+        want_said("plenum: mount: tcp!nowhere!1: connection refused (start it)\n");
+        assert_int_equal(note->finished, 0);
+        want_logged(NULL);
+        want_nothing_left();
+
+        job = job_of(1, foreground, PREPARE_CRASHES);
+        assert_int_equal(ended(start(&job, -1)), 1);
+        want_said("plenum: mount: the server was killed by signal 6 (Aborted)\n");
+        want_nothing_left();
+    }
+}
+
+/* Ctrl-C, or a killed shell, while it still dials. */
+static void ended_while_starting(void **state)
+{
+    struct keeper_job job = job_of(1, false, PREPARE_BLOCKS);
+    pid_t user = start(&job, -1);
+    while (atomic_load(&note->prepared) == 0)
+        usleep(1000);
+    struct pids p = pids_of(0);
+    kill(user, SIGKILL);
+    assert_int_equal(ended(user), 128 + SIGKILL);
+    assert_int_equal(ended(p.keeper), 0);
+    want_said("");
+    want_nothing_left();
+
+    job = job_of(1, true, PREPARE_BLOCKS);
+    user = start(&job, -1);
+    while (atomic_load(&note->prepared) == 0)
+        usleep(1000);
+    kill(user, SIGTERM);
+    assert_int_equal(ended(user), 0);
+    want_nothing_left();
+
+    job = job_of(1, true, PREPARE_BLOCKS);
+    user = start(&job, -1);
+    while (atomic_load(&note->prepared) == 0)
+        usleep(1000);
+    p = pids_of(0);
+    kill(user, SIGKILL);
+    assert_int_equal(ended(user), 128 + SIGKILL);
+    assert_int_equal(ended(p.server), 1);
+    want_nothing_left();
+}
+
+static void one_of_two(void **state)
+{
+    struct pids p = background(2, PLAIN);
+    assert_int_equal(descriptors(p.keeper, "/dev/fuse"), 2);
+    assert_int_equal(mount_end(dirs[0], false, NULL), 0);
+    while (descriptors(p.keeper, "/dev/fuse") > 1)
+        usleep(1000);
+    want_works(1);
+    assert_false(mounted(0));
+    assert_int_equal(note->finished, 0);
+    assert_int_equal(mount_end(dirs[1], false, NULL), 0);
+    assert_int_equal(ended(p.keeper), 0);
+    assert_int_equal(note->finished, 1);
+    want_nothing_left();
+}
+
+/* The second mount cannot be made: the first goes too, and finish still says goodbye. */
+static void second_mount_fails(void **state)
+{
+    for (int foreground = 0; foreground < 2; foreground++) {
+        struct keeper_job job = job_of(2, foreground, PREPARE_BREAKS_SECOND);
+        assert_int_equal(ended(start(&job, -1)), 1);
+        char buf[512] = "";
+        assert_true(read(said_fd, buf, sizeof(buf) - 1) > 0);
+        assert_non_null(strstr(buf, dirs[1]));
+        assert_ptr_equal(strchr(buf, '\n'), buf + strlen(buf) - 1);
+        assert_int_equal(note->finished, 1);
+        assert_int_equal(note->up, 0);
+        want_nothing_left();
+    }
+}
+
+static void link_lost(void **state)
+{
+    struct stat st;
+    struct pids p = background(2, PLAIN);
+    assert_int_equal(stat(under(0, "quit"), &st), -1);
+    assert_int_equal(ended(p.keeper), 1);
+    assert_int_equal(note->finished, 1);
+    want_logged("mount: link to peer lost: it went away");
+    want_nothing_left();
+}
+
+static void finish_fails(void **state)
+{
+    struct keeper_job job = job_of(1, true, FINISH_FAILS);
+    pid_t pid = start(&job, -1);
+    while (atomic_load(&note->up) == 0)
+        usleep(1000);
+    while (mount_end(dirs[0], false, NULL) < 0)
+        usleep(1000);
+    assert_int_equal(ended(pid), 1);
+    want_said("plenum: mount: peer: said no goodbye\n");
+    want_nothing_left();
+}
+
+static void nothing_to_mount(void **state)
+{
+    for (int foreground = 0; foreground < 2; foreground++) {
+        struct keeper_job job = job_of(1, foreground, NOTHING);
+        assert_int_equal(ended(start(&job, -1)), 0);
+        want_said("");
+        while (waitpid(-1, NULL, 0) > 0)
+            ;
+        assert_int_equal(note->finished, 1);
+        want_nothing_left();
+    }
+}
+
+/* The server alone holds the ends of channels: when it closes one, the peer sees it. */
+static void channel_is_the_servers(void **state)
+{
+    int fd[2], other[2];
+    assert_int_equal(pipe2(fd, O_CLOEXEC), 0);
+    assert_int_equal(pipe(other), 0); /* one that the keeper must not keep either */
+    struct keeper_job job = job_of(1, true, TAKES_STDIN);
+    pid_t pid = start(&job, fd[0]);
+    close(fd[0]);
+    close(other[0]);
+    while (atomic_load(&note->up) == 0)
+        usleep(1000);
+    void (*was)(int) = signal(SIGPIPE, SIG_IGN);
+    assert_int_equal(write(fd[1], "x", 1), -1);
+    assert_int_equal(errno, EPIPE);
+    signal(SIGPIPE, was);
+    char name[64];
+    struct stat st;
+    assert_int_equal(fstat(other[1], &st), 0);
+    snprintf(name, sizeof(name), "pipe:[%lu]", (unsigned long)st.st_ino);
+    assert_int_equal(descriptors(pid, name), 0);
+    close(fd[1]);
+    close(other[1]);
+    kill(pid, SIGTERM);
+    assert_int_equal(ended(pid), 0);
+    want_nothing_left();
+}
+
+static void check_says(const char *dir, bool nonempty, int code, const char *words)
+{
+    char path[PATH_MAX];
+    struct pl_err err = {0};
+    int rc = mount_check(dir, nonempty, path, &err);
+    if (rc != code || (words && !strstr(err.text, words)))
+        print_error("%s: got %d \"%s\", want %d \"%s\"\n", dir, rc, err.text, code, words);
+    assert_int_equal(rc, code);
+    if (words)
+        assert_non_null(strstr(err.text, words));
+}
+
+static void mount_points(void **state)
+{
+    char path[PATH_MAX], file[256], name[256];
+    struct keeper_job job = job_of(2, true, PLAIN);
+    struct pl_err err = {0};
+    snprintf(file, sizeof(file), "%s/file", dirs[0]);
+    check_says(under(0, "no"), false, -ENOENT, "no such directory (make it with mkdir)");
+    close(open(file, O_CREAT | O_WRONLY, 0600));
+    check_says(file, false, -ENOTDIR, "not a directory");
+    check_says(dirs[0], false, -ENOTEMPTY, "not empty");
+    check_says(dirs[0], true, 0, NULL);
+    unlink(file);
+    check_says(dirs[0], false, 0, NULL);
+    if (strcmp(stage, "user") == 0) {
+        check_says("/usr", true, -EACCES, "not permitted to mount on it");
+        check_says("/root", false, -EACCES, "not permitted");
+    }
+    /* relative, and through a symlink */
+    assert_int_equal(chdir(base), 0);
+    assert_int_equal(symlink("m0", "link"), 0);
+    assert_int_equal(mount_check("link", false, path, &err), 0);
+    assert_string_equal(path, dirs[0]);
+    assert_int_equal(unlink("link"), 0);
+    assert_int_equal(mount_check("./m0/../m1/", false, path, &err), 0);
+    assert_string_equal(path, dirs[1]);
+    assert_int_equal(chdir("/"), 0);
+    /* one within the other */
+    snprintf(name, sizeof(name), "%s/sub", dirs[0]);
+    assert_int_equal(mkdir(name, 0755), 0);
+    mounts[1].dir = name;
+    mounts[0].opts.nonempty = true;
+    assert_int_equal(ended(start(&job, -1)), 1);
+    snprintf(
+        path, sizeof(path),
+        "plenum: mount: %s: is to be mounted together with %s (neither may lie in the other)\n",
+        name, dirs[0]);
+    want_said(path);
+    rmdir(name);
+    mounts[1].dir = dirs[0];
+    assert_int_equal(ended(start(&job, -1)), 1);
+    /* nothing of ours there */
+    assert_int_equal(mount_end(dirs[0], true, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "not a plenum mount"));
+    assert_int_equal(mount_end("/proc", true, &err), -EINVAL);
+    want_nothing_left();
+}
+
+/* Names that mountinfo must escape. */
+static void odd_names(void **state)
+{
+    static const char *const names[] = {
+        "with space", "tab\tand\nline", "back\\slash\\040", "comma,and=sign", "-o", "#x"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+        struct keeper_job job = job_of(1, false, PLAIN);
+        rmdir(dirs[0]);
+        rmdir(dirs[1]);
+        snprintf(dirs[0], sizeof(dirs[0]), "%s/%s", base, names[i]);
+        assert_int_equal(mkdir(dirs[0], 0755), 0);
+        assert_int_equal(ended(start(&job, -1)), 0);
+        want_said("");
+        assert_true(mounted(0));
+        want_works(0);
+        pid_t keeper = pids_of(0).keeper;
+        check_says(dirs[0], false, -EBUSY, "already a plenum mount of ro(a b,c\\d) (plenum umount");
+        assert_int_equal(mount_end(dirs[0], false, NULL), 0);
+        assert_int_equal(ended(keeper), 0);
+        want_nothing_left();
+    }
+}
+
+/* A source longer than the kernel takes. */
+static void long_source(void **state)
+{
+    char spec[600];
+    struct keeper_job job = job_of(1, false, PLAIN);
+    for (size_t i = 0; i + 2 < sizeof(spec); i += 2)
+        memcpy(spec + i, "\303\244", 2); /* two bytes each: the cut falls within one */
+    spec[sizeof(spec) - 2] = 0;
+    mounts[0].spec = spec;
+    assert_int_equal(ended(start(&job, -1)), 0);
+    want_said("");
+    struct reg_page *p = reg_find(dirs[0]);
+    assert_string_equal(p->spec, spec);
+    pid_t keeper = atomic_load(&p->keeper);
+    reg_put(p);
+    struct pl_err err = {0};
+    char path[PATH_MAX];
+    assert_int_equal(mount_check(dirs[0], false, path, &err), -EBUSY);
+    assert_null(strstr(err.text, "\\303 ")); /* no half character */
+    assert_int_equal(mount_end(dirs[0], false, NULL), 0);
+    assert_int_equal(ended(keeper), 0);
+    want_nothing_left();
+}
+
+/* Both processes killed: the dead mount is cleared by the next check. */
+static void wreck(void **state)
+{
+    struct pids p = background(1, PLAIN);
+    struct statfs sf;
+    kill(p.server, SIGSTOP);
+    kill(p.keeper, SIGKILL);
+    assert_int_equal(ended(p.keeper), 128 + SIGKILL);
+    assert_true(mounted(0));
+    check_says(dirs[0], false, -EBUSY, "already a plenum mount"); /* the server still lives */
+    kill(p.server, SIGKILL);
+    assert_int_equal(ended(p.server), 128 + SIGKILL);
+    assert_true(mounted(0));
+    assert_int_equal(statfs(dirs[0], &sf), -1);
+    assert_int_equal(errno, ENOTCONN);
+    check_says(dirs[0], false, 0, NULL);
+    assert_false(mounted(0));
+    p = background(1, PLAIN);
+    kill(p.keeper, SIGTERM);
+    assert_int_equal(ended(p.keeper), 0);
+    want_nothing_left();
+}
+
+/* A mount whose server never answers hangs nobody here. */
+static void hung(void **state)
+{
+    struct mount_opts opts;
+    struct pl_err err = {0};
+    char path[PATH_MAX];
+    int fd;
+    dev_t dev;
+    (void)job_of(1, true, PLAIN);
+    mount_opts_init(&opts);
+    opts.source = "mem:";
+    assert_int_equal(mount_fuse(dirs[0], &opts, &fd, &err), 0);
+    assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+    assert_int_equal(mount_dev(dirs[0], &dev), 0);
+    assert_int_equal(mount_path(dirs[0], path, &err), 0);
+    assert_string_equal(path, dirs[0]);
+    check_says(dirs[0], false, -EBUSY, "which does not answer (plenum umount -f");
+    assert_int_equal(mount_end_dev(dirs[0], dev + 1, true, &err), -ENOENT);
+    assert_true(mounted(0));
+    assert_int_equal(mount_end(dirs[0], true, &err), 0);
+    assert_false(mount_present(dev));
+    close(fd);
+    want_nothing_left();
+}
+
+/* A dead mount of another program is not ours to clear. */
+static void dead_stranger(void **state)
+{
+    char data[128];
+    if (strcmp(stage, "user") == 0)
+        skip();
+    (void)job_of(1, true, PLAIN);
+    int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+    snprintf(data, sizeof(data), "fd=%d,rootmode=40000,user_id=0,group_id=0", fd);
+    assert_int_equal(mount("sshfs", dirs[0], "fuse.sshfs", 0, data), 0);
+    close(fd);
+    check_says(dirs[0], false, -EBUSY, "a dead mount (fuse.sshfs) is in the way (clear it: umount");
+    check_says(dirs[0], true, -EBUSY, "a dead mount (fuse.sshfs)");
+    check_says(under(0, "sub"), true, -ENOTCONN, "lies in a dead mount");
+    assert_int_equal(umount2(dirs[0], MNT_DETACH), 0);
+    want_nothing_left();
+}
+
+static void no_device(void **state)
+{
+    struct mount_opts opts;
+    struct pl_err err = {0};
+    int fd;
+    if (strcmp(stage, "root") != 0)
+        skip();
+    (void)job_of(1, true, PLAIN);
+    mount_opts_init(&opts);
+    assert_int_equal(rename("/dev/fuse", "/dev/fuse.away"), 0);
+    int rc = mount_fuse(dirs[0], &opts, &fd, &err);
+    assert_int_equal(rename("/dev/fuse.away", "/dev/fuse"), 0);
+    assert_int_equal(rc, -ENODEV);
+    assert_non_null(strstr(err.text, "/dev/fuse: there is none (load the fuse module"));
+    want_nothing_left();
+}
+
+static void allow_other(void **state)
+{
+    struct keeper_job job = job_of(1, true, PLAIN);
+    if (strcmp(stage, "user") != 0) {
+        assert_true(mounts[0].opts.allow_other);
+        want_nothing_left();
+        skip();
+    }
+    assert_false(mounts[0].opts.allow_other);
+    mounts[0].opts.allow_other = true;
+    assert_int_equal(ended(start(&job, -1)), 1);
+    char text[512];
+    snprintf(text, sizeof(text),
+             "plenum: mount: %s: allow_other is not permitted to users (add the line "
+             "user_allow_other to /etc/fuse.conf, or leave the option out)\n",
+             dirs[0]);
+    want_said(text);
+    want_nothing_left();
+}
+
+static void options(void **state)
+{
+    char text[256], line[256];
+    struct keeper_job job = job_of(1, false, PLAIN);
+    struct mount_opts *o = &mounts[0].opts;
+    o->ro = o->noexec = o->noatime = true;
+    o->source = "a,b\\c";
+    assert_int_equal(ended(start(&job, -1)), 0);
+    want_said("");
+    snprintf(line, sizeof(line), "a,b\\134c %s fuse.plenum ro,nosuid,nodev,noexec,noatime,",
+             dirs[0]);
+    proc_line(getpid(), "mounts", line, text, sizeof(text));
+    assert_non_null(strstr(text, "default_permissions"));
+    pid_t keeper = pids_of(0).keeper;
+    assert_int_equal(mount_end(dirs[0], false, NULL), 0);
+    assert_int_equal(ended(keeper), 0);
+    want_nothing_left();
+}
+
+/* ---- the stages ---- */
+
+static int stage_setup(void **state)
+{
+    snprintf(base, sizeof(base), "/tmp/keeper-%s-XXXXXX", stage);
+    note = mmap(NULL, sizeof(*note), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (!mkdtemp(base) || note == MAP_FAILED || prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)
+        return -1;
+    struct sockaddr_un un = {.sun_family = AF_UNIX, .sun_path = "/dev/log"};
+    unlink(un.sun_path);
+    log_fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (bind(log_fd, (struct sockaddr *)&un, sizeof(un)) < 0)
+        return -1;
+    return 0;
+}
+
+/* After a failure: nothing of it may reach the next test. */
+static int clean_up(void **state)
+{
+    char buf[256];
+    kill(-1, SIGKILL); /* all but us in this namespace */
+    while (waitpid(-1, NULL, 0) > 0)
+        ;
+    for (size_t i = 0; i < 2; i++) {
+        if (*dirs[i] && mounted(i))
+            mount_end(dirs[i], true, NULL);
+        rmdir(dirs[i]);
+    }
+    while (recv(log_fd, buf, sizeof(buf), MSG_DONTWAIT) >= 0)
+        ;
+    return 0;
+}
+
+static int run_stage(void)
+{
+#define T(f) cmocka_unit_test_teardown(f, clean_up)
+    const struct CMUnitTest tests[] = {
+        T(in_background),
+        T(idle),
+        T(sigterm),
+        T(sigterm_busy),
+        T(force_busy),
+        T(server_killed),
+        T(second_signal),
+        T(keeper_killed),
+        T(prepare_fails),
+        T(ended_while_starting),
+        T(one_of_two),
+        T(second_mount_fails),
+        T(link_lost),
+        T(finish_fails),
+        T(nothing_to_mount),
+        T(channel_is_the_servers),
+        T(mount_points),
+        T(odd_names),
+        T(long_source),
+        T(wreck),
+        T(hung),
+        T(dead_stranger),
+        T(no_device),
+        T(allow_other),
+        T(options),
+    };
+    const char *only = getenv("PLENUM_TEST_ONLY");
+    if (only)
+        cmocka_set_test_filter(only);
+    return cmocka_run_group_tests_name(stage, tests, stage_setup, NULL);
+}
+
+/* A child that becomes who the stage is about and starts this program again. */
+static int child_stage(const char *name, char *self)
+{
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        bool user = strcmp(name, "root") != 0;
+        if (user && geteuid() == 0 && (setgid(NOBODY) < 0 || setuid(NOBODY) < 0))
+            _exit(99);
+        prctl(PR_SET_DUMPABLE, 1); /* or /proc/self would be root's */
+        if (strcmp(name, "user") == 0 && access("/usr/bin/fusermount3", X_OK) < 0) {
+            printf("# user: skipped: fusermount3 is missing\n");
+            fflush(NULL);
+            _exit(0);
+        }
+        setenv(STAGE, name, 1);
+        unsetenv("XDG_RUNTIME_DIR");
+        if (strcmp(name, "userns") == 0)
+            execlp("unshare", "unshare", "-Urm", self, NULL);
+        else
+            execl(self, self, NULL);
+        _exit(96);
+    }
+    int status;
+    while (waitpid(pid, &status, 0) != pid)
+        ;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 255;
+}
+
+static int make_node(const char *path, int minor_no, int major_no)
+{
+    return mknod(path, S_IFCHR | 0666, makedev((unsigned)major_no, (unsigned)minor_no)) < 0 ||
+                   chmod(path, 0666) < 0
+               ? -1
+               : 0;
+}
+
+/* Process 1 of its namespace: our own /proc, /dev, /run and /tmp, then the stages. */
+static int inside(char *self)
+{
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount("proc", "/proc", "proc", 0, NULL) < 0 ||
+        mount("tmpfs", "/run", "tmpfs", 0, "mode=0755") < 0)
+        return 77;
+    char keep[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", keep, sizeof(keep) - 1);
+    if (n < 0)
+        return 77;
+    keep[n] = 0;
+    /* the program may lie in /tmp, or where users may not go */
+    char copy[] = "/run/unit-keeper";
+    int from = open("/proc/self/exe", O_RDONLY | O_CLOEXEC),
+        to = open(copy, O_CREAT | O_WRONLY | O_CLOEXEC, 0755);
+    char buf[65536];
+    while ((n = read(from, buf, sizeof(buf))) > 0)
+        if (write(to, buf, (size_t)n) != n)
+            return 77;
+    close(from);
+    close(to);
+    if (mount("tmpfs", "/tmp", "tmpfs", 0, "mode=1777") < 0 ||
+        mount("tmpfs", "/dev", "tmpfs", 0, "mode=0777") < 0 || make_node("/dev/null", 3, 1) < 0 ||
+        make_node("/dev/zero", 5, 1) < 0 || make_node("/dev/urandom", 9, 1) < 0 ||
+        make_node("/dev/fuse", 229, 10) < 0) {
+        printf("# skipped: cannot make a /dev of its own: %s\n", strerror(errno));
+        return 77;
+    }
+    mount("fusectl", "/sys/fs/fuse/connections", "fusectl", 0, NULL); /* as systems have it */
+    static const char *const stages[] = {"root", "userns", "user"};
+    int failures = 0;
+    for (size_t i = 0; i < 3; i++) {
+        const char *only = getenv("PLENUM_TEST_STAGES");
+        if (!only || strstr(only, stages[i]))
+            failures += child_stage(stages[i], copy);
+    }
+    return failures ? 1 : 0;
+}
+
+static pid_t inner;
+
+static void too_long(int sig)
+{
+    kill(inner, SIGKILL); /* takes everything in the namespace with it */
+}
+
+int main(int argc, char **argv)
+{
+    stage = getenv(STAGE);
+    if (stage)
+        return run_stage();
+    if (geteuid() != 0) {
+        printf("skipped: needs root\n");
+        return 77;
+    }
+    if (unshare(CLONE_NEWNS | CLONE_NEWPID) < 0) {
+        printf("skipped: no namespaces: %s\n", strerror(errno));
+        return 77;
+    }
+    fflush(NULL);
+    inner = fork();
+    if (inner == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        exit(inside(argv[0]));
+    }
+    signal(SIGALRM, too_long);
+    alarm(110);
+    int status;
+    while (waitpid(inner, &status, 0) != inner)
+        ;
+    /* no leak check here: no thread can be made any more when process 1 is gone */
+    fflush(NULL);
+    _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+}
