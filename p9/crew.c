@@ -162,6 +162,7 @@ static void watch(struct p9_crew *crew)
 static void *worker(void *arg)
 {
     struct p9_crew *crew = arg;
+    pthread_setname_np(pthread_self(), "p9-worker");
     pthread_mutex_lock(&crew->lock);
     for (;;) {
         if (crew->tasks) {
@@ -339,6 +340,7 @@ static void *tick(void *arg)
 {
     struct p9_crew *crew = arg;
     struct timespec ms = {0, 1000000};
+    pthread_setname_np(pthread_self(), "p9-tick");
     int quiet = 0;
     pthread_mutex_lock(&crew->tick_lock);
     while (!crew->tick_stop) {

@@ -451,6 +451,17 @@ void read_yield(struct p9_conn *c)
 
 /* ---- a caller as reader ---- */
 
+void read_ready(struct p9_conn *c)
+{
+    for (int i = 0; i < 2; i++) {
+        struct req *req = NULL;
+        while (parse(c, &req))
+            serve_submit(c, req);
+        if (i == 0 && c->state == LIVE)
+            fill(c, 0);
+    }
+}
+
 void read_call(struct p9_conn *c, uint64_t gen, ready_fn *done, void *arg, int64_t deadline)
 {
     while (role_mine(c, gen) && c->state == LIVE && !c->at_eof) {

@@ -209,8 +209,13 @@ static void pend_gone(struct p9_conn *c, struct out *out)
  * look again before the next message, it waits for the writer here, which is just about to. */
 void use_answer(struct p9_conn *c, struct p9_pending *p)
 {
-    while (p->queued)
+    while (p->queued && !c->write_reads)
         pthread_cond_wait(&c->cond, &c->lock);
+    if (p->queued) { /* and the writer are we */
+        c->rd.pend = NULL;
+        conn_lost(c, -EPROTO, "the other end answered a request before it had it");
+        return;
+    }
     c->rd.pend = NULL; /* until now nobody may complete it but us */
     p->answered = true;
     complete(c, p);
@@ -293,7 +298,6 @@ static void send_tagged(struct p9_conn *c, struct p9_pending *p)
     p->head[6] = (uint8_t)(p->tag >> 8);
     p->queued = p->sent = true;
     out_add(c, &p->out);
-    out_push(c);
 }
 
 int use_async(struct p9_conn *c, struct p9_msg *t, uint16_t tag,
@@ -312,6 +316,7 @@ int use_async(struct p9_conn *c, struct p9_msg *t, uint16_t tag,
     }
     *(tag == P9_NOTAG ? &c->hello : &c->bye) = p;
     send_tagged(c, p);
+    out_push(c);
     return 0;
 }
 
@@ -356,8 +361,10 @@ bool use_flushed(struct p9_conn *c, uint16_t tag)
 {
     if (tag >= LIMIT_REQUESTS_USED || !c->tags || !c->tags[tag].flushing)
         return false;
-    while (c->tags[tag].flush_queued)
+    while (c->tags[tag].flush_queued && !c->write_reads)
         pthread_cond_wait(&c->cond, &c->lock);
+    if (c->tags[tag].flush_queued)
+        return false;
     struct p9_pending *p = c->tags[tag].pend;
     c->tags[tag].flushing = false;
     if (!p) {
@@ -502,6 +509,10 @@ static int begin(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, stru
         if (!p->done && c->state == LIVE) {
             p->then = then;
             send_tagged(c, p);
+            if (then) /* *p may be gone before the push returns */
+                out_push(c);
+            else
+                out_push_caller(c, &p->queued);
         } else {
             wait_let_go(c, p);
             r = p->result;
