@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Ducts: both directions over one channel, of every kind, and every way in which they end."""
+import contextlib
 import fcntl
 import os
 import shutil
@@ -239,13 +240,15 @@ def test_cut(plenum, stage):
 
 def test_cut_with_open_files(plenum):
     pair = Pair(plenum, "proxy")
-    with open(pair.at[0] / "who") as f:
-        pair.cut()
-        plenum.ended(pair.a, 1)
-        plenum.ended(pair.b, 1)
-        assert not mounts_under(plenum.tmp)
-        with pytest.raises(OSError):
-            os.stat(f"/proc/self/fd/{f.fileno()}")
+    held = os.open(pair.at[0] / "who", os.O_RDWR)
+    pair.cut()
+    plenum.ended(pair.a, 1)
+    plenum.ended(pair.b, 1)
+    assert not mounts_under(plenum.tmp)
+    with pytest.raises(OSError):
+        os.write(held, b"x")
+    with contextlib.suppress(OSError):
+        os.close(held)
 
 
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
