@@ -260,18 +260,17 @@ static int say_goodbye(struct state *s)
 /* Waits for the end of the other direction, unless we are to stop: then the connection is over. */
 static int wait_over(struct state *s, struct pl_err *err)
 {
-    struct pl_err why;
     pthread_mutex_lock(&s->lock);
     s->waiting = true;
     if (s->stopping)
         p9_conn_abort(s->conn);
     pthread_mutex_unlock(&s->lock);
-    int r = p9_conn_wait(s->conn, &why);
+    int r = p9_conn_wait(s->conn, NULL);
     pthread_mutex_lock(&s->lock);
     s->waiting = false;
     bool asked = s->stopping || s->d->remote;
     pthread_mutex_unlock(&s->lock);
-    return r < 0 && !asked ? pl_fail(err, r, "link to %s lost: %s", s->peer, reason(why.text)) : 0;
+    return r < 0 && !asked ? pl_fail(err, r, "link to %s lost: %s", s->peer, s->sentence) : 0;
 }
 
 static int finish(void *arg, struct pl_err *err)
@@ -350,7 +349,7 @@ static int serve_only(struct state *s, int signals)
     }
     int status = EXIT_OK;
     if (!stopped && s->error)
-        status = s->d->remote ? EXIT_FAILED
+        status = s->d->remote ? EXIT_OK
                               : cmd_fail(s->d->cmd, "link to %s lost: %s", s->peer, s->sentence);
     loss_ending(&s->loss);
     release(s);

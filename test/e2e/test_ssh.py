@@ -57,7 +57,7 @@ exec ssh -F none -p {self.port} -i {d}/user -o IdentitiesOnly=yes -o StrictHostK
         self.name = f"{pwd.getpwuid(os.geteuid()).pw_name}@127.0.0.1"
 
     def runs(self):
-        return len((self.dir / "runs").read_text())
+        return (self.dir / "runs").read_text().count("x")
 
     def start(self, *args, **kw):
         return self.plenum.start("ssh", "--remote-plenum", PLENUM, *args, env=self.env, **kw)
