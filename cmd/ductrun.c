@@ -324,14 +324,33 @@ static int with_mounts(struct state *s)
 
 /* ---- without mounts ---- */
 
+/* Who is called cannot know what called it, and waits for a word before it uses anything: we say
+ * it, and that we use nothing, unless the peer speaks first. */
+static void *greet(void *arg)
+{
+    struct state *s = arg;
+    struct pl_call call;
+    pl_call_init_self(&call);
+    if (p9_use(s->conn, &call, NULL) == 0)
+        p9_use_end(s->conn, &call);
+    pl_call_done(&call);
+    return NULL;
+}
+
 static int serve_only(struct state *s, int signals)
 {
     struct pl_err err = {0};
+    pthread_t greeter;
     int r = open_exports(s, &err);
     if (r == 0)
         r = open_channel(s, &err);
+    bool caller = r == 0 && s->d->chan.role != CHAN_ACCEPTED;
+    if (caller)
+        s->d->chan.role = CHAN_GIVEN; /* the engine gives the peer a moment to speak first */
     if (r == 0)
-        r = connect_halves(s, false, &err);
+        r = connect_halves(s, caller, &err);
+    if (r == 0 && caller && pthread_create(&greeter, NULL, greet, s) != 0)
+        r = pl_fail(&err, -EAGAIN, "no memory for a thread");
     if (r < 0) {
         release(s);
         return cmd_error(s->d->cmd, &err);
@@ -352,6 +371,9 @@ static int serve_only(struct state *s, int signals)
         status = s->d->remote ? EXIT_OK
                               : cmd_fail(s->d->cmd, "link to %s lost: %s", s->peer, s->sentence);
     loss_ending(&s->loss);
+    p9_conn_abort(s->conn);
+    if (caller)
+        pthread_join(greeter, NULL);
     release(s);
     return status;
 }

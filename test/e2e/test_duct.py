@@ -162,10 +162,13 @@ def test_one_half_each(plenum, how, export, at):
     pair.end()
 
 
-def test_one_exports_only(plenum):
-    """b mounts nothing: it runs on as long as a uses it."""
-    pair = Pair(plenum, "tcp", at=("at_a", "-"))
-    assert (pair.at[0] / "who").read_text() == "B"
+@pytest.mark.parametrize("at", [("at_a", "-"), ("-", "at_b")])
+@pytest.mark.parametrize("how", CHANNELS)
+def test_one_exports_only(plenum, how, at):
+    """The other mounts nothing: it runs on as long as it is used."""
+    pair = Pair(plenum, how, at=at)
+    where = pair.at[at[0] == "-"]
+    assert (where / "who").read_text() == "AB"[at[1] == "-"]
     pair.end()
 
 
