@@ -174,6 +174,7 @@ static void release(struct state *s)
         pl_tree_unref(s->exports[i]);
     s->conn = NULL;
     s->door = NULL;
+    loss_result(&s->loss, NULL); /* waits for its thread */
 }
 
 /* ---- with mounts: in the server process of a keeper ---- */
@@ -209,10 +210,12 @@ static int prepare(void *arg, struct pl_err *err)
             fprintf(stderr, "%s serves nothing: %s is not mounted\n", s->peer, s->d->mounts[i].dir);
         r = 1;
     }
-    if (r >= 0)
+    if (r >= 0) {
         announce_exports(s);
-    else
+    } else {
         loss_ending(&s->loss);
+        release(s);
+    }
     return r;
 }
 
