@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/ductrun.h"
+#include "base/text.h"
 #include "cmd/listening.h"
 #include "cmd/loss.h"
 #include "cmd/ring.h"
@@ -92,7 +93,12 @@ static int open_channel(struct state *s, struct pl_err *err)
     if (d->remote)
         d->chan.role = CHAN_ACCEPTED; /* the near end speaks first */
     listening_note(d->cmd, d->chan.peer, d->chan.note);
-    snprintf(s->peer, sizeof(s->peer), "%s", d->chan.peer);
+    /* Our stdio may be a connection that listen or dial has made, and named. */
+    const char *given = d->dial && !strcmp(d->dial, "stdio") ? getenv("PLENUM_PEER") : NULL;
+    if (given && *given)
+        text_escape(s->peer, sizeof(s->peer), given, strlen(given));
+    else
+        snprintf(s->peer, sizeof(s->peer), "%s", d->chan.peer);
     return 0;
 }
 

@@ -172,6 +172,13 @@ def test_one_exports_only(plenum, how, at):
     pair.end()
 
 
+def test_peer_is_named_by_listen_and_dial(plenum):
+    pair = Pair(plenum, "old_form")
+    for at in pair.at:
+        assert plenum.entry(at)["peer"].startswith("tcp!127.0.0.1!")
+    pair.end()
+
+
 def test_over_a_command(plenum):
     a, b, at_a, at_b = (plenum.dir(x) for x in ("A", "B", "at_a", "at_b"))
     (b / "who").write_text("B")
