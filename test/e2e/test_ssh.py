@@ -148,7 +148,7 @@ def test_noisy_shell(plenum, host):
     assert (at / "who").read_text() == "d"
     plenum.run("umount", at)
     plenum.ended(p, 0)
-    noisy.write_text("#!/bin/sh\nhead -c 100000 /dev/zero; sleep 100\n")
+    noisy.write_text("#!/bin/sh\nhead -c 100000 /dev/zero; cat >/dev/null\n")
     line = plenum.error("ssh", "--remote-plenum", noisy, "-L", f"{at}:{d}", host.name, env=host.env)
     assert "64 KiB" in line
 
