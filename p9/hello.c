@@ -250,7 +250,8 @@ static int hello(struct p9_conn *c, struct pl_call *call, struct pl_err *err)
     }
     if (c->peer_spoke && c->peer_plain)
         return pl_fail(err, -ENOTCONN, "%s: the other end only uses, it serves nothing", peer);
-    r = offer(c, call, P9_VERSION_OWN);
+    /* It may have ended during the wait: nothing that is sent then is ever answered. */
+    r = c->state == LIVE ? offer(c, call, P9_VERSION_OWN) : -ECONNABORTED;
     if (r == -EPROTONOSUPPORT)
         r = offer(c, call, P9_VERSION_L);
     if (r == 0)
