@@ -33,7 +33,7 @@ struct state {
     struct reg_page *page; /* without mounts */
     struct loss loss;
     char peer[128], text[1024];
-    /* How the connection ended; `over` is set last. */
+    /* How the connection ended; `over` is set when the rest is. */
     int error;
     char sentence[400];
     atomic_bool over;
@@ -57,8 +57,8 @@ static void conn_over(void *arg, int error, const char *sentence)
     snprintf(s->sentence, sizeof(s->sentence), "%s",
              error && sentence ? reason(sentence) : "the other end closed it");
     snprintf(text, sizeof(text), "link to %s lost: %s", s->peer, s->sentence);
+    atomic_store(&s->over, true); /* first: what the loss sets going looks at it */
     loss_tell(&s->loss, text);
-    atomic_store(&s->over, true);
     if (s->event_fd >= 0 && write(s->event_fd, &(uint64_t){1}, 8) < 0)
         abort(); /* it only fails when it is not an eventfd */
 }
@@ -246,10 +246,10 @@ static int serve(void *arg, size_t i, int fd, struct stats *stats, void (*up)(vo
     struct state *s = arg;
     struct up u = {.s = s, .i = i, .up = up, .arg = up_arg};
     int r = loss_begin(&s->loss, i, s->mounts[i].page->dir, err);
-    if (r < 0)
-        return r;
-    r = fuse_serve(fd, s->trees[i], "", &s->d->opts.fuse, stats, now_up, &u, err);
-    r = loss_end(&s->loss, i, r, err);
+    if (r == 0) {
+        r = fuse_serve(fd, s->trees[i], "", &s->d->opts.fuse, stats, now_up, &u, err);
+        r = loss_end(&s->loss, i, r, err);
+    }
     return s->d->remote && atomic_load(&s->over) ? 0 : r;
 }
 
