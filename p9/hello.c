@@ -100,7 +100,7 @@ void hello_reset_task(struct p9_conn *c, struct task *task)
         answer_ending(c);
     out_push(c);
     conn_settle(c);
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
 }
 
 static void end_session(struct p9_conn *c, struct req *req)
@@ -289,7 +289,7 @@ int p9_use(struct p9_conn *c, struct pl_call *call, struct pl_err *err)
             c->use = USE_NONE;
     }
     use_leave(c);
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
     return r;
 }
 
@@ -348,7 +348,7 @@ int p9_use_end(struct p9_conn *c, struct pl_call *call)
         role_check(c); /* from now on a worker reads what is left to read */
     }
     use_leave(c);
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
     return r;
 }
 

@@ -80,7 +80,7 @@ static int write_all(struct p9_conn *c, unsigned others)
         if (popped > others)
             return -EAGAIN;
         int n = gather(c, iov);
-        pthread_mutex_unlock(&c->lock);
+        conn_unlock(c);
         ssize_t r = wire_write(&c->wire, iov, n);
         pthread_mutex_lock(&c->lock);
         if (r == -EAGAIN)
@@ -126,7 +126,7 @@ void out_push_caller(struct p9_conn *c, const bool *queued)
     c->write_reads = true;
     while (r == -EAGAIN && *queued) {
         bool full = serve_full(c);
-        pthread_mutex_unlock(&c->lock);
+        conn_unlock(c);
         int what = wire_wait_both(&c->wire, !full);
         pthread_mutex_lock(&c->lock);
         if (what & WIRE_IN && c->state == LIVE)
@@ -145,7 +145,7 @@ static void drain(struct p9_conn *c)
 {
     bool blocked = crew_block(c->crew);
     do {
-        pthread_mutex_unlock(&c->lock);
+        conn_unlock(c);
         wire_wait(&c->wire);
         pthread_mutex_lock(&c->lock);
     } while (write_all(c, UINT32_MAX) == -EAGAIN);
@@ -170,5 +170,5 @@ void out_flush(struct p9_conn *c, struct task *task)
 {
     pthread_mutex_lock(&c->lock);
     drain(c);
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
 }

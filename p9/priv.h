@@ -332,6 +332,8 @@ struct p9_conn {
     struct p9_conn_opts opts;
     struct p9_crew *crew;
     struct crew_link link;
+    atomic_uint *wakes[8]; /* to be woken when the lock is free */
+    unsigned nwakes;
     enum conn_state state;
     int error;
     char *sentence;
@@ -386,6 +388,36 @@ struct p9_conn {
     uint32_t *fids_free;
     uint32_t nfids_free, fids_cap, fids_next;
 };
+
+/* The lock is given up with these, so that who is woken does not wait for it at once. (That the
+ * word may be gone by then does no harm: a stray wake is one that nobody hears, or looks again at.)
+ */
+static inline void conn_wake(struct p9_conn *c, atomic_uint *word)
+{
+    if (c->nwakes == sizeof(c->wakes) / sizeof(*c->wakes))
+        futex_wake(word);
+    else
+        c->wakes[c->nwakes++] = word;
+}
+
+static inline void conn_unlock(struct p9_conn *c)
+{
+    atomic_uint *wakes[sizeof(c->wakes) / sizeof(*c->wakes)];
+    unsigned n = c->nwakes;
+    for (unsigned i = 0; i < n; i++)
+        wakes[i] = c->wakes[i];
+    c->nwakes = 0;
+    pthread_mutex_unlock(&c->lock);
+    for (unsigned i = 0; i < n; i++)
+        futex_wake(wakes[i]);
+}
+
+static inline void conn_wait(struct p9_conn *c) /* for c->cond */
+{
+    while (c->nwakes)
+        futex_wake(c->wakes[--c->nwakes]);
+    pthread_cond_wait(&c->cond, &c->lock);
+}
 
 /* All with conn->lock held. The link is lost, or what the peer says makes no sense. First wins. */
 void conn_lost(struct p9_conn *c, int error, const char *fmt, ...) PL_PRINTF(3, 4);
