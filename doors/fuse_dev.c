@@ -62,7 +62,7 @@ struct dev {
     pthread_mutex_t lock; /* guards all below */
     pthread_cond_t unpark, ended, tick;
     unsigned threads, idle, running, waiting, parked, unparking, spare;
-    atomic_bool over; /* set under the lock */
+    atomic_bool over;        /* set under the lock */
     bool asleep;             /* the monitor waits for the next request */
     uint64_t taken, overlap; /* requests so far; of those, taken while others were worked on */
     atomic_uint working;     /* requests taken and not answered; not guarded */

@@ -27,20 +27,6 @@ static int open_flags(struct fuse_req *r, uint32_t flags)
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-/* Is what the kernel has cached of this node still good? */
-static bool unchanged(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
-                      const struct pl_attr *attr)
-{
-    struct pl_attr now;
-    uint32_t stamp = 0;
-    if (attr)
-        stamp = fuse_stamp(attr);
-    else if (!(r->s->tree->flags & PL_TREE_REMOTE) &&
-             pl_getattr(r->s->tree, &r->call, file->node, file, &now) == 0)
-        stamp = fuse_stamp(&now);
-    return fuse_nodes_opened(r->s->nodes, nodeid, stamp);
-}
-
 /* Must the kernel tell us of each close(2)? That costs a round trip as long as the open itself. A
  * file open for reading has no errors to report; what is left are the POSIX locks of the process
  * that closes it. So it is asked for only where such locks have been seen. What this gives up: a
@@ -54,15 +40,14 @@ static bool needs_flush(struct fuse_req *r, struct pl_file *file, uint64_t nodei
 }
 
 /* How the kernel is to treat the open file. The place for passthrough, when it comes. */
-static uint32_t treatment(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
-                          const struct pl_attr *attr)
+static uint32_t treatment(struct fuse_req *r, struct pl_file *file, uint64_t nodeid)
 {
     const struct fuse_sess *s = r->s;
     bool caches = !(s->tree->flags & PL_TREE_GENERATED);
     if (file->node->fmt == S_IFDIR) {
         if (!s->cache_dirs)
             return 0;
-        return FOPEN_CACHE_DIR | (unchanged(r, file, nodeid, attr) ? FOPEN_KEEP_CACHE : 0);
+        return FOPEN_CACHE_DIR | (fuse_nodes_opened(s->nodes, nodeid) ? FOPEN_KEEP_CACHE : 0);
     }
     uint32_t flags = needs_flush(r, file, nodeid) ? 0 : FOPEN_NOFLUSH;
     if (file->stream)
@@ -71,15 +56,15 @@ static uint32_t treatment(struct fuse_req *r, struct pl_file *file, uint64_t nod
         flags |= FOPEN_DIRECT_IO;
     else if (s->opts.direct_io)
         flags |= FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
-    else if (caches && unchanged(r, file, nodeid, attr))
+    else if (caches && fuse_nodes_opened(s->nodes, nodeid))
         flags |= FOPEN_KEEP_CACHE;
     return flags;
 }
 
 int fuse_reply_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
-                    const struct pl_attr *attr, const struct fuse_entry_out *entry)
+                    const struct fuse_entry_out *entry)
 {
-    struct fuse_open_out out = {.open_flags = treatment(r, file, nodeid, attr)};
+    struct fuse_open_out out = {.open_flags = treatment(r, file, nodeid)};
     int sent = -ENOMEM;
     out.fh = fuse_files_add(r->s->files, file);
     if (out.fh)
@@ -108,7 +93,7 @@ int fuse_op_open(struct fuse_req *r)
         return error;
     if ((in->flags & O_TRUNC) && (in->open_flags & FUSE_OPEN_KILL_SUIDGID))
         fuse_kill_priv(r, file, false);
-    return fuse_reply_open(r, file, r->m.h.nodeid, NULL, NULL);
+    return fuse_reply_open(r, file, r->m.h.nodeid, NULL);
 }
 
 /* Answers CREATE and TMPFILE. */
@@ -118,7 +103,7 @@ static int reply_created(struct fuse_req *r, struct pl_node *node, const struct 
     struct fuse_entry_out entry;
     int error = fuse_entry(r, node, attr, &entry);
     if (error == 0)
-        return fuse_reply_open(r, file, entry.nodeid, attr, &entry);
+        return fuse_reply_open(r, file, entry.nodeid, &entry);
     pl_close(r->s->tree, &r->call, file);
     return error;
 }

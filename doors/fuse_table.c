@@ -234,16 +234,14 @@ void fuse_nodes_told(struct fuse_nodes *tab, uint64_t nodeid, uint32_t stamp)
     pthread_mutex_unlock(&tab->lock);
 }
 
-bool fuse_nodes_opened(struct fuse_nodes *tab, uint64_t nodeid, uint32_t stamp)
+bool fuse_nodes_opened(struct fuse_nodes *tab, uint64_t nodeid)
 {
     bool same = false;
     pthread_mutex_lock(&tab->lock);
     struct known *k = known(tab, nodeid);
     if (k) {
-        if (!stamp)
-            stamp = k->told;
-        same = stamp && k->opened == stamp;
-        k->opened = stamp;
+        same = k->told && k->opened == k->told;
+        k->opened = k->told;
     }
     pthread_mutex_unlock(&tab->lock);
     return same;
