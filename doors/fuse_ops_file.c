@@ -32,33 +32,28 @@ static int open_flags(struct fuse_req *r, uint32_t flags)
  * that closes it. So it is asked for only where such locks have been seen. What this gives up: a
  * read lock set through a file that was open before the first lock of all goes with the last close
  * of that file, if processes share it, and not with the first. */
-static bool needs_flush(struct fuse_req *r, struct pl_file *file, uint64_t nodeid)
+static bool needs_flush(const struct fuse_req *r, const struct pl_file *file, bool locked)
 {
-    if ((file->flags & O_ACCMODE) != O_RDONLY)
-        return true;
-    return (r->s->flags & FUSE_POSIX_LOCKS) && fuse_nodes_locked(r->s->nodes, nodeid);
+    return (file->flags & O_ACCMODE) != O_RDONLY || ((r->s->flags & FUSE_POSIX_LOCKS) && locked);
 }
 
 /* How the kernel is to treat the open file. The place for passthrough, when it comes. */
 static uint32_t treatment(struct fuse_req *r, struct pl_file *file, uint64_t nodeid)
 {
     const struct fuse_sess *s = r->s;
-    bool caches = !(s->tree->flags & PL_TREE_GENERATED);
-    if (file->node->fmt == S_IFDIR) {
-        if (!s->cache_dirs)
-            return 0;
-        return FOPEN_CACHE_DIR | (fuse_nodes_opened(s->nodes, nodeid) ? FOPEN_KEEP_CACHE : 0);
-    }
-    uint32_t flags = needs_flush(r, file, nodeid) ? 0 : FOPEN_NOFLUSH;
+    bool generated = s->tree->flags & PL_TREE_GENERATED;
+    struct fuse_opened o = fuse_nodes_opened(s->nodes, nodeid);
+    uint32_t keep = o.same && !generated ? FOPEN_KEEP_CACHE : 0;
+    if (file->node->fmt == S_IFDIR)
+        return s->cache_dirs ? FOPEN_CACHE_DIR | keep : 0;
+    uint32_t flags = needs_flush(r, file, o.locked) ? 0 : FOPEN_NOFLUSH;
     if (file->stream)
-        flags |= FOPEN_STREAM | FOPEN_NONSEEKABLE | FOPEN_DIRECT_IO;
-    else if (file->direct)
-        flags |= FOPEN_DIRECT_IO;
-    else if (s->opts.direct_io)
-        flags |= FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
-    else if (caches && fuse_nodes_opened(s->nodes, nodeid))
-        flags |= FOPEN_KEEP_CACHE;
-    return flags;
+        return flags | FOPEN_STREAM | FOPEN_NONSEEKABLE | FOPEN_DIRECT_IO;
+    if (file->direct)
+        return flags | FOPEN_DIRECT_IO;
+    if (s->opts.direct_io)
+        return flags | FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
+    return flags | keep;
 }
 
 int fuse_reply_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
