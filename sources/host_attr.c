@@ -14,12 +14,14 @@ int host_getattr(HOST_T, struct pl_node *node, struct pl_file *file, struct pl_a
     struct host *h = host_of(tree);
     struct host_node *n = node_of(node);
     struct statx stx;
-    int fd = file ? file_of(file)->fd : host_fd(h, n);
-    if (fd < 0)
-        return fd;
-    int r = host_statx(fd, &stx);
-    if (!file)
+    int r = file ? host_statx(file_of(file)->fd, &stx) : host_statx_open(h, n, &stx);
+    if (r == -EAGAIN) {
+        int fd = host_fd(h, n);
+        if (fd < 0)
+            return fd;
+        r = host_statx(fd, &stx);
         host_fd_done(h, n);
+    }
     if (r == 0)
         host_attr(&stx, n->slot, attr);
     return r;
