@@ -7,6 +7,7 @@ import mmap
 import os
 import resource
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -32,6 +33,7 @@ def in_child(work, uid=0, gid=0, groups=(), umask=0o022):
     pid = os.fork()
     if pid == 0:
         try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
             os.umask(umask)
             os.setgroups(groups)
             os.setresgid(gid, gid, gid)
