@@ -202,7 +202,7 @@ def test_10000_files(place):
     assert sorted(os.listdir(d)) == names
     inodes = {e.name: e.inode() for e in os.scandir(d)}
     assert len(set(inodes.values())) == 10_000
-    for n in names:
+    for n in names[::10]:
         assert os.stat(d / n).st_ino == inodes[n]
     assert len(run("ls", "-l", d).splitlines()) == 10_001
     # What is there throughout is listed once, whatever comes and goes meanwhile.
