@@ -246,6 +246,11 @@ def read_uncached(path):
     os.close(fd)
 
 
+def rewrite(path):
+    with open(path, "r+b") as f:  # not made anew where the mount was
+        f.write(bytes(4 << 20))
+
+
 def hold_and_wait(path):
     """Two processes: one has the lock, the other waits for it."""
     r, w = os.pipe()
@@ -276,11 +281,13 @@ def busy(plenum, stage, at, below):
         (below / "big").write_bytes(bytes(4 << 20))
         return [worker(lambda: read_uncached(at / "big"))]
     if stage in ("writing", "written"):
-        return [worker(lambda: (at / "new").write_bytes(bytes(4 << 20)))]
+        (below / "new").touch()
+        return [worker(lambda: rewrite(at / "new"))]
     if stage == "listing":
+        (below / "list").mkdir()
         for i in range(500):
-            (below / f"file {i}").touch()
-        return [worker(lambda: os.listdir(at))]
+            (below / f"list/file {i}").touch()
+        return [worker(lambda: os.listdir(at / "list"))]
     if stage == "locking":
         (below / "l").touch()
         pids = hold_and_wait(at / "l")
@@ -333,8 +340,12 @@ def run_stage(plenum, how, stage, what):
 WHAT = ["cut", ("a", "server"), ("a", "keeper"), ("b", "server"), ("b", "keeper")]
 
 
-@pytest.mark.parametrize("what", WHAT, ids=lambda w: "-".join(w) if w != "cut" else w)
-@pytest.mark.parametrize("stage", STOPS)
+# A server without its keeper gives a silent peer some seconds, so not at every stage.
+STAGES = [(stage, what) for stage in STOPS for what in WHAT
+          if what[1] != "keeper" or stage not in ("written", "listing")]
+
+
+@pytest.mark.parametrize("stage, what", STAGES, ids=lambda w: "-".join(w) if type(w) is tuple else w)
 def test_killed_at_every_stage(plenum, stage, what):
     run_stage(plenum, "tcp", stage, what)
 
@@ -363,13 +374,11 @@ def test_killed_over_a_command(plenum, stage, what):
             shell = int(f.read().rsplit(")", 1)[1].split()[1])
         assert shell not in (p.pid, os.getpid())
         os.kill(shell, signal.SIGKILL)
-        plenum.run("umount", "-f", at_b)  # the command itself lives on, and serves until then
+        for d in at_b, at_a:  # the duct that it ran lives on, and the link with it
+            plenum.run("umount", "-f", d)
     else:
         os.kill((near if "near" in what else far)[who], signal.SIGKILL)
-    got = p.wait(PATIENCE)
-    assert got == (-9 if what == "near keeper" else got if who == "shell" else 1), plenum.err(p)
-    if who == "shell":
-        plenum.run("umount", "-f", at_a, rc=None)
+    plenum.ended(p, {"near keeper": -9, "shell": None}.get(what, 1))
     reaped(*workers)
     all_gone(plenum)
 
@@ -495,8 +504,8 @@ def test_told_to_end_while_the_peer_is_silent(plenum, stage):
             p.send_signal(signal.SIGTERM)
     else:
         for d in j.at:
-            if mounted(d):
-                plenum.run("umount", "-f", d, timeout=40)
+            if mounted(d):  # taking one away may end the other
+                plenum.run("umount", "-f", d, timeout=40, rc=None)
     reaped(*workers)
     for p in j.p:
         plenum.ended(p, None, timeout=40)
@@ -587,17 +596,19 @@ def test_clients_that_come_and_go(plenum):
     """Mounts of one server, killed in the middle of work, again and again: nothing gathers there."""
     below, at = plenum.dir("below"), plenum.dir("at")
     (below / "big").write_bytes(bytes(8 << 20))
+    (below / "x").touch()
     server = plenum.serve(below, "unix!s.sock")
 
     def held():
-        return (len(os.listdir(f"/proc/{server.pid}/fd")), len(os.listdir(f"/proc/{server.pid}/task")))
+        return len(os.listdir(f"/proc/{server.pid}/fd"))
 
-    plenum.run("ls", "9p:unix!s.sock")
+    for _ in range(3):
+        plenum.run("ls", "9p:unix!s.sock")
     before = held()
     for _ in range(6):
         plenum.run("mount", "9p:unix!s.sock", at)
         e = plenum.entry(at)
-        workers = [worker(lambda: read_uncached(at / "big")), worker(lambda: (at / "x").write_text("y"))]
+        workers = [worker(lambda: read_uncached(at / "big")), worker(lambda: rewrite(at / "x"))]
         wait_for(lambda: plenum.entry(at)["bytes_read"] > 0)
         os.kill(e["server"], signal.SIGKILL)
         reaped(*workers)
