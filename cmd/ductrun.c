@@ -38,8 +38,9 @@ struct state {
     char sentence[400];
     atomic_bool over;
     int event_fd;
-    pthread_mutex_t lock; /* guards stopping and waiting, between stop and finish */
-    bool stopping, waiting;
+    pthread_mutex_t lock;  /* guards the rest, between stop and finish */
+    pthread_cond_t change; /* of waiting, finished */
+    bool stopping, waiting, finished;
 };
 
 /* The engine's sentences may begin with what we say ourselves. */
@@ -271,6 +272,7 @@ static int wait_over(struct state *s, struct pl_err *err)
 {
     pthread_mutex_lock(&s->lock);
     s->waiting = true;
+    pthread_cond_broadcast(&s->change);
     if (s->stopping)
         p9_conn_abort(s->conn);
     pthread_mutex_unlock(&s->lock);
@@ -296,18 +298,30 @@ static int finish(void *arg, struct pl_err *err)
     if (wait || atomic_load(&s->over))
         r = wait_over(s, err);
     loss_ending(&s->loss);
+    pthread_mutex_lock(&s->lock);
+    s->finished = true;
+    pthread_cond_broadcast(&s->change);
+    pthread_mutex_unlock(&s->lock);
     p9_conn_abort(s->conn);
     release(s);
     return r;
 }
 
+/* Our direction gets a moment to end well. A peer that says nothing any more answers no Tflush
+ * either, and what waits for it would never return. */
 static void stop(void *arg)
 {
     struct state *s = arg;
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += GOODBYE_NS / 1000000000;
     pthread_mutex_lock(&s->lock);
     s->stopping = true;
     loss_ending(&s->loss);
-    if (s->waiting)
+    while (!s->waiting && !s->finished &&
+           pthread_cond_timedwait(&s->change, &s->lock, &until) != ETIMEDOUT)
+        ;
+    if (!s->finished)
         p9_conn_abort(s->conn);
     pthread_mutex_unlock(&s->lock);
 }
@@ -419,6 +433,7 @@ int duct_run(struct duct *d)
     s->stats = &s->own_stats;
     s->event_fd = -1;
     pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->change, NULL);
     size_t used = (size_t)snprintf(s->text, sizeof(s->text), "duct(");
     for (size_t i = 0; i < d->nexports && used < sizeof(s->text); i++)
         used += (size_t)snprintf(s->text + used, sizeof(s->text) - used, "%s%s", i ? "," : "",

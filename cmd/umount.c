@@ -11,11 +11,13 @@
 #include <unistd.h>
 
 #define PATIENCE_MS 5000 /* -f: so long may a server take before it is killed */
+#define LOOK_MS     20   /* ... and how often a duct is looked at meanwhile */
 
 /* The processes behind a mount, held by descriptors so that a pid used anew is never meant. */
 struct behind {
     bool duct;
-    struct pollfd fds[2]; /* keeper, server; fd -1: none, or gone */
+    struct reg_page *page; /* or NULL */
+    struct pollfd fds[2];  /* keeper, server; fd -1: none, or gone */
 };
 
 static void look(struct behind *b, const char *dir)
@@ -27,7 +29,7 @@ static void look(struct behind *b, const char *dir)
     b->duct = !strcmp(page->kind, "duct");
     for (int i = 0; i < 2; i++)
         b->fds[i].fd = pids[i] > 0 ? pidfd_open(pids[i], 0) : -1;
-    reg_put(page);
+    b->page = page;
 }
 
 /* Waits until both are gone: true, or false when the time is over. */
@@ -49,6 +51,32 @@ static bool gone(struct behind *b, int timeout_ms)
     return true;
 }
 
+/* The same for a duct, of which it is enough that this direction has ended. */
+static bool ended(struct behind *b, int timeout_ms)
+{
+    for (; timeout_ms > 0; timeout_ms -= LOOK_MS) {
+        if (gone(b, LOOK_MS))
+            return true;
+        char state[sizeof(b->page->state)];
+        memcpy(state, b->page->state, sizeof(state));
+        if (!strcmp(state, REG_UNMOUNTED))
+            return true;
+    }
+    return false;
+}
+
+/* Whatever does not end is killed: the server first, so that the keeper can clean up. */
+static void wait_forced(struct behind *b)
+{
+    if (b->duct ? ended(b, PATIENCE_MS) : gone(b, PATIENCE_MS))
+        return;
+    if (b->fds[1].fd >= 0)
+        pidfd_send_signal(b->fds[1].fd, SIGKILL, NULL, 0);
+    if (!gone(b, PATIENCE_MS) && b->fds[0].fd >= 0)
+        pidfd_send_signal(b->fds[0].fd, SIGKILL, NULL, 0);
+    gone(b, PATIENCE_MS);
+}
+
 static int run(const struct cmd *self, int argc, char **argv)
 {
     bool force = false;
@@ -65,17 +93,13 @@ static int run(const struct cmd *self, int argc, char **argv)
     int status = EXIT_OK;
     if (mount_end(dir, force, &err) < 0) {
         status = cmd_error(self, &err);
-    } else if (!b.duct || force) {
-        /* A duct's other direction may go on for long; a mount's processes have nothing else to do.
-         */
-        if (!gone(&b, force ? PATIENCE_MS : -1)) {
-            if (b.fds[1].fd >= 0)
-                pidfd_send_signal(b.fds[1].fd, SIGKILL, NULL, 0);
-            if (!gone(&b, PATIENCE_MS) && b.fds[0].fd >= 0)
-                pidfd_send_signal(b.fds[0].fd, SIGKILL, NULL, 0);
-            gone(&b, PATIENCE_MS);
-        }
+    } else if (force) {
+        wait_forced(&b);
+    } else if (!b.duct) {
+        /* A duct's other direction may go on for long; these have nothing else to do. */
+        gone(&b, -1);
     }
+    reg_put(b.page);
     return status;
 }
 

@@ -37,6 +37,14 @@ static bool needs_flush(const struct fuse_req *r, const struct pl_file *file, bo
     return (file->flags & O_ACCMODE) != O_RDONLY || ((r->s->flags & FUSE_POSIX_LOCKS) && locked);
 }
 
+/* The kernel cuts a write that goes through its cache at the bounds of pages. Where the file has
+ * other writers than this kernel, what each appends in one write must arrive in one piece. */
+static bool appends_whole(const struct fuse_sess *s, const struct pl_file *file)
+{
+    return (file->flags & (O_ACCMODE | O_APPEND)) == (O_WRONLY | O_APPEND) &&
+           !(s->tree->flags & PL_TREE_PRIVATE);
+}
+
 /* How the kernel is to treat the open file. The place for passthrough, when it comes. */
 static uint32_t treatment(struct fuse_req *r, struct pl_file *file, uint64_t nodeid)
 {
@@ -49,7 +57,7 @@ static uint32_t treatment(struct fuse_req *r, struct pl_file *file, uint64_t nod
     uint32_t flags = needs_flush(r, file, o.locked) ? 0 : FOPEN_NOFLUSH;
     if (file->stream)
         return flags | FOPEN_STREAM | FOPEN_NONSEEKABLE | FOPEN_DIRECT_IO;
-    if (file->direct)
+    if (file->direct || appends_whole(s, file))
         return flags | FOPEN_DIRECT_IO;
     if (s->opts.direct_io)
         return flags | FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;

@@ -403,6 +403,8 @@ static void on_message(struct keeper *k, struct fdpass *m)
             break;
         mount->gone = true;
         take_away(k, m->index);
+        if (m->value == 0 && k->phase == UP)
+            reg_set_state(mount->page, REG_UNMOUNTED);
         if (m->value < 0)
             fail(k, m->data);
         look_whether_up(k);

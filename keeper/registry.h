@@ -30,7 +30,8 @@ struct reg_page {
     char dir[4096];                 /* absolute; empty if nothing is mounted */
     char spec[1024];                /* as given (cut): escape it for a terminal */
     char peer[128];                 /* escaped */
-    char state[32];                 /* "starting", "up", "ending" */
+    char state[32];                 /* "starting", "up", "ending", or */
+#define REG_UNMOUNTED "unmounted"   /* served no more, while others of the same server go on */
     int64_t started;                /* CLOCK_REALTIME seconds */
     _Atomic int32_t keeper, server; /* pids, 0: none */
     struct stats stats;

@@ -20,7 +20,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#define PATIENCE 10 /* seconds that the job gets to end when the keeper is gone */
+#define PATIENCE 2 /* seconds that the job gets to end when the keeper is gone */
 
 struct server {
     const struct keeper_job *job;
