@@ -725,72 +725,6 @@ static void cache_flags(void **state)
     assert_int_equal(REPLY(k, fuse_open_out)->open_flags, FOPEN_CACHE_DIR);
 }
 
-/* Looks the file up anew, as if the kernel had never heard of it. */
-static uint64_t anew(struct kernel *k, uint64_t node, const char *name)
-{
-    forget(k, node, 1);
-    assert_true(gone(k, node));
-    return lookup(k, 1, name);
-}
-
-/* The first open of a small file brings its content; none later, and not where it might be wrong.
- */
-static void filling(void **state)
-{
-    struct kernel *k = *state;
-    uint64_t fh, got, f = create(k, 1, "f", O_RDWR, &fh);
-    write_(k, f, fh, "content", 0);
-    assert_int_equal(release(k, FUSE_RELEASE, f, fh), 0);
-    f = anew(k, f, "f");
-    struct fuse_open_in in = {O_RDONLY, 0};
-    uint64_t unique = post(k, FUSE_OPEN, f, ARG(in), NONE, NONE);
-    assert_int_equal(take(k, &got), FUSE_NOTIFY_STORE);
-    assert_int_equal(got, 0);
-    const struct fuse_notify_store_out *store = REPLY(k, fuse_notify_store_out);
-    assert_int_equal(store->nodeid, f);
-    assert_int_equal(store->offset, 0);
-    assert_int_equal(store->size, 7);
-    assert_int_equal(k->got, sizeof(*store) + 7);
-    assert_memory_equal(k->reply + sizeof(*store), "content", 7);
-    assert_int_equal(take(k, &got), 0);
-    assert_int_equal(got, unique);
-    assert_true(REPLY(k, fuse_open_out)->open_flags & FOPEN_KEEP_CACHE);
-    fh = REPLY(k, fuse_open_out)->fh;
-    uint64_t again; /* it is there: nothing comes before the reply */
-    assert_int_equal(open_(k, FUSE_OPEN, f, O_RDONLY, &again), 0);
-    assert_true(REPLY(k, fuse_open_out)->open_flags & FOPEN_KEEP_CACHE);
-    assert_int_equal(release(k, FUSE_RELEASE, f, again), 0);
-    assert_int_equal(release(k, FUSE_RELEASE, f, fh), 0);
-
-    /* for writing; changed since the kernel was told; too large; empty */
-    f = anew(k, f, "f");
-    assert_int_equal(open_(k, FUSE_OPEN, f, O_RDWR, &fh), 0);
-    assert_int_equal(REPLY(k, fuse_open_out)->open_flags & FOPEN_KEEP_CACHE, 0);
-    assert_int_equal(release(k, FUSE_RELEASE, f, fh), 0);
-    f = anew(k, f, "f");
-    struct pl_call call;
-    struct pl_node *root, *node;
-    struct pl_attr attr;
-    pl_call_init_self(&call);
-    assert_int_equal(pl_attach(k->tree, &call, "", &root, &attr), 0);
-    assert_int_equal(pl_lookup(k->tree, &call, root, "f", &node, &attr), 0);
-    struct pl_setattr set = {.valid = PL_SET_SIZE, .size = 3};
-    assert_int_equal(pl_setattr(k->tree, &call, node, NULL, &set, &attr), 0);
-    assert_int_equal(open_(k, FUSE_OPEN, f, O_RDONLY, &fh), 0);
-    assert_int_equal(release(k, FUSE_RELEASE, f, fh), 0);
-    static const uint64_t sizes[] = {1 << 20, 0};
-    for (int i = 0; i < 2; i++) {
-        set.size = sizes[i];
-        assert_int_equal(pl_setattr(k->tree, &call, node, NULL, &set, &attr), 0);
-        f = anew(k, f, "f");
-        assert_int_equal(open_(k, FUSE_OPEN, f, O_RDONLY, &fh), 0);
-        assert_int_equal(release(k, FUSE_RELEASE, f, fh), 0);
-    }
-    pl_node_unref(node);
-    pl_node_unref(root);
-    pl_call_done(&call);
-}
-
 static void tmpfile_(void **state)
 {
     struct kernel *k = *state;
@@ -1359,7 +1293,6 @@ int main(void)
         EACH(attributes),
         EACH(killpriv),
         EACH(cache_flags),
-        EACH(filling),
         EACH(listers),
         EACH(tmpfile_),
         EACH(directories),
