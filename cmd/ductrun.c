@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/ductrun.h"
+#include "base/text.h"
 #include "cmd/listening.h"
 #include "cmd/loss.h"
 #include "cmd/ring.h"
@@ -17,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define GOODBYE_NS 5000000000ll /* so long may a peer take to acknowledge our end */
+#define GOODBYE_NS 3000000000ll /* so long may a peer take to acknowledge our end */
 
 struct state {
     struct duct *d;
@@ -32,7 +33,7 @@ struct state {
     struct reg_page *page; /* without mounts */
     struct loss loss;
     char peer[128], text[1024];
-    /* How the connection ended; `over` is set last. */
+    /* How the connection ended; `over` is set when the rest is. */
     int error;
     char sentence[400];
     atomic_bool over;
@@ -41,16 +42,23 @@ struct state {
     bool stopping, waiting;
 };
 
+/* The engine's sentences may begin with what we say ourselves. */
+static const char *reason(const char *sentence)
+{
+    static const char same[] = "the link was lost: ";
+    return strncmp(sentence, same, strlen(same)) ? sentence : sentence + strlen(same);
+}
+
 static void conn_over(void *arg, int error, const char *sentence)
 {
     struct state *s = arg;
     char text[640];
     s->error = error;
     snprintf(s->sentence, sizeof(s->sentence), "%s",
-             error && sentence ? sentence : "the other end closed it");
+             error && sentence ? reason(sentence) : "the other end closed it");
     snprintf(text, sizeof(text), "link to %s lost: %s", s->peer, s->sentence);
+    atomic_store(&s->over, true); /* first: what the loss sets going looks at it */
     loss_tell(&s->loss, text);
-    atomic_store(&s->over, true);
     if (s->event_fd >= 0 && write(s->event_fd, &(uint64_t){1}, 8) < 0)
         abort(); /* it only fails when it is not an eventfd */
 }
@@ -85,7 +93,12 @@ static int open_channel(struct state *s, struct pl_err *err)
     if (d->remote)
         d->chan.role = CHAN_ACCEPTED; /* the near end speaks first */
     listening_note(d->cmd, d->chan.peer, d->chan.note);
-    snprintf(s->peer, sizeof(s->peer), "%s", d->chan.peer);
+    /* Our stdio may be a connection that listen or dial has made, and named. */
+    const char *given = d->dial && !strcmp(d->dial, "stdio") ? getenv("PLENUM_PEER") : NULL;
+    if (given && *given)
+        text_escape(s->peer, sizeof(s->peer), given, strlen(given));
+    else
+        snprintf(s->peer, sizeof(s->peer), "%s", d->chan.peer);
     return 0;
 }
 
@@ -144,10 +157,21 @@ static int attach(struct state *s, struct pl_err *err)
     return 0;
 }
 
+/* True if there were any. */
+static bool drop_trees(struct state *s)
+{
+    bool any = false;
+    for (size_t i = 0; i < s->d->nmounts; i++) {
+        any = any || s->trees[i];
+        pl_tree_unref(s->trees[i]);
+        s->trees[i] = NULL;
+    }
+    return any;
+}
+
 static void release(struct state *s)
 {
-    for (size_t i = 0; i < s->d->nmounts; i++)
-        pl_tree_unref(s->trees[i]);
+    drop_trees(s);
     if (s->conn)
         p9_conn_free(s->conn);
     if (s->door)
@@ -156,6 +180,7 @@ static void release(struct state *s)
         pl_tree_unref(s->exports[i]);
     s->conn = NULL;
     s->door = NULL;
+    loss_result(&s->loss, NULL); /* waits for its thread */
 }
 
 /* ---- with mounts: in the server process of a keeper ---- */
@@ -173,22 +198,30 @@ static int prepare(void *arg, struct pl_err *err)
         r = connect_halves(s, true, err);
     bool alone = false;
     if (r == 0) {
+        /* A plain client has no serving half; one of ours that only uses refuses the attach. */
         r = p9_use(s->conn, &call, err);
-        alone = r == -ENOTCONN && s->d->nexports && !atomic_load(&s->over);
+        alone = r == -ENOTCONN;
+        if (r == 0)
+            r = attach(s, err);
+        if (r == -EOPNOTSUPP && !atomic_load(&s->over)) {
+            drop_trees(s);
+            alone = p9_use_end(s->conn, &call) == 0;
+        }
+        alone = alone && s->d->nexports && !atomic_load(&s->over);
     }
-    if (r == 0)
-        r = attach(s, err);
     pl_call_done(&call);
     if (alone) {
-        /* A plain client: it may have what we export, and there is nothing to mount. */
+        /* It may have what we export, and there is nothing to mount. */
         for (size_t i = 0; i < s->d->nmounts; i++)
             fprintf(stderr, "%s serves nothing: %s is not mounted\n", s->peer, s->d->mounts[i].dir);
         r = 1;
     }
-    if (r >= 0)
+    if (r >= 0) {
         announce_exports(s);
-    else
+    } else {
         loss_ending(&s->loss);
+        release(s);
+    }
     return r;
 }
 
@@ -213,59 +246,55 @@ static int serve(void *arg, size_t i, int fd, struct stats *stats, void (*up)(vo
     struct state *s = arg;
     struct up u = {.s = s, .i = i, .up = up, .arg = up_arg};
     int r = loss_begin(&s->loss, i, s->mounts[i].page->dir, err);
-    if (r < 0)
-        return r;
-    r = fuse_serve(fd, s->trees[i], "", &s->d->opts.fuse, stats, now_up, &u, err);
-    return loss_end(&s->loss, i, r, err);
+    if (r == 0) {
+        r = fuse_serve(fd, s->trees[i], "", &s->d->opts.fuse, stats, now_up, &u, err);
+        r = loss_end(&s->loss, i, r, err);
+    }
+    return s->d->remote && atomic_load(&s->over) ? 0 : r;
 }
 
-/* Ends our direction: true if the peer's goes on and is to be waited for. */
-static bool say_goodbye(struct state *s)
+/* Ends our direction: 0 when the peer has taken note. */
+static int say_goodbye(struct state *s)
 {
     struct pl_call call;
     struct timespec now;
-    bool ours = p9_extended(s->conn);
     clock_gettime(CLOCK_MONOTONIC, &now);
     pl_call_init_self(&call);
     call.deadline = now.tv_sec * 1000000000ll + now.tv_nsec + GOODBYE_NS;
     int r = p9_use_end(s->conn, &call);
     pl_call_done(&call);
-    if (r == -ETIMEDOUT)
-        loss_tell(&s->loss, "the peer does not answer");
+    return r;
+}
+
+/* Waits for the end of the other direction, unless we are to stop: then the connection is over. */
+static int wait_over(struct state *s, struct pl_err *err)
+{
     pthread_mutex_lock(&s->lock);
-    bool go_on = r == 0 && ours && !s->stopping;
-    s->waiting = go_on;
+    s->waiting = true;
+    if (s->stopping)
+        p9_conn_abort(s->conn);
     pthread_mutex_unlock(&s->lock);
-    return go_on;
+    int r = p9_conn_wait(s->conn, NULL);
+    pthread_mutex_lock(&s->lock);
+    s->waiting = false;
+    bool asked = s->stopping || s->d->remote;
+    pthread_mutex_unlock(&s->lock);
+    return r < 0 && !asked ? pl_fail(err, r, "link to %s lost: %s", s->peer, s->sentence) : 0;
 }
 
 static int finish(void *arg, struct pl_err *err)
 {
     struct state *s = arg;
-    bool used = false;
-    for (size_t i = 0; i < s->d->nmounts; i++) {
-        used = used || s->trees[i];
-        pl_tree_unref(s->trees[i]);
-        s->trees[i] = NULL;
-    }
-    /* A plain client (nothing was mounted) ends when it likes; else we end, then the peer. */
-    pthread_mutex_lock(&s->lock);
-    s->waiting = !used && !s->stopping;
-    bool wait = s->waiting;
-    pthread_mutex_unlock(&s->lock);
+    bool used = drop_trees(s);
     int r = 0;
-    if (used && !atomic_load(&s->over))
-        wait = say_goodbye(s);
-    if (wait) {
-        struct pl_err why;
-        r = p9_conn_wait(s->conn, &why);
-        pthread_mutex_lock(&s->lock);
-        if (r < 0 && !s->stopping)
-            r = pl_fail(err, r, "link to %s lost: %s", s->peer, why.text);
-        else
-            r = 0;
-        pthread_mutex_unlock(&s->lock);
+    /* A plain server knows of no second direction: with ours all is over. */
+    bool wait = !used || p9_extended(s->conn);
+    if (used && !atomic_load(&s->over) && say_goodbye(s) < 0) {
+        p9_conn_abort(s->conn); /* a link that was lost keeps its own sentence */
+        wait = true;
     }
+    if (wait || atomic_load(&s->over))
+        r = wait_over(s, err);
     loss_ending(&s->loss);
     p9_conn_abort(s->conn);
     release(s);
@@ -304,14 +333,33 @@ static int with_mounts(struct state *s)
 
 /* ---- without mounts ---- */
 
+/* Who is called cannot know what called it, and waits for a word before it uses anything: we say
+ * it, and that we use nothing, unless the peer speaks first. */
+static void *greet(void *arg)
+{
+    struct state *s = arg;
+    struct pl_call call;
+    pl_call_init_self(&call);
+    if (p9_use(s->conn, &call, NULL) == 0)
+        p9_use_end(s->conn, &call);
+    pl_call_done(&call);
+    return NULL;
+}
+
 static int serve_only(struct state *s, int signals)
 {
     struct pl_err err = {0};
+    pthread_t greeter;
     int r = open_exports(s, &err);
     if (r == 0)
         r = open_channel(s, &err);
+    bool caller = r == 0 && s->d->chan.role != CHAN_ACCEPTED;
+    if (caller)
+        s->d->chan.role = CHAN_GIVEN; /* the engine gives the peer a moment to speak first */
     if (r == 0)
-        r = connect_halves(s, false, &err);
+        r = connect_halves(s, caller, &err);
+    if (r == 0 && caller && pthread_create(&greeter, NULL, greet, s) != 0)
+        r = pl_fail(&err, -EAGAIN, "no memory for a thread");
     if (r < 0) {
         release(s);
         return cmd_error(s->d->cmd, &err);
@@ -329,9 +377,12 @@ static int serve_only(struct state *s, int signals)
     }
     int status = EXIT_OK;
     if (!stopped && s->error)
-        status = s->d->remote ? EXIT_FAILED
+        status = s->d->remote ? EXIT_OK
                               : cmd_fail(s->d->cmd, "link to %s lost: %s", s->peer, s->sentence);
     loss_ending(&s->loss);
+    p9_conn_abort(s->conn);
+    if (caller)
+        pthread_join(greeter, NULL);
     release(s);
     return status;
 }

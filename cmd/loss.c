@@ -31,8 +31,8 @@ void loss_tell(struct loss *l, const char *sentence)
         l->lost = true;
         snprintf(l->sentence, sizeof(l->sentence), "%s", sentence);
         /* Without a thread the keeper is left: it sees this process fail. */
-        l->thread_up = pthread_create(&l->thread, NULL, abort_all, l) == 0;
-        if (!l->thread_up)
+        l->thread_up = l->n && pthread_create(&l->thread, NULL, abort_all, l) == 0;
+        if (l->n && !l->thread_up)
             abort();
     }
     pthread_mutex_unlock(&l->lock);

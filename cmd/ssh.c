@@ -80,10 +80,10 @@ static int add_pair(struct duct *d, struct args *far, char how, char *text)
     return EXIT_OK;
 }
 
-/* Our side is done: ssh follows when the far end does. */
-static void wait_ssh(pid_t pid)
+/* Our side is done: ssh follows when the far end does. False if that failed, having said why. */
+static bool wait_ssh(pid_t pid)
 {
-    int status, fd = pidfd_open(pid, 0);
+    int status = 0, fd = pidfd_open(pid, 0);
     if (fd >= 0) {
         struct pollfd p = {.fd = fd, .events = POLLIN};
         if (poll(&p, 1, PATIENCE_MS) == 0)
@@ -92,6 +92,7 @@ static void wait_ssh(pid_t pid)
     }
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
         ;
+    return !WIFEXITED(status) || WEXITSTATUS(status) == 0;
 }
 
 static int connect_and_run(struct duct *d, struct sshlink *link)
@@ -103,8 +104,7 @@ static int connect_and_run(struct duct *d, struct sshlink *link)
     pid_t ssh = d->chan.child;
     d->chan.child = 0;
     int status = duct_run(d); /* has closed the channel, in this process too */
-    wait_ssh(ssh);
-    return status;
+    return wait_ssh(ssh) ? status : EXIT_FAILED;
 }
 
 static int run(const struct cmd *self, int argc, char **argv)

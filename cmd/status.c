@@ -16,6 +16,8 @@ struct listing {
     const char *dir; /* only this one, or NULL */
     struct json_object *json;
     size_t n;
+    int width; /* of the directories in the table */
+    bool measure;
 };
 
 static uint64_t get(_Atomic uint64_t *counter)
@@ -59,11 +61,11 @@ static void add_row(const struct listing *l, struct reg_page *p)
 {
     char dir[256], spec[256], peer[128], rd[16], wr[16];
     if (l->n == 0)
-        printf("%-6s %-9s %-24s %9s %7s %9s %9s %7s %8s %8s  %s\n", "KIND", "STATE", "DIR",
+        printf("%-6s %-9s %-*s %9s %7s %9s %9s %7s %8s %8s  %s\n", "KIND", "STATE", l->width, "DIR",
                "REQUESTS", "ERRORS", "READ", "WRITTEN", "WAITING", "KEEPER", "SERVER",
                "SPEC, PEER");
-    printf("%-6.8s %-9.32s %-24s %9llu %7llu %9s %9s %7lld %8d %8d  %s%s%s\n", p->kind, p->state,
-           safe(dir, sizeof(dir), p->dir), (unsigned long long)get(&p->stats.requests),
+    printf("%-6.8s %-9.32s %-*s %9llu %7llu %9s %9s %7lld %8d %8d  %s%s%s\n", p->kind, p->state,
+           l->width, safe(dir, sizeof(dir), p->dir), (unsigned long long)get(&p->stats.requests),
            (unsigned long long)get(&p->stats.errors), text_bytes(rd, get(&p->stats.bytes_read)),
            text_bytes(wr, get(&p->stats.bytes_written)),
            (long long)atomic_load_explicit(&p->stats.waiting, memory_order_relaxed),
@@ -76,6 +78,12 @@ static int each(void *arg, struct reg_page *page)
     struct listing *l = arg;
     if (l->dir && strcmp(l->dir, page->dir))
         return 0;
+    if (l->measure) {
+        char dir[256];
+        int n = (int)strlen(safe(dir, sizeof(dir), page->dir));
+        l->width = n > l->width ? n : l->width;
+        return 0;
+    }
     if (l->json)
         add_json(l->json, page);
     else
@@ -98,7 +106,11 @@ static int run(const struct cmd *self, int argc, char **argv)
         return cmd_error(self, &err);
     l.dir = optind < argc ? dir : NULL;
     l.json = json ? json_object_new_array() : NULL;
-    int r = reg_each(each, &l);
+    l.width = 3;
+    l.measure = !json;
+    int r = json ? 0 : reg_each(each, &l);
+    l.measure = false;
+    r = r ? r : reg_each(each, &l);
     int status = EXIT_OK;
     if (l.json)
         attr_print_json(l.json);

@@ -8,7 +8,10 @@
 
 /* What of open(2)'s flags a tree is told; the rest is the kernel's own business. */
 #define OPEN_FLAGS                                                                                 \
-    (O_ACCMODE | O_APPEND | O_TRUNC | O_NONBLOCK | O_DSYNC | O_SYNC | O_DIRECT | O_NOATIME)
+    (O_ACCMODE | O_APPEND | O_TRUNC | O_NONBLOCK | O_DSYNC | O_SYNC | O_DIRECT | O_NOATIME |       \
+     OPEN_EXEC)
+/* The kernel opens a program to run it: the right to execute is enough. */
+#define OPEN_EXEC 0x20
 
 static int open_flags(struct fuse_req *r, uint32_t flags)
 {

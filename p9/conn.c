@@ -114,7 +114,7 @@ static void final_task(struct p9_conn *c, struct task *task)
     c->session = false;
     c->state = OVER;
     pthread_cond_broadcast(&c->cond);
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
 }
 
 static void task_init(struct p9_conn *c, struct task *t,
@@ -162,7 +162,7 @@ int p9_conn_new(struct chan *chan, const struct p9_conn_opts *opts, struct p9_co
         role_offer(c); /* a worker listens for silence */
     else
         role_check(c);
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
     return 0;
 }
 
@@ -170,18 +170,18 @@ void p9_conn_abort(struct p9_conn *c)
 {
     pthread_mutex_lock(&c->lock);
     conn_lost(c, -ECONNABORTED, "the connection was broken off");
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
 }
 
 int p9_conn_wait(struct p9_conn *c, struct pl_err *err)
 {
     pthread_mutex_lock(&c->lock);
     while (c->state != OVER)
-        pthread_cond_wait(&c->cond, &c->lock);
+        conn_wait(c);
     int r = c->error;
     if (r < 0)
         pl_fail(err, r, "%s: %s", c->chan.peer, c->sentence ? c->sentence : strerror(-r));
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
     return r;
 }
 
@@ -192,8 +192,8 @@ void p9_conn_free(struct p9_conn *c)
     pthread_mutex_lock(&c->lock);
     conn_lost(c, -ECONNABORTED, "the connection was broken off");
     while (c->state != OVER || c->users)
-        pthread_cond_wait(&c->cond, &c->lock);
-    pthread_mutex_unlock(&c->lock);
+        conn_wait(c);
+    conn_unlock(c);
     crew_del(c->crew, c);
     assert(!c->rd.buf && !c->out_head && !c->npending);
     serve_purge_spares(c);

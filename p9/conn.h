@@ -66,12 +66,12 @@ struct p9_handler {
 };
 
 struct p9_conn_opts {
-    struct p9_crew *crew;
+    struct p9_crew *crew;             /* required, also without a serving half */
     const struct p9_handler *handler; /* NULL: no serving half (T-messages get Rlerror) */
     void *handler_arg;
     bool use;                         /* there is a using half */
     uint32_t msize;                   /* proposed and accepted at most; 0: 1 MiB - see limits.h */
-    struct stats *stats;              /* may be NULL */
+    struct stats *stats;              /* may be NULL: requests served, bytes on the channel */
     /* Called once when the connection is over, in some engine thread (error 0: both ends said
      * goodbye, or a plain peer closed when nothing was in the way; else negative errno and the
      * sentence). Afterwards no handler runs. It may free nothing itself. May be NULL. */
@@ -79,7 +79,7 @@ struct p9_conn_opts {
     void *over_arg;
 };
 
-/* Takes the channel over and starts the serving half (if any). */
+/* Takes the channel over (unless it fails) and starts the serving half (if any). */
 int p9_conn_new(struct chan *chan, const struct p9_conn_opts *opts, struct p9_conn **ret,
                 struct pl_err *err);
 /* Ends at once if it has not ended, waits for handlers, frees. */
@@ -114,7 +114,9 @@ int p9_rpc(struct p9_conn *conn, struct pl_call *call, struct p9_msg *t, struct 
            void *into, size_t into_size);
 void p9_answer_free(struct p9_answer *a);
 /* The same in two steps, so that several can be under way: start never waits for the answer (but
- * may wait for room), finish must be called once for each started, in any order. */
+ * may wait for room), finish must be called once for each started, in any order. Until then t->data
+ * and `into` must stay. What is started and not waited for does not move: answers are read by those
+ * who wait, and room is made by answers. */
 struct p9_pending;
 int p9_rpc_start(struct p9_conn *conn, struct pl_call *call, struct p9_msg *t, void *into,
                  size_t into_size, struct p9_pending **ret);

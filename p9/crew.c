@@ -35,7 +35,7 @@ struct p9_crew {
     pthread_cond_t work; /* idle workers */
     pthread_cond_t done; /* no pins, no threads */
     struct task *tasks, **tasks_tail;
-    unsigned max, nthreads, nidle, nblocked;
+    unsigned max, nthreads, nidle, nblocked, ntasks;
     bool watched, stopping, any_dead;
     pthread_t dead; /* the last worker that ended; it has joined the one before */
     int epoll, kick;
@@ -94,19 +94,10 @@ static bool spawn(struct p9_crew *crew)
     return false;
 }
 
-/* Lock held. Someone to take a task: idle, new, or the watcher. */
-static bool rouse(struct p9_crew *crew)
+/* What idle workers are needed for: each task, and to watch. Lock held. */
+static unsigned wanted(const struct p9_crew *crew)
 {
-    if (crew->nidle) {
-        pthread_cond_signal(&crew->work);
-        return true;
-    }
-    if (spawn(crew))
-        return true;
-    if (!crew->watched)
-        return false;
-    eventfd_write(crew->kick, 1);
-    return true;
+    return crew->ntasks + !crew->watched;
 }
 
 static void unpin(struct p9_crew *crew, struct p9_conn *conn)
@@ -123,6 +114,7 @@ static void run_task(struct p9_crew *crew)
     if (!crew->tasks)
         crew->tasks_tail = &crew->tasks;
     t->queued = false;
+    crew->ntasks--;
     pthread_mutex_unlock(&crew->lock);
     t->run(conn, t);
     pthread_mutex_lock(&crew->lock);
@@ -149,11 +141,12 @@ static void watch(struct p9_crew *crew)
     if (!conn)
         return;
     conn->link.pins++;
-    if (crew->nidle)
-        pthread_cond_signal(&crew->work);
-    else
+    bool idle = crew->nidle >= wanted(crew);
+    if (!idle)
         spawn(crew);
     pthread_mutex_unlock(&crew->lock);
+    if (idle)
+        pthread_cond_signal(&crew->work);
     crew_event(conn);
     pthread_mutex_lock(&crew->lock);
     unpin(crew, conn);
@@ -162,6 +155,7 @@ static void watch(struct p9_crew *crew)
 static void *worker(void *arg)
 {
     struct p9_crew *crew = arg;
+    pthread_setname_np(pthread_self(), "p9-worker");
     pthread_mutex_lock(&crew->lock);
     for (;;) {
         if (crew->tasks) {
@@ -192,18 +186,24 @@ static void *worker(void *arg)
 
 bool crew_submit(struct p9_crew *crew, struct task *task)
 {
+    bool idle = false, hands = true;
     pthread_mutex_lock(&crew->lock);
-    bool free_hands = true;
     if (!task->queued) {
         task->queued = true;
         task->next = NULL;
         *crew->tasks_tail = task;
         crew->tasks_tail = &task->next;
+        crew->ntasks++;
         task->conn->link.pins++;
-        free_hands = rouse(crew);
+        idle = crew->nidle >= wanted(crew);
+        hands = idle || spawn(crew);
+        if (!hands && crew->watched) /* the watcher will do it */
+            hands = eventfd_write(crew->kick, 1) == 0;
     }
     pthread_mutex_unlock(&crew->lock);
-    return free_hands;
+    if (idle)
+        pthread_cond_signal(&crew->work);
+    return hands;
 }
 
 bool crew_block(struct p9_crew *crew)
@@ -212,7 +212,7 @@ bool crew_block(struct p9_crew *crew)
     bool ok = crew->nblocked < LIMIT_CREW_WAITING - crew->max;
     if (ok) {
         crew->nblocked++;
-        if (!crew->nidle && (crew->tasks || !crew->watched))
+        if (crew->nidle < wanted(crew))
             spawn(crew);
     }
     pthread_mutex_unlock(&crew->lock);
@@ -339,6 +339,7 @@ static void *tick(void *arg)
 {
     struct p9_crew *crew = arg;
     struct timespec ms = {0, 1000000};
+    pthread_setname_np(pthread_self(), "p9-tick");
     int quiet = 0;
     pthread_mutex_lock(&crew->tick_lock);
     while (!crew->tick_stop) {

@@ -100,7 +100,7 @@ void hello_reset_task(struct p9_conn *c, struct task *task)
         answer_ending(c);
     out_push(c);
     conn_settle(c);
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
 }
 
 static void end_session(struct p9_conn *c, struct req *req)
@@ -250,7 +250,8 @@ static int hello(struct p9_conn *c, struct pl_call *call, struct pl_err *err)
     }
     if (c->peer_spoke && c->peer_plain)
         return pl_fail(err, -ENOTCONN, "%s: the other end only uses, it serves nothing", peer);
-    r = offer(c, call, P9_VERSION_OWN);
+    /* It may have ended during the wait: nothing that is sent then is ever answered. */
+    r = c->state == LIVE ? offer(c, call, P9_VERSION_OWN) : -ECONNABORTED;
     if (r == -EPROTONOSUPPORT)
         r = offer(c, call, P9_VERSION_L);
     if (r == 0)
@@ -288,7 +289,7 @@ int p9_use(struct p9_conn *c, struct pl_call *call, struct pl_err *err)
             c->use = USE_NONE;
     }
     use_leave(c);
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
     return r;
 }
 
@@ -347,7 +348,7 @@ int p9_use_end(struct p9_conn *c, struct pl_call *call)
         role_check(c); /* from now on a worker reads what is left to read */
     }
     use_leave(c);
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
     return r;
 }
 

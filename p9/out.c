@@ -3,9 +3,10 @@
  * Messages on their way out: one queue in order, and at most one thread that writes (c->writing).
  * It takes along what others have queued meanwhile, several messages with one system call.
  *
- * No one who might be needed elsewhere waits for the channel to take more: a caller leaves the rest
- * to a worker and goes on to wait for its answer, as reader if there is none; a worker hands the
- * reader's role over before it waits. So there is always a reader, whatever the writer does.
+ * No one who might be needed elsewhere waits for the channel to take more: a worker hands the
+ * reader's role over before it waits; a caller takes the role and does both, or, when another has
+ * it, leaves the rest to a worker and goes on to wait for its answer. So there is always a reader,
+ * whatever the writer does.
  * The queue is bounded by the limits on requests, served and used.
  */
 #include "p9/priv.h"
@@ -79,7 +80,7 @@ static int write_all(struct p9_conn *c, unsigned others)
         if (popped > others)
             return -EAGAIN;
         int n = gather(c, iov);
-        pthread_mutex_unlock(&c->lock);
+        conn_unlock(c);
         ssize_t r = wire_write(&c->wire, iov, n);
         pthread_mutex_lock(&c->lock);
         if (r == -EAGAIN)
@@ -109,12 +110,42 @@ void out_push(struct p9_conn *c)
         crew_submit(c->crew, &c->flush_task);
 }
 
+void out_push_caller(struct p9_conn *c, const bool *queued)
+{
+    if (c->writing || !c->out_head)
+        return;
+    c->writing = true;
+    if (write_all(c, OTHERS) != -EAGAIN)
+        return;
+    uint64_t gen = *queued ? role_take(c) : 0;
+    if (!gen) {
+        crew_submit(c->crew, &c->flush_task);
+        return;
+    }
+    int r = -EAGAIN;
+    c->write_reads = true;
+    while (r == -EAGAIN && *queued) {
+        bool full = serve_full(c);
+        conn_unlock(c);
+        int what = wire_wait_both(&c->wire, !full);
+        pthread_mutex_lock(&c->lock);
+        if (what & WIRE_IN && c->state == LIVE)
+            read_ready(c);
+        if (what & WIRE_OUT || c->state != LIVE)
+            r = write_all(c, OTHERS);
+    }
+    c->write_reads = false;
+    if (r == -EAGAIN)
+        crew_submit(c->crew, &c->flush_task);
+    role_pass(c);
+}
+
 /* Writes to the end, waiting. */
 static void drain(struct p9_conn *c)
 {
     bool blocked = crew_block(c->crew);
     do {
-        pthread_mutex_unlock(&c->lock);
+        conn_unlock(c);
         wire_wait(&c->wire);
         pthread_mutex_lock(&c->lock);
     } while (write_all(c, UINT32_MAX) == -EAGAIN);
@@ -139,5 +170,5 @@ void out_flush(struct p9_conn *c, struct task *task)
 {
     pthread_mutex_lock(&c->lock);
     drain(c);
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
 }

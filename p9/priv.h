@@ -101,6 +101,9 @@ ssize_t wire_read(struct wire *w, const struct iovec *iov, int n, int timeout);
 ssize_t wire_write(struct wire *w, const struct iovec *iov, int n);
 /* Waits until something can be written (or the link is cut). */
 void wire_wait(struct wire *w);
+/* Waits until something can be written, or (if wanted) read: WIRE_OUT, WIRE_IN. */
+int wire_wait_both(struct wire *w, bool in);
+enum { WIRE_IN = 1, WIRE_OUT = 2 };
 /* Wakes all who wait; reads and writes fail from now on. */
 void wire_cut(struct wire *w);
 #define WIRE_DWELL 200 /* ms */
@@ -122,6 +125,8 @@ void out_add(struct p9_conn *c, struct out *o);
 void out_push(struct p9_conn *c);
 /* The same, but a thread that is a worker waits itself: first hands the role over. */
 void out_push_worker(struct p9_conn *c, uint64_t gen);
+/* The same for a caller whose message is in the queue as long as *queued: reads while it waits. */
+void out_push_caller(struct p9_conn *c, const bool *queued);
 bool out_idle(const struct p9_conn *c);
 void out_flush(struct p9_conn *c, struct task *task);
 
@@ -167,6 +172,8 @@ typedef bool ready_fn(struct p9_conn *c, void *arg);
 /* The reader of a caller, until done(); gives the lock up meanwhile, and the role in the end. A
  * deadline (0: none) that passes ends it too. */
 void read_call(struct p9_conn *c, uint64_t gen, ready_fn *done, void *arg, int64_t deadline);
+/* Reads what is there, as reader; never waits. */
+void read_ready(struct p9_conn *c);
 /* Drops what was half read; nobody holds the role. */
 void read_drop(struct p9_conn *c);
 /* Ends the connection with a sentence that quotes the few bytes that came. */
@@ -325,6 +332,8 @@ struct p9_conn {
     struct p9_conn_opts opts;
     struct p9_crew *crew;
     struct crew_link link;
+    atomic_uint *wakes[8]; /* to be woken when the lock is free */
+    unsigned nwakes;
     enum conn_state state;
     int error;
     char *sentence;
@@ -337,7 +346,7 @@ struct p9_conn {
     enum armed { ARMED_NOT, ARMED_HUP, ARMED_DATA } armed;
     uint64_t role_gen;
     struct rd rd;
-    bool at_eof; /* a plain client has closed; what is left is to write */
+    bool at_eof;             /* a plain client has closed; what is left is to write */
     bool hup;                /* the epoll told of the end while it could not be looked at */
     int eager;               /* so many more requests hand the role over before they run */
     _Atomic bool op_running; /* the reader is in an op: for the tick */
@@ -346,14 +355,15 @@ struct p9_conn {
     /* out */
     struct out *out_head, **out_tail;
     bool writing;
+    bool write_reads; /* the writer is the reader */
 
     /* the serving half */
     struct req *reqs[TAG_CHAINS];
     struct req *makers; /* requests that make, free or open a fid */
     struct req *spares;
     struct req *ending; /* Tversion or Tend that waits for the session to be quiet */
-    unsigned nserving; /* requests that are not answered, or whose answer is not written */
-    unsigned nlinked;  /* of those, not answered */
+    unsigned nserving;  /* requests that are not answered, or whose answer is not written */
+    unsigned nlinked;   /* of those, not answered */
     unsigned nblocked, nspares;
     size_t bytes_serving;
     uint64_t next_seq;
@@ -378,6 +388,36 @@ struct p9_conn {
     uint32_t *fids_free;
     uint32_t nfids_free, fids_cap, fids_next;
 };
+
+/* The lock is given up with these, so that who is woken does not wait for it at once. (That the
+ * word may be gone by then does no harm: a stray wake is one that nobody hears, or looks again at.)
+ */
+static inline void conn_wake(struct p9_conn *c, atomic_uint *word)
+{
+    if (c->nwakes == sizeof(c->wakes) / sizeof(*c->wakes))
+        futex_wake(word);
+    else
+        c->wakes[c->nwakes++] = word;
+}
+
+static inline void conn_unlock(struct p9_conn *c)
+{
+    atomic_uint *wakes[sizeof(c->wakes) / sizeof(*c->wakes)];
+    unsigned n = c->nwakes;
+    for (unsigned i = 0; i < n; i++)
+        wakes[i] = c->wakes[i];
+    c->nwakes = 0;
+    pthread_mutex_unlock(&c->lock);
+    for (unsigned i = 0; i < n; i++)
+        futex_wake(wakes[i]);
+}
+
+static inline void conn_wait(struct p9_conn *c) /* for c->cond */
+{
+    while (c->nwakes)
+        futex_wake(c->wakes[--c->nwakes]);
+    pthread_cond_wait(&c->cond, &c->lock);
+}
 
 /* All with conn->lock held. The link is lost, or what the peer says makes no sense. First wins. */
 void conn_lost(struct p9_conn *c, int error, const char *fmt, ...) PL_PRINTF(3, 4);

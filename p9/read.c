@@ -49,7 +49,7 @@ static void give(struct p9_conn *c, struct p9_pending *p)
     c->role = ROLE_HELD;
     p->gen = ++c->role_gen;
     atomic_store(&p->state, PEND_READ);
-    futex_wake(&p->state);
+    conn_wake(c, &p->state);
 }
 
 /* Somebody must read even when no caller does: there may be requests, or a goodbye to come. */
@@ -316,7 +316,7 @@ static bool fill(struct p9_conn *c, int timeout)
     if (rd->left)
         iov[n++] = (struct iovec){rd->dst, rd->left};
     iov[n++] = (struct iovec){rd->buf + rd->end, RBUF_SIZE - rd->end};
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
     ssize_t r = wire_read(&c->wire, iov, n, timeout);
     pthread_mutex_lock(&c->lock);
     if (c->state != LIVE)
@@ -348,7 +348,7 @@ static bool park(struct p9_conn *c, uint64_t gen)
 {
     if (!c->link.pollable)
         return false;
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
     crew_active(c->crew, c, false);
     pthread_mutex_lock(&c->lock);
     if (!role_mine(c, gen))
@@ -411,14 +411,14 @@ void read_serve(struct p9_conn *c, uint64_t gen)
             break;
         }
     }
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
 }
 
 void read_task(struct p9_conn *c, struct task *task)
 {
     pthread_mutex_lock(&c->lock);
     uint64_t gen = c->role == ROLE_OFFERED ? role_take(c) : 0;
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
     if (gen)
         read_serve(c, gen);
 }
@@ -429,7 +429,7 @@ void crew_event(struct p9_conn *c)
     c->armed = ARMED_NOT;
     c->hup |= c->role != ROLE_ARMED;
     uint64_t gen = role_take(c);
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
     if (gen)
         read_serve(c, gen);
 }
@@ -439,7 +439,7 @@ void read_stuck(struct p9_conn *c, uint64_t seq)
     pthread_mutex_lock(&c->lock);
     if (c->role == ROLE_HELD && atomic_load(&c->op_running) && atomic_load(&c->op_seq) == seq)
         read_yield(c);
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
 }
 
 void read_yield(struct p9_conn *c)
@@ -450,6 +450,17 @@ void read_yield(struct p9_conn *c)
 }
 
 /* ---- a caller as reader ---- */
+
+void read_ready(struct p9_conn *c)
+{
+    for (int i = 0; i < 2; i++) {
+        struct req *req = NULL;
+        while (parse(c, &req))
+            serve_submit(c, req);
+        if (i == 0 && c->state == LIVE)
+            fill(c, 0);
+    }
+}
 
 void read_call(struct p9_conn *c, uint64_t gen, ready_fn *done, void *arg, int64_t deadline)
 {

@@ -336,7 +336,7 @@ static void blocks(struct pl_call *call)
         read_yield(c);
     else if (c->role == ROLE_STOPPED)
         role_check(c);
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
     req->uncounted = crew_block(c->crew);
 }
 
@@ -344,7 +344,7 @@ void serve_run(struct p9_conn *c, struct req *req, uint64_t gen)
 {
     req->gen = gen;
     if (!req->dropped && c->state == LIVE && pl_call_over(&req->pub.call) == 0) {
-        pthread_mutex_unlock(&c->lock);
+        conn_unlock(c);
         memset(&req->pub.out, 0, sizeof(req->pub.out));
         c->opts.handler->handle(c->opts.handler_arg, &req->pub);
         count(c, req);
@@ -368,7 +368,7 @@ static void run_task(struct p9_conn *c, struct task *task)
     struct req *req = (struct req *)((char *)task - offsetof(struct req, task));
     pthread_mutex_lock(&c->lock);
     serve_run(c, req, 0);
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
 }
 
 void serve_submit(struct p9_conn *c, struct req *req)
@@ -388,7 +388,7 @@ bool serve_full(const struct p9_conn *c)
 static void cancel(struct p9_conn *c, struct req *req)
 {
     req->refs++;
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
     pl_call_cancel(&req->pub.call);
     pthread_mutex_lock(&c->lock);
     req_unref(c, req);
@@ -503,5 +503,5 @@ void serve_cancel_task(struct p9_conn *c, struct task *task)
             cancel(c, req);
     }
     out_push(c);
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
 }

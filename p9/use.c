@@ -47,7 +47,7 @@ static void wake(struct p9_pending *p)
 {
     unsigned sleeps = PEND_SLEEPS;
     if (atomic_compare_exchange_strong(&p->state, &sleeps, PEND_IDLE))
-        futex_wake(&p->state);
+        conn_wake(p->conn, &p->state);
 }
 
 void use_wake_all(struct p9_conn *c)
@@ -62,7 +62,7 @@ static uint64_t nap(struct p9_conn *c, struct p9_pending *p, int64_t deadline)
 {
     wait_in(c, p);
     atomic_store(&p->state, PEND_SLEEPS);
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
     while (atomic_load(&p->state) == PEND_SLEEPS && (!deadline || mono_now() < deadline))
         futex_wait(&p->state, PEND_SLEEPS, deadline);
     pthread_mutex_lock(&c->lock);
@@ -209,8 +209,13 @@ static void pend_gone(struct p9_conn *c, struct out *out)
  * look again before the next message, it waits for the writer here, which is just about to. */
 void use_answer(struct p9_conn *c, struct p9_pending *p)
 {
-    while (p->queued)
-        pthread_cond_wait(&c->cond, &c->lock);
+    while (p->queued && !c->write_reads)
+        conn_wait(c);
+    if (p->queued) { /* and the writer are we */
+        c->rd.pend = NULL;
+        conn_lost(c, -EPROTO, "the other end answered a request before it had it");
+        return;
+    }
     c->rd.pend = NULL; /* until now nobody may complete it but us */
     p->answered = true;
     complete(c, p);
@@ -293,7 +298,6 @@ static void send_tagged(struct p9_conn *c, struct p9_pending *p)
     p->head[6] = (uint8_t)(p->tag >> 8);
     p->queued = p->sent = true;
     out_add(c, &p->out);
-    out_push(c);
 }
 
 int use_async(struct p9_conn *c, struct p9_msg *t, uint16_t tag,
@@ -312,6 +316,7 @@ int use_async(struct p9_conn *c, struct p9_msg *t, uint16_t tag,
     }
     *(tag == P9_NOTAG ? &c->hello : &c->bye) = p;
     send_tagged(c, p);
+    out_push(c);
     return 0;
 }
 
@@ -356,8 +361,10 @@ bool use_flushed(struct p9_conn *c, uint16_t tag)
 {
     if (tag >= LIMIT_REQUESTS_USED || !c->tags || !c->tags[tag].flushing)
         return false;
-    while (c->tags[tag].flush_queued)
-        pthread_cond_wait(&c->cond, &c->lock);
+    while (c->tags[tag].flush_queued && !c->write_reads)
+        conn_wait(c);
+    if (c->tags[tag].flush_queued)
+        return false;
     struct p9_pending *p = c->tags[tag].pend;
     c->tags[tag].flushing = false;
     if (!p) {
@@ -376,7 +383,7 @@ static void cancel_call(void *arg)
     struct p9_conn *c = p->conn;
     pthread_mutex_lock(&c->lock);
     cancel(c, p, -EINTR);
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
 }
 
 /* Waits for one step of a request, and heeds the call. With the lock. */
@@ -387,7 +394,7 @@ static void wait_heeding(struct p9_conn *c, struct pl_call *call, struct p9_pend
         return;
     bool registered = false;
     if (call && !p->cancelled) {
-        pthread_mutex_unlock(&c->lock);
+        conn_unlock(c);
         int r = pl_call_block(call, cancel_call, p);
         pthread_mutex_lock(&c->lock);
         registered = r == 0;
@@ -405,7 +412,7 @@ static void wait_heeding(struct p9_conn *c, struct pl_call *call, struct p9_pend
             cancel(c, p, -ETIMEDOUT);
     }
     if (registered) {
-        pthread_mutex_unlock(&c->lock);
+        conn_unlock(c);
         pl_call_unblock(call);
         pthread_mutex_lock(&c->lock);
     }
@@ -428,7 +435,7 @@ static void wake_event(void *arg)
     pthread_mutex_lock(&p->conn->lock);
     p->cancelled = true;
     wake(p);
-    pthread_mutex_unlock(&p->conn->lock);
+    conn_unlock(p->conn);
 }
 
 _Static_assert(LIMIT_FLUSHES_USED > LIMIT_REQUESTS_USED, "a Tflush for each, and Tend");
@@ -450,7 +457,7 @@ int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, int
     int r = 0;
     pend_init(c, &e.p);
     if (call) {
-        pthread_mutex_unlock(&c->lock);
+        conn_unlock(c);
         r = pl_call_block(call, wake_event, &e.p);
         pthread_mutex_lock(&c->lock);
         if (r < 0)
@@ -468,7 +475,7 @@ int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, int
             break;
     }
     if (call) {
-        pthread_mutex_unlock(&c->lock);
+        conn_unlock(c);
         pl_call_unblock(call);
         pthread_mutex_lock(&c->lock);
         r = ready(c, NULL) ? 0 : pl_call_over(call);
@@ -502,13 +509,17 @@ static int begin(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, stru
         if (!p->done && c->state == LIVE) {
             p->then = then;
             send_tagged(c, p);
+            if (then) /* *p may be gone before the push returns */
+                out_push(c);
+            else
+                out_push_caller(c, &p->queued);
         } else {
             wait_let_go(c, p);
             r = p->result;
         }
     }
     use_leave(c);
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
     return r;
 }
 
@@ -546,7 +557,7 @@ static int end(struct p9_conn *c, struct pl_call *call, struct p9_pending *p, st
         conn_lost(c, -EPROTO, "the other end sent an answer that makes no sense (to %s)",
                   p9_type_name((uint8_t)(p->expect - 1)));
     use_leave(c);
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
     return r;
 }
 
@@ -612,7 +623,7 @@ uint32_t p9_fid_get(struct p9_conn *c)
         fid = c->fids_free[--c->nfids_free];
     else if (c->fids_next < LIMIT_FIDS)
         fid = c->fids_next++;
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
     return fid;
 }
 
@@ -635,7 +646,7 @@ void p9_fid_put(struct p9_conn *c, uint32_t fid)
         return;
     pthread_mutex_lock(&c->lock);
     put_fid(c, fid);
-    pthread_mutex_unlock(&c->lock);
+    conn_unlock(c);
 }
 
 static void clunked(struct p9_conn *c, struct p9_pending *p)

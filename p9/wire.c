@@ -176,6 +176,15 @@ void wire_wait(struct wire *w)
     ready(w, w->out, POLLOUT, -1);
 }
 
+int wire_wait_both(struct wire *w, bool in)
+{
+    struct pollfd p[3] = {{.fd = w->out, .events = POLLOUT},
+                          {.fd = in ? w->in : -1, .events = POLLIN},
+                          {.fd = w->cut, .events = POLLIN}};
+    poll(p, 3, -1);
+    return (p[0].revents || p[2].revents ? WIRE_OUT : 0) | (p[1].revents ? WIRE_IN : 0);
+}
+
 void wire_cut(struct wire *w)
 {
     if (w->in_sock)

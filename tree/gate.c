@@ -88,14 +88,13 @@ static int got_node(int r, struct pl_node *const *ret, const struct pl_attr *att
 }
 
 /* The source made an open file: completes it. */
-static int opened(struct pl_tree *t, int r, struct pl_file *file, struct pl_node *node, int flags)
+static void opened(struct pl_tree *t, struct pl_file *file, struct pl_node *node, int flags)
 {
-    if (r == 0 && !file->node) {
+    if (!file->node) {
         file->tree = source_of(t);
         file->node = pl_node_ref(node);
         file->flags = (uint32_t)flags;
     }
-    return r;
 }
 
 /* ---- arguments ---- */
@@ -167,39 +166,32 @@ void pl_tree_unref(struct pl_tree *tree)
     }
 }
 
+/* Where an op stands in the table. */
+static const size_t slots[PL_OP_COUNT] = {
+#define attach         root /* the op's own part of an attach */
+#define X(name, flags) [PL_OP_##name] = offsetof(struct pl_ops, name),
+    PL_OPS(X)
+#undef X
+#undef attach
+};
+
+static bool has_slot(const struct pl_ops *ops, enum pl_op op)
+{
+    void *fn;
+    memcpy(&fn, (const char *)ops + slots[op], sizeof(fn));
+    return fn;
+}
+
 bool pl_tree_has(const struct pl_tree *tree, enum pl_op op)
 {
+    if (op >= PL_OP_COUNT)
+        return false;
     for (; tree; tree = tree->lower) {
-        const struct pl_ops *o = tree->ops;
-        switch (op) {
-#define HAS(name)                                                                                  \
-    case PL_OP_##name:                                                                             \
-        if (o->name)                                                                               \
-            return true;                                                                           \
-        break;
-            HAS(lookup)
-            HAS(getattr) HAS(setattr) HAS(access) HAS(readlink) HAS(make) HAS(link) HAS(remove)
-                HAS(rename) HAS(open) HAS(tmpfile) HAS(close) HAS(read) HAS(write) HAS(readdir)
-                    HAS(seek) HAS(fsync) HAS(fallocate) HAS(getxattr) HAS(setxattr) HAS(removexattr)
-                        HAS(listxattr) HAS(lock) HAS(getlock) HAS(poll) HAS(ioctl) HAS(statfs)
-                            HAS(syncfs) HAS(key) HAS(find)
-#undef HAS
-                                case PL_OP_attach : return true;
-        case PL_OP_create: /* made of others where there is no op */
-            if (o->create || o->make)
-                return true;
-            break;
-        case PL_OP_copy:
-            if (o->copy || o->write)
-                return true;
-            break;
-        case PL_OP_flush: /* a lock op means locks to drop */
-            if (o->flush || o->lock)
-                return true;
-            break;
-        case PL_OP_COUNT:
-            return false;
-        }
+        if (has_slot(tree->ops, op))
+            return true;
+        /* what the gate makes of other ops: a copy of reads and writes, the unlock of a flush */
+        if ((op == PL_OP_copy && tree->ops->write) || (op == PL_OP_flush && tree->ops->lock))
+            return true;
     }
     return false;
 }
@@ -424,31 +416,8 @@ int pl_open(struct pl_tree *t, struct pl_call *c, struct pl_node *node, int flag
         flags |= O_DIRECTORY;
     r = (int)PASS(open, 0, EV(.node = node, .flags = (uint32_t)flags), (node, flags, ret),
                   -EOPNOTSUPP);
-    return opened(t, r, *ret, node, flags);
-}
-
-/* For a source that has make but not create. */
-static int default_create(struct pl_tree *t, struct pl_call *c, struct pl_node *dir,
-                          const char *name, int flags, mode_t mode, struct pl_node **ret,
-                          struct pl_attr *attr, struct pl_file **ret_file)
-{
-    struct pl_make make = {.mode = S_IFREG | (mode & 07777)};
-    int r = pl_make(t, c, dir, name, &make, ret, attr);
-    bool made = r == 0;
-    if (r == -EEXIST && !(flags & O_EXCL))
-        r = pl_lookup(t, c, dir, name, ret, attr);
-    if (r < 0)
-        return r;
-    /* what was just made is opened whatever its mode says, as open(2) does */
-    r = pl_open(t, c, *ret, made ? flags & ~O_TRUNC : flags, ret_file);
-    if (r < 0) {
-        pl_node_unref(*ret);
-        return r;
-    }
-    if (!made && (flags & O_TRUNC) && (r = pl_getattr(t, c, *ret, *ret_file, attr)) < 0) {
-        pl_close(t, c, *ret_file);
-        pl_node_unref(*ret);
-    }
+    if (r == 0)
+        opened(t, *ret, node, flags);
     return r;
 }
 
@@ -465,11 +434,9 @@ int pl_create(struct pl_tree *t, struct pl_call *c, struct pl_node *dir, const c
         return -EINVAL;
     mode &= 07777;
     r = (int)PASS(create, 0, EV(.node = dir, .name = name, .flags = (uint32_t)flags),
-                  (dir, name, flags, mode, ret, attr, ret_file),
-                  t->ops->make ? default_create(t, c, dir, name, flags, mode, ret, attr, ret_file)
-                               : -EPERM);
+                  (dir, name, flags, mode, ret, attr, ret_file), -EPERM);
     if (r == 0)
-        opened(t, r, *ret_file, *ret, flags & ~O_EXCL);
+        opened(t, *ret_file, *ret, flags & ~O_EXCL);
     return got_node(r, ret, attr);
 }
 
@@ -486,7 +453,7 @@ int pl_tmpfile(struct pl_tree *t, struct pl_call *c, struct pl_node *dir, int fl
     int r = (int)PASS(tmpfile, 0, EV(.node = dir, .flags = (uint32_t)flags),
                       (dir, flags, mode, ret, attr, ret_file), -EOPNOTSUPP);
     if (r == 0)
-        opened(t, r, *ret_file, *ret, flags & ~O_EXCL);
+        opened(t, *ret_file, *ret, flags & ~O_EXCL);
     return got_node(r, ret, attr);
 }
 

@@ -168,9 +168,9 @@ int pl_locks_get(struct pl_locks *l, struct pl_lock *lock)
 
 static int note(struct pl_locks *l, struct pl_lock_owners *by, const struct pl_lock *lock)
 {
-    struct pl_lock *list = by->list;
     size_t i = 0;
     pthread_mutex_lock(&l->mutex);
+    struct pl_lock *list = by->list;
     while (i < by->n && !same_owner(&by->list[i], lock))
         i++;
     if (i == by->n && (list = realloc(by->list, (i + 1) * sizeof(*list)))) {

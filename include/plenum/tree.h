@@ -204,7 +204,7 @@ struct pl_ops {
     int (*open)(struct pl_tree *, struct pl_call *, struct pl_node *node, int flags,
                 struct pl_file **ret);
     /* open(2) with O_CREAT: makes a regular file, or without O_EXCL opens the one there.
-     * NULL: the gate uses make, then open. */
+     * NULL: -EPERM. */
     int (*create)(struct pl_tree *, struct pl_call *, struct pl_node *dir, const char *name,
                   int flags, mode_t mode, struct pl_node **ret, struct pl_attr *attr,
                   struct pl_file **ret_file);
