@@ -24,5 +24,5 @@ void log_say(bool failure, const char *fmt, ...)
     if (atomic_load(&background))
         syslog(failure ? LOG_ERR : LOG_INFO, "%s", text);
     else
-        fprintf(stderr, "plenum: %s\n", text);
+        fprintf(stderr, "%s\n", text);
 }

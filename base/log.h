@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Sentences of a program that may have nobody at the terminal any more: to standard error as
- * "plenum: ...", or, once log_background() was called, to syslog. For programs and the keeper's
- * process; libraries do not say anything.
+ * Sentences of a program that may have nobody at the terminal any more: to standard error, or, once
+ * log_background() was called, to syslog. For programs and the keeper's process; libraries do not
+ * say anything.
  */
 #ifndef BASE_LOG_H
 #define BASE_LOG_H

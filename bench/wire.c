@@ -3,9 +3,10 @@
  * 9P over a unix socket against its physical floors, in the same run, between two processes:
  *   rtt     Tgetattr round trips         against a bare ping-pong of messages of the same lengths
  *   read    1 MiB reads of a memory file against copying the same bytes through such a socket
- *   write   1 MiB writes of it           (1 MiB buffers) the same way
- * The rounds alternate, and the medians of each are compared.
- * usage: wire [ROUNDS]; prints "name floor ours ratio" lines (microseconds, MiB/s).
+ *   write   1 MiB writes of it           with 1 MiB buffers
+ * each with a file of 64 MiB, which no cache near the core holds, and with one of 1 MiB, which
+ * does. The rounds alternate, and the medians of each are compared. usage: wire [ROUNDS]; prints
+ * "name floor ours ratio" lines (microseconds, MiB/s).
  */
 #include "doors/p9.h"
 #include "p9/conn.h"
@@ -23,7 +24,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MIB = 1 << 20, TRIPS = 20000, STREAM = 256, T_LEN = 19, R_LEN = 160 };
+static int file_mib; /* 64 or 1: how many MiB of content go round */
+
+enum { MIB = 1 << 20, TRIPS = 20000, STREAM = 256, T_LEN = 19, R_LEN = 160, MAX = 51 };
 
 static double now(void)
 {
@@ -44,10 +47,10 @@ static void all(int fd, char *buf, size_t n, int in)
 }
 
 /* A buffer whose pages are there: untouched ones would all be the one zero page. */
-static char *fresh(void)
+static char *fresh(size_t n)
 {
-    char *buf = malloc(MIB);
-    memset(buf, 'x', MIB);
+    char *buf = malloc(n);
+    memset(buf, 'x', n);
     return buf;
 }
 
@@ -78,17 +81,17 @@ static void pong(int fd)
 
 static void source(int fd)
 {
-    char *buf = fresh();
+    char *buf = fresh((size_t)file_mib * MIB);
     for (int i = 0; i < STREAM; i++)
-        all(fd, buf, MIB, 0);
+        all(fd, buf + (size_t)(i % file_mib) * MIB, MIB, 0);
     all(fd, buf, 1, 1);
 }
 
 static void sink(int fd)
 {
-    char *buf = fresh();
+    char *buf = fresh((size_t)file_mib * MIB);
     for (int i = 0; i < STREAM; i++)
-        all(fd, buf, MIB, 1);
+        all(fd, buf + (size_t)(i % file_mib) * MIB, MIB, 1);
     all(fd, buf, 1, 0);
 }
 
@@ -111,7 +114,7 @@ static double floor_rtt(void)
 static double floor_copy(void (*fn)(int))
 {
     pid_t pid;
-    char *buf = fresh();
+    char *buf = fresh(MIB);
     int fd = peer(fn, &pid);
     double start = now();
     for (int i = 0; i < STREAM; i++)
@@ -196,20 +199,19 @@ static double our_rtt(void)
 
 static void our_copy(double *write_rate, double *read_rate)
 {
-    enum { FILE_MIB = 64 };
     struct client c;
-    char *buf = fresh();
+    char *buf = fresh(MIB);
     client_open(&c);
-    for (int i = 0; i < FILE_MIB; i++)
+    for (int i = 0; i < file_mib; i++)
         pl_write(c.tree, &c.call, c.file, buf, MIB, (uint64_t)i * MIB);
     double start = now();
     for (int i = 0; i < STREAM; i++)
-        if (pl_write(c.tree, &c.call, c.file, buf, MIB, (uint64_t)(i % FILE_MIB) * MIB) != MIB)
+        if (pl_write(c.tree, &c.call, c.file, buf, MIB, (uint64_t)(i % file_mib) * MIB) != MIB)
             errx(1, "write");
     *write_rate = STREAM / (now() - start);
     start = now();
     for (int i = 0; i < STREAM; i++)
-        if (pl_read(c.tree, &c.call, c.file, buf, MIB, (uint64_t)(i % FILE_MIB) * MIB) != MIB)
+        if (pl_read(c.tree, &c.call, c.file, buf, MIB, (uint64_t)(i % file_mib) * MIB) != MIB)
             errx(1, "read");
     *read_rate = STREAM / (now() - start);
     client_close(&c);
@@ -228,24 +230,38 @@ static double median(double *v, int n)
     return v[n / 2];
 }
 
+/* Prints "name floor ours ratio" of the medians. */
+static void report(const char *name, double *floor, double *ours, int n)
+{
+    double a = median(floor, n), b = median(ours, n);
+    printf("%s %.2f %.2f %.2f\n", name, a, b, b / a);
+}
+
+static void copies(int n, const char *read_name, const char *write_name)
+{
+    double in[MAX], out[MAX], r[MAX], w[MAX];
+    for (int i = 0; i < n; i++) {
+        in[i] = floor_copy(source);
+        out[i] = floor_copy(sink);
+        our_copy(&w[i], &r[i]);
+    }
+    report(read_name, in, r, n);
+    report(write_name, out, w, n);
+}
+
 int main(int argc, char **argv)
 {
-    enum { MAX = 51 };
     int n = argc > 1 ? atoi(argv[1]) : 5;
-    double fr[MAX], or_[MAX], fi[MAX], fo[MAX], w[MAX], r[MAX];
+    double bare[MAX], ours[MAX];
     signal(SIGPIPE, SIG_IGN);
     n = n < 1 ? 1 : n > MAX ? MAX : n;
     for (int i = 0; i < n; i++) {
-        fr[i] = floor_rtt();
-        or_[i] = our_rtt();
-        fi[i] = floor_copy(source);
-        fo[i] = floor_copy(sink);
-        our_copy(&w[i], &r[i]);
+        bare[i] = floor_rtt();
+        ours[i] = our_rtt();
     }
-    double a = median(fr, n), b = median(or_, n);
-    printf("rtt_us %.2f %.2f %.2f\n", a, b, b / a);
-    a = median(fi, n), b = median(r, n);
-    printf("read_mibs %.0f %.0f %.2f\n", a, b, b / a);
-    a = median(fo, n), b = median(w, n);
-    printf("write_mibs %.0f %.0f %.2f\n", a, b, b / a);
+    report("rtt_us", bare, ours, n);
+    file_mib = 64;
+    copies(n, "read_mibs", "write_mibs");
+    file_mib = 1;
+    copies(n, "read_hot_mibs", "write_hot_mibs");
 }

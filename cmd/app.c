@@ -76,8 +76,12 @@ static int serve(struct app *a, char *const *addrs, size_t n)
 
 static int mount(struct app *a, const char *dir)
 {
-    struct mounter m = {
-        .text = a->name, .tree = a->tree, .dir = dir, .opts = a->opts, .foreground = a->foreground};
+    struct mounter m = {.prefix = a->name,
+                        .text = a->name,
+                        .tree = a->tree,
+                        .dir = dir,
+                        .opts = a->opts,
+                        .foreground = a->foreground};
     a->tree = NULL;
     return mounter_run(&m);
 }

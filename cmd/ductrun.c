@@ -317,8 +317,11 @@ static int with_mounts(struct state *s)
     for (size_t i = 0; i < s->d->nmounts; i++)
         s->mounts[i] = (struct keeper_mount){
             .dir = s->d->mounts[i].dir, .spec = s->text, .opts = s->d->opts.mount};
+    char prefix[32];
+    snprintf(prefix, sizeof(prefix), "plenum: %s", s->d->cmd->name);
     struct keeper_job job = {
         .kind = "duct",
+        .prefix = prefix,
         .nmounts = s->d->nmounts,
         .mounts = s->mounts,
         .foreground = true,

@@ -4,7 +4,7 @@
 
 static int run(const struct cmd *self, int argc, char **argv)
 {
-    struct mounter m = {0};
+    struct mounter m = {.prefix = "plenum: mount"};
     struct pl_err err;
     mountopt_init(&m.opts);
     int o;

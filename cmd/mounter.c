@@ -85,6 +85,7 @@ int mounter_run(const struct mounter *m)
     s.mount = (struct keeper_mount){.dir = m->dir, .spec = m->text, .opts = m->opts.mount};
     struct keeper_job job = {
         .kind = "mount",
+        .prefix = m->prefix,
         .nmounts = 1,
         .mounts = &s.mount,
         .foreground = m->foreground,

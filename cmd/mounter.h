@@ -7,6 +7,7 @@
 #include "cmd/spec.h"
 
 struct mounter {
+    const char *prefix;   /* of messages: "plenum: mount" */
     const char *text;     /* for status */
     struct spec *spec;    /* opened in the server process; or NULL */
     struct pl_tree *tree; /* a tree that is there already; the reference is taken over */

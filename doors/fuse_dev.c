@@ -15,8 +15,8 @@
  * A worker in read has a buffer of the largest request's size from a pool; small requests are
  * copied out of it, so that one that waits has given its buffer back, unless its data are in there.
  *
- * Locks: `lock` guards the counts, lists and buffers; a worker's own lock guards its `unique`
- * against INTERRUPT, which cancels the call under it. Order: lock, worker's lock, the call's.
+ * Locks: `lock` guards the counts, lists and buffers, and who works on which request. It is not
+ * held while a call is cancelled, for that may take long; the worker waits for it at its end.
  */
 #include "doors/fuse_door.h"
 #include <errno.h>
@@ -32,7 +32,8 @@
 #define WAITING_MAX 1024 /* beyond, SETLKW is refused and streams do not wait */
 #define PARKED_MAX  4
 #define SPARE       2       /* workers in read beside the first, when there is concurrency */
-#define TICK        1000000 /* ns; the longest that an op which does not announce it holds up others */
+#define TICK        2000000 /* ns; how long an op that does not announce it holds up others */
+#define REPLY_SMALL 512     /* replies up to this are sent from one piece of memory */
 #define STACK_SIZE  (512 << 10)
 #define PAGE        4096
 #define WRITE_HEAD  (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
@@ -49,9 +50,9 @@ struct worker {
     pthread_t thread;
     char *buf; /* from the pool; NULL: given back */
     bool waiting;
-    bool working;         /* counted in dev.working; its own */
-    pthread_mutex_t lock; /* guards unique and the life of req.call */
-    uint64_t unique;      /* of the request it works on, or 0 */
+    bool working;        /* counted in dev.working; its own */
+    uint64_t unique;     /* of the request it works on, or 0; guarded by dev.lock */
+    unsigned cancelling; /* threads that cancel req.call, which must stay; likewise */
     char small[SMALL];
 };
 
@@ -60,9 +61,9 @@ struct dev {
     int fd;
     size_t bufsize;
     pthread_mutex_t lock; /* guards all below */
-    pthread_cond_t unpark, ended, tick;
+    pthread_cond_t unpark, ended, tick, cancelled;
     unsigned threads, idle, running, waiting, parked, unparking, spare;
-    atomic_bool over; /* set under the lock */
+    atomic_bool over;        /* set under the lock */
     bool asleep;             /* the monitor waits for the next request */
     uint64_t taken, overlap; /* requests so far; of those, taken while others were worked on */
     atomic_uint working;     /* requests taken and not answered; not guarded */
@@ -106,7 +107,20 @@ static void buffer_put(struct dev *d, char *buf)
 
 static int send_iov(int fd, const struct iovec *iov, int n)
 {
-    while (writev(fd, iov, n) < 0)
+    char small[REPLY_SMALL];
+    size_t size = 0;
+    for (int i = 0; i < n; i++)
+        size += iov[i].iov_len;
+    struct iovec one = {small, 0};
+    if (n > 1 && size <= sizeof(small)) { /* the device pins the pages of each piece */
+        for (int i = 0; i < n; i++) {
+            memcpy(small + one.iov_len, iov[i].iov_base, iov[i].iov_len);
+            one.iov_len += iov[i].iov_len;
+        }
+        iov = &one;
+        n = 1;
+    }
+    while ((n == 1 ? write(fd, iov->iov_base, iov->iov_len) : writev(fd, iov, n)) < 0)
         if (errno != EINTR)
             return -errno;
     return 0;
@@ -188,7 +202,6 @@ static void start_and_unlock(struct dev *d)
         pthread_join(w->thread, NULL);
     } else if ((w = calloc(1, sizeof(*w)))) {
         w->dev = d;
-        pthread_mutex_init(&w->lock, NULL);
     }
     int error = ENOMEM;
     if (w) {
@@ -328,14 +341,16 @@ static void blocks(struct pl_call *call)
     replace_and_unlock(d);
 }
 
-static void cancel_all(struct dev *d)
+/* Cancels what `w` works on. Called with the lock, which it lets go of meanwhile; workers are never
+ * freed, so that a walk through their list may go on. */
+static void cancel(struct dev *d, struct worker *w)
 {
-    for (struct worker *w = d->workers; w; w = w->next_worker) {
-        pthread_mutex_lock(&w->lock);
-        if (w->unique)
-            pl_call_cancel(&w->req.call);
-        pthread_mutex_unlock(&w->lock);
-    }
+    w->cancelling++;
+    pthread_mutex_unlock(&d->lock);
+    pl_call_cancel(&w->req.call);
+    pthread_mutex_lock(&d->lock);
+    if (--w->cancelling == 0)
+        pthread_cond_broadcast(&d->cancelled);
 }
 
 /* The kernel is gone: nobody waits for an answer any more. */
@@ -347,7 +362,9 @@ static void end(struct dev *d, int error)
         d->error = error;
         pthread_cond_broadcast(&d->unpark);
         pthread_cond_signal(&d->tick);
-        cancel_all(d);
+        for (struct worker *w = d->workers; w; w = w->next_worker)
+            if (w->unique)
+                cancel(d, w);
     }
     pthread_mutex_unlock(&d->lock);
 }
@@ -357,17 +374,14 @@ static void end(struct dev *d, int error)
 static void interrupt(struct dev *d, struct fuse_req *r)
 {
     uint64_t unique = r->m.a.interrupt.unique;
-    bool found = false;
     pthread_mutex_lock(&d->lock);
-    for (struct worker *w = d->workers; w && !found; w = w->next_worker) {
-        pthread_mutex_lock(&w->lock);
-        found = unique && w->unique == unique;
-        if (found)
-            pl_call_cancel(&w->req.call);
-        pthread_mutex_unlock(&w->lock);
-    }
+    struct worker *w = d->workers;
+    while (w && (!unique || w->unique != unique))
+        w = w->next_worker;
+    if (w)
+        cancel(d, w);
     pthread_mutex_unlock(&d->lock);
-    if (found)
+    if (w)
         return;
     sched_yield();
     struct fuse_out_header h = {sizeof(h), -EAGAIN, r->m.h.unique};
@@ -375,8 +389,8 @@ static void interrupt(struct dev *d, struct fuse_req *r)
     r->send(r, &iov, 1);
 }
 
-/* Decodes and runs the request of `n` bytes that is in the worker's buffer. */
-static void serve_one(struct worker *w, size_t n)
+/* Decodes the request of `n` bytes that is in the worker's buffer: fuse_msg_decode's result. */
+static int decode(struct worker *w, size_t n)
 {
     struct fuse_req *r = &w->req;
     struct dev *d = w->dev;
@@ -389,31 +403,20 @@ static void serve_one(struct worker *w, size_t n)
     r->bufsize = d->bufsize;
     r->send = req_send;
     int decoded = fuse_msg_decode(bytes, n, d->s.flags & FUSE_SETXATTR_EXT, &r->m);
-    if (decoded == 0 && r->m.h.opcode == FUSE_INTERRUPT) {
-        interrupt(d, r);
-        return;
-    }
     pl_call_init(&r->call, r->m.h.uid, r->m.h.gid);
     r->call.pid = (pid_t)r->m.h.pid;
     r->call.blocks = blocks;
-    pthread_mutex_lock(&w->lock);
-    w->unique = r->m.h.unique;
-    pthread_mutex_unlock(&w->lock);
-    if (d->over) /* cancel_all may have missed it */
-        pl_call_cancel(&r->call);
-
-    fuse_handle(r, decoded);
-
-    pthread_mutex_lock(&w->lock);
-    w->unique = 0;
-    pthread_mutex_unlock(&w->lock);
-    pl_call_done(&r->call);
+    return decoded;
 }
 
 /* The request is done: true if this worker should read again; called with the lock. */
 static bool go_on(struct worker *w)
 {
     struct dev *d = w->dev;
+    w->unique = 0;
+    while (w->cancelling)
+        pthread_cond_wait(&d->cancelled, &d->lock);
+    pl_call_done(&w->req.call);
     worked(w);
     if (w->waiting)
         d->waiting--;
@@ -460,13 +463,20 @@ static void *work(void *arg)
         ssize_t n = receive(d, w->buf);
         if (n <= 0)
             end(d, (int)n);
+        int decoded = n > 0 ? decode(w, (size_t)n) : 0;
         pthread_mutex_lock(&d->lock);
         d->idle--;
         if (n <= 0)
             break;
         w->req.crowded = d->waiting >= WAITING_MAX;
+        w->unique = w->req.m.h.unique;
+        if (d->over)
+            cancel(d, w);
         took_and_unlock(w);
-        serve_one(w, (size_t)n);
+        if (decoded == 0 && w->req.m.h.opcode == FUSE_INTERRUPT)
+            interrupt(d, &w->req);
+        else
+            fuse_handle(&w->req, decoded);
         pthread_mutex_lock(&d->lock);
         on = go_on(w);
     }
@@ -542,7 +552,6 @@ static int run(struct dev *d)
         struct worker *w = d->workers;
         d->workers = w->next_worker;
         pthread_join(w->thread, NULL);
-        pthread_mutex_destroy(&w->lock);
         free(w);
     }
     return error ? -error : d->error;
@@ -566,6 +575,7 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
     pthread_mutex_init(&d->lock, NULL);
     pthread_cond_init(&d->unpark, NULL);
     pthread_cond_init(&d->ended, NULL);
+    pthread_cond_init(&d->cancelled, NULL);
     pl_cond_init(&d->tick);
 
     r = greet(d, err);
@@ -582,6 +592,7 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
     while (d->buffers)
         munmap(buffer_get(d), PAGE + d->bufsize);
     pthread_cond_destroy(&d->tick);
+    pthread_cond_destroy(&d->cancelled);
     pthread_cond_destroy(&d->ended);
     pthread_cond_destroy(&d->unpark);
     pthread_mutex_destroy(&d->lock);

@@ -15,6 +15,8 @@
 /* A handler's result that makes the kernel stop asking: sent as ENOSYS, which no tree can send. */
 #define FUSE_NEVER (-4000)
 
+#define FUSE_LISTERS 64 /* processes that are remembered */
+
 struct fuse_valid { /* a timeout as the protocol has it */
     uint64_t sec;
     uint32_t nsec;
@@ -35,8 +37,8 @@ struct fuse_sess {
     /* The transport's: sends a notification. Any thread. */
     int (*notify)(struct fuse_sess *s, const struct iovec *iov, int n);
     void *transport;
-    /* Processes that want attributes with the entries of directories; see fuse_ops_dir.c. */
-    _Atomic uint32_t wants[64];
+    /* Who lists directories, and whether for names only; see fuse_ops_dir.c. */
+    _Atomic uint64_t lister[FUSE_LISTERS];
 };
 
 struct fuse_req {
@@ -82,7 +84,7 @@ int fuse_reply_entry(struct fuse_req *r, struct pl_node *node, const struct pl_a
 int fuse_reply_attr(struct fuse_req *r, const struct pl_attr *attr);
 /* Takes over the file: gives it a handle and answers; with `entry` (lookup counted) before. */
 int fuse_reply_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
-                    const struct pl_attr *attr, const struct fuse_entry_out *entry);
+                    const struct fuse_entry_out *entry);
 /* Clears suid, and sgid as the kernel would (or always), of a file that an unprivileged process
  * wrote, if the tree has not done it. */
 void fuse_kill_priv(struct fuse_req *r, struct pl_file *file, bool sgid_always);

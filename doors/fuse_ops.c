@@ -106,7 +106,7 @@ static uint64_t wanted(const struct fuse_sess *s)
         want |= FUSE_CACHE_SYMLINKS;
     /* Far away, attributes that nobody asked for would cost a round trip for each entry. */
     if (!(tree & PL_TREE_REMOTE))
-        want |= FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO;
+        want |= FUSE_DO_READDIRPLUS;
     if (s->opts.writeback)
         want |= FUSE_WRITEBACK_CACHE;
     return want;

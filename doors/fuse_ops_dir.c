@@ -1,9 +1,68 @@
 /* SPDX-License-Identifier: MIT */
 /* The FUSE door's operations on names and directories. */
 #include "doors/fuse_door.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+
+/* ---- does this process want attributes? ------------------------------------------------------ */
+/*
+ * A listing with attributes spares whoever stats the files a round trip for each, and costs whoever
+ * wants only names (find without -size, ls without -l) a lookup for each. Nothing tells what the
+ * kernel has used; but if attributes are missing, it asks. So a process that lists directory upon
+ * directory is put to the test with a small one: its entries come without attributes. If no file
+ * of it is looked up before the process lists the next one, it gets names only from then on; at
+ * the first lookup of a file it gets all, for good. Directories come with attributes always, since
+ * who walks a tree looks them up.
+ *
+ * The state is a word by process: its id above, how many listings it began (or NAMES, ALL) below.
+ * It is only a guess at what is cheaper, so races and collisions do no harm.
+ */
+enum { TEST = 2, TESTED = 3, NAMES = 4, ALL = 5 };
+#define TEST_ENTRIES 40
+
+static _Atomic uint64_t *lister(struct fuse_req *r)
+{
+    return &r->s->lister[r->m.h.pid % FUSE_LISTERS];
+}
+
+static unsigned lister_state(struct fuse_req *r)
+{
+    uint64_t word = atomic_load_explicit(lister(r), memory_order_relaxed);
+    return word >> 32 == r->m.h.pid ? (unsigned)word : 0;
+}
+
+static void set_lister(struct fuse_req *r, unsigned state)
+{
+    uint64_t word = (uint64_t)r->m.h.pid << 32 | state;
+    atomic_store_explicit(lister(r), word, memory_order_relaxed);
+}
+
+static void wants_attributes(struct fuse_req *r)
+{
+    unsigned state = lister_state(r);
+    if (state == TESTED || state == NAMES)
+        set_lister(r, ALL);
+}
+
+/* A process reads `bytes` of entries, from the start of a directory or not: names only? */
+static bool names_only(struct fuse_req *r, bool start, size_t bytes)
+{
+    unsigned state = lister_state(r);
+    if (!start || state == ALL)
+        return state == NAMES || state == TESTED;
+    if (state < TEST)
+        state++;
+    else if (state != TEST)
+        state = NAMES;
+    else if (bytes <= TEST_ENTRIES * (sizeof(struct fuse_entry_out) + 48))
+        state = TESTED;
+    set_lister(r, state);
+    return state >= TESTED;
+}
+
+/* ---- names ----------------------------------------------------------------------------------- */
 
 static int reply_negative(struct fuse_req *r)
 {
@@ -37,7 +96,11 @@ int fuse_op_lookup(struct fuse_req *r)
     int error = lookup(r, &node, &attr);
     if (error == -ENOENT)
         return reply_negative(r);
-    return error < 0 ? error : fuse_reply_entry(r, node, &attr);
+    if (error < 0)
+        return error;
+    if (node->fmt != S_IFDIR)
+        wants_attributes(r);
+    return fuse_reply_entry(r, node, &attr);
 }
 
 static int make(struct fuse_req *r, const struct pl_make *m)
@@ -118,7 +181,7 @@ int fuse_op_opendir(struct fuse_req *r)
 {
     struct pl_file *file;
     int error = pl_open(r->s->tree, &r->call, r->node, O_RDONLY | O_DIRECTORY, &file);
-    return error < 0 ? error : fuse_reply_open(r, file, r->m.h.nodeid, NULL, NULL);
+    return error < 0 ? error : fuse_reply_open(r, file, r->m.h.nodeid, NULL);
 }
 
 /* ---- reading directories --------------------------------------------------------------------- */
@@ -205,10 +268,12 @@ int fuse_op_readdirplus(struct fuse_req *r)
         return error;
     /* All that is in the buffer fits: what is looked up now reaches the kernel, or nothing does. */
     struct fuse_dirent d;
+    bool names = names_only(r, r->m.a.read.offset == 0, l.used);
     for (size_t at = 0; at < l.used && pl_call_over(&r->call) == 0;
          at += FUSE_PAD(l.head + sizeof(d) + d.namelen)) {
         memcpy(&d, l.buf + at + l.head, sizeof(d));
-        add_attributes(r, l.buf + at, &d);
+        if (!names || d.type == DT_DIR)
+            add_attributes(r, l.buf + at, &d);
     }
     if (fuse_reply(r, l.buf, l.used) == 0)
         return 0;

@@ -27,59 +27,39 @@ static int open_flags(struct fuse_req *r, uint32_t flags)
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-/* Is what the kernel has cached of this node still good? */
-static bool unchanged(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
-                      const struct pl_attr *attr)
-{
-    struct pl_attr now;
-    uint32_t stamp = 0;
-    if (attr)
-        stamp = fuse_stamp(attr);
-    else if (!(r->s->tree->flags & PL_TREE_REMOTE) &&
-             pl_getattr(r->s->tree, &r->call, file->node, file, &now) == 0)
-        stamp = fuse_stamp(&now);
-    return fuse_nodes_opened(r->s->nodes, nodeid, stamp);
-}
-
 /* Must the kernel tell us of each close(2)? That costs a round trip as long as the open itself. A
  * file open for reading has no errors to report; what is left are the POSIX locks of the process
  * that closes it. So it is asked for only where such locks have been seen. What this gives up: a
  * read lock set through a file that was open before the first lock of all goes with the last close
  * of that file, if processes share it, and not with the first. */
-static bool needs_flush(struct fuse_req *r, struct pl_file *file, uint64_t nodeid)
+static bool needs_flush(const struct fuse_req *r, const struct pl_file *file, bool locked)
 {
-    if ((file->flags & O_ACCMODE) != O_RDONLY)
-        return true;
-    return (r->s->flags & FUSE_POSIX_LOCKS) && fuse_nodes_locked(r->s->nodes, nodeid);
+    return (file->flags & O_ACCMODE) != O_RDONLY || ((r->s->flags & FUSE_POSIX_LOCKS) && locked);
 }
 
 /* How the kernel is to treat the open file. The place for passthrough, when it comes. */
-static uint32_t treatment(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
-                          const struct pl_attr *attr)
+static uint32_t treatment(struct fuse_req *r, struct pl_file *file, uint64_t nodeid)
 {
     const struct fuse_sess *s = r->s;
-    bool caches = !(s->tree->flags & PL_TREE_GENERATED);
-    if (file->node->fmt == S_IFDIR) {
-        if (!s->cache_dirs)
-            return 0;
-        return FOPEN_CACHE_DIR | (unchanged(r, file, nodeid, attr) ? FOPEN_KEEP_CACHE : 0);
-    }
-    uint32_t flags = needs_flush(r, file, nodeid) ? 0 : FOPEN_NOFLUSH;
+    bool generated = s->tree->flags & PL_TREE_GENERATED;
+    struct fuse_opened o = fuse_nodes_opened(s->nodes, nodeid);
+    uint32_t keep = o.same && !generated ? FOPEN_KEEP_CACHE : 0;
+    if (file->node->fmt == S_IFDIR)
+        return s->cache_dirs ? FOPEN_CACHE_DIR | keep : 0;
+    uint32_t flags = needs_flush(r, file, o.locked) ? 0 : FOPEN_NOFLUSH;
     if (file->stream)
-        flags |= FOPEN_STREAM | FOPEN_NONSEEKABLE | FOPEN_DIRECT_IO;
-    else if (file->direct)
-        flags |= FOPEN_DIRECT_IO;
-    else if (s->opts.direct_io)
-        flags |= FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
-    else if (caches && unchanged(r, file, nodeid, attr))
-        flags |= FOPEN_KEEP_CACHE;
-    return flags;
+        return flags | FOPEN_STREAM | FOPEN_NONSEEKABLE | FOPEN_DIRECT_IO;
+    if (file->direct)
+        return flags | FOPEN_DIRECT_IO;
+    if (s->opts.direct_io)
+        return flags | FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
+    return flags | keep;
 }
 
 int fuse_reply_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
-                    const struct pl_attr *attr, const struct fuse_entry_out *entry)
+                    const struct fuse_entry_out *entry)
 {
-    struct fuse_open_out out = {.open_flags = treatment(r, file, nodeid, attr)};
+    struct fuse_open_out out = {.open_flags = treatment(r, file, nodeid)};
     int sent = -ENOMEM;
     out.fh = fuse_files_add(r->s->files, file);
     if (out.fh)
@@ -108,7 +88,7 @@ int fuse_op_open(struct fuse_req *r)
         return error;
     if ((in->flags & O_TRUNC) && (in->open_flags & FUSE_OPEN_KILL_SUIDGID))
         fuse_kill_priv(r, file, false);
-    return fuse_reply_open(r, file, r->m.h.nodeid, NULL, NULL);
+    return fuse_reply_open(r, file, r->m.h.nodeid, NULL);
 }
 
 /* Answers CREATE and TMPFILE. */
@@ -118,7 +98,7 @@ static int reply_created(struct fuse_req *r, struct pl_node *node, const struct 
     struct fuse_entry_out entry;
     int error = fuse_entry(r, node, attr, &entry);
     if (error == 0)
-        return fuse_reply_open(r, file, entry.nodeid, attr, &entry);
+        return fuse_reply_open(r, file, entry.nodeid, &entry);
     pl_close(r->s->tree, &r->call, file);
     return error;
 }

@@ -234,19 +234,18 @@ void fuse_nodes_told(struct fuse_nodes *tab, uint64_t nodeid, uint32_t stamp)
     pthread_mutex_unlock(&tab->lock);
 }
 
-bool fuse_nodes_opened(struct fuse_nodes *tab, uint64_t nodeid, uint32_t stamp)
+struct fuse_opened fuse_nodes_opened(struct fuse_nodes *tab, uint64_t nodeid)
 {
-    bool same = false;
+    struct fuse_opened o = {false, false};
     pthread_mutex_lock(&tab->lock);
     struct known *k = known(tab, nodeid);
     if (k) {
-        if (!stamp)
-            stamp = k->told;
-        same = stamp && k->opened == stamp;
-        k->opened = stamp;
+        o.same = k->told && k->opened == k->told;
+        o.locked = k->locked;
+        k->opened = k->told;
     }
     pthread_mutex_unlock(&tab->lock);
-    return same;
+    return o;
 }
 
 void fuse_nodes_lock(struct fuse_nodes *tab, uint64_t nodeid)
@@ -256,15 +255,6 @@ void fuse_nodes_lock(struct fuse_nodes *tab, uint64_t nodeid)
     if (k)
         k->locked = 1;
     pthread_mutex_unlock(&tab->lock);
-}
-
-bool fuse_nodes_locked(struct fuse_nodes *tab, uint64_t nodeid)
-{
-    pthread_mutex_lock(&tab->lock);
-    struct known *k = known(tab, nodeid);
-    bool locked = k && k->locked;
-    pthread_mutex_unlock(&tab->lock);
-    return locked;
 }
 
 /* ---- open files ------------------------------------------------------------------------------ */

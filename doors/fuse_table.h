@@ -33,13 +33,15 @@ size_t fuse_nodes_count(struct fuse_nodes *tab);
 uint32_t fuse_stamp(const struct pl_attr *attr);
 /* The kernel was told attributes with this stamp. */
 void fuse_nodes_told(struct fuse_nodes *tab, uint64_t nodeid, uint32_t stamp);
-/* The node is being opened (stamp 0: as last told): true when nothing changed since it was last
- * opened, so that what the kernel cached is good. */
-bool fuse_nodes_opened(struct fuse_nodes *tab, uint64_t nodeid, uint32_t stamp);
-
-/* A POSIX lock is about to be set on the node; and: has one ever been? */
+/* The node is being opened. */
+struct fuse_opened {
+    bool same;   /* the kernel was told no other attributes than at the last open, so that what it
+                    has cached is as good as the attributes it believes */
+    bool locked; /* POSIX locks have been set on it */
+};
+struct fuse_opened fuse_nodes_opened(struct fuse_nodes *tab, uint64_t nodeid);
+/* A POSIX lock is about to be set on the node. */
 void fuse_nodes_lock(struct fuse_nodes *tab, uint64_t nodeid);
-bool fuse_nodes_locked(struct fuse_nodes *tab, uint64_t nodeid);
 
 /* ---- open files ---- */
 struct fuse_files;

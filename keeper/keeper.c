@@ -553,7 +553,7 @@ static int keep(struct keeper *k, const int *given)
     if (k->signals >= 0)
         close(k->signals);
     if (k->failed && k->user < 0)
-        log_say(true, "%s: %s", k->job->kind, k->text);
+        log_say(true, "%s: %s", k->job->prefix, k->text);
     tell_user(k, k->failed, k->failed ? k->text : NULL);
     sigprocmask(SIG_SETMASK, &old, NULL);
     return k->failed;
@@ -566,12 +566,12 @@ static int wait_word(const struct keeper_job *job, int sock, pid_t keeper)
     int status;
     if (fdpass_recv(sock, &m) > 0 && m.type == MSG_RESULT) {
         if (m.len)
-            log_say(true, "%s: %s", job->kind, m.data);
+            log_say(true, "%s: %s", job->prefix, m.data);
         if (m.value) /* it is ending: leave nothing behind */
             waitpid(keeper, &status, 0);
         return (int)m.value;
     }
-    log_say(true, "%s: the keeper ended unexpectedly", job->kind);
+    log_say(true, "%s: the keeper ended unexpectedly", job->prefix);
     waitpid(keeper, &status, 0);
     return 1;
 }
@@ -588,7 +588,7 @@ static int in_background(struct keeper *k)
         _exit(keep(k, given));
     }
     if (pid < 0) {
-        log_say(true, "%s: cannot start the keeper: %s", k->job->kind,
+        log_say(true, "%s: cannot start the keeper: %s", k->job->prefix,
                 strerror(rc < 0 ? -rc : errno));
         free(given);
         return 1;
@@ -605,7 +605,7 @@ int keeper_run(const struct keeper_job *job)
     struct keeper k = {.job = job, .n = job->nmounts, .user = -1, .sock = -1, .signals = -1};
     k.m = calloc(k.n ? k.n : 1, sizeof(*k.m));
     if (!k.m) {
-        log_say(true, "%s: out of memory", job->kind);
+        log_say(true, "%s: out of memory", job->prefix);
         return 1;
     }
     for (size_t i = 0; i < k.n; i++)

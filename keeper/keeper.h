@@ -40,6 +40,7 @@ struct keeper_mount {
 
 struct keeper_job {
     const char *kind; /* "mount", "duct": for status */
+    const char *prefix; /* of its messages: "plenum: mount" */
     size_t nmounts;
     struct keeper_mount *mounts;
     bool foreground;
@@ -67,7 +68,7 @@ struct keeper_job {
 };
 
 /* Runs the job; returns the process's exit status (0, 1) after printing the sentence, if any, as
- * "plenum: KIND: sentence" on standard error. When not foreground it returns in the user's process
+ * "PREFIX: sentence" on standard error. When not foreground it returns in the user's process
  * as soon as the mounts work; the keeper and the server have left the terminal by then (setsid, cwd
  * /, stdio /dev/null: what prepare opened must not be looked up by a relative path later), and late
  * failures go to syslog. It must be called while the process is single-threaded.

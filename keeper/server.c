@@ -114,7 +114,7 @@ static void orphaned(struct server *s)
         if (dev)
             mount_end_dev(k->path, dev, true, NULL);
     }
-    log_say(true, "%s: the keeper was killed: the mounts are taken away", s->job->kind);
+    log_say(true, "%s: the keeper was killed: the mounts are taken away", s->job->prefix);
     if (prepared) {
         stop(s);
         sleep(PATIENCE);

@@ -53,8 +53,6 @@ static void add_name(struct line *l, const char *name)
 static void after(struct pl_tree *t, struct pl_call *c, const struct pl_event *ev, int64_t result)
 {
     struct trace_tree *tr = (struct trace_tree *)t;
-    if (tr->sink.active && !tr->sink.active(tr->sink.arg))
-        return;
     struct line l = {.len = 0};
     struct timespec now;
     struct tm tm;
@@ -79,6 +77,12 @@ static void after(struct pl_tree *t, struct pl_call *c, const struct pl_event *e
     tr->sink.line(tr->sink.arg, l.text);
 }
 
+static bool watching(struct pl_tree *t)
+{
+    struct trace_tree *tr = (struct trace_tree *)t;
+    return !tr->sink.active || tr->sink.active(tr->sink.arg);
+}
+
 static void trace_done(struct pl_tree *t)
 {
     struct trace_tree *tr = (struct trace_tree *)t;
@@ -89,6 +93,7 @@ static void trace_done(struct pl_tree *t)
 static const struct pl_ops trace_ops = {
     .name = "trace",
     .after = after,
+    .watching = watching,
     .done = trace_done,
 };
 

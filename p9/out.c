@@ -110,14 +110,14 @@ void out_push(struct p9_conn *c)
         crew_submit(c->crew, &c->flush_task);
 }
 
-void out_push_caller(struct p9_conn *c, const bool *queued)
+void out_push_caller(struct p9_conn *c, const bool *queued, uint64_t held)
 {
     if (c->writing || !c->out_head)
         return;
     c->writing = true;
     if (write_all(c, OTHERS) != -EAGAIN)
         return;
-    uint64_t gen = *queued ? role_take(c) : 0;
+    uint64_t gen = !*queued ? 0 : held ? held : role_take(c);
     if (!gen) {
         crew_submit(c->crew, &c->flush_task);
         return;
@@ -137,7 +137,8 @@ void out_push_caller(struct p9_conn *c, const bool *queued)
     c->write_reads = false;
     if (r == -EAGAIN)
         crew_submit(c->crew, &c->flush_task);
-    role_pass(c);
+    if (!held)
+        role_pass(c);
 }
 
 /* Writes to the end, waiting. */

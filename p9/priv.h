@@ -125,8 +125,9 @@ void out_add(struct p9_conn *c, struct out *o);
 void out_push(struct p9_conn *c);
 /* The same, but a thread that is a worker waits itself: first hands the role over. */
 void out_push_worker(struct p9_conn *c, uint64_t gen);
-/* The same for a caller whose message is in the queue as long as *queued: reads while it waits. */
-void out_push_caller(struct p9_conn *c, const bool *queued);
+/* The same for a caller whose message is in the queue as long as *queued: reads while it waits,
+ * with the role that it holds (else 0). */
+void out_push_caller(struct p9_conn *c, const bool *queued, uint64_t held);
 bool out_idle(const struct p9_conn *c);
 void out_flush(struct p9_conn *c, struct task *task);
 
@@ -154,7 +155,8 @@ struct rd {
     size_t left;
     struct req *req;
     struct p9_pending *pend;
-    bool any; /* a message has come: the peer speaks 9P */
+    bool any;      /* a message has come: the peer speaks 9P */
+    bool answered; /* an answer was among what was read last */
 };
 
 /* With conn->lock held. */
@@ -246,7 +248,8 @@ struct p9_pending {
     struct p9_pending *next, *prev; /* in conn->waiters: callers that sleep */
     struct p9_pending *next_room;   /* in conn->room: those without a tag */
     struct p9_conn *conn;
-    uint64_t gen; /* with PEND_READ: the role */
+    uint64_t gen;  /* with PEND_READ: the role */
+    uint64_t held; /* the role, taken before sending */
     uint16_t tag;
     uint8_t expect; /* the R type */
     bool waits;     /* in conn->waiters */
@@ -256,6 +259,7 @@ struct p9_pending {
     bool answered;  /* `result` or `buf` stands */
     bool done;      /* and nobody else uses its memory */
     bool cancelled;
+    bool sync;       /* p9_rpc: its thread will wait at once */
     int result, why; /* why: -EINTR or -ETIMEDOUT */
     uint32_t cost;   /* against LIMIT_BYTES_USED */
     uint32_t fid;    /* of a clunk */

@@ -286,8 +286,10 @@ static int parse(struct p9_conn *c, struct req **ret)
         struct p9_pending *p = rd->pend;
         rd->kind = RD_SMALL;
         rd->req = NULL;
-        if (p)
+        if (p) {
             use_answer(c, p);
+            rd->answered = true;
+        }
         if (req && (*ret = serve_take(c, req)))
             return 1;
         if (req)
@@ -361,9 +363,17 @@ static bool park(struct p9_conn *c, uint64_t gen)
     return true;
 }
 
-static bool fill_or_park(struct p9_conn *c, uint64_t gen)
+/* Whether the worker stays for more. Not when there were but answers of late: then it is for the
+ * callers to read, who would have to be woken. */
+static bool fill_or_park(struct p9_conn *c, uint64_t gen, bool served)
 {
     int timeout = 0;
+    if (c->rd.answered && !served) {
+        c->rd.answered = false;
+        if (park(c, gen))
+            return false;
+    }
+    c->rd.answered = false;
     bool dwell = crew_dwell(c->crew);
     if (dwell)
         timeout = WIRE_DWELL;
@@ -391,6 +401,7 @@ static void run_reading(struct p9_conn *c, struct req *req, uint64_t gen)
 
 void read_serve(struct p9_conn *c, uint64_t gen)
 {
+    bool served = false;
     crew_active(c->crew, c, true);
     pthread_mutex_lock(&c->lock);
     for (;;) {
@@ -407,8 +418,11 @@ void read_serve(struct p9_conn *c, uint64_t gen)
             break;
         } else if (parse(c, &req)) {
             run_reading(c, req, gen);
-        } else if (c->state == LIVE && !c->at_eof && !serve_full(c) && !fill_or_park(c, gen)) {
-            break;
+            served = true;
+        } else if (c->state == LIVE && !c->at_eof && !serve_full(c)) {
+            if (!fill_or_park(c, gen, served))
+                break;
+            served = false;
         }
     }
     conn_unlock(c);

@@ -407,7 +407,12 @@ static void wait_heeding(struct p9_conn *c, struct pl_call *call, struct p9_pend
             int64_t slice = mono_now() + WIRE_DWELL * 1000000LL;
             until = deadline && deadline < slice ? deadline : slice;
         }
-        use_wait(c, p, ready, p, until);
+        uint64_t held = p->held;
+        p->held = 0;
+        if (held)
+            read_call(c, held, ready, p, until);
+        else
+            use_wait(c, p, ready, p, until);
         if (deadline && !ready(c, p) && mono_now() >= deadline)
             cancel(c, p, -ETIMEDOUT);
     }
@@ -508,11 +513,13 @@ static int begin(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, stru
         wait_heeding(c, call, p, is_tagged);
         if (!p->done && c->state == LIVE) {
             p->then = then;
+            if (p->sync) /* before an event can tell a worker of the answer */
+                p->held = role_take(c);
             send_tagged(c, p);
             if (then) /* *p may be gone before the push returns */
                 out_push(c);
             else
-                out_push_caller(c, &p->queued);
+                out_push_caller(c, &p->queued, p->held);
         } else {
             wait_let_go(c, p);
             r = p->result;
@@ -551,6 +558,8 @@ static int end(struct p9_conn *c, struct pl_call *call, struct p9_pending *p, st
     pthread_mutex_lock(&c->lock);
     use_enter(c);
     wait_heeding(c, call, p, is_done);
+    if (p->held)
+        role_pass(c);
     wait_let_go(c, p);
     int r = use_decode(p, ret);
     if (r < 0 && p->result == 0 && ret->r.type != P9_Rlerror)
@@ -576,6 +585,7 @@ int p9_rpc(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, struct p9_
     ret->buf = NULL;
     pend_init(c, &p);
     set_into(&p, t, into, into_size);
+    p.sync = true;
     int r = begin(c, call, t, &p, NULL);
     if (r == 0)
         r = end(c, call, &p, ret);

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { WINDOW = 4 };
+enum { WINDOW = 4, CHUNK = 256 << 10 };
 
 /* A long read or write: requests of one chunk each, finished in the order of their start. */
 struct run {
@@ -27,7 +27,8 @@ struct run {
 static int run_start(struct run *x)
 {
     unsigned i = (x->first + x->under_way) % WINDOW;
-    size_t n = x->n - x->sent < x->t->chunk ? x->n - x->sent : x->t->chunk;
+    size_t chunk = x->t->chunk < CHUNK ? x->t->chunk : CHUNK;
+    size_t n = x->n - x->sent < chunk ? x->n - x->sent : chunk;
     struct p9_msg m = {.type = x->write ? P9_Twrite : P9_Tread,
                        .fid = x->fid,
                        .offset = x->off + x->sent,

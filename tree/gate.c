@@ -20,9 +20,21 @@
 
 /* ---- passing an op ---- */
 
-static bool watches(const struct pl_tree *t)
+static bool watches(struct pl_tree *t)
 {
-    return t->ops->before || t->ops->after;
+    return (t->ops->before || t->ops->after) && (!t->ops->watching || t->ops->watching(t));
+}
+
+static int64_t before(struct pl_tree *t, struct pl_call *c, struct pl_event *ev, bool watched)
+{
+    return watched && t->ops->before ? t->ops->before(t, c, ev) : 0;
+}
+
+static void after(struct pl_tree *t, struct pl_call *c, struct pl_event *ev, int64_t r,
+                  bool watched)
+{
+    if (watched && t->ops->after)
+        t->ops->after(t, c, ev, r);
 }
 
 /* A result that no door could pass on is a bug in the source: caught here in a debug build. */
@@ -47,19 +59,19 @@ static int64_t checked(int64_t r, int64_t max)
 #define PASS(name, max, event, args, otherwise)                                                    \
     ({                                                                                             \
         int64_t r_;                                                                                \
-        while (!t->ops->name && t->lower && !watches(t))                                           \
+        bool watched_;                                                                             \
+        while (!(watched_ = watches(t)) && !t->ops->name && t->lower)                              \
             t = t->lower;                                                                          \
-        if (!watches(t)) {                                                                         \
+        if (!watched_) {                                                                           \
             r_ = OWN(name, args, otherwise);                                                       \
         } else {                                                                                   \
             struct pl_event *ev_ = event;                                                          \
             ev_->op = PL_OP_##name;                                                                \
-            r_ = t->ops->before ? t->ops->before(t, c, ev_) : 0;                                   \
+            r_ = before(t, c, ev_, true);                                                          \
             if (r_ == 0)                                                                           \
                 r_ = !t->ops->name && t->lower ? CALL_LOWER(name, args)                            \
                                                : OWN(name, args, otherwise);                       \
-            if (t->ops->after)                                                                     \
-                t->ops->after(t, c, ev_, r_);                                                      \
+            after(t, c, ev_, r_, true);                                                            \
         }                                                                                          \
         checked(r_, max);                                                                          \
     })
@@ -209,11 +221,11 @@ int pl_file_fd(struct pl_tree *t, struct pl_file *file)
 static int root_of(struct pl_tree *t, struct pl_call *c, struct pl_node **ret, const char *path)
 {
     struct pl_event ev = {.op = PL_OP_attach, .name = path};
-    int r = t->ops->before ? t->ops->before(t, c, &ev) : 0;
+    bool watched = watches(t);
+    int r = (int)before(t, c, &ev, watched);
     if (r == 0)
         r = t->ops->root ? t->ops->root(t, c, ret) : root_of(t->lower, c, ret, path);
-    if (t->ops->after)
-        t->ops->after(t, c, &ev, r);
+    after(t, c, &ev, r, watched);
     return (int)checked(r, 0);
 }
 
@@ -462,14 +474,14 @@ int pl_close(struct pl_tree *t, struct pl_call *c, struct pl_file *file)
 {
     struct pl_node *node = file->node;
     struct pl_event ev = {.op = PL_OP_close, .node = node, .file = file};
-    int said = t->ops->before ? t->ops->before(t, c, &ev) : 0;
+    bool watched = watches(t);
+    int said = (int)before(t, c, &ev, watched);
     bool source = !t->lower;
     int r = t->ops->close ? t->ops->close(t, c, file) : pl_close(t->lower, c, file);
     ev.file = NULL;
     if (said < 0)
         r = said;
-    if (t->ops->after)
-        t->ops->after(t, c, &ev, r);
+    after(t, c, &ev, r, watched);
     if (source)
         pl_node_unref(node);
     return (int)checked(r, 0);
@@ -487,14 +499,14 @@ static int default_flush(struct pl_tree *t, struct pl_call *c, struct pl_file *f
 int pl_flush(struct pl_tree *t, struct pl_call *c, struct pl_file *file, uint64_t owner)
 {
     struct pl_event ev = {.op = PL_OP_flush, .node = file->node, .file = file};
-    int said = t->ops->before ? t->ops->before(t, c, &ev) : 0;
+    bool watched = watches(t);
+    int said = (int)before(t, c, &ev, watched);
     int r = t->ops->flush ? t->ops->flush(t, c, file, owner)
             : t->lower    ? pl_flush(t->lower, c, file, owner)
                           : default_flush(t, c, file, owner);
     if (said < 0)
         r = said;
-    if (t->ops->after)
-        t->ops->after(t, c, &ev, r);
+    after(t, c, &ev, r, watched);
     return (int)checked(r, 0);
 }
 

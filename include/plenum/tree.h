@@ -35,10 +35,10 @@
 #include <sys/statfs.h>
 #include <time.h>
 
-#define PL_NAME_MAX 255
-#define PL_KEY_MAX  64
-#define PL_PATH_MAX 4095 /* a symlink's target */
-#define PL_OFF_MAX  INT64_MAX
+#define PL_NAME_MAX  255
+#define PL_KEY_MAX   64
+#define PL_PATH_MAX  4095 /* a symlink's target */
+#define PL_OFF_MAX   INT64_MAX
 #define PL_XATTR_MAX 65536
 
 /* ---- values ---------------------------------------------------------------------------------- */
@@ -119,6 +119,7 @@ struct pl_poller {
 
 /* X(name, flags): every op that passes the gate. M: it modifies the tree. */
 #define PL_OP_M 1
+/* clang-format off */
 #define PL_OPS(X)                                                                                  \
     X(attach, 0) X(lookup, 0) X(getattr, 0) X(setattr, PL_OP_M) X(access, 0) X(readlink, 0)        \
     X(make, PL_OP_M) X(link, PL_OP_M) X(remove, PL_OP_M) X(rename, PL_OP_M) X(open, 0)             \
@@ -126,13 +127,13 @@ struct pl_poller {
     X(readdir, 0) X(seek, 0) X(fsync, 0) X(fallocate, PL_OP_M) X(copy, PL_OP_M) X(getxattr, 0)     \
     X(setxattr, PL_OP_M) X(removexattr, PL_OP_M) X(listxattr, 0) X(lock, 0) X(getlock, 0)          \
     X(poll, 0) X(ioctl, PL_OP_M) X(statfs, 0) X(syncfs, 0) X(key, 0) X(find, 0)
-
 enum pl_op {
 #define X(name, flags) PL_OP_##name,
     PL_OPS(X)
 #undef X
     PL_OP_COUNT
 };
+/* clang-format on */
 PL_API const char *pl_op_name(enum pl_op op); /* "lookup" */
 PL_API int pl_op_find(const char *name);      /* the op of that name, or -1 */
 PL_API bool pl_op_modifies(enum pl_op op);
@@ -156,6 +157,10 @@ struct pl_ops {
      * all the same. */
     int (*before)(struct pl_tree *, struct pl_call *, const struct pl_event *);
     void (*after)(struct pl_tree *, struct pl_call *, const struct pl_event *, int64_t result);
+
+    /* Whether before and after want to see ops now; NULL: always. Asked at each op: cheap, and free
+     * to change at any time. While it is false the layer is as good as absent. */
+    bool (*watching)(struct pl_tree *);
 
     /* Frees the tree's own state; the tree has no nodes and no files any more. The gate unrefs
      * `lower` and frees the struct pl_tree itself after it. Required in a source. */
@@ -411,7 +416,8 @@ PL_API void pl_locks_done(struct pl_locks *);
 PL_API int pl_locks_set(struct pl_locks *, struct pl_call *, const struct pl_lock *);
 PL_API int pl_locks_get(struct pl_locks *, struct pl_lock *);
 /* Who has locked through an open file (zeroed: nobody), for its close: a client that died says no
- * flush. pl_locks_set_by() notes the owner, or is -ENOLCK; pl_locks_undo() unlocks for all of them. */
+ * flush. pl_locks_set_by() notes the owner, or is -ENOLCK; pl_locks_undo() unlocks for all of them.
+ */
 struct pl_lock_owners {
     struct pl_lock *list; /* guarded by the table's mutex */
     size_t n;

@@ -100,6 +100,10 @@ class Program:
     def err(p):
         return pathlib.Path(p.log).read_text(errors="replace")
 
+    def listening(self, p):
+        """Waits until a process says that it listens (a socket is there a moment before that)."""
+        wait_for(lambda: " on " in self.err(p) or p.poll() is not None, "it does not listen")
+
     def serve(self, *args, **kw):
         """A server that is up; .addr is its (first) address."""
         p = self.start("serve", *args, **kw)

@@ -41,7 +41,7 @@ def test_stays_in_the_foreground(plenum):
 
 def test_serves(plenum):
     p = plenum.start(argv=[HELLO, "--serve", "unix!h.sock"])
-    wait_for((plenum.tmp / "h.sock").exists)
+    plenum.listening(p)
     assert plenum.run("ls", "9p:unix!h.sock").out.strip()
     p.terminate()
     plenum.ended(p, 0)

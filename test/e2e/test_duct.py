@@ -276,7 +276,7 @@ def test_ended_by_a_signal(plenum, sig):
 def test_one_cannot_mount(plenum):
     at, a, b = plenum.dir("at"), plenum.dir("A"), plenum.dir("B")
     p = plenum.start("duct", "-l", "unix!d.sock", a, at)
-    wait_for((plenum.tmp / "d.sock").exists)
+    plenum.listening(p)
     assert "no such directory" in plenum.run("duct", "-d", "unix!d.sock", b, "missing", rc=1).err
     p.terminate()
     plenum.ended(p, None)
@@ -284,6 +284,11 @@ def test_one_cannot_mount(plenum):
 
 
 # ---- plain peers
+
+
+def connects(path):
+    with socket.socket(socket.AF_UNIX) as s:
+        return s.connect_ex(str(path)) == 0
 
 
 def message(kind, tag, body=b""):
@@ -311,7 +316,7 @@ def test_a_plain_client_on_a_duct(plenum):
     at, a = plenum.dir("at"), plenum.dir("A")
     (a / "who").write_text("A")
     p = plenum.start("duct", "-l", "unix!d.sock", a, at)
-    wait_for((plenum.tmp / "d.sock").exists)
+    plenum.listening(p)
     with socket.socket(socket.AF_UNIX) as s:
         s.connect(str(plenum.tmp / "d.sock"))
         s.settimeout(10)
@@ -343,7 +348,7 @@ def test_our_client_on_a_duct(plenum):
     at, a = plenum.dir("at"), plenum.dir("A")
     (a / "who").write_text("A")
     p = plenum.start("duct", "-l", "unix!d.sock", a, at)
-    wait_for((plenum.tmp / "d.sock").exists)
+    plenum.listening(p)
     assert plenum.run("cat", "9p:unix!d.sock", "who").out == "A"
     says = plenum.ended(p, 0)
     assert "not mounted" in says and not mounted(at)
@@ -368,7 +373,7 @@ def test_a_duct_to_a_plain_server(plenum):
     (b / "who").write_text("B")
     sock = plenum.tmp / "diod.sock"
     server = plenum.start(argv=["diod", "-f", "-n", "-e", str(b), "-l", str(sock)])
-    wait_for(sock.exists)
+    wait_for(lambda: connects(sock), "diod does not listen")
     p = plenum.start("duct", "-d", f"unix!{sock}", "--mount", f"{b}:{at}", "--export", f"={a}")
     wait_for(lambda: mounted(at) or p.poll() is not None)
     assert mounted(at), plenum.err(p)

@@ -202,7 +202,7 @@ def test_killed_socket_is_replaced(plenum):
 def test_listen_and_dial(plenum):
     p = plenum.start("listen", "unix!s.sock", "sh", "-c",
                      "echo $PLENUM_CHANNEL; read line; echo got $line; echo peer $PLENUM_PEER >&2")
-    wait_for((plenum.tmp / "s.sock").exists)
+    plenum.listening(p)
     for i in range(3):
         script = f"read a; echo {i}; read b; echo $a $b $PLENUM_CHANNEL >&2"
         c = plenum.run("dial", "unix!s.sock", "sh", "-c", script)
@@ -217,7 +217,7 @@ def test_listen_and_dial(plenum):
 
 def test_listen_once_has_the_status_of_its_command(plenum):
     p = plenum.start("listen", "-1", "unix!s.sock", "sh", "-c", "exit 5")
-    wait_for((plenum.tmp / "s.sock").exists)
+    plenum.listening(p)
     plenum.run("dial", "unix!s.sock", "true")
     plenum.ended(p, 5)
     assert not (plenum.tmp / "s.sock").exists()
@@ -225,7 +225,7 @@ def test_listen_once_has_the_status_of_its_command(plenum):
 
 def test_listen_ends_its_commands(plenum):
     p = plenum.start("listen", "unix!s.sock", "sh", "-c", "echo $$ >&2; exec sleep 1000")
-    wait_for((plenum.tmp / "s.sock").exists)
+    plenum.listening(p)
     c = plenum.start("dial", "unix!s.sock", "sleep", "1000")
     pid = int(wait_for(lambda: [x for x in plenum.err(p).splitlines() if x.isdigit()])[0])
     p.terminate()

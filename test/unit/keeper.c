@@ -243,6 +243,7 @@ static struct keeper_job job_of(size_t n, bool foreground, enum how how)
         mount_opts_init(&mounts[i].opts);
     }
     return (struct keeper_job){.kind = "mount",
+                               .prefix = "plenum: mount",
                                .nmounts = n,
                                .mounts = mounts,
                                .foreground = foreground,

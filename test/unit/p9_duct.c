@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Two engines over one channel: both directions, their ends in every order, and saturation. */
+#include "p9/priv.h"
 #include "p9_peer.h"
 
 struct end {
@@ -299,6 +300,45 @@ static void test_cancel(void **state)
     stop(f, 0);
 }
 
+/* A caller reads its answer itself: when nothing comes but answers, no worker stays to read them.
+ */
+static void test_direct(void **state)
+{
+    for (int duct = 0; duct < 2; duct++) {
+        struct fix *f = start(duct ? BOTH : USE, duct ? BOTH : SERVE);
+        enum role role = ROLE_HELD;
+        bool goodbye = duct;
+        if (duct)
+            use_both(f);
+        else
+            assert_int_equal(p9_use(f->a.c, NULL, NULL), 0);
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        time_t end = t.tv_sec + PATIENCE / 1000;
+        while ((role != (duct ? ROLE_ARMED : ROLE_NONE) || !goodbye) && t.tv_sec < end) {
+            assert_int_equal(ask(&f->a, 1), 0);
+            pthread_mutex_lock(&f->a.c->lock);
+            role = f->a.c->role;
+            goodbye = duct || f->a.c->serve_done;
+            pthread_mutex_unlock(&f->a.c->lock);
+            clock_gettime(CLOCK_MONOTONIC, &t);
+        }
+        assert_true(goodbye);
+        for (uint32_t i = 0; i < 100; i++) {
+            uint64_t gen = f->a.c->role_gen;
+            assert_int_equal(ask(&f->a, i), 0);
+            pthread_mutex_lock(&f->a.c->lock);
+            assert_int_equal(f->a.c->role, duct ? ROLE_ARMED : ROLE_NONE);
+            assert_int_equal(f->a.c->role_gen, gen + 1);
+            pthread_mutex_unlock(&f->a.c->lock);
+        }
+        assert_int_equal(p9_use_end(f->a.c, NULL), 0);
+        if (duct)
+            assert_int_equal(p9_use_end(f->b.c, NULL), 0);
+        stop(f, 0);
+    }
+}
+
 /* ---- saturation ---- */
 
 enum { THREADS = 16, ROUNDS = 64, SIZE = 65536 - 64, AHEAD = 3 };
@@ -375,7 +415,8 @@ int main(void)
         cmocka_unit_test(test_ends),         cmocka_unit_test(test_half),
         cmocka_unit_test(test_given),        cmocka_unit_test(test_plain_client),
         cmocka_unit_test(test_plain_server), cmocka_unit_test(test_cut),
-        cmocka_unit_test(test_cancel),       cmocka_unit_test(test_saturation),
+        cmocka_unit_test(test_cancel),       cmocka_unit_test(test_direct),
+        cmocka_unit_test(test_saturation),
     };
     int failed = 0;
     for (kind = SOCKETS; kind < NKINDS; kind++)
