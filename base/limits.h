@@ -28,6 +28,7 @@
     X(FLUSHES_USED, 129, "requests", "Tflush and Tend, besides the above")                         \
     X(BYTES_SERVED, 33554432, "bytes", "of requests and answers held for one connection")          \
     X(BYTES_USED, 8388608, "bytes", "of requests sent over one connection and not yet answered")   \
+    X(HELLO, 30, "seconds", "for a server that was dialed to answer the first message")            \
     X(CONNECTIONS, 16384, "connections", "to one server")                                          \
     X(CREW, 64, "threads", "that run requests, not counting those that wait")                      \
     X(CREW_WAITING, 4096, "threads", "that run or wait in all connections together")               \

@@ -4,6 +4,7 @@
  * of a connection's end through its flag and an eventfd. Idle, it sleeps in poll without a timeout.
  */
 #include "cmd/serving.h"
+#include "base/limits.h"
 #include "cmd/util.h"
 #include "doors/p9.h"
 #include "keeper/registry.h"
@@ -37,7 +38,8 @@ struct server {
     struct chan_listener **listeners; /* s->n of them, NULL for those that are one connection */
     size_t nlisteners;
     struct link *links;
-    size_t served;
+    size_t served,
+        live; /* connections so far, and now: at LIMIT_CONNECTIONS others wait to be accepted */
     int signal_fd, event_fd;
     int status;
     bool stop;
@@ -84,6 +86,7 @@ static int take(struct server *sv, struct chan *chan)
     l->next = sv->links;
     sv->links = l;
     sv->served++;
+    sv->live++;
     return 0;
 }
 
@@ -100,6 +103,7 @@ static void sweep(struct server *sv)
             continue;
         }
         *at = l->next;
+        sv->live--;
         if (l->error && !sv->s->quiet)
             fprintf(stderr, "%s: %s: %s\n", sv->s->prefix, l->peer, l->sentence);
         if (l->error && sv->s->once)
@@ -167,7 +171,7 @@ static void loop(struct server *sv)
         return;
     }
     while (!finished(sv)) {
-        bool listening = !wait && !(sv->s->once && sv->served);
+        bool listening = !wait && sv->live < LIMIT_CONNECTIONS && !(sv->s->once && sv->served);
         fds[0] = (struct pollfd){.fd = sv->signal_fd, .events = POLLIN};
         fds[1] = (struct pollfd){.fd = sv->event_fd, .events = POLLIN};
         for (size_t i = 0; i < sv->s->n; i++) {
@@ -182,8 +186,8 @@ static void loop(struct server *sv)
         if (fds[1].revents)
             sweep(sv);
         for (size_t i = 0; i < sv->s->n && !sv->stop; i++)
-            if (fds[i + 2].revents && !(sv->s->once && sv->served) &&
-                accept_one(sv, sv->listeners[i]))
+            if (fds[i + 2].revents && sv->live < LIMIT_CONNECTIONS &&
+                !(sv->s->once && sv->served) && accept_one(sv, sv->listeners[i]))
                 wait = true;
     }
     free(fds);

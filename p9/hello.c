@@ -268,6 +268,22 @@ static int hello(struct p9_conn *c, struct pl_call *call, struct pl_err *err)
     return pl_fail(err, r, "%s: %s", peer, strerror(-r));
 }
 
+/* Who was dialed over a network answers soon, or is no 9P server; a command may first have to ask
+ * its user for a password, and an accepted end may take its time. */
+static int hello_in_time(struct p9_conn *c, struct pl_call *call, struct pl_err *err)
+{
+    if (call->deadline || c->chan.role != CHAN_DIALED || c->chan.child)
+        return hello(c, call, err);
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    call->deadline = (now.tv_sec + LIMIT_HELLO) * 1000000000ll + now.tv_nsec;
+    int r = hello(c, call, err);
+    call->deadline = 0;
+    if (r == -ETIMEDOUT)
+        pl_fail(err, r, "%s: no answer in %d s (is it a 9P server?)", c->chan.peer, LIMIT_HELLO);
+    return r;
+}
+
 int p9_use(struct p9_conn *c, struct pl_call *call, struct pl_err *err)
 {
     int r;
@@ -284,7 +300,7 @@ int p9_use(struct p9_conn *c, struct pl_call *call, struct pl_err *err)
         r = pl_fail(err, -EBUSY, "%s: the negotiation is under way", c->chan.peer);
     } else {
         c->use = USE_HELLO;
-        r = hello(c, call, err);
+        r = hello_in_time(c, call, err);
         if (r < 0)
             c->use = USE_NONE;
     }

@@ -36,6 +36,7 @@ struct host_mount {
     uint64_t id;   /* as statx tells */
     int fd;        /* for open_by_handle_at; -1: not possible here */
     uint64_t fsid; /* tells file systems apart in keys; 0: unknown */
+    bool close_tells;
 };
 
 struct host_owner;
@@ -148,6 +149,8 @@ void host_moved(struct host *h, struct host_node *n, struct host_node *dir, cons
 struct host_node *host_parent(struct host *h, struct host_node *n);
 void host_release(struct pl_tree *tree, struct pl_node *node);
 int host_statx(int fd, struct statx *stx);
+/* Of a node that has no descriptor but an open file, by that: -EAGAIN where this does not do. */
+int host_statx_open(struct host *h, struct host_node *n, struct statx *stx);
 struct pl_id host_id(const struct statx *stx);
 void host_attr(const struct statx *stx, unsigned slot, struct pl_attr *attr);
 uint64_t host_ino(unsigned slot, uint64_t ino);

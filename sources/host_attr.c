@@ -14,12 +14,14 @@ int host_getattr(HOST_T, struct pl_node *node, struct pl_file *file, struct pl_a
     struct host *h = host_of(tree);
     struct host_node *n = node_of(node);
     struct statx stx;
-    int fd = file ? file_of(file)->fd : host_fd(h, n);
-    if (fd < 0)
-        return fd;
-    int r = host_statx(fd, &stx);
-    if (!file)
+    int r = file ? host_statx(file_of(file)->fd, &stx) : host_statx_open(h, n, &stx);
+    if (r == -EAGAIN) {
+        int fd = host_fd(h, n);
+        if (fd < 0)
+            return fd;
+        r = host_statx(fd, &stx);
         host_fd_done(h, n);
+    }
     if (r == 0)
         host_attr(&stx, n->slot, attr);
     return r;
@@ -34,6 +36,14 @@ static struct timespec time_for(uint32_t valid, uint32_t set, uint32_t now, stru
 }
 
 #define SET_TIMES (PL_SET_ATIME | PL_SET_MTIME | PL_SET_ATIME_NOW | PL_SET_MTIME_NOW)
+
+/* chmod of an O_PATH descriptor: without the way through /proc where the kernel can (6.6). */
+static int chmod_path(int fd, const char *path, mode_t mode)
+{
+    enum { FCHMODAT2 = 452 };
+    int r = (int)syscall(FCHMODAT2, fd, "", mode, AT_EMPTY_PATH);
+    return r < 0 && errno == ENOSYS ? chmod(path, mode) : r;
+}
 
 /* Size first, for it may fail for most reasons and moves mtime; the owner before the mode, for a
  * change of owner clears set-user-ID; the times last. `real`: fd is no O_PATH descriptor. */
@@ -50,7 +60,7 @@ static int set_all(int fd, bool real, bool symlink, const struct pl_setattr *set
     if (r == 0 && (v & PL_SET_MODE)) {
         if (symlink)
             return -EOPNOTSUPP;
-        r = real ? fchmod(fd, set->mode & 07777) : chmod(p.path, set->mode & 07777);
+        r = real ? fchmod(fd, set->mode & 07777) : chmod_path(fd, p.path, set->mode & 07777);
     }
     if (r == 0 && (v & SET_TIMES)) {
         struct timespec t[2] = {

@@ -63,12 +63,29 @@ static int open_as(struct host *h, struct pl_call *call, int path, int flags)
     return fd < 0 ? -errno : fd;
 }
 
+/* For root, who may use file handles, opens the object by its own: that takes half as long, and no
+ * other descriptor. A negative errno where that does not do. */
+static int open_handle(struct host *h, struct pl_call *call, struct host_node *n, int flags)
+{
+    if (!h->acts || call->cred.uid != 0 || !n->handle_len || n->mount->fd < 0)
+        return -EOPNOTSUPP;
+    int r = host_act(h, call);
+    if (r == 0)
+        r = host_open_handle(n->mount, n->handle_type, n->handle, n->handle_len,
+                             (flags & OPEN_TAKES) | O_NOCTTY);
+    host_end();
+    return r;
+}
+
 int host_open(HOST_T, struct pl_node *node, int flags, struct pl_file **ret)
 {
     struct host *h = host_of(tree);
     struct host_node *n = node_of(node);
     if (!S_ISREG(node->fmt) && !S_ISDIR(node->fmt))
         return -ENXIO; /* FIFOs, sockets and devices are the client's to interpret */
+    int direct = open_handle(h, call, n, flags);
+    if (direct >= 0)
+        return new_file(h, n, direct, ret);
     int path = host_fd(h, n);
     if (path < 0)
         return path;
@@ -189,7 +206,7 @@ int host_flush(HOST_T, struct pl_file *file, uint64_t owner)
     struct host *h = host_of(tree);
     if (atomic_load_explicit(&h->locks.owners, memory_order_acquire))
         host_unlock_owner(h, node_of(file->node), owner);
-    if ((file->flags & O_ACCMODE) == O_RDONLY)
+    if ((file->flags & O_ACCMODE) == O_RDONLY || !node_of(file->node)->mount->close_tells)
         return 0;
     /* Network file systems report late write errors at close, of any descriptor of the file. */
     int fd = fcntl(file_of(file)->fd, F_DUPFD_CLOEXEC, 0);

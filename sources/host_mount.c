@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,6 +77,20 @@ static int handle_fd(struct host *h, int fd)
     return mfd;
 }
 
+/* Does close(2) tell of errors there that write(2) has not? It does where a server writes late. */
+static bool close_tells(int fd)
+{
+    static const unsigned local[] = {EXT4_SUPER_MAGIC,  XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC,
+                                     F2FS_SUPER_MAGIC,  TMPFS_MAGIC,     RAMFS_MAGIC,
+                                     MSDOS_SUPER_MAGIC, HUGETLBFS_MAGIC};
+    struct statfs st;
+    if (fstatfs(fd, &st) == 0)
+        for (size_t i = 0; i < sizeof(local) / sizeof(*local); i++)
+            if ((unsigned)st.f_type == local[i])
+                return false;
+    return true;
+}
+
 static uint64_t fsid_of(int fd)
 {
     struct statfs st;
@@ -100,6 +115,7 @@ struct host_mount *host_mount_of(struct host *h, int fd, const struct statx *stx
         m->id = id;
         m->refs = 1;
         m->fd = handle_fd(h, fd);
+        m->close_tells = close_tells(fd);
         m->fsid = m->fd >= 0 ? fsid_of(m->fd) : 0;
         m->next = h->mounts;
         h->mounts = m;

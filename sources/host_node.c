@@ -245,6 +245,18 @@ void host_file_del(struct host *h, struct host_node *n, struct host_file *f)
     pthread_mutex_unlock(&h->cache);
 }
 
+int host_statx_open(struct host *h, struct host_node *n, struct statx *stx)
+{
+    int r = -EAGAIN;
+    if (n->mount->close_tells) /* a server far away may let us wait, and others with us */
+        return r;
+    pthread_mutex_lock(&h->cache);
+    if (n->fd < 0 && n->files)
+        r = host_statx(n->files->fd, stx);
+    pthread_mutex_unlock(&h->cache);
+    return r;
+}
+
 /* A descriptor in use without asking for names: the one there, by an open file, by the handle.
  * -EAGAIN: only by name. */
 static int fd_direct(struct host *h, struct host_node *n)
