@@ -112,7 +112,7 @@ def test_host(guest, plenum):
     s = guest.serve(d)
     guest.work(("host", s, "access=client,cache=none,posixacl,msize=1048576",
                 "copy+tar+compile+names+unlinked+attrs+xattrs+acls+inherited_acls+locks+some+sparse+"
-                "truncates+statfs+private_maps+append+shared_append+direct_fsx+processes+users+mounts"))
+                "truncates+statfs+private_maps+append+shared_append+fsx+processes+users+mounts"))
     guest.nothing_left(s)
     assert os.listdir(d) == []
 
