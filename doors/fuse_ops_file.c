@@ -37,14 +37,51 @@ static bool needs_flush(const struct fuse_req *r, const struct pl_file *file, bo
     return (file->flags & O_ACCMODE) != O_RDONLY || ((r->s->flags & FUSE_POSIX_LOCKS) && locked);
 }
 
+/*
+ * Gives the kernel the content of a small file together with the open: that spares it a READ, and a
+ * GETATTR afterwards, since what it reads itself makes it doubt the time of access. Only at the
+ * first open of all, when it has nothing cached and nobody reads: storing waits for pages that are
+ * being read, which might be by a request that waits for us. And only what is as large as the
+ * kernel was told, or it would not take the end for valid.
+ */
+static void fill_cache(struct fuse_req *r, struct pl_file *file, uint64_t nodeid, uint32_t told)
+{
+    enum { SMALL_FILE = 128 << 10 };
+    struct pl_attr a;
+    if (pl_getattr(r->s->tree, &r->call, file->node, file, &a) < 0 || fuse_stamp(&a) != told)
+        return;
+    if (a.size == 0 || a.size > SMALL_FILE)
+        return;
+    r->buf_used = true;
+    ssize_t n = pl_read(r->s->tree, &r->call, file, r->buf, (size_t)a.size, 0);
+    if (n != (ssize_t)a.size)
+        return;
+    struct fuse_notify_store_out out = {nodeid, 0, (uint32_t)n, 0};
+    struct fuse_out_header h = {(uint32_t)(sizeof(h) + sizeof(out)) + (uint32_t)n,
+                                FUSE_NOTIFY_STORE, 0};
+    struct iovec iov[3] = {{&h, sizeof(h)}, {&out, sizeof(out)}, {r->buf, (size_t)n}};
+    if (r->s->notify(r->s, iov, 3) == 0)
+        stats_add(&r->s->stats->bytes_read, (uint64_t)n);
+}
+
 /* How the kernel is to treat the open file. The place for passthrough, when it comes. */
 static uint32_t treatment(struct fuse_req *r, struct pl_file *file, uint64_t nodeid)
 {
     const struct fuse_sess *s = r->s;
-    bool generated = s->tree->flags & PL_TREE_GENERATED;
+    uint32_t tree = s->tree->flags;
     struct fuse_opened o = fuse_nodes_opened(s->nodes, nodeid);
-    uint32_t keep = o.same && !generated ? FOPEN_KEEP_CACHE : 0;
-    if (file->node->fmt == S_IFDIR)
+    bool dir = file->node->fmt == S_IFDIR, caches = !(tree & PL_TREE_GENERATED);
+    bool cached = caches && !dir && !file->stream && !file->direct && !s->opts.direct_io;
+    if (o.first) {
+        if (cached && !(tree & PL_TREE_REMOTE) && r->m.h.opcode == FUSE_OPEN &&
+            (file->flags & (O_ACCMODE | O_DIRECT)) == O_RDONLY) {
+            fill_cache(r, file, nodeid, o.told);
+            o.same = true; /* there was nothing before that could be old */
+        }
+        fuse_nodes_filled(s->nodes, nodeid);
+    }
+    uint32_t keep = o.same && caches ? FOPEN_KEEP_CACHE : 0;
+    if (dir)
         return s->cache_dirs ? FOPEN_CACHE_DIR | keep : 0;
     uint32_t flags = needs_flush(r, file, o.locked) ? 0 : FOPEN_NOFLUSH;
     if (file->stream)

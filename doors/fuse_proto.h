@@ -130,7 +130,7 @@ struct fuse_out_header {
     uint64_t unique;
 };
 
-enum { FUSE_NOTIFY_POLL = 1 };
+enum { FUSE_NOTIFY_POLL = 1, FUSE_NOTIFY_STORE = 4 };
 #define FUSE_INT_REQ_BIT 1 /* set in the unique of the INTERRUPT of a request */
 
 /* ---- attributes ---- */
@@ -346,6 +346,10 @@ struct fuse_poll_out {
 };
 struct fuse_notify_poll_out {
     uint64_t kh;
+};
+struct fuse_notify_store_out {
+    uint64_t nodeid, offset;
+    uint32_t size, padding; /* the data follow */
 };
 struct fuse_fallocate_in {
     uint64_t fh, offset, length;

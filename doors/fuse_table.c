@@ -64,14 +64,16 @@ static void chunks_done(struct chunks *c)
 struct known {
     struct pl_node *node;     /* NULL: a free entry */
     uint64_t nlookup;         /* of the root: not counted */
-    uint32_t generation : 31; /* counts the uses of the entry */
+    uint32_t generation : 30; /* counts the uses of the entry */
     uint32_t locked : 1;      /* POSIX locks have been set */
+    uint32_t filling : 1;     /* see fuse_nodes_filled() */
     uint32_t next;            /* in the hash chain, or the next free entry */
     uint32_t told, opened;    /* stamps */
 };
 
 struct fuse_nodes {
     pthread_mutex_t lock;
+    pthread_cond_t filled;
     struct chunks c;
     uint32_t *bucket, mask;
     size_t count;
@@ -120,7 +122,7 @@ static uint32_t add(struct fuse_nodes *tab, struct pl_node *node)
         rehash(tab);
     struct known *k = entry(&tab->c, i);
     uint32_t *b = bucket_of(tab, node);
-    *k = (struct known){.node = node, .generation = (k->generation + 1) & 0x7fffffff, .next = *b};
+    *k = (struct known){.node = node, .generation = (k->generation + 1) & 0x3fffffff, .next = *b};
     *b = i;
     return i;
 }
@@ -130,6 +132,7 @@ struct fuse_nodes *fuse_nodes_new(struct pl_node *root)
     struct fuse_nodes *tab = calloc(1, sizeof(*tab));
     if (tab) {
         pthread_mutex_init(&tab->lock, NULL);
+        pthread_cond_init(&tab->filled, NULL);
         tab->c.size = sizeof(struct known);
         tab->mask = 1023;
         tab->bucket = calloc(tab->mask + 1, sizeof(*tab->bucket));
@@ -147,6 +150,7 @@ void fuse_nodes_free(struct fuse_nodes *tab)
         pl_node_unref(((struct known *)entry(&tab->c, i))->node);
     chunks_done(&tab->c);
     free(tab->bucket);
+    pthread_cond_destroy(&tab->filled);
     pthread_mutex_destroy(&tab->lock);
     free(tab);
 }
@@ -236,16 +240,31 @@ void fuse_nodes_told(struct fuse_nodes *tab, uint64_t nodeid, uint32_t stamp)
 
 struct fuse_opened fuse_nodes_opened(struct fuse_nodes *tab, uint64_t nodeid)
 {
-    struct fuse_opened o = {false, false};
+    struct fuse_opened o = {0};
     pthread_mutex_lock(&tab->lock);
     struct known *k = known(tab, nodeid);
+    while (k && k->filling)
+        pthread_cond_wait(&tab->filled, &tab->lock);
     if (k) {
+        o.told = k->told;
         o.same = k->told && k->opened == k->told;
         o.locked = k->locked;
+        o.first = !k->opened;
+        k->filling = o.first;
         k->opened = k->told;
     }
     pthread_mutex_unlock(&tab->lock);
     return o;
+}
+
+void fuse_nodes_filled(struct fuse_nodes *tab, uint64_t nodeid)
+{
+    pthread_mutex_lock(&tab->lock);
+    struct known *k = known(tab, nodeid);
+    if (k)
+        k->filling = 0;
+    pthread_cond_broadcast(&tab->filled);
+    pthread_mutex_unlock(&tab->lock);
 }
 
 void fuse_nodes_lock(struct fuse_nodes *tab, uint64_t nodeid)

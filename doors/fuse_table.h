@@ -35,11 +35,15 @@ uint32_t fuse_stamp(const struct pl_attr *attr);
 void fuse_nodes_told(struct fuse_nodes *tab, uint64_t nodeid, uint32_t stamp);
 /* The node is being opened. */
 struct fuse_opened {
-    bool same;   /* the kernel was told no other attributes than at the last open, so that what it
-                    has cached is as good as the attributes it believes */
-    bool locked; /* POSIX locks have been set on it */
+    uint32_t told; /* the last stamp */
+    bool same;     /* the kernel was told no other attributes than at the last open, so that what it
+                      has cached is as good as the attributes it believes */
+    bool first;    /* the kernel has never had it open: whoever got this must say so by
+                      fuse_nodes_filled(), until which other opens of the node wait */
+    bool locked;   /* POSIX locks have been set on it */
 };
 struct fuse_opened fuse_nodes_opened(struct fuse_nodes *tab, uint64_t nodeid);
+void fuse_nodes_filled(struct fuse_nodes *tab, uint64_t nodeid);
 /* A POSIX lock is about to be set on the node. */
 void fuse_nodes_lock(struct fuse_nodes *tab, uint64_t nodeid);
 

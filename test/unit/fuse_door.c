@@ -725,6 +725,72 @@ static void cache_flags(void **state)
     assert_int_equal(REPLY(k, fuse_open_out)->open_flags, FOPEN_CACHE_DIR);
 }
 
+/* Looks the file up anew, as if the kernel had never heard of it. */
+static uint64_t anew(struct kernel *k, uint64_t node, const char *name)
+{
+    forget(k, node, 1);
+    assert_true(gone(k, node));
+    return lookup(k, 1, name);
+}
+
+/* The first open of a small file brings its content; none later, and not where it might be wrong.
+ */
+static void filling(void **state)
+{
+    struct kernel *k = *state;
+    uint64_t fh, got, f = create(k, 1, "f", O_RDWR, &fh);
+    write_(k, f, fh, "content", 0);
+    assert_int_equal(release(k, FUSE_RELEASE, f, fh), 0);
+    f = anew(k, f, "f");
+    struct fuse_open_in in = {O_RDONLY, 0};
+    uint64_t unique = post(k, FUSE_OPEN, f, ARG(in), NONE, NONE);
+    assert_int_equal(take(k, &got), FUSE_NOTIFY_STORE);
+    assert_int_equal(got, 0);
+    const struct fuse_notify_store_out *store = REPLY(k, fuse_notify_store_out);
+    assert_int_equal(store->nodeid, f);
+    assert_int_equal(store->offset, 0);
+    assert_int_equal(store->size, 7);
+    assert_int_equal(k->got, sizeof(*store) + 7);
+    assert_memory_equal(k->reply + sizeof(*store), "content", 7);
+    assert_int_equal(take(k, &got), 0);
+    assert_int_equal(got, unique);
+    assert_true(REPLY(k, fuse_open_out)->open_flags & FOPEN_KEEP_CACHE);
+    fh = REPLY(k, fuse_open_out)->fh;
+    uint64_t again; /* it is there: nothing comes before the reply */
+    assert_int_equal(open_(k, FUSE_OPEN, f, O_RDONLY, &again), 0);
+    assert_true(REPLY(k, fuse_open_out)->open_flags & FOPEN_KEEP_CACHE);
+    assert_int_equal(release(k, FUSE_RELEASE, f, again), 0);
+    assert_int_equal(release(k, FUSE_RELEASE, f, fh), 0);
+
+    /* for writing; changed since the kernel was told; too large; empty */
+    f = anew(k, f, "f");
+    assert_int_equal(open_(k, FUSE_OPEN, f, O_RDWR, &fh), 0);
+    assert_int_equal(REPLY(k, fuse_open_out)->open_flags & FOPEN_KEEP_CACHE, 0);
+    assert_int_equal(release(k, FUSE_RELEASE, f, fh), 0);
+    f = anew(k, f, "f");
+    struct pl_call call;
+    struct pl_node *root, *node;
+    struct pl_attr attr;
+    pl_call_init_self(&call);
+    assert_int_equal(pl_attach(k->tree, &call, "", &root, &attr), 0);
+    assert_int_equal(pl_lookup(k->tree, &call, root, "f", &node, &attr), 0);
+    struct pl_setattr set = {.valid = PL_SET_SIZE, .size = 3};
+    assert_int_equal(pl_setattr(k->tree, &call, node, NULL, &set, &attr), 0);
+    assert_int_equal(open_(k, FUSE_OPEN, f, O_RDONLY, &fh), 0);
+    assert_int_equal(release(k, FUSE_RELEASE, f, fh), 0);
+    static const uint64_t sizes[] = {1 << 20, 0};
+    for (int i = 0; i < 2; i++) {
+        set.size = sizes[i];
+        assert_int_equal(pl_setattr(k->tree, &call, node, NULL, &set, &attr), 0);
+        f = anew(k, f, "f");
+        assert_int_equal(open_(k, FUSE_OPEN, f, O_RDONLY, &fh), 0);
+        assert_int_equal(release(k, FUSE_RELEASE, f, fh), 0);
+    }
+    pl_node_unref(node);
+    pl_node_unref(root);
+    pl_call_done(&call);
+}
+
 static void tmpfile_(void **state)
 {
     struct kernel *k = *state;
@@ -828,6 +894,58 @@ static void directories(void **state)
     assert_int_equal(ask(k, FUSE_READDIR, d, ARG(in), NONE), -EINVAL);
     in = (struct fuse_read_in){.fh = 4711, .size = 100};
     assert_int_equal(ask(k, FUSE_READDIR, d, ARG(in), NONE), -EBADF);
+}
+
+/* Lists the directory once: how many entries come with attributes. */
+static unsigned with_attributes(struct kernel *k, uint64_t d)
+{
+    uint64_t fh;
+    unsigned n = 0;
+    assert_int_equal(open_(k, FUSE_OPENDIR, d, O_RDONLY, &fh), 0);
+    struct fuse_read_in in = {.fh = fh, .size = 32768};
+    assert_int_equal(ask(k, FUSE_READDIRPLUS, d, ARG(in), NONE), 0);
+    for (size_t at = 0; at < k->got;) {
+        struct fuse_entry_out out;
+        struct fuse_dirent e;
+        memcpy(&out, k->reply + at, sizeof(out));
+        memcpy(&e, k->reply + at + sizeof(out), sizeof(e));
+        n += out.nodeid != 0;
+        at += FUSE_PAD(sizeof(out) + sizeof(e) + e.namelen);
+    }
+    assert_int_equal(release(k, FUSE_RELEASEDIR, d, fh), 0);
+    return n;
+}
+
+/* Who walks a tree for names alone is soon spared the attributes; who wants them is not. */
+static void listers(void **state)
+{
+    struct kernel *k = *state;
+    uint64_t dirs[6], fh;
+    for (int i = 0; i < 6; i++) {
+        char name[] = {(char)('a' + i), 0};
+        dirs[i] = mkdir_(k, 1, name);
+        mkdir_(k, dirs[i], "sub");
+        for (int j = 0; j < 3; j++) {
+            char file[] = {'f', (char)('0' + j), 0};
+            create(k, dirs[i], file, O_RDWR, &fh);
+        }
+    }
+    for (k->pid = 1001; k->pid <= 1002; k->pid++) {
+        assert_int_equal(with_attributes(k, dirs[0]), 4);
+        assert_int_equal(with_attributes(k, dirs[1]), 4);
+        assert_int_equal(with_attributes(k, dirs[2]), 1); /* the test: only what is a directory */
+        if (k->pid == 1002)
+            lookup(k, dirs[2], "f1"); /* this one wants them */
+        lookup(k, dirs[2], "sub");    /* which is no sign of it */
+        assert_int_equal(with_attributes(k, dirs[3]), k->pid == 1002 ? 4 : 1);
+        assert_int_equal(with_attributes(k, dirs[4]), k->pid == 1002 ? 4 : 1);
+    }
+    k->pid = 1001; /* and changes his mind */
+    lookup(k, dirs[4], "f2");
+    assert_int_equal(with_attributes(k, dirs[5]), 4);
+    k->pid = 1003;
+    assert_int_equal(with_attributes(k, dirs[5]), 4);
+    k->pid = 0;
 }
 
 /* ---- extended attributes --------------------------------------------------------------------- */
@@ -1241,6 +1359,8 @@ int main(void)
         EACH(attributes),
         EACH(killpriv),
         EACH(cache_flags),
+        EACH(filling),
+        EACH(listers),
         EACH(tmpfile_),
         EACH(directories),
         EACH(xattrs),
