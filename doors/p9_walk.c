@@ -74,7 +74,7 @@ int p9d_dir_ok(const struct p9d_fid *fid)
 struct walk {
     struct pl_node *node, *parent;
     const char *name; /* in parent; NULL when it was reached by ".." */
-    bool moved;       /* false: still at the fid */
+    bool moved;       /* false: still at the fid, or no further than "." */
 };
 
 static void walk_end(struct walk *w)
@@ -131,6 +131,8 @@ static int step(struct p9d_op *op, struct walk *w, const char *name, struct pl_a
         return -ENOTDIR;
     if (!strcmp(name, ".."))
         return step_up(op, w, attr);
+    if (!strcmp(name, ".")) /* no client has to, but diodls(8) does, with what it finds listed */
+        return pl_getattr(op->fid->at->tree, op->call, w->node, NULL, attr);
     int r = p9d_name_ok(name);
     if (r == 0)
         r = pl_lookup(op->fid->at->tree, op->call, w->node, name, &next, attr);

@@ -178,7 +178,7 @@ static bool entry_at(struct made_node *d, struct made_file *f, uint64_t pos, str
     } else if ((e = names_from(store ? &f->list : &d->dir, pos - 1))) {
         struct name *known = store ? names_find(&d->dir, e->text) : e;
         struct made_node *n = known ? known->value : NULL;
-        *ent = (struct pl_dirent){n ? n->attr.ino : 0, e->pos + 2,
+        *ent = (struct pl_dirent){n ? n->attr.ino : made_entry_ino(d, e->text), e->pos + 2,
                                   n ? (uint32_t)IFTODT(n->node.fmt) : DT_REG, name};
         strcpy(name, e->text);
     }

@@ -143,6 +143,8 @@ int made_store_lookup(struct pl_made *m, struct pl_call *call, struct made_node 
 struct made_node *made_pin(struct made_node *n);
 /* Forgets all that. With the lock held, which it lets go of at times. */
 void made_store_unpin(struct pl_made *m, struct made_node *store);
+/* The number of the entry of that name, whether it is known or not. */
+uint64_t made_entry_ino(const struct made_node *store, const char *name);
 int made_store_list(struct pl_call *call, struct made_node *store, struct made_file *f);
 int made_create(struct pl_tree *, struct pl_call *, struct pl_node *, const char *, int, mode_t,
                 struct pl_node **, struct pl_attr *, struct pl_file **);

@@ -3,6 +3,10 @@
  * Directories of documents: what is there is the program's to say, at each lookup and listing. A
  * node exists for an entry as long as somebody refers to it; store->dir finds it again.
  *
+ * An entry is what its name says: the number that stat(2) tells is made of the name, so that it is
+ * the same however often the node comes and goes (a 9P client without a cache lets go of it between
+ * stat and open, and cp(1) then compares the two).
+ *
  * An entry that was created is `pending`, and seen by all, until its first flush puts it: a put
  * with no content, which the program might not like, is made only for a file that is left empty.
  */
@@ -22,6 +26,17 @@ static bool is_gone(struct pl_made *m, struct made_node *store)
     bool gone = store->gone;
     pthread_mutex_unlock(&m->lock);
     return gone;
+}
+
+/* The number of the entry of that name; those that are counted out stay below. */
+uint64_t made_entry_ino(const struct made_node *store, const char *name)
+{
+    uint64_t h = 0xcbf29ce484222325u ^ store->attr.ino;
+    for (const unsigned char *p = (const unsigned char *)name; *p; p++)
+        h = (h ^ *p) * 0x100000001b3u;
+    h ^= h >> 32;
+    h *= 0x9e3779b97f4a7c15u;
+    return (h ^ h >> 29) >> 2 | UINT64_C(1) << 62;
 }
 
 /* The live node of that name with a reference added, or NULL. With the lock held. */
@@ -48,6 +63,7 @@ static int get_node(struct pl_made *m, struct made_node *store, const char *name
         }
         e->value = n;
         n->parent = store;
+        n->attr.ino = made_entry_ino(store, name);
         pl_node_ref(&store->node);
         n->fill = store->store.get;
         n->take = store->store.put;
@@ -279,6 +295,7 @@ static struct made_node *detach(struct made_node *store, const char *name)
     struct made_node *n = e->value;
     n->gone = true;
     n->attr.nlink = 0;
+    n->attr.ino = ++made_of(store->node.tree)->next_ino; /* the name's is its next owner's */
     n->pending = false;
     names_del(&store->dir, e);
     return made_pin(n);
@@ -339,6 +356,7 @@ static int move_node(struct made_node *store, const char *from, const char *to,
     names_del(&store->dir, e);
     free(n->name);
     n->name = name;
+    n->attr.ino = made_entry_ino(store, name);
     return 0;
 }
 

@@ -155,8 +155,8 @@ static int fail_attach(struct p9s_tree *t, int r, struct pl_err *err)
                        aname);
     case -EPERM:
     case -EACCES:
-        return pl_fail(err, r, "%s: refuses to let this user in at \"%s\" (%s)", peer, aname,
-                       strerror(-r));
+        return pl_fail(err, r, "%s: refuses to let this user in at \"%s\" (%s)%s", peer, aname,
+                       strerror(-r), *t->aname ? "" : "; or it wants an aname=");
     case -ECONNABORTED:
         return pl_fail(err, r, "%s: the connection was lost while attaching", peer);
     default:

@@ -43,7 +43,10 @@ static int fid_to_set(struct p9s_tree *t, struct pl_call *call, struct pl_node *
     int r = p9s_user(t, call, &user);
     if (r < 0)
         return r;
-    if (file && (file->user == user || (valid & PL_SET_SIZE))) {
+    struct pl_attr
+        attr; /* not to change whatever has the file's name now, that is looked at first */
+    if (file && (file->user == user || (valid & PL_SET_SIZE)) &&
+        !p9s_left_behind(t, call, file, &attr)) {
         *ret = file->fid;
         return 0;
     }

@@ -71,7 +71,7 @@ static struct p9_msg getattr_msg(uint32_t fid)
     return (struct p9_msg){.type = P9_Tgetattr, .fid = fid, .mask = P9_GETATTR_ALL};
 }
 
-int p9s_getattr_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node, uint32_t fid,
+static int ask_attr(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node, uint32_t fid,
                     struct pl_attr *attr)
 {
     struct p9_msg m = getattr_msg(fid);
@@ -84,7 +84,22 @@ int p9s_getattr_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *n
     if (r == 0 && (attr->mode & S_IFMT) != node->h.node.fmt)
         r = -ESTALE;
     p9_answer_free(&a);
-    return p9s_stale(t, node, r);
+    return r;
+}
+
+int p9s_getattr_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node, uint32_t fid,
+                    struct pl_attr *attr)
+{
+    return p9s_stale(t, node, ask_attr(t, call, node, fid, attr));
+}
+
+bool p9s_left_behind(struct p9s_tree *t, struct pl_call *call, struct p9s_file *file,
+                     struct pl_attr *attr)
+{
+    if (t->ext)
+        return false;
+    int r = ask_attr(t, call, (struct p9s_node *)file->file.node, file->fid, attr);
+    return r == -ENOENT || r == -ESTALE;
 }
 
 /* ---- the nodes and their fids ---- */
@@ -417,9 +432,14 @@ void p9s_refresh(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, 
 int p9s_getattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node,
                 struct pl_file *file, struct pl_attr *attr)
 {
+    struct p9s_tree *t = p9s_of(tree);
     struct p9s_node *n = (struct p9s_node *)node;
-    uint32_t fid = file ? ((struct p9s_file *)file)->fid : n->first.fid;
-    return p9s_getattr_fid(p9s_of(tree), call, n, fid, attr);
+    if (file) {
+        int r = ask_attr(t, call, n, ((struct p9s_file *)file)->fid, attr);
+        if (t->ext || (r != -ENOENT && r != -ESTALE))
+            return r;
+    }
+    return p9s_getattr_fid(t, call, n, n->first.fid, attr);
 }
 
 int p9s_readlink(struct pl_tree *tree, struct pl_call *call, struct pl_node *node, char *buf,

@@ -16,7 +16,8 @@
  * Servers by path. Some (diod) keep a path for each fid, which a rename leaves behind: then a fid
  * leads nowhere, or to another object. Attributes are checked to be of the node that was meant; the
  * answer to both is -ESTALE, upon which the kernel looks the name up again, and the fid that this
- * brings replaces the one that has gone stale.
+ * brings replaces the one that has gone stale. An open file whose fid was left behind still has its
+ * bytes; its attributes are asked for, and set, through the node's fid.
  *
  * Locks. `tree.mutex` guards the list of users, and of every node the list of fids beyond the
  * first, parent and name. No rpc happens under it. A fid that is in a node stays good until the
@@ -141,6 +142,9 @@ int p9s_my_fid(struct p9s_tree *t, struct pl_call *call, struct pl_node *node, u
 /* Asks for the attributes through `fid` and checks that it is still that node: -ESTALE if not. */
 int p9s_getattr_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node, uint32_t fid,
                     struct pl_attr *attr);
+/* True when the server knows files by path and the open file's leads elsewhere by now. */
+bool p9s_left_behind(struct p9s_tree *t, struct pl_call *call, struct p9s_file *file,
+                     struct pl_attr *attr);
 /* The result of an op on the node itself through a fid of it: that there is no such file means,
  * from a server by path, that its fid has gone stale. */
 int p9s_stale(struct p9s_tree *t, struct p9s_node *node, int r);

@@ -47,7 +47,8 @@ static unsigned char *buf;
 static uint64_t seed = 0, state;
 static long ops = 20000, step;
 static size_t max_size = 300000;
-static bool lacks_mode[256], lacks_copy, lacks_seek, lacks_exchange, verbose_ops;
+static bool lacks_mode[256], lacks_copy, lacks_seek, lacks_exchange, lacks_map, lacks_orphans,
+    verbose_ops;
 
 static char log_line[TAIL][160];
 static long logged;
@@ -316,7 +317,7 @@ static void op_map(int h)
     struct object *o = handle[h].of;
     size_t off = rnd_below(o->size), n = rnd_length(o->size - off);
     bool store = rnd_below(2);
-    if (!target->map || n == 0 || (handle[h].flags & O_ACCMODE) == O_WRONLY)
+    if (!target->map || lacks_map || n == 0 || (handle[h].flags & O_ACCMODE) == O_WRONLY)
         return;
     store &= (handle[h].flags & O_ACCMODE) == O_RDWR;
     say_op("map %d at %zu, %s %zu bytes", h, off, store ? "store" : "load", n);
@@ -374,10 +375,21 @@ static void op_open(void)
         resize(named[i], 0);
 }
 
+/* Some file systems have nothing to say of an open file that lost its name. */
+static bool would_orphan(int i)
+{
+    for (int h = 0; h < HANDLES; h++)
+        if (named[i] && handle[h].of == named[i] && lacks_orphans)
+            return true;
+    return false;
+}
+
 static void op_rename(void)
 {
     int a = (int)rnd_below(NAMES), b = (int)rnd_below(NAMES);
     unsigned flags = rnd_below(4) || lacks_exchange ? 0 : RENAME_EXCHANGE;
+    if (would_orphan(b))
+        return;
     say_op("rename %s to %s%s", name_of[a], name_of[b], flags ? ", exchanging" : "");
     int r = target->rename(name_of[a], name_of[b], flags);
     int want = !named[a] || (flags && !named[b]) ? -ENOENT : 0;
@@ -415,6 +427,8 @@ static void op_link(void)
 static void op_remove(void)
 {
     int i = (int)rnd_below(NAMES);
+    if (would_orphan(i))
+        return;
     say_op("unlink %s", name_of[i]);
     expect("unlink", target->remove(name_of[i]), named[i] ? 0 : -ENOENT);
     unname(i);
@@ -567,23 +581,45 @@ static int run_path(const char *dir)
     return 0;
 }
 
+static bool without(char *list)
+{
+    static const struct {
+        const char *what;
+        bool *lacks;
+    } all[] = {{"map", &lacks_map},
+               {"seek", &lacks_seek},
+               {"copy", &lacks_copy},
+               {"orphans", &lacks_orphans}};
+    for (char *save, *w = strtok_r(list, ",", &save); w; w = strtok_r(NULL, ",", &save)) {
+        size_t i = 0;
+        while (i < sizeof(all) / sizeof(*all) && strcmp(w, all[i].what))
+            i++;
+        if (i == sizeof(all) / sizeof(*all))
+            return false;
+        *all[i].lacks = true;
+    }
+    return true;
+}
+
 static int usage(void)
 {
     fprintf(stderr,
-            "usage: fsx [--seed N] [--ops N] [--size BYTES] [-v] STACK | --path DIR|STACK\n"
+            "usage: fsx [--seed N] [--ops N] [--size BYTES] [--without WHAT,...] [-v]\n"
+            "           STACK | --path DIR|STACK\n"
             "  STACK as in conform (mem, 'fuse(p9(mem))'); with --path system calls are\n"
             "  used, on a directory or where the stack is mounted, and memory mappings too\n"
+            "  WHAT the file system is known not to do right: map, seek (data and holes),\n"
+            "  copy, orphans (open files whose names are gone)\n"
             "  example: fsx --ops 5000 --path 'fuse(mem)'\n");
     return 2;
 }
 
 int main(int argc, char **argv)
 {
-    static const struct option longs[] = {{"seed", required_argument, NULL, 's'},
-                                          {"ops", required_argument, NULL, 'o'},
-                                          {"size", required_argument, NULL, 'z'},
-                                          {"path", required_argument, NULL, 'p'},
-                                          {0}};
+    static const struct option longs[] = {
+        {"seed", required_argument, NULL, 's'},    {"ops", required_argument, NULL, 'o'},
+        {"size", required_argument, NULL, 'z'},    {"path", required_argument, NULL, 'p'},
+        {"without", required_argument, NULL, 'w'}, {0}};
     const char *path = NULL;
     seed = (uint64_t)time(NULL) * 1000 + (uint64_t)getpid() % 1000;
     for (int c; (c = getopt_long(argc, argv, "v", longs, NULL)) != -1;) {
@@ -595,6 +631,8 @@ int main(int argc, char **argv)
             max_size = (size_t)atol(optarg);
         else if (c == 'p')
             path = optarg;
+        else if (c == 'w' && without(optarg))
+            continue;
         else if (c == 'v')
             verbose_ops = true;
         else

@@ -528,6 +528,40 @@ static void test_store(void **state)
     pl_node_unref(dir);
 }
 
+/* An entry's number stays the same though its node comes and goes; no two that are there share one.
+ */
+static void test_store_numbers(void **state)
+{
+    struct kv kv = {.key = {"k", "l"}, .value = {"v", "w"}};
+    struct pl_made_store store = kv_store;
+    struct pl_node *dir;
+    struct pl_file *f;
+    store.arg = &kv;
+    assert_int_equal(pl_made_docs(m, "kv", &store), 0);
+    start();
+    assert_int_equal(pl_attach(t, c, "kv", &dir, &at), 0);
+    assert_string_equal(cat("kv/l"), "w");
+    uint64_t other = at.ino;
+    assert_string_equal(cat("kv/k"), "v");
+    uint64_t ino = at.ino;
+    assert_int_not_equal(ino, other);
+    assert_string_equal(cat("kv/k"), "v");
+    assert_int_equal(at.ino, ino);
+    assert_int_equal(open_at("kv/k", O_RDWR, &f), 0);
+    assert_int_equal(pl_remove(t, c, dir, "k", 0), 0);
+    assert_int_equal(pl_getattr(t, c, f->node, f, &at), 0);
+    assert_int_not_equal(at.ino, ino);
+    struct pl_file *g;
+    assert_int_equal(create(dir, "k", O_WRONLY, &g), 0);
+    assert_int_equal(at.ino, ino);
+    shut(g);
+    shut(f);
+    assert_int_equal(pl_rename(t, c, dir, "l", dir, "k", 0), 0);
+    assert_string_equal(cat("kv/k"), "w");
+    assert_int_equal(at.ino, ino);
+    pl_node_unref(dir);
+}
+
 static void test_root_store(void **state)
 {
     struct kv kv = {.key = {"k"}, .value = {"v"}};
@@ -841,9 +875,9 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(files),       TEST(paths),      TEST(ctl),    TEST(doc),  TEST(remove),
-        TEST(store),       TEST(root_store), TEST(stream), TEST(poll), TEST(cancel),
-        TEST(slow_commit), TEST(threads),    TEST(work),
+        TEST(files),  TEST(paths),       TEST(ctl),           TEST(doc),    TEST(remove),
+        TEST(store),  TEST(root_store),  TEST(store_numbers), TEST(stream), TEST(poll),
+        TEST(cancel), TEST(slow_commit), TEST(threads),       TEST(work),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -584,6 +584,7 @@ struct liar {
     bool no_at;           /* knows no *at requests */
     atomic_bool moved;    /* somebody renamed "f": what fids of it there are lead nowhere */
     int removes, renames; /* Tremove and Trename seen */
+    int sets;             /* Tsetattr of "f" */
     uint32_t nfids;       /* that it has open */
 };
 
@@ -698,6 +699,10 @@ static void answer(struct liar *l, struct p9_msg *in, struct p9_msg *out, uint8_
         lie_attr(l, object, &out->attr);
         if (object == 2 && gets++ > 0)
             lie_later(l, &out->attr);
+        break;
+    case P9_Tsetattr:
+        err = object & 0x80 ? ENOENT : 0;
+        l->sets += !err;
         break;
     case P9_Tlopen:
         out->qid = qid_of(l->lie == LIE_OPEN && object == 2 ? 7 : object);
@@ -1077,6 +1082,17 @@ static void servers_by_path(void **state)
     atomic_store(&l.moved, true);
     assert_int_equal(pl_rename(t, &call, top, "f", top, "g", 0), 0);
     assert_int_equal(pl_getattr(t, &call, node, NULL, &attr), 0);
+    /* while it is open, too */
+    struct pl_file *file;
+    struct pl_setattr set = {.valid = PL_SET_SIZE, .size = 5};
+    assert_int_equal(pl_open(t, &call, node, O_RDWR, &file), 0);
+    assert_int_equal(pl_setattr(t, &call, node, file, &set, &attr), 0);
+    atomic_store(&l.moved, true);
+    assert_int_equal(pl_rename(t, &call, top, "g", top, "f", 0), 0);
+    assert_int_equal(pl_getattr(t, &call, node, file, &attr), 0);
+    assert_int_equal(pl_setattr(t, &call, node, file, &set, &attr), 0);
+    assert_int_equal(l.sets, 2);
+    pl_close(t, &call, file);
     /* another's: told, and mended by looking the name up, the node staying what it is */
     atomic_store(&l.moved, true);
     assert_int_equal(pl_getattr(t, &call, node, NULL, &attr), -ESTALE);

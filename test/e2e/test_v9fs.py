@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: MIT
+"""The Linux kernel's 9P client (v9fs) on our servers: a user-mode Linux guest, in a network namespace
+of the test's own, mounts them over TCP and works on them (test/guest/v9fs.py says what).
+
+NFS, virtiofs and others can be tested in the same guest: see the class Guest, and test/guest/run.
+"""
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+
+import pytest
+from conftest import PLENUM, TOP, mounted, root, wait_for
+
+BUILD = os.path.abspath(os.environ.get("PLENUM_BUILD", TOP / "build"))
+NEEDED = ["linux.uml", "busybox", "ip", "cc", "setfacl", "git"]
+missing = [x for x in NEEDED if not shutil.which(x)]
+
+pytestmark = [
+    root,
+    pytest.mark.skipif(missing, reason=f"not installed: {', '.join(missing)} "
+                       "(apt-get install user-mode-linux busybox iproute2 gcc acl git)"),
+    pytest.mark.skipif(not os.path.exists("/dev/net/tun"), reason="no /dev/net/tun"),
+]
+
+
+class Guest:
+    """A network namespace with servers in it, and guests that use them."""
+
+    def __init__(self, plenum):
+        self.plenum = plenum
+        self.net = plenum.start(argv=["unshare", "-n", "sleep", "3600"])
+        own = os.readlink("/proc/self/ns/net")
+        wait_for(lambda: os.readlink(f"/proc/{self.net.pid}/ns/net") != own)
+        self.inside("ip", "link", "set", "lo", "up")
+        self.ports = 5000
+        self.share = plenum.dir("share")
+
+    def argv(self, *argv):
+        return ["nsenter", f"--net=/proc/{self.net.pid}/ns/net", *map(str, argv)]
+
+    def inside(self, *argv, **kw):
+        return subprocess.run(self.argv(*argv), check=True, timeout=30, capture_output=True, text=True, **kw)
+
+    def start(self, *argv, says, **kw):
+        """A process in the namespace that has said that it is up."""
+        p = self.plenum.start(argv=self.argv(*argv), **kw)
+        wait_for(lambda: says in self.plenum.err(p) or p.poll() is not None, "the server does not come up")
+        assert p.poll() is None, self.plenum.err(p)
+        return p
+
+    def serve(self, *spec, program=(PLENUM, "serve"), **kw):
+        self.ports += 1
+        p = self.start(*program, *spec, f"tcp!0.0.0.0!{self.ports}", says=" on tcp!", **kw)
+        p.port = self.ports
+        p.had = self.fds(p)
+        return p
+
+    @staticmethod
+    def fds(p):
+        """How many descriptors it has, but for those of /proc, which it keeps once it has them."""
+        found = 0
+        for x in os.scandir(f"/proc/{p.pid}/fd"):
+            try:
+                found += not os.readlink(x).startswith("/proc/")
+            except FileNotFoundError:
+                pass
+        return found
+
+    def boot(self, *argv, limit=50):
+        """A guest that runs a program, in the background; .log has its output."""
+        log = self.plenum.tmp / "guest"
+        with open(log, "wb") as f:
+            p = self.plenum.start(argv=["setsid", TOP / "test/guest/run", "-n", str(self.net.pid), "-s",
+                                        str(self.share), "-t", str(limit), *map(str, argv)], stdout=f)
+        p.guest_log = log
+        return p
+
+    def work(self, *jobs):
+        """A guest that does jobs: each (server, options, cases)."""
+        p = self.boot(TOP / "test/guest/v9fs.py", TOP, BUILD,
+                      *(f"{name}:{server.port}:{options}:{cases}" for name, server, options, cases in jobs))
+        status = p.wait(60)
+        out = p.guest_log.read_text(errors="replace")
+        if status == 126:
+            pytest.skip(f"linux.uml does not boot here: {out[-300:]}")
+        assert status == 0 and "FAIL" not in out, f"status {status}\n{out}\n{self.plenum.err(p)}"
+        assert out.count("ok   ") == sum(cases.count("+") + 1 for *_, cases in jobs), out
+
+    def nothing_left(self, *servers):
+        """A server has what it had before anybody came."""
+        for p in servers:
+            wait_for(lambda p=p: self.fds(p) <= p.had, f"{p.args}: {self.fds(p)} descriptors, had {p.had}")
+            assert p.poll() is None
+            assert [e["waiting"] for e in self.plenum.status() if e["server"] == p.pid] == [0]
+
+    def down(self, p):
+        """The power goes: no process ends, no connection is closed."""
+        os.killpg(p.pid, signal.SIGKILL)
+        p.wait(10)
+
+
+@pytest.fixture
+def guest(plenum):
+    return Guest(plenum)
+
+
+def test_host(guest, plenum):
+    """All that the client can do, every operation at the server."""
+    d = plenum.dir("d")
+    s = guest.serve(d)
+    guest.work(("host", s, "access=client,cache=none,posixacl,msize=1048576",
+                "copy+tar+compile+names+unlinked+attrs+xattrs+acls+inherited_acls+locks+some+sparse+"
+                "truncates+statfs+private_maps+append+shared_append+fsx+processes+users+mounts"))
+    guest.nothing_left(s)
+    assert os.listdir(d) == []
+
+
+def test_caches(guest, plenum):
+    """With the client's caches, and with small and large messages."""
+    d = plenum.dir("d")
+    s = guest.serve(d)
+    guest.work(("mmap", s, "access=user,cache=mmap,msize=8192",
+                "git+names+unlinked+attrs+xattrs+sparse+truncates+maps+append+fsx+big+users"),
+               ("loose", s, "access=client,cache=loose,posixacl,msize=131096",
+                "tar+names+unlinked+attrs+acls+truncates+maps+append+fsx+processes"),
+               ("fscache", s, "access=any,uname=root,cache=fscache", "names+maps+one_user"))
+    guest.nothing_left(s)
+    assert os.listdir(d) == []
+
+
+def test_mem(guest):
+    s = guest.serve("mem:")
+    guest.work(("mem", s, "access=client,cache=none", "names+unlinked+attrs+xattrs+locks+users"),
+               ("mem", s, "access=client,cache=mmap", "some+sparse+truncates+statfs+maps+append+fsx"))
+    guest.nothing_left(s)
+
+
+def test_other_trees(guest, plenum):
+    """A read-only tree, a directory of 10,000 files, generated files, and programs of the guest's own."""
+    ro, many, kv = plenum.dir("ro"), plenum.dir("many"), plenum.tmp / "kv"
+    (ro / "a").write_text("a")
+    (ro / "sub").mkdir()
+    for i in range(10000):
+        (many / f"file number {i}").touch()
+    a = guest.serve(f"ro({ro})")
+    b = guest.serve(f"null({many})")
+    c = guest.serve(program=(f"{BUILD}/examples/kv", "--serve"), env=dict(os.environ, KV_DIR=str(kv)))
+    guest.work(("ro", a, "access=client", "/read_only"),
+               ("many", b, "access=client,cache=none", "/listing"),
+               ("kv", c, "access=any,uname=root,cache=none", "/documents"),
+               ("kv", c, "access=any,uname=root,cache=mmap", "/documents"),
+               ("unix", a, "access=client", "/local"))
+    guest.nothing_left(a, b, c)
+
+
+def test_power_lost(guest, plenum):
+    """A guest that is gone all at once: its files and locks go when its connection is given up."""
+    d = plenum.dir("d")
+    s = guest.serve(d)
+    p = guest.boot(TOP / "test/guest/v9fs.py", TOP, BUILD, f"host:{s.port}:access=client,cache=none:holds")
+    wait_for(lambda: (guest.share / "ready").exists() or p.poll() is not None, "the guest does not come up", 40)
+    assert p.poll() is None, p.guest_log.read_text()
+    assert guest.fds(s) >= s.had + 20
+    left = d / "0-holds"
+
+    def lock(name):
+        with open(left / name, "r+") as f:
+            fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for name in "open0", "open1":
+        with pytest.raises(BlockingIOError):
+            lock(name)
+    guest.down(p)
+    # What the server's kernel would find out in two minutes:
+    killed = guest.inside("ss", "-K", "dst", "192.168.99.2")
+    if "192.168.99.2" not in killed.stdout:
+        pytest.skip("this kernel cannot end connections (CONFIG_INET_DIAG_DESTROY)")
+    guest.nothing_left(s)
+    # Nothing is locked any more; what was written is there.
+    assert sorted(os.listdir(left)) == sorted(f"open{i}" for i in range(20) if i != 3)
+    lock("open0")
+    lock("open1")
+
+
+def test_duct(guest, plenum):
+    """The exporting half of a duct, used by a client that knows nothing of the other half."""
+    d, at = plenum.dir("d"), plenum.dir("at")
+    ducts = []
+    for mount in "-", at:
+        guest.ports += 1
+        p = guest.start(PLENUM, "duct", "-l", f"tcp!0.0.0.0!{guest.ports}", d, mount, says="listening")
+        p.port = guest.ports
+        ducts.append(p)
+    one, both = ducts
+    guest.work(("one half", one, "access=client,cache=none", "names+locks+xattrs"),
+               ("both", both, "access=client,cache=none", "names"))
+    plenum.ended(one, 0)
+    says = plenum.ended(both, None)
+    assert str(at) in says and not mounted(at), says
