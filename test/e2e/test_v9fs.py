@@ -6,6 +6,7 @@ NFS, virtiofs and others can be tested in the same guest: see the class Guest, a
 """
 import fcntl
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -74,7 +75,7 @@ class Guest:
         """A guest that runs a program, in the background; .log has its output."""
         log = self.plenum.tmp / "guest"
         with open(log, "wb") as f:
-            p = self.plenum.start(argv=["setsid", TOP / "test/guest/run", "-n", str(self.net.pid), "-s",
+            p = self.plenum.start(argv=[TOP / "test/guest/run", "-n", str(self.net.pid), "-s",
                                         str(self.share), "-t", str(limit), *map(str, argv)], stdout=f,
                                   env=dict(os.environ, GUEST_MEMORY=self.memory))
         p.guest_log = log
@@ -99,9 +100,10 @@ class Guest:
             assert [e["waiting"] for e in self.plenum.status() if e["server"] == p.pid] == [0]
 
     def down(self, p):
-        """The power goes: no process ends, no connection is closed."""
-        os.killpg(p.pid, signal.SIGKILL)
-        p.wait(10)
+        """The power goes: nothing in the guest ends in order, no connection is closed."""
+        pid, = pathlib.Path(self.memory).glob("guest.*/guest/pid")
+        os.killpg(int(pid.read_text()), signal.SIGKILL)
+        assert p.wait(10) == 125
 
 
 @pytest.fixture
