@@ -272,7 +272,7 @@ static int hello(struct p9_conn *c, struct pl_call *call, struct pl_err *err)
  * its user for a password, and an accepted end may take its time. */
 static int hello_in_time(struct p9_conn *c, struct pl_call *call, struct pl_err *err)
 {
-    if (call->deadline || c->chan.role != CHAN_DIALED || c->chan.child)
+    if (!call || call->deadline || c->chan.role != CHAN_DIALED || c->chan.child)
         return hello(c, call, err);
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
