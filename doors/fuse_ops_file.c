@@ -84,14 +84,32 @@ int fuse_reply_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
     return out.fh ? 0 : -ENOMEM;
 }
 
+/* The caller may write but not read, and the kernel is to write back, for which it reads pages: it
+ * sees to it that the caller does not get to see them. So once he was let in, in our own name. */
+static int open_write_only(struct fuse_req *r, int flags, int wider, struct pl_file **ret)
+{
+    struct pl_file *both;
+    struct pl_call call;
+    int error = pl_open(r->s->tree, &r->call, r->node, flags, ret);
+    if (error < 0)
+        return error;
+    pl_call_init_self(&call);
+    if (pl_open(r->s->tree, &call, r->node, wider & ~O_TRUNC, &both) == 0) {
+        pl_close(r->s->tree, &r->call, *ret);
+        *ret = both;
+    }
+    pl_call_done(&call);
+    return 0;
+}
+
 int fuse_op_open(struct fuse_req *r)
 {
     const struct fuse_open_in *in = &r->m.a.open;
     struct pl_file *file;
     int flags = open_flags(r, in->flags);
     int error = pl_open(r->s->tree, &r->call, r->node, flags, &file);
-    if (error == -EACCES && flags != (int)(in->flags & OPEN_FLAGS)) /* may write but not read */
-        error = pl_open(r->s->tree, &r->call, r->node, (int)(in->flags & OPEN_FLAGS), &file);
+    if (error == -EACCES && flags != (int)(in->flags & OPEN_FLAGS))
+        error = open_write_only(r, (int)(in->flags & OPEN_FLAGS), flags, &file);
     if (error < 0)
         return error;
     if ((in->flags & O_TRUNC) && (in->open_flags & FUSE_OPEN_KILL_SUIDGID))
