@@ -126,7 +126,7 @@ int fuse_sess_agree(struct fuse_sess *s, const struct fuse_init_in *in, struct f
         offered |= (uint64_t)in->flags2 << 32;
     s->minor = in->minor < FUSE_MINOR ? in->minor : FUSE_MINOR;
     s->flags = offered & wanted(s);
-    out->max_readahead = in->max_readahead;
+    out->max_readahead = UINT32_MAX; /* what the mount says, which may have been raised since */
     out->flags = (uint32_t)s->flags;
     out->flags2 = (uint32_t)(s->flags >> 32);
     out->max_background = 64;
