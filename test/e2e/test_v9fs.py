@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 
 import pytest
 from conftest import PLENUM, TOP, mounted, root, wait_for
@@ -36,6 +37,7 @@ class Guest:
         self.inside("ip", "link", "set", "lo", "up")
         self.ports = 5000
         self.share = plenum.dir("share")
+        self.memory = tempfile.mkdtemp(prefix="plenum-e2e.", dir="/dev/shm")
 
     def argv(self, *argv):
         return ["nsenter", f"--net=/proc/{self.net.pid}/ns/net", *map(str, argv)]
@@ -73,7 +75,8 @@ class Guest:
         log = self.plenum.tmp / "guest"
         with open(log, "wb") as f:
             p = self.plenum.start(argv=["setsid", TOP / "test/guest/run", "-n", str(self.net.pid), "-s",
-                                        str(self.share), "-t", str(limit), *map(str, argv)], stdout=f)
+                                        str(self.share), "-t", str(limit), *map(str, argv)], stdout=f,
+                                  env=dict(os.environ, GUEST_MEMORY=self.memory))
         p.guest_log = log
         return p
 
@@ -103,7 +106,9 @@ class Guest:
 
 @pytest.fixture
 def guest(plenum):
-    return Guest(plenum)
+    g = Guest(plenum)
+    yield g
+    shutil.rmtree(g.memory, ignore_errors=True)
 
 
 def test_host(guest, plenum):
