@@ -230,3 +230,10 @@ int addr_parse(const char *text, struct addr *ret, struct pl_err *err)
     ret->kind = f->kind;
     return f->parse(text, rest, url, ret, err);
 }
+
+int chan_check(const char *addr, struct pl_err *err)
+{
+    struct addr a;
+    int rc = addr_parse(addr, &a, err);
+    return rc == -ENAMETOOLONG ? 0 : rc; /* well-formed, and will fail */
+}

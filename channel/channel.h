@@ -78,5 +78,7 @@ void chan_listener_free(struct chan_listener *l);
 
 /* True if ADDR is one of the forms above (for telling a SPEC or DIR from an ADDR). */
 bool chan_is_addr(const char *addr);
+/* The same, and what is behind the form's name can be right: 0, or -EINVAL with the sentence. */
+int chan_check(const char *addr, struct pl_err *err);
 
 #endif

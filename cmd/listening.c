@@ -35,6 +35,9 @@ void listening_check(const struct cmd *cmd, const char *addr)
     if (!chan_is_addr(addr))
         cmd_usage(cmd, "%s: not an address (tcp!HOST!PORT, unix!PATH, ...; see plenum help addr)",
                   addr);
+    struct pl_err err;
+    if (chan_check(addr, &err) < 0)
+        cmd_usage(cmd, "%s", err.text);
 }
 
 int listening_exec(const struct cmd *cmd, struct chan *chan, char **argv)

@@ -50,6 +50,7 @@ void mountopt_init(struct mountopt *o)
 {
     mount_opts_init(&o->mount);
     fuse_opts_init(&o->fuse);
+    o->fuse.kernel_checks = o->mount.default_permissions;
 }
 
 static int unknown(const char *name, struct pl_err *err)
@@ -123,5 +124,6 @@ int mountopt_parse(struct mountopt *o, const char *text, struct pl_err *err)
     while (r == 0 && (opt = strsep(&rest, ",")))
         r = *opt ? one(o, opt, err) : 0;
     free(copy);
+    o->fuse.kernel_checks = o->mount.default_permissions;
     return r;
 }

@@ -126,8 +126,12 @@ static int open_addr(struct server *sv, size_t i)
     if (chan_listen(addr, &sv->s->listen, &sv->listeners[i], &err) < 0)
         return failed(sv, err.text);
     sv->nlisteners++;
-    const char *name = chan_listener_name(sv->listeners[i]);
-    const char *note = chan_listener_note(sv->listeners[i]);
+    return 0;
+}
+
+static void announce(struct server *sv, struct chan_listener *l)
+{
+    const char *name = chan_listener_name(l), *note = chan_listener_note(l);
     if (note)
         fprintf(stderr, "%s: %s: %s\n", sv->s->prefix, name, note);
     if (!sv->s->quiet)
@@ -135,7 +139,6 @@ static int open_addr(struct server *sv, size_t i)
     char peer[2 * sizeof(sv->page->peer) + 4];
     snprintf(peer, sizeof(peer), "%s%s%s", sv->page->peer, *sv->page->peer ? ", " : "", name);
     reg_set_peer(sv->page, peer);
-    return 0;
 }
 
 /* True when it should be left alone for a moment. */
@@ -213,6 +216,9 @@ static int start(struct server *sv)
     for (size_t i = 0; i < sv->s->n; i++)
         if (open_addr(sv, i))
             return 1;
+    for (size_t i = 0; i < sv->s->n; i++) /* not before it is known that all can be */
+        if (sv->listeners[i])
+            announce(sv, sv->listeners[i]);
     reg_set_state(sv->page, "up");
     return 0;
 }

@@ -170,6 +170,9 @@ static int p9_parse(struct spec *s, char *text, char **lower, struct pl_err *err
                        "9p:%s: not an address (as in 9p:tcp!host!564, 9p:unix!/run/x; see plenum "
                        "help addr)",
                        text);
+    int r = chan_check(text, err);
+    if (r < 0)
+        return r;
     s->rest = strdup(text);
     return s->rest ? 0 : no_memory(err);
 }

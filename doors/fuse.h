@@ -11,6 +11,7 @@ struct fuse_opts {
                          and remote-with-others: 0 and 1 s; host: 1 s; private: 1 h) */
     bool direct_io;                                        /* never cache content in the kernel */
     bool writeback;     /* the kernel may gather writes (single-user trees only) */
+    bool kernel_checks; /* the mount has default_permissions */
     unsigned max_write; /* bytes, 0: 1 MiB */
     unsigned threads;   /* at most so many run at once; those that wait are not counted. 0: 16 */
 };

@@ -126,7 +126,7 @@ int fuse_sess_agree(struct fuse_sess *s, const struct fuse_init_in *in, struct f
         offered |= (uint64_t)in->flags2 << 32;
     s->minor = in->minor < FUSE_MINOR ? in->minor : FUSE_MINOR;
     s->flags = offered & wanted(s);
-    out->max_readahead = in->max_readahead;
+    out->max_readahead = UINT32_MAX; /* what the mount says, which may have been raised since */
     out->flags = (uint32_t)s->flags;
     out->flags2 = (uint32_t)(s->flags >> 32);
     out->max_background = 64;
@@ -326,21 +326,66 @@ void fuse_kill_priv(struct fuse_req *r, struct pl_file *file, bool sgid_always)
     pl_call_done(&call);
 }
 
+#define TIMES (PL_SET_ATIME | PL_SET_ATIME_NOW | PL_SET_MTIME | PL_SET_CTIME)
+
+/* A kernel that writes back keeps the times of what has changed itself and hands them on later, in
+ * the name of whoever is there, who may not set them. It says so by nothing: but who is not allowed
+ * to set times does not get past a kernel that checks permissions, and whoever wrote or truncates
+ * moves them anyhow. True when they were taken out of `set` into `times`. */
+static bool own_times(struct fuse_req *r, const struct pl_file *file, struct pl_setattr *set,
+                      struct pl_setattr *times)
+{
+    bool written = file && (file->flags & O_ACCMODE) != O_RDONLY;
+    if (!(r->s->flags & FUSE_WRITEBACK_CACHE) || !(set->valid & PL_SET_MTIME) ||
+        !(written || (set->valid & PL_SET_SIZE) || r->s->opts.kernel_checks))
+        return false;
+    *times = *set;
+    times->valid &= TIMES;
+    set->valid &= ~(uint32_t)TIMES;
+    return true;
+}
+
+/* The times are set to now, which writers may who are not the owner; but a kernel that writes back
+ * does not say so of mtime. Then it is said now. */
+static bool is_touch(struct fuse_req *r, struct pl_setattr *set)
+{
+    if (!(r->s->flags & FUSE_WRITEBACK_CACHE) || !(set->valid & PL_SET_ATIME_NOW) ||
+        !(set->valid & PL_SET_MTIME))
+        return false;
+    set->valid = (set->valid & ~(uint32_t)PL_SET_MTIME) | PL_SET_MTIME_NOW;
+    return true;
+}
+
+static int set_times(struct fuse_req *r, struct pl_file *file, const struct pl_setattr *times,
+                     struct pl_attr *attr)
+{
+    struct pl_call call;
+    pl_call_init(&call, 0, 0);
+    int error = pl_setattr(r->s->tree, &call, r->node, file, times, attr);
+    pl_call_done(&call);
+    return error;
+}
+
 int fuse_op_setattr(struct fuse_req *r)
 {
     const struct fuse_setattr_in *in = &r->m.a.setattr;
     struct pl_file *file = NULL;
-    struct pl_setattr set;
+    struct pl_setattr set, times;
     struct pl_attr attr;
     map_setattr(in, &set);
     if ((in->valid & FATTR_FH) && !(file = fuse_req_file(r, in->fh)))
         return -EBADF;
+    bool apart = own_times(r, file, &set, &times);
     int error = set.valid ? pl_setattr(r->s->tree, &r->call, r->node, file, &set, &attr) : 0;
+    if (error == -EPERM && is_touch(r, &set))
+        error = pl_setattr(r->s->tree, &r->call, r->node, file, &set, &attr);
+    if (error == 0 && apart)
+        error = set_times(r, file, &times, &attr);
     if (error < 0)
         return error;
     if (in->valid & FATTR_KILL_SUIDGID)
         fuse_kill_priv(r, file, false);
-    if (!set.valid || (in->valid & FATTR_KILL_SUIDGID))
+    if ((!set.valid && !apart) || (in->valid & FATTR_KILL_SUIDGID))
         error = pl_getattr(r->s->tree, &r->call, r->node, file, &attr);
     return error < 0 ? error : fuse_reply_attr(r, &attr);
 }

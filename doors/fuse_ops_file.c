@@ -84,14 +84,32 @@ int fuse_reply_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
     return out.fh ? 0 : -ENOMEM;
 }
 
+/* The caller may write but not read, and the kernel is to write back, for which it reads pages: it
+ * sees to it that the caller does not get to see them. So once he was let in, in our own name. */
+static int open_write_only(struct fuse_req *r, int flags, int wider, struct pl_file **ret)
+{
+    struct pl_file *both;
+    struct pl_call call;
+    int error = pl_open(r->s->tree, &r->call, r->node, flags, ret);
+    if (error < 0)
+        return error;
+    pl_call_init_self(&call);
+    if (pl_open(r->s->tree, &call, r->node, wider & ~O_TRUNC, &both) == 0) {
+        pl_close(r->s->tree, &r->call, *ret);
+        *ret = both;
+    }
+    pl_call_done(&call);
+    return 0;
+}
+
 int fuse_op_open(struct fuse_req *r)
 {
     const struct fuse_open_in *in = &r->m.a.open;
     struct pl_file *file;
     int flags = open_flags(r, in->flags);
     int error = pl_open(r->s->tree, &r->call, r->node, flags, &file);
-    if (error == -EACCES && flags != (int)(in->flags & OPEN_FLAGS)) /* may write but not read */
-        error = pl_open(r->s->tree, &r->call, r->node, (int)(in->flags & OPEN_FLAGS), &file);
+    if (error == -EACCES && flags != (int)(in->flags & OPEN_FLAGS))
+        error = open_write_only(r, (int)(in->flags & OPEN_FLAGS), flags, &file);
     if (error < 0)
         return error;
     if ((in->flags & O_TRUNC) && (in->open_flags & FUSE_OPEN_KILL_SUIDGID))
@@ -181,19 +199,34 @@ int fuse_op_read(struct fuse_req *r)
     return 0;
 }
 
-/* Pages that were changed through a mapping. The kernel writes them back by any file of the node
- * that may write; if that one appends, they go to their place by one that does not. The caller is
- * whoever happens to write back, so it is done in our own name. */
-static ssize_t write_back(struct fuse_req *r, struct pl_file *file)
+/* As far as the reply can tell: the old one has 32 bits. */
+static uint64_t copy_len(const struct fuse_req *r)
 {
-    const struct fuse_write_in *in = &r->m.a.write;
+    uint64_t most = r->m.h.opcode == FUSE_COPY_FILE_RANGE_64 ? 1ull << 40 : 0x7ffff000;
+    return r->m.a.copy.len < most ? r->m.a.copy.len : most;
+}
+
+/* A file was opened to append, but this does not: pages that were changed through a mapping, which
+ * the kernel writes back by any file of the node that may write, or fcntl(2) took O_APPEND away.
+ * It goes to its place by a file that does not append; in our own name, for the caller is whoever
+ * happens to write back, and may not open it again. */
+static bool keeps_place(const struct fuse_write_in *in, const struct pl_file *file)
+{
+    bool here = (in->write_flags & FUSE_WRITE_CACHE) || !(in->flags & O_APPEND);
+    return here && (file->flags & O_APPEND);
+}
+
+static ssize_t in_place(struct fuse_req *r, struct pl_file *file, struct pl_file *from)
+{
     struct pl_tree *tree = r->s->tree;
     struct pl_file *plain;
     struct pl_call call;
     pl_call_init_self(&call);
     ssize_t n = pl_open(tree, &call, file->node, O_WRONLY, &plain);
     if (n == 0) {
-        n = pl_write(tree, &call, plain, r->m.data, r->m.size, in->offset);
+        const struct fuse_copy_in *copy = &r->m.a.copy;
+        n = from ? pl_copy(tree, &call, from, copy->off_in, plain, copy->off_out, copy_len(r))
+                 : pl_write(tree, &call, plain, r->m.data, r->m.size, r->m.a.write.offset);
         int e = pl_flush(tree, &call, plain, 0);
         pl_close(tree, &call, plain);
         n = e < 0 ? e : n;
@@ -208,8 +241,8 @@ int fuse_op_write(struct fuse_req *r)
     struct pl_file *file = fuse_req_file(r, in->fh);
     if (!file)
         return -EBADF;
-    ssize_t n = (in->write_flags & FUSE_WRITE_CACHE) && (file->flags & O_APPEND)
-                    ? write_back(r, file)
+    ssize_t n = keeps_place(in, file)
+                    ? in_place(r, file, NULL)
                     : pl_write(r->s->tree, &r->call, file, r->m.data, r->m.size, in->offset);
     if (n < 0)
         return (int)n;
@@ -230,9 +263,9 @@ int fuse_op_copy(struct fuse_req *r)
         return -EBADF;
     if (in->flags)
         return -EINVAL;
-    uint64_t most = wide ? 1ull << 40 : 0x7ffff000; /* the old reply has 32 bits */
-    ssize_t n = pl_copy(r->s->tree, &r->call, from, in->off_in, to, in->off_out,
-                        in->len < most ? in->len : most);
+    ssize_t n = to->flags & O_APPEND /* no longer: the kernel does not copy to the end */
+                    ? in_place(r, to, from)
+                    : pl_copy(r->s->tree, &r->call, from, in->off_in, to, in->off_out, copy_len(r));
     if (n < 0)
         return (int)n;
     stats_add(&r->s->stats->bytes_written, (uint64_t)n);

@@ -64,7 +64,9 @@ int fuse_op_setxattr(struct fuse_req *r)
         return FUSE_NEVER;
     int error =
         pl_setxattr(r->s->tree, &r->call, r->node, r->m.name, r->m.data, r->m.size, (int)in->flags);
-    if (error == 0 && (in->setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID))
+    /* The kernel asks for it with a default ACL too, which does not touch the mode. */
+    if (error == 0 && (in->setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID) &&
+        !strcmp(r->m.name, "system.posix_acl_access"))
         fuse_kill_priv(r, NULL, true);
     return done(r, error);
 }
@@ -73,7 +75,15 @@ int fuse_op_removexattr(struct fuse_req *r)
 {
     if (no_xattrs(r))
         return FUSE_NEVER;
-    return done(r, pl_removexattr(r->s->tree, &r->call, r->node, r->m.name));
+    if (strcmp(r->m.name, "security.capability") != 0)
+        return done(r, pl_removexattr(r->s->tree, &r->call, r->node, r->m.name));
+    /* The kernel takes them away whoever writes to the file, and lets none but the privileged ask
+     * for it: so it is not in the caller's name. */
+    struct pl_call call;
+    pl_call_init(&call, 0, 0);
+    int error = pl_removexattr(r->s->tree, &call, r->node, r->m.name);
+    pl_call_done(&call);
+    return done(r, error);
 }
 
 /* ---- locks ----------------------------------------------------------------------------------- */

@@ -23,6 +23,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -284,6 +285,20 @@ static int start_server(struct keeper *k, const int *given, const sigset_t *old_
     return 0;
 }
 
+/* The kernel reads 128 KiB ahead by itself, which is one request: with more it asks for the next
+ * while the last is used. Only root may set it, and without it everything works. */
+static void read_ahead(dev_t dev)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", major(dev), minor(dev));
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    if (write(fd, "4096", 4) < 0)
+        errno = 0;
+    close(fd);
+}
+
 static int make_mounts(struct keeper *k, struct pl_err *err)
 {
     for (size_t i = 0; i < k->n; i++) {
@@ -300,6 +315,7 @@ static int make_mounts(struct keeper *k, struct pl_err *err)
         if (rc < 0)
             return rc;
         m->mounted = true;
+        read_ahead(m->dev);
     }
     return 0;
 }

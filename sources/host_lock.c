@@ -368,7 +368,11 @@ int host_getlock(HOST_T, struct pl_file *file, struct pl_lock *l)
     struct host_owner *o = find_owner(n, l->owner);
     if (o)
         o->users++;
+    uint32_t own = o ? o->pid : 0;
     pthread_mutex_unlock(&h->locks.mutex);
+    if (!o && l->type == F_UNLCK)
+        return 0;
+    bool ask_own = l->type == F_UNLCK;
     /* The file's own descriptor has no such locks: to the kernel it asks as a stranger. */
     struct want w = {.fd = o ? o->fd : file_of(file)->fd,
                      .type = (short)l->type,
@@ -385,7 +389,7 @@ int host_getlock(HOST_T, struct pl_file *file, struct pl_lock *l)
         return 0;
     l->start = (uint64_t)fl.l_start;
     l->end = fl.l_len ? (uint64_t)(fl.l_start + fl.l_len - 1) : PL_OFF_MAX;
-    l->pid = fl.l_pid > 0 ? (uint32_t)fl.l_pid : pid_of(h, n, l);
+    l->pid = fl.l_pid > 0 ? (uint32_t)fl.l_pid : ask_own ? own : pid_of(h, n, l);
     return 0;
 }
 

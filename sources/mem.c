@@ -193,14 +193,17 @@ static int mem_setattr(struct pl_tree *tree, struct pl_call *call, struct pl_nod
     pthread_rwlock_wrlock(&n->lock);
     bool writable = file && (file->flags & O_ACCMODE) != O_RDONLY;
     int r = pl_may_set(call, &n->attr, set, writable);
-    if (r == 0) {
+    /* As tmpfs: truncate(2), not ftruncate(2), to the size that a file of holes has, changes it
+     * not. */
+    bool same = set->valid == PL_SET_SIZE && set->size == n->attr.size && !file && !n->pages.count;
+    if (r == 0 && !same) {
         if (set->valid & PL_SET_SIZE)
             truncate_to(mem_of(tree), n, set->size);
-        if (set->valid & (PL_SET_SIZE | PL_SET_UID | PL_SET_GID))
+        if (set->valid & (PL_SET_SIZE | PL_SET_UID | PL_SET_GID) && node->fmt != S_IFDIR)
             pl_xattrs_remove(&n->xattrs, "security.capability");
         pl_attr_set(&n->attr, call, set);
-        *attr = n->attr;
     }
+    *attr = n->attr;
     pthread_rwlock_unlock(&n->lock);
     return r;
 }
@@ -371,8 +374,6 @@ static int may_rename(struct pl_call *call, struct node *od, struct node *from, 
         r = may(call, from, W_OK); /* its ".." changes */
     if (r == 0 && swap && to_dir && od != nd)
         r = may(call, to, W_OK);
-    if (r == 0 && flags & RENAME_WHITEOUT && call->cred.uid != 0)
-        r = -EPERM;
     return r == 0 && to && !swap && names_count(&to->dir) ? -ENOTEMPTY : r;
 }
 

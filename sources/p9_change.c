@@ -3,6 +3,7 @@
 #include "sources/p9_tree.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 
 static struct p9_setattr set_out(const struct pl_setattr *set)
@@ -219,7 +220,10 @@ int p9s_rename(struct pl_tree *tree, struct pl_call *call, struct pl_node *olddi
         r = p9s_tell(t, call, &m);
     if (r == -EOPNOTSUPP && !t->ext)
         r = old_rename(t, call, &m);
-    if (r == 0 && !t->ext)
-        p9s_refresh(t, call, newdir, newname);
-    return r;
+    if (r < 0 || !p9s_renames(t))
+        return r;
+    p9s_refresh(t, call, newdir, newname);
+    if (flags & RENAME_EXCHANGE)
+        p9s_refresh(t, call, olddir, oldname);
+    return 0;
 }

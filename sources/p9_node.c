@@ -409,6 +409,14 @@ int p9s_lookup(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
     return r < 0 ? r : p9s_node(t, user, fid, &in, d, name, ret, attr);
 }
 
+bool p9s_renames(struct p9s_tree *t)
+{
+    pthread_mutex_lock(&t->mutex);
+    bool others = t->users != NULL;
+    pthread_mutex_unlock(&t->mutex);
+    return !t->ext || others;
+}
+
 void p9s_refresh(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, const char *name)
 {
     const struct p9s_user *user;
@@ -419,7 +427,8 @@ void p9s_refresh(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, 
         return;
     struct p9s_node *node = (struct p9s_node *)pl_nodes_get(t->nodes, id_of(&in));
     if (node && node != t->root) {
-        atomic_store(&node->stale, true);
+        if (!t->ext)
+            atomic_store(&node->stale, true);
         keep_fid(t, node, user, fid);
         note_name(t, node, (struct p9s_node *)dir, name);
     } else {

@@ -148,8 +148,11 @@ bool p9s_left_behind(struct p9s_tree *t, struct pl_call *call, struct p9s_file *
 /* The result of an op on the node itself through a fid of it: that there is no such file means,
  * from a server by path, that its fid has gone stale. */
 int p9s_stale(struct p9s_tree *t, struct p9s_node *node, int r);
-/* After a rename: a node that is known gets a fid by its new name. Only for others than us. */
+/* After a rename: a node that is known gets its new name; of a peer that is not one of us also a
+ * fid by it. */
 void p9s_refresh(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, const char *name);
+/* Whether that is worth a round trip: it is where fids are found by name. */
+bool p9s_renames(struct p9s_tree *t);
 /* True if the qid is that of the node's object. */
 bool p9s_is(const struct p9s_node *node, const struct p9_qid *qid);
 

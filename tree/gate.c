@@ -715,7 +715,7 @@ int pl_lock(struct pl_tree *t, struct pl_call *c, struct pl_file *file, const st
 
 int pl_getlock(struct pl_tree *t, struct pl_call *c, struct pl_file *file, struct pl_lock *lock)
 {
-    if (lock->type == F_UNLCK || lock->start > lock->end || lock->end > PL_OFF_MAX)
+    if (lock->start > lock->end || lock->end > PL_OFF_MAX)
         return -EINVAL;
     return (int)PASS(getlock, 0,
                      EV(.node = file->node, .file = file, .off = lock->start,

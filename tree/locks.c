@@ -154,10 +154,18 @@ int pl_locks_set(struct pl_locks *l, struct pl_call *call, const struct pl_lock 
     return r;
 }
 
+static const struct pl_lock *held(struct pl_locks *l, const struct pl_lock *by)
+{
+    for (struct pl_lock_range *r = l->head; r; r = r->next)
+        if (same_owner(&r->lock, by) && r->lock.start <= by->end && by->start <= r->lock.end)
+            return &r->lock;
+    return NULL;
+}
+
 int pl_locks_get(struct pl_locks *l, struct pl_lock *lock)
 {
     pthread_mutex_lock(&l->mutex);
-    const struct pl_lock *c = conflict(l, lock);
+    const struct pl_lock *c = lock->type == F_UNLCK ? held(l, lock) : conflict(l, lock);
     if (c)
         *lock = *c;
     else

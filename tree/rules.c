@@ -62,16 +62,18 @@ int pl_may_remove(struct pl_call *call, const struct pl_attr *dir, const struct 
 
 int pl_may_xattr(struct pl_call *call, const struct pl_attr *attr, const char *name, bool write)
 {
-    if (!strncmp(name, "user.", 5) && name[5]) {
+    if (!strcmp(name, "user.") || !strcmp(name, "trusted.") || !strcmp(name, "security."))
+        return -EINVAL;
+    if (!strncmp(name, "user.", 5)) {
         if (!S_ISREG(attr->mode) && !S_ISDIR(attr->mode))
             return write ? -EPERM : -ENODATA;
         if (write && S_ISDIR(attr->mode) && attr->mode & S_ISVTX && !owns(call, attr))
             return -EPERM;
         return pl_may(call, attr, write ? W_OK : R_OK);
     }
-    if (!strncmp(name, "trusted.", 8) && name[8])
+    if (!strncmp(name, "trusted.", 8))
         return call->cred.uid == 0 ? 0 : write ? -EPERM : -ENODATA;
-    if (!strncmp(name, "security.", 9) && name[9])
+    if (!strncmp(name, "security.", 9))
         return write && call->cred.uid != 0 ? -EPERM : 0;
     return -EOPNOTSUPP;
 }
@@ -106,22 +108,30 @@ void pl_attr_init(struct pl_attr *attr, struct pl_call *call, const struct pl_at
     attr->btime = attr->ctime;
 }
 
+/* The bits that a change of content or owner takes away. Set-group-ID without the right to execute
+ * (once: mandatory locking) stays for those who are in the group. */
+static uint32_t drops(const struct pl_attr *attr, struct pl_call *call)
+{
+    bool sgid = attr->mode & S_IXGRP || (call->cred.uid != 0 && !in_group(call, attr->gid));
+    return S_ISUID | (sgid ? S_ISGID : 0);
+}
+
 void pl_attr_written(struct pl_attr *attr, struct pl_call *call)
 {
     pl_attr_touch(attr, PL_SET_MTIME_NOW);
     if (S_ISREG(attr->mode) && call->cred.uid != 0)
-        attr->mode &= ~(uint32_t)(S_ISUID | (attr->mode & S_IXGRP ? S_ISGID : 0));
+        attr->mode &= ~drops(attr, call);
 }
 
 void pl_attr_set(struct pl_attr *attr, struct pl_call *call, const struct pl_setattr *set)
 {
     uint32_t v = set->valid;
+    if (v & (PL_SET_UID | PL_SET_GID) && !S_ISDIR(attr->mode))
+        attr->mode &= ~drops(attr, call);
     if (v & PL_SET_UID)
         attr->uid = set->uid;
     if (v & PL_SET_GID)
         attr->gid = set->gid;
-    if (v & (PL_SET_UID | PL_SET_GID) && !S_ISDIR(attr->mode))
-        attr->mode &= ~(uint32_t)(S_ISUID | (attr->mode & S_IXGRP ? S_ISGID : 0));
     if (v & PL_SET_SIZE) {
         attr->size = set->size;
         pl_attr_written(attr, call);

@@ -257,7 +257,8 @@ struct pl_ops {
                          size_t size);
 
     /* -- locks: set, unlock and test; -EAGAIN when held by another and not lock->wait; waits can be
-     * cancelled. getlock answers with type F_UNLCK, or with the lock in the way. */
+     * cancelled. getlock answers with type F_UNLCK, or with the lock in the way; asked
+     * with type F_UNLCK, with one that the owner itself holds there. */
     int (*lock)(struct pl_tree *, struct pl_call *, struct pl_file *file,
                 const struct pl_lock *lock);
     int (*getlock)(struct pl_tree *, struct pl_call *, struct pl_file *file, struct pl_lock *lock);

@@ -135,6 +135,7 @@ static void forms(void **state)
         assert_int_equal(rc, 0);
         assert_int_equal(a.kind, good[i].kind);
         assert_true(chan_is_addr(good[i].text));
+        assert_int_equal(chan_check(good[i].text, &err), 0);
         if (good[i].host) {
             assert_string_equal(a.host, good[i].host);
             assert_string_equal(a.port, good[i].port);
@@ -199,6 +200,7 @@ static void bad_forms(void **state)
         want_error(rc, &err, -EINVAL, bad[i].words);
         assert_int_equal(c.in, -1);
         assert_int_equal(chan_is_addr(bad[i].text), bad[i].addr);
+        want_error(chan_check(bad[i].text, &err), &err, -EINVAL, bad[i].words);
     }
     char text[400] = "unix!/";
     memset(text + 6, 'x', 107);

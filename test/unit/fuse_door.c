@@ -262,11 +262,19 @@ static int release(struct kernel *k, uint32_t op, uint64_t node, uint64_t fh)
     return ask(k, op, node, ARG(in), NONE);
 }
 
-static int write_(struct kernel *k, uint64_t node, uint64_t fh, const char *s, uint64_t off)
+/* `flags`: those of the open file, which fcntl(2) may have changed since. */
+static int write_as(struct kernel *k, uint64_t node, uint64_t fh, const char *s, uint64_t off,
+                    uint32_t flags)
 {
-    struct fuse_write_in in = {.fh = fh, .offset = off, .size = (uint32_t)strlen(s)};
+    struct fuse_write_in in = {
+        .fh = fh, .offset = off, .size = (uint32_t)strlen(s), .flags = flags};
     int error = ask(k, FUSE_WRITE, node, ARG(in), BYTES(s, strlen(s)));
     return error ? error : (int)REPLY(k, fuse_write_out)->size;
+}
+
+static int write_(struct kernel *k, uint64_t node, uint64_t fh, const char *s, uint64_t off)
+{
+    return write_as(k, node, fh, s, off, 0);
 }
 
 static int read_(struct kernel *k, uint64_t node, uint64_t fh, uint64_t off, uint32_t size)
@@ -553,7 +561,10 @@ static void bytes(void **state)
     assert_int_equal(open_(k, FUSE_OPEN, f, O_RDONLY, &rfh), 0);
     assert_int_equal(write_(k, f, rfh, "x", 0), -EBADF);
     assert_int_equal(open_(k, FUSE_OPEN, f, O_WRONLY | O_APPEND, &fh), 0);
-    assert_int_equal(write_(k, f, fh, "!", 0), 1);
+    assert_int_equal(write_as(k, f, fh, "!", 0, O_WRONLY | O_APPEND), 1);
+    assert_int_equal(getattr(k, f), 0);
+    assert_int_equal(REPLY(k, fuse_attr_out)->attr.size, 12);
+    assert_int_equal(write_as(k, f, fh, "H", 0, O_WRONLY), 1); /* it appends no longer */
     assert_int_equal(getattr(k, f), 0);
     assert_int_equal(REPLY(k, fuse_attr_out)->attr.size, 12);
     uint64_t tfh;

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The differences that are known, each with its reason. What would leave the two sides in different
+ * states cannot be accepted here: gen.c does not do it, and says why.
+ */
+#include "differ.h"
+#include <string.h>
+
+/* Whether the texts agree up to `what`. */
+static bool same_up_to(const char *native, const char *mount, const char *what)
+{
+    const char *end = strstr(native, what);
+    return end && !strncmp(native, mount, (size_t)(end - native));
+}
+
+bool only_times(const char *a, const char *b)
+{
+    for (; *a && *b; a++, b++)
+        if (*a != *b && !(strchr("=*", *a) && strchr("=*", *b)))
+            return false;
+    return *a == *b;
+}
+
+bool accepted(const struct profile *p, const struct op *op, const char *native, const char *mount)
+{
+    /* The kernel's FUSE does not say that a lock is an open file's and not a process's: it gives
+     * the process that set it, and so do we; and who asks by F_OFD_GETLK is told of none. */
+    if (op->kind == K_getlock && (op->how ? same_up_to(native, mount, " by ")
+                                          : same_up_to(native, mount, " by an open file")))
+        return true;
+    /* ext4 makes the whiteout before it knows whether the rename can be, and takes it away again;
+     * the kernel's FUSE keeps the times of the directories when a rename fails. */
+    if (op->kind == K_rename && op->flags & RENAME_WHITEOUT && *native == 'E' && *mount == 'E')
+        return same_up_to(native, mount, "\n");
+    /* truncate(2) to the size that the file has takes set-group-ID away, but tmpfs leaves ctime. */
+    if (op->kind == K_truncate && p->mem && only_times(native, mount))
+        return true;
+    /* Which of several locks in the way is told is anybody's choice. */
+    if (op->kind == K_getlock && p->mem && strstr(native, " type=") && strstr(mount, " type="))
+        return true;
+    /* A kernel that writes back has times of its own, as coarse as its tick. */
+    if (p->cached && only_times(native, mount))
+        return true;
+    return false;
+}

@@ -1,0 +1,92 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+# run.sh PLENUM DIFFER CASE [DIFFER-OPTION...]: mounts what CASE says and compares it with the native
+# file system. Leaves nothing behind, whatever happens. 77: this cannot be tested here.
+set -u
+plenum=$1 differ=$2 case=$3
+shift 3
+skip() { echo "skipped: $*"; exit 77; }
+[ "$(id -u)" = 0 ] || skip 'needs root'
+[ -w /dev/fuse ] || skip 'no /dev/fuse'
+
+tmp=$(mktemp -d) shm= pid=
+work=$tmp
+clean() {
+    timeout 20 "$plenum" umount "$tmp/m" 2>/dev/null || umount -l "$tmp/m" 2>/dev/null
+    if [ -n "$pid" ]; then
+        for _ in $(seq 100); do
+            kill -0 "$pid" 2>/dev/null || break
+            [ "$case" = duct ] || kill "$pid"
+            sleep 0.05
+        done
+        kill -9 "$pid" 2>/dev/null
+        wait "$pid" 2>/dev/null
+    fi
+    rm -rf --one-file-system ${shm:+"$shm"} "$tmp"
+}
+trap clean EXIT
+trap 'exit 1' INT TERM
+
+# What the native file system can do decides what can be compared.
+kind_of() {
+    case $(stat -f -c %T "$1") in
+    tmpfs) echo tmpfs ;;
+    ext2/ext3) echo ext4 ;;
+    *) ;;
+    esac
+}
+on_shm() {
+    [ "$(stat -f -c %T /dev/shm 2>/dev/null)" = tmpfs ] || skip '/dev/shm is no tmpfs'
+    shm=$(mktemp -d /dev/shm/differ.XXXXXX) work=$shm
+}
+wait_for() {
+    for _ in $(seq 200); do
+        "$@" 2>/dev/null && return
+        sleep 0.05
+    done
+    echo "did not happen: $*"
+    exit 1
+}
+
+opts=suid,dev
+case $case in
+shm | mem) on_shm ;;
+esac
+chmod 711 "$tmp" "$work"
+mkdir "$work/native" "$tmp/m"
+case $case in
+mem)
+    profile=mem spec=mem:
+    ;;
+shm | tmp | writeback | 9p | duct)
+    mkdir "$work/behind"
+    profile=$(kind_of "$work") spec=host:$work/behind
+    [ "$profile" ] || skip "$work is neither tmpfs nor ext4"
+    ;;
+*)
+    echo "no such case: $case"
+    exit 2
+    ;;
+esac
+case $case in
+writeback)
+    [ "$profile" = tmpfs ] && skip 'the temporary directory is a tmpfs'
+    profile=writeback opts=$opts,writeback
+    ;;
+9p)
+    [ "$profile" = tmpfs ] && skip 'the temporary directory is a tmpfs'
+    "$plenum" serve "$spec" "unix!$tmp/socket" &
+    pid=$! profile=9p spec="9p:unix!$tmp/socket"
+    wait_for test -S "$tmp/socket"
+    ;;
+duct)
+    [ "$profile" = tmpfs ] && skip 'the temporary directory is a tmpfs'
+    "$plenum" duct -q -o $opts -e "'$plenum' duct -q '$spec' -" - "$tmp/m" &
+    pid=$! profile=9p spec=
+    wait_for mountpoint -q "$tmp/m"
+    ;;
+esac
+if [ "$spec" ]; then
+    timeout 20 "$plenum" mount -o $opts "$spec" "$tmp/m" || exit 1
+fi
+"$differ" -p "$profile" "$@" "$work/native" "$tmp/m"
