@@ -113,26 +113,31 @@ def guest(plenum):
     shutil.rmtree(g.memory, ignore_errors=True)
 
 
-def test_host(guest, plenum):
+@pytest.mark.parametrize("work", [
+    "copy+tar+compile+names+unlinked+attrs+xattrs+acls+inherited_acls",
+    "locks+some+sparse+truncates+statfs+private_maps+append+shared_append+fsx+processes+users+mounts",
+], ids=["tools", "calls"])
+def test_host(guest, plenum, work):
     """All that the client can do, every operation at the server."""
     d = plenum.dir("d")
     s = guest.serve(d)
-    guest.work(("host", s, "access=client,cache=none,posixacl,msize=1048576",
-                "copy+tar+compile+names+unlinked+attrs+xattrs+acls+inherited_acls+locks+some+sparse+"
-                "truncates+statfs+private_maps+append+shared_append+fsx+processes+users+mounts"))
+    guest.work(("host", s, "access=client,cache=none,posixacl,msize=1048576", work))
     guest.nothing_left(s)
     assert os.listdir(d) == []
 
 
-def test_caches(guest, plenum):
+@pytest.mark.parametrize("options, work", [
+    ("access=user,cache=mmap,msize=8192",
+     "git+names+unlinked+attrs+xattrs+sparse+truncates+maps+append+fsx+big+users"),
+    ("access=client,cache=loose,posixacl,msize=131096",
+     "tar+names+unlinked+attrs+acls+truncates+maps+append+fsx+processes"),
+    ("access=any,uname=root,cache=fscache", "names+maps+one_user"),
+], ids=["mmap", "loose", "fscache"])
+def test_caches(guest, plenum, options, work):
     """With the client's caches, and with small and large messages."""
     d = plenum.dir("d")
     s = guest.serve(d)
-    guest.work(("mmap", s, "access=user,cache=mmap,msize=8192",
-                "git+names+unlinked+attrs+xattrs+sparse+truncates+maps+append+fsx+big+users"),
-               ("loose", s, "access=client,cache=loose,posixacl,msize=131096",
-                "tar+names+unlinked+attrs+acls+truncates+maps+append+fsx+processes"),
-               ("fscache", s, "access=any,uname=root,cache=fscache", "names+maps+one_user"))
+    guest.work(("host", s, options, work))
     guest.nothing_left(s)
     assert os.listdir(d) == []
 
