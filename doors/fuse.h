@@ -13,7 +13,8 @@ struct fuse_opts {
     bool writeback;     /* the kernel may gather writes (single-user trees only) */
     bool kernel_checks; /* the mount has default_permissions */
     unsigned max_write; /* bytes, 0: 1 MiB */
-    unsigned threads;   /* at most so many run at once; those that wait are not counted. 0: 16 */
+    unsigned threads;   /* at most so many run at once; those that wait are not counted, up to
+                           1024: then SETLKW is -ENOLCK and streams do not wait. 0: 16 */
 };
 void fuse_opts_init(struct fuse_opts *opts);
 
