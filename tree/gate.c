@@ -475,6 +475,8 @@ int pl_close(struct pl_tree *t, struct pl_call *c, struct pl_file *file)
     struct pl_node *node = file->node;
     struct pl_event ev = {.op = PL_OP_close, .node = node, .file = file};
     bool watched = watches(t);
+    if (watched)
+        pl_node_ref(node); /* for `after`: below, the file's reference goes */
     int said = (int)before(t, c, &ev, watched);
     bool source = !t->lower;
     int r = t->ops->close ? t->ops->close(t, c, file) : pl_close(t->lower, c, file);
@@ -482,6 +484,8 @@ int pl_close(struct pl_tree *t, struct pl_call *c, struct pl_file *file)
     if (said < 0)
         r = said;
     after(t, c, &ev, r, watched);
+    if (watched)
+        pl_node_unref(node);
     if (source)
         pl_node_unref(node);
     return (int)checked(r, 0);
