@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { WINDOW = 4, CHUNK = 256 << 10 };
+enum { WINDOW = 4, CHUNK = 512 << 10 };
 
 /* A long read or write: requests of one chunk each, finished in the order of their start. */
 struct run {
