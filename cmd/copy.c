@@ -190,15 +190,44 @@ static void special(struct copier *c, struct pl_node *node, const struct pl_attr
         walk_fail(d, show, r);
 }
 
+/* ---- directories ---- */
+
+/* True for the directory that copies go into, met again in the source: copying it would not end.
+ * Either tree may be far away and know the other's files by nothing but their numbers, which files
+ * of different machines can share; but what is made in the one is seen only there. */
+static bool into_itself(struct copier *c, struct pl_node *node, const struct pl_attr *attr)
+{
+    struct walk *s = c->src, *d = c->dst;
+    struct pl_make make = {.mode = S_IFREG | 0600};
+    struct pl_node *made, *seen;
+    struct pl_attr a;
+    char part[64];
+    if (pl_getattr(d->tree, &d->call, c->into, NULL, &a) < 0 || a.ino != attr->ino)
+        return false;
+    part_name(part);
+    if (pl_make(d->tree, &d->call, c->into, part, &make, &made, &a) < 0)
+        return false;
+    bool same = pl_lookup(s->tree, &s->call, node, part, &seen, &a) == 0;
+    discard(c, c->into, part);
+    pl_node_unref(made);
+    if (same)
+        pl_node_unref(seen);
+    return same;
+}
+
 static void directory(struct copier *c, struct pl_node *node, const struct pl_attr *attr,
                       const char *path, struct pl_node *to, const char *show)
 {
     struct walk_list names;
-    int r = walk_list(c->src, node, &names);
-    if (r < 0) {
-        walk_fail(c->src, path, r);
+    if (into_itself(c, node, attr)) {
+        walk_say(c->src, *path ? path : "/", "not copied into itself");
         return;
     }
+    if (!walk_down(c->src, path))
+        return;
+    int r = walk_list(c->src, node, &names);
+    if (r < 0)
+        walk_fail(c->src, path, r);
     for (size_t i = 0; i < names.n && !walk_interrupted(); i++) {
         char *sub = walk_join(path, names.v[i].name), *subshow = walk_join(show, names.v[i].name);
         struct pl_node *child;
@@ -214,6 +243,7 @@ static void directory(struct copier *c, struct pl_node *node, const struct pl_at
         free(subshow);
     }
     walk_list_free(&names);
+    walk_up(c->src);
 }
 
 static void make_directory(struct copier *c, struct pl_node *node, const struct pl_attr *attr,
@@ -236,7 +266,12 @@ static void make_directory(struct copier *c, struct pl_node *node, const struct 
         walk_fail(d, show, r);
         return;
     }
+    bool top = !c->into;
+    if (top)
+        c->into = to;
     directory(c, node, attr, path, to, show);
+    if (top)
+        c->into = NULL;
     r = walk_interrupted() ? 0 : attributes(c, node, attr, to, NULL);
     if (r < 0)
         walk_fail(d, show, r);
@@ -320,12 +355,15 @@ void copy_path(struct copier *c, const char *path, struct pl_node *dir, const ch
         walk_fail(c->src, path, r);
         return;
     }
-    if (name)
+    if (name) {
         tree(c, node, &attr, path, dir, name, show);
-    else if (S_ISDIR(node->fmt))
+    } else if (S_ISDIR(node->fmt)) {
+        c->into = dir;
         directory(c, node, &attr, path, dir, show);
-    else
+        c->into = NULL;
+    } else {
         walk_fail(c->src, path, -ENOTDIR);
+    }
     pl_node_unref(node);
 }
 

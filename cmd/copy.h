@@ -17,6 +17,7 @@ struct copy_link; /* an object with several names, and its copy */
 struct copier {
     struct walk *src, *dst;
     struct copy_link *links;
+    struct pl_node *into; /* the directory that copies go into: not to be copied itself */
     struct progress progress;
 };
 void copy_begin(struct copier *c, struct walk *src, struct walk *dst);
