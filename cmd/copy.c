@@ -192,17 +192,19 @@ static void special(struct copier *c, struct pl_node *node, const struct pl_attr
 
 /* ---- directories ---- */
 
-/* True for the directory that copies go into, met again in the source: copying it would not end.
- * Either tree may be far away and know the other's files by nothing but their numbers, which files
- * of different machines can share; but what is made in the one is seen only there. */
-static bool into_itself(struct copier *c, struct pl_node *node, const struct pl_attr *attr)
+/* True, having said so, for the directory that copies go into, met again in the source: copying it
+ * would not end. Either tree may be far away and know the other's files by nothing but their
+ * numbers, which files of different machines can share; but what is made in the one is seen only
+ * there. */
+static bool into_itself(struct copier *c, struct pl_node *node, const struct pl_attr *attr,
+                        const char *path)
 {
     struct walk *s = c->src, *d = c->dst;
     struct pl_make make = {.mode = S_IFREG | 0600};
     struct pl_node *made, *seen;
     struct pl_attr a;
     char part[64];
-    if (pl_getattr(d->tree, &d->call, c->into, NULL, &a) < 0 || a.ino != attr->ino)
+    if (c->into_ino != attr->ino)
         return false;
     part_name(part);
     if (pl_make(d->tree, &d->call, c->into, part, &make, &made, &a) < 0)
@@ -210,19 +212,17 @@ static bool into_itself(struct copier *c, struct pl_node *node, const struct pl_
     bool same = pl_lookup(s->tree, &s->call, node, part, &seen, &a) == 0;
     discard(c, c->into, part);
     pl_node_unref(made);
-    if (same)
-        pl_node_unref(seen);
-    return same;
+    if (!same)
+        return false;
+    pl_node_unref(seen);
+    walk_say(s, *path ? path : "/", "not copied into itself");
+    return true;
 }
 
 static void directory(struct copier *c, struct pl_node *node, const struct pl_attr *attr,
                       const char *path, struct pl_node *to, const char *show)
 {
     struct walk_list names;
-    if (into_itself(c, node, attr)) {
-        walk_say(c->src, *path ? path : "/", "not copied into itself");
-        return;
-    }
     if (!walk_down(c->src, path))
         return;
     int r = walk_list(c->src, node, &names);
@@ -254,6 +254,8 @@ static void make_directory(struct copier *c, struct pl_node *node, const struct 
     struct pl_make make = {.mode = S_IFDIR | 0700};
     struct pl_node *to;
     struct pl_attr a;
+    if (c->into && into_itself(c, node, attr, path))
+        return;
     int r = pl_make(d->tree, &d->call, dir, name, &make, &to, &a);
     if (r == -EEXIST) {
         r = pl_lookup(d->tree, &d->call, dir, name, &to, &a);
@@ -267,9 +269,12 @@ static void make_directory(struct copier *c, struct pl_node *node, const struct 
         return;
     }
     bool top = !c->into;
-    if (top)
+    if (top) {
         c->into = to;
-    directory(c, node, attr, path, to, show);
+        c->into_ino = a.ino;
+    }
+    if (!top || !into_itself(c, node, attr, path))
+        directory(c, node, attr, path, to, show);
     if (top)
         c->into = NULL;
     r = walk_interrupted() ? 0 : attributes(c, node, attr, to, NULL);
@@ -358,8 +363,14 @@ void copy_path(struct copier *c, const char *path, struct pl_node *dir, const ch
     if (name) {
         tree(c, node, &attr, path, dir, name, show);
     } else if (S_ISDIR(node->fmt)) {
+        struct pl_attr into;
+        r = pl_getattr(c->dst->tree, &c->dst->call, dir, NULL, &into);
         c->into = dir;
-        directory(c, node, &attr, path, dir, show);
+        c->into_ino = into.ino;
+        if (r < 0)
+            walk_fail(c->dst, show, r);
+        else if (!into_itself(c, node, &attr, path))
+            directory(c, node, &attr, path, dir, show);
         c->into = NULL;
     } else {
         walk_fail(c->src, path, -ENOTDIR);

@@ -18,6 +18,7 @@ struct copier {
     struct walk *src, *dst;
     struct copy_link *links;
     struct pl_node *into; /* the directory that copies go into: not to be copied itself */
+    uint64_t into_ino;
     struct progress progress;
 };
 void copy_begin(struct copier *c, struct walk *src, struct walk *dst);

@@ -143,7 +143,7 @@ int cmd_opt(const struct cmd *cmd, int argc, char **argv, const char *shorts,
     return o;
 }
 
-static int unknown(const char *name)
+int cmd_unknown(const char *place, const char *name)
 {
     const char *names[64];
     size_t n = 0;
@@ -154,10 +154,10 @@ static int unknown(const char *name)
     text_escape(safe, sizeof(safe), name, strlen(name));
     const char *near = util_closest(name, names);
     if (near)
-        fprintf(stderr, "plenum: %s: no such subcommand (did you mean %s? see plenum help)\n", safe,
-                near);
+        fprintf(stderr, "plenum: %s%s: no such subcommand (did you mean %s? see plenum help)\n",
+                place, safe, near);
     else
-        fprintf(stderr, "plenum: %s: no such subcommand (see plenum help)\n", safe);
+        fprintf(stderr, "plenum: %s%s: no such subcommand (see plenum help)\n", place, safe);
     return EXIT_USAGE;
 }
 
@@ -183,6 +183,6 @@ int main(int argc, char **argv)
         name = "version";
     const struct cmd *cmd = cmd_find(name);
     if (!cmd)
-        return unknown(name);
+        return cmd_unknown("", name);
     return cmd->run(cmd, argc - 1, argv + 1);
 }

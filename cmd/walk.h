@@ -48,8 +48,8 @@ struct walk_list {
     size_t n, room;
 };
 int walk_list(struct walk *w, struct pl_node *dir, struct walk_list *ret);
-/* Around what goes down into a directory by recursion: false, having said so, if it is too deep (the
- * stack is finite, and a peer's tree need not be). */
+/* Around what goes down into a directory by recursion: false, having said so, if it is too deep
+ * (the stack is finite, and a peer's tree need not be). */
 bool walk_down(struct walk *w, const char *path);
 void walk_up(struct walk *w);
 void walk_list_sort(struct walk_list *list);
