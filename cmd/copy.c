@@ -338,14 +338,14 @@ static void tree(struct copier *c, struct pl_node *node, const struct pl_attr *a
         return;
     }
     if (attr->nlink > 1 && linked(c, attr, dir, name, show)) {
-        atomic_fetch_add(&c->progress.files, 1);
+        atomic_fetch_add(&c->progress->files, 1);
         return;
     }
     if (S_ISREG(node->fmt))
         file(c, node, attr, path, dir, name, show, &copy);
     else
         special(c, node, attr, path, dir, name, show, &copy);
-    atomic_fetch_add(&c->progress.files, 1);
+    atomic_fetch_add(&c->progress->files, 1);
     if (copy)
         remember(c, attr, copy);
 }
@@ -378,10 +378,11 @@ void copy_path(struct copier *c, const char *path, struct pl_node *dir, const ch
     pl_node_unref(node);
 }
 
-void copy_begin(struct copier *c, struct walk *src, struct walk *dst)
+void copy_begin(struct copier *c, struct walk *src, struct walk *dst, char *const *paths, size_t n,
+                struct progress *progress)
 {
-    *c = (struct copier){.src = src, .dst = dst};
-    progress_start(&c->progress);
+    *c = (struct copier){.src = src, .dst = dst, .progress = progress};
+    count_start(&c->count, src, paths, n, progress);
 }
 
 void copy_end(struct copier *c)
@@ -392,5 +393,5 @@ void copy_end(struct copier *c)
         pl_node_unref(l->copy);
         free(l);
     }
-    progress_stop(&c->progress);
+    count_stop(&c->count);
 }

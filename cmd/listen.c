@@ -163,7 +163,7 @@ static int run(const struct cmd *self, int argc, char **argv)
     if (chan_listen(argv[optind], &opts, &listener, &err) < 0)
         return cmd_error(self, &err);
     listening_note(self, chan_listener_name(listener), chan_listener_note(listener));
-    fprintf(stderr, "listening on %s\n", chan_listener_name(listener));
+    util_say("listening on %s", chan_listener_name(listener));
     int status =
         one ? once(self, listener, argv + optind + 1) : loop(self, listener, argv + optind + 1);
     chan_listener_free(listener);

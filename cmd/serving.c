@@ -135,7 +135,7 @@ static void announce(struct server *sv, struct chan_listener *l)
     if (note)
         fprintf(stderr, "%s: %s: %s\n", sv->s->prefix, name, note);
     if (!sv->s->quiet)
-        fprintf(stderr, "serving %s on %s\n", sv->s->text, name);
+        util_say("serving %s on %s", sv->s->text, name);
     char peer[2 * sizeof(sv->page->peer) + 4];
     snprintf(peer, sizeof(peer), "%s%s%s", sv->page->peer, *sv->page->peer ? ", " : "", name);
     reg_set_peer(sv->page, peer);

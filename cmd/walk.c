@@ -6,6 +6,7 @@
 #include "cmd/walk.h"
 #include "base/text.h"
 #include "cmd/listening.h"
+#include "cmd/progress.h"
 #include "cmd/spec.h"
 #include "cmd/util.h"
 #include <dirent.h>
@@ -145,7 +146,9 @@ void walk_say(struct walk *w, const char *path, const char *sentence)
     w->failed = true;
     if (walk_interrupted())
         return; /* one word about that is enough, and the shell knows it */
+    progress_pause();
     cmd_fail(w->cmd, "%s: %s", path, sentence);
+    progress_resume();
 }
 
 void walk_fail(struct walk *w, const char *path, int error)

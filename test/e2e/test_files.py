@@ -182,8 +182,8 @@ def test_interrupted(plenum, tree):
 def test_progress_on_a_terminal_only(plenum, tree):
     assert plenum.run("get", tree, "big", "b1").err == ""
     master, slave = pty.openpty()
-    p = subprocess.Popen([PLENUM, "get", tree, "/", plenum.tmp / "b2"], stderr=slave,
-                         stdout=subprocess.DEVNULL)
+    # Slow enough for the line to appear, and for the totals; a failure has a line of its own.
+    p = subprocess.Popen([PLENUM, "get", f"delay(300ms,{tree})", "big", "missing", plenum.dir("b2")], stderr=slave, stdout=subprocess.DEVNULL)
     os.close(slave)
     text = b""
     try:
@@ -192,8 +192,10 @@ def test_progress_on_a_terminal_only(plenum, tree):
     except OSError:
         pass
     os.close(master)
-    assert p.wait() == 0
-    assert b" MiB of " in text and b"files" in text and text.endswith(b"\n")
+    assert p.wait() == 1
+    assert b" MiB of 8.6 MiB, " in text and b"[####" in text
+    assert b"\r\x1b[Kplenum: get: missing: No such file or directory\r\n" in text
+    assert text.endswith(b"/s\r\n") and b"8.6 MiB, 1 file, " in text
 
 
 def test_ls(plenum, tree):
