@@ -45,7 +45,8 @@ struct server {
     bool stop;
 };
 
-bool serving_single(const char *addr)
+/* An address that is one connection: stdio, fd!..., exec!... */
+static bool single(const char *addr)
 {
     return !strcmp(addr, "stdio") || !strncmp(addr, "fd!", 3) || !strncmp(addr, "fd:", 3) ||
            !strncmp(addr, "exec!", 5) || !strncmp(addr, "exec:", 5);
@@ -117,7 +118,7 @@ static int open_addr(struct server *sv, size_t i)
 {
     const char *addr = sv->s->addrs[i];
     struct pl_err err;
-    if (serving_single(addr)) {
+    if (single(addr)) {
         struct chan chan;
         if (chan_dial(addr, &chan, &err) < 0)
             return failed(sv, err.text);
