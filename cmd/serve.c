@@ -65,6 +65,6 @@ const struct cmd cmd_serve = {
             "      --anyone        everybody may\n"
             "  -q, --quiet         does not print what is served where\n\n"
             "ADDR: see plenum help addr. Port 0 is a free port, which is printed.\n",
-    .example = "  plenum serve /srv 'tcp!127.0.0.1!5640' unix!/tmp/srv.sock\n",
+    .example = "  plenum serve /srv 'tcp!127.0.0.1!5640' 'unix!/tmp/srv.sock'\n",
     .run = run,
 };
