@@ -25,6 +25,7 @@ fuzz: deps-fuzz
 
 install: all
 	@meson install -C $(BUILD)
+	@if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then ldconfig; fi
 
 format:
 	@clang-format -i $$(git ls-files '*.c' '*.h')

@@ -28,6 +28,8 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 /* The table, in the order of `plenum help`; NULL-terminated. */
 extern const struct cmd *const cmd_table[];
 const struct cmd *cmd_find(const char *name); /* or NULL */
+/* "plenum: PLACENAME: no such subcommand (did you mean ...)"; returns EXIT_USAGE. */
+int cmd_unknown(const char *place, const char *name);
 
 /* The next option as getopt_long gives it, -1 at the end; --help and -h print the help and exit 0,
  * unknown ones end the program with a hint and status 2. */

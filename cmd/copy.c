@@ -190,15 +190,44 @@ static void special(struct copier *c, struct pl_node *node, const struct pl_attr
         walk_fail(d, show, r);
 }
 
+/* ---- directories ---- */
+
+/* True, having said so, for the directory that copies go into, met again in the source: copying it
+ * would not end. Either tree may be far away and know the other's files by nothing but their
+ * numbers, which files of different machines can share; but what is made in the one is seen only
+ * there. */
+static bool into_itself(struct copier *c, struct pl_node *node, const struct pl_attr *attr,
+                        const char *path)
+{
+    struct walk *s = c->src, *d = c->dst;
+    struct pl_make make = {.mode = S_IFREG | 0600};
+    struct pl_node *made, *seen;
+    struct pl_attr a;
+    char part[64];
+    if (c->into_ino != attr->ino)
+        return false;
+    part_name(part);
+    if (pl_make(d->tree, &d->call, c->into, part, &make, &made, &a) < 0)
+        return false;
+    bool same = pl_lookup(s->tree, &s->call, node, part, &seen, &a) == 0;
+    discard(c, c->into, part);
+    pl_node_unref(made);
+    if (!same)
+        return false;
+    pl_node_unref(seen);
+    walk_say(s, *path ? path : "/", "not copied into itself");
+    return true;
+}
+
 static void directory(struct copier *c, struct pl_node *node, const struct pl_attr *attr,
                       const char *path, struct pl_node *to, const char *show)
 {
     struct walk_list names;
-    int r = walk_list(c->src, node, &names);
-    if (r < 0) {
-        walk_fail(c->src, path, r);
+    if (!walk_down(c->src, path))
         return;
-    }
+    int r = walk_list(c->src, node, &names);
+    if (r < 0)
+        walk_fail(c->src, path, r);
     for (size_t i = 0; i < names.n && !walk_interrupted(); i++) {
         char *sub = walk_join(path, names.v[i].name), *subshow = walk_join(show, names.v[i].name);
         struct pl_node *child;
@@ -214,6 +243,7 @@ static void directory(struct copier *c, struct pl_node *node, const struct pl_at
         free(subshow);
     }
     walk_list_free(&names);
+    walk_up(c->src);
 }
 
 static void make_directory(struct copier *c, struct pl_node *node, const struct pl_attr *attr,
@@ -224,6 +254,8 @@ static void make_directory(struct copier *c, struct pl_node *node, const struct 
     struct pl_make make = {.mode = S_IFDIR | 0700};
     struct pl_node *to;
     struct pl_attr a;
+    if (c->into && into_itself(c, node, attr, path))
+        return;
     int r = pl_make(d->tree, &d->call, dir, name, &make, &to, &a);
     if (r == -EEXIST) {
         r = pl_lookup(d->tree, &d->call, dir, name, &to, &a);
@@ -236,7 +268,15 @@ static void make_directory(struct copier *c, struct pl_node *node, const struct 
         walk_fail(d, show, r);
         return;
     }
-    directory(c, node, attr, path, to, show);
+    bool top = !c->into;
+    if (top) {
+        c->into = to;
+        c->into_ino = a.ino;
+    }
+    if (!top || !into_itself(c, node, attr, path))
+        directory(c, node, attr, path, to, show);
+    if (top)
+        c->into = NULL;
     r = walk_interrupted() ? 0 : attributes(c, node, attr, to, NULL);
     if (r < 0)
         walk_fail(d, show, r);
@@ -298,14 +338,14 @@ static void tree(struct copier *c, struct pl_node *node, const struct pl_attr *a
         return;
     }
     if (attr->nlink > 1 && linked(c, attr, dir, name, show)) {
-        atomic_fetch_add(&c->progress.files, 1);
+        atomic_fetch_add(&c->progress->files, 1);
         return;
     }
     if (S_ISREG(node->fmt))
         file(c, node, attr, path, dir, name, show, &copy);
     else
         special(c, node, attr, path, dir, name, show, &copy);
-    atomic_fetch_add(&c->progress.files, 1);
+    atomic_fetch_add(&c->progress->files, 1);
     if (copy)
         remember(c, attr, copy);
 }
@@ -320,19 +360,29 @@ void copy_path(struct copier *c, const char *path, struct pl_node *dir, const ch
         walk_fail(c->src, path, r);
         return;
     }
-    if (name)
+    if (name) {
         tree(c, node, &attr, path, dir, name, show);
-    else if (S_ISDIR(node->fmt))
-        directory(c, node, &attr, path, dir, show);
-    else
+    } else if (S_ISDIR(node->fmt)) {
+        struct pl_attr into;
+        r = pl_getattr(c->dst->tree, &c->dst->call, dir, NULL, &into);
+        c->into = dir;
+        c->into_ino = into.ino;
+        if (r < 0)
+            walk_fail(c->dst, show, r);
+        else if (!into_itself(c, node, &attr, path))
+            directory(c, node, &attr, path, dir, show);
+        c->into = NULL;
+    } else {
         walk_fail(c->src, path, -ENOTDIR);
+    }
     pl_node_unref(node);
 }
 
-void copy_begin(struct copier *c, struct walk *src, struct walk *dst)
+void copy_begin(struct copier *c, struct walk *src, struct walk *dst, char *const *paths, size_t n,
+                struct progress *progress)
 {
-    *c = (struct copier){.src = src, .dst = dst};
-    progress_start(&c->progress);
+    *c = (struct copier){.src = src, .dst = dst, .progress = progress};
+    count_start(&c->count, src, paths, n, progress);
 }
 
 void copy_end(struct copier *c)
@@ -343,5 +393,5 @@ void copy_end(struct copier *c)
         pl_node_unref(l->copy);
         free(l);
     }
-    progress_stop(&c->progress);
+    count_stop(&c->count);
 }

@@ -9,7 +9,7 @@
 #ifndef CMD_COPY_H
 #define CMD_COPY_H
 
-#include "cmd/progress.h"
+#include "cmd/count.h"
 #include "cmd/walk.h"
 
 struct copy_link; /* an object with several names, and its copy */
@@ -17,9 +17,14 @@ struct copy_link; /* an object with several names, and its copy */
 struct copier {
     struct walk *src, *dst;
     struct copy_link *links;
-    struct progress progress;
+    struct pl_node *into; /* the directory that copies go into: not to be copied itself */
+    uint64_t into_ino;
+    struct progress *progress;
+    struct count count;
 };
-void copy_begin(struct copier *c, struct walk *src, struct walk *dst);
+/* `paths` are those that copy_path is going to be called for. */
+void copy_begin(struct copier *c, struct walk *src, struct walk *dst, char *const *paths, size_t n,
+                struct progress *progress);
 /* Copies `path` of the source to `name` in the directory `dir`, or, when it has no name of its own
  * ("/", ".", "x/..") or `name` is NULL, what is in it into `dir`. `show` is the target's path for
  * messages. Goes on after errors, which are told and remembered in the walks. */

@@ -79,7 +79,7 @@ static int write_all(struct job *j, struct pl_call *call, const char *buf, size_
         buf += w;
         off += (uint64_t)w;
         n -= (size_t)w;
-        atomic_fetch_add(&j->c->progress.bytes, (uint64_t)w);
+        atomic_fetch_add(&j->c->progress->bytes, (uint64_t)w);
     }
     pthread_mutex_lock(&j->lock);
     if (off > j->written_to)

@@ -4,6 +4,7 @@
 #include "cmd/listening.h"
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* --export, --mount, --marker and --remote are for the far end of `plenum ssh`, which has names for
  * several trees; they are not in the help. */
@@ -127,6 +128,9 @@ static int run(const struct cmd *self, int argc, char **argv)
         add_mount(d, "", argv[optind + 1]);
     if (status == EXIT_OK && !d->nexports && !d->nmounts)
         cmd_usage(self, "nothing to do: EXPORT and DIR are both '-'");
+    if (status == EXIT_OK && !d->dial && !d->listen && isatty(0))
+        cmd_usage(self, "standard input is a terminal: the other end is named by -d, -l or -e, or "
+                        "by plenum dial and listen");
     if (!d->dial && !d->listen)
         d->dial = "stdio";
     if (status == EXIT_OK)

@@ -73,7 +73,7 @@ static int accept_one(struct state *s, struct pl_err *err)
         return r;
     listening_note(s->d->cmd, chan_listener_name(listener), chan_listener_note(listener));
     if (!s->d->quiet)
-        fprintf(stderr, "listening on %s\n", chan_listener_name(listener));
+        util_say("listening on %s", chan_listener_name(listener));
     while ((r = chan_accept(listener, &s->d->chan, err)) == -EACCES || r == -ECONNABORTED)
         cmd_error(s->d->cmd, err);
     chan_listener_free(listener);
@@ -137,7 +137,7 @@ static int connect_halves(struct state *s, bool use, struct pl_err *err)
 static void announce_exports(const struct state *s)
 {
     for (size_t i = 0; i < s->d->nexports && !s->d->quiet; i++)
-        fprintf(stderr, "exporting %s to %s\n", spec_text(s->d->exports[i].spec), s->peer);
+        util_say("exporting %s to %s", spec_text(s->d->exports[i].spec), s->peer);
 }
 
 static int attach(struct state *s, struct pl_err *err)
@@ -214,7 +214,7 @@ static int prepare(void *arg, struct pl_err *err)
     if (alone) {
         /* It may have what we export, and there is nothing to mount. */
         for (size_t i = 0; i < s->d->nmounts; i++)
-            fprintf(stderr, "%s serves nothing: %s is not mounted\n", s->peer, s->d->mounts[i].dir);
+            util_say("%s serves nothing: %s is not mounted", s->peer, s->d->mounts[i].dir);
         r = 1;
     }
     if (r >= 0) {
@@ -237,7 +237,7 @@ static void now_up(void *arg)
 {
     struct up *u = arg;
     if (!u->s->d->quiet)
-        fprintf(stderr, "mounted %s at %s\n", u->s->peer, u->s->d->mounts[u->i].dir);
+        util_say("mounted %s at %s", u->s->peer, u->s->d->mounts[u->i].dir);
     u->up(u->arg);
 }
 

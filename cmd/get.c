@@ -26,7 +26,9 @@ static int run(const struct cmd *self, int argc, char **argv)
         return status;
     }
     struct copier c;
-    copy_begin(&c, &src, &dst);
+    struct progress progress;
+    progress_start(&progress);
+    copy_begin(&c, &src, &dst, argv + optind, paths, &progress);
     for (size_t i = 0; i < paths && !walk_interrupted(); i++) {
         char *last = copy_last_name(argv[optind + (int)i]);
         /* LOCAL is a new name, or a directory to copy into. */
@@ -37,6 +39,7 @@ static int run(const struct cmd *self, int argc, char **argv)
         free(last);
     }
     copy_end(&c);
+    progress_stop(&progress);
     local_free(&to);
     status = walk_close(&src) | walk_close(&dst);
     return walk_interrupted() ? cmd_fail(self, "interrupted") : status;

@@ -45,7 +45,7 @@ static int run(const struct cmd *self, int argc, char **argv)
     } else {
         const struct cmd *cmd = cmd_find(what);
         if (!cmd)
-            cmd_usage(self, "%s: no such subcommand", what);
+            return cmd_unknown("help: ", what);
         cmd_help(cmd, stdout);
     }
     return cmd_flush(self);

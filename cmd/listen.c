@@ -152,16 +152,18 @@ static int run(const struct cmd *self, int argc, char **argv)
         else if (o == OPT_ANYONE)
             opts.anyone = true;
         else
-            opts.nallow = listening_users(self, optarg, allow, 64);
+            opts.nallow = listening_users(self, optarg, allow, opts.nallow, 64);
     }
     opts.allow = allow;
     if (argc - optind < 2)
         cmd_usage(self, "an address and a command are needed");
     listening_check(self, argv[optind]);
+    if (opts.nallow)
+        listening_check_users(self, argv[optind]);
     if (chan_listen(argv[optind], &opts, &listener, &err) < 0)
         return cmd_error(self, &err);
     listening_note(self, chan_listener_name(listener), chan_listener_note(listener));
-    fprintf(stderr, "listening on %s\n", chan_listener_name(listener));
+    util_say("listening on %s", chan_listener_name(listener));
     int status =
         one ? once(self, listener, argv + optind + 1) : loop(self, listener, argv + optind + 1);
     chan_listener_free(listener);

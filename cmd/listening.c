@@ -8,9 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
-size_t listening_users(const struct cmd *cmd, const char *text, uid_t *ret, size_t max)
+size_t listening_users(const struct cmd *cmd, const char *text, uid_t *ret, size_t n, size_t max)
 {
-    size_t n = 0;
     char *copy = strdup(text), *rest = copy, *name;
     while (copy && (name = strsep(&rest, ","))) {
         char *end;
@@ -24,6 +23,12 @@ size_t listening_users(const struct cmd *cmd, const char *text, uid_t *ret, size
     return n;
 }
 
+void listening_check_users(const struct cmd *cmd, const char *addr)
+{
+    if (strncmp(addr, "unix", 4))
+        cmd_usage(cmd, "%s: -a is for unix sockets: nobody else says who connects", addr);
+}
+
 void listening_note(const struct cmd *cmd, const char *name, const char *note)
 {
     if (note)
@@ -32,12 +37,9 @@ void listening_note(const struct cmd *cmd, const char *name, const char *note)
 
 void listening_check(const struct cmd *cmd, const char *addr)
 {
-    if (!chan_is_addr(addr))
-        cmd_usage(cmd, "%s: not an address (tcp!HOST!PORT, unix!PATH, ...; see plenum help addr)",
-                  addr);
     struct pl_err err;
     if (chan_check(addr, &err) < 0)
-        cmd_usage(cmd, "%s", err.text);
+        exit(cmd_wrong(cmd, &err));
 }
 
 int listening_exec(const struct cmd *cmd, struct chan *chan, char **argv)

@@ -6,8 +6,11 @@
 #include "channel/channel.h"
 #include "cmd/cmd.h"
 
-/* Users by name or number, separated by commas: how many; usage error if one is unknown. */
-size_t listening_users(const struct cmd *cmd, const char *text, uid_t *ret, size_t max);
+/* Adds users, by name or number and separated by commas, to the `n` that are there: how many it are
+ * then; usage error if one is unknown. */
+size_t listening_users(const struct cmd *cmd, const char *text, uid_t *ret, size_t n, size_t max);
+/* Usage error unless the kernel tells who connects to this address. */
+void listening_check_users(const struct cmd *cmd, const char *addr);
 /* Prints what the user ought to know of an address ("NAME: NOTE"), if anything. */
 void listening_note(const struct cmd *cmd, const char *name, const char *note);
 /* Usage error unless it is an address. */

@@ -117,8 +117,10 @@ static void list(struct ls *ls, struct pl_node *dir, const char *path)
         entry(ls, dir, sub, name);
         free(sub);
     }
-    if (ls->recurse)
+    if (ls->recurse && walk_down(&ls->w, path)) {
         below(ls, dir, path, &names);
+        walk_up(&ls->w);
+    }
     walk_list_free(&names);
 }
 

@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include "base/text.h"
 #include "cmd/cmd.h"
 #include "cmd/util.h"
 #include <errno.h>
@@ -30,18 +29,12 @@ const struct cmd *cmd_find(const char *name)
     return NULL;
 }
 
-/* One line on standard error, whatever is in it. */
 PL_PRINTF(2, 0) static void say(const char *name, const char *fmt, va_list ap)
 {
     char *raw = NULL;
     if (vasprintf(&raw, fmt, ap) < 0)
         return;
-    size_t n = strlen(raw), size = 4 * n + 1;
-    char *safe = malloc(size);
-    if (safe)
-        fprintf(stderr, "plenum: %s%s%s\n", name, *name ? ": " : "",
-                text_escape(safe, size, raw, n));
-    free(safe);
+    util_say("plenum: %s: %s", name, raw);
     free(raw);
 }
 
@@ -52,9 +45,7 @@ void cmd_usage(const struct cmd *cmd, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
-    char safe[4 * sizeof(text)];
-    fprintf(stderr, "plenum: %s: %s (see plenum %s --help)\n", cmd->name,
-            text_escape(safe, sizeof(safe), text, sizeof(text)), cmd->name);
+    util_say("plenum: %s: %s (see plenum %s --help)", cmd->name, text, cmd->name);
     exit(EXIT_USAGE);
 }
 
@@ -143,21 +134,19 @@ int cmd_opt(const struct cmd *cmd, int argc, char **argv, const char *shorts,
     return o;
 }
 
-static int unknown(const char *name)
+int cmd_unknown(const char *place, const char *name)
 {
     const char *names[64];
     size_t n = 0;
     for (; cmd_table[n] && n < 63; n++)
         names[n] = cmd_table[n]->name;
     names[n] = NULL;
-    char safe[256];
-    text_escape(safe, sizeof(safe), name, strlen(name));
     const char *near = util_closest(name, names);
     if (near)
-        fprintf(stderr, "plenum: %s: no such subcommand (did you mean %s? see plenum help)\n", safe,
-                near);
+        util_say("plenum: %s%s: no such subcommand (did you mean %s? see plenum help)", place, name,
+                 near);
     else
-        fprintf(stderr, "plenum: %s: no such subcommand (see plenum help)\n", safe);
+        util_say("plenum: %s%s: no such subcommand (see plenum help)", place, name);
     return EXIT_USAGE;
 }
 
@@ -183,6 +172,6 @@ int main(int argc, char **argv)
         name = "version";
     const struct cmd *cmd = cmd_find(name);
     if (!cmd)
-        return unknown(name);
+        return cmd_unknown("", name);
     return cmd->run(cmd, argc - 1, argv + 1);
 }

@@ -50,7 +50,7 @@ static int prepare(void *arg, struct pl_err *err)
     if (r < 0)
         return r;
     if (s->far.note)
-        fprintf(stderr, "plenum: mount: %s: %s\n", s->far.peer, s->far.note);
+        fprintf(stderr, "%s: %s: %s\n", s->m->prefix, s->far.peer, s->far.note);
     reg_set_peer(s->mount.page, s->far.peer);
     ring_init(&s->ring, s->mount.page);
     s->tree = ring_over(&s->ring, tree);

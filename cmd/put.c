@@ -28,7 +28,7 @@ static int find_target(struct walk *w, const char *path, bool several, struct ta
 }
 
 static int one(const struct cmd *self, struct walk *dst, const struct target *t, const char *local,
-               const char *path)
+               const char *path, struct progress *progress)
 {
     struct walk src;
     struct copier c;
@@ -41,8 +41,9 @@ static int one(const struct cmd *self, struct walk *dst, const struct target *t,
         char *show = walk_join(path, *t->name || !name ? "" : name);
         if (*t->name || !name)
             show[strlen(path)] = 0;
-        copy_begin(&c, &src, dst);
-        copy_path(&c, from.name ? from.name : "", t->dir, name, show);
+        char *source = from.name ? from.name : "";
+        copy_begin(&c, &src, dst, &source, 1, progress);
+        copy_path(&c, source, t->dir, name, show);
         copy_end(&c);
         free(show);
         status = walk_close(&src);
@@ -70,8 +71,11 @@ static int run(const struct cmd *self, int argc, char **argv)
         walk_fail(&dst, path, r);
         return walk_close(&dst);
     }
+    struct progress progress;
+    progress_start(&progress);
     for (int i = 0; i < files && !walk_interrupted(); i++)
-        status |= one(self, &dst, &t, argv[optind + i], path);
+        status |= one(self, &dst, &t, argv[optind + i], path, &progress);
+    progress_stop(&progress);
     pl_node_unref(t.dir);
     status |= walk_close(&dst);
     return walk_interrupted() ? cmd_fail(self, "interrupted") : status;

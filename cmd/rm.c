@@ -10,17 +10,18 @@ static void remove_tree(struct walk *w, struct pl_node *dir, const char *name, c
 static void empty(struct walk *w, struct pl_node *dir, const char *path)
 {
     struct walk_list names;
-    int r = walk_list(w, dir, &names);
-    if (r < 0) {
-        walk_fail(w, path, r);
+    if (!walk_down(w, path))
         return;
-    }
+    int r = walk_list(w, dir, &names);
+    if (r < 0)
+        walk_fail(w, path, r);
     for (size_t i = 0; i < names.n && !walk_interrupted(); i++) {
         char *sub = walk_join(path, names.v[i].name);
         remove_tree(w, dir, names.v[i].name, sub);
         free(sub);
     }
     walk_list_free(&names);
+    walk_up(w);
 }
 
 static void remove_tree(struct walk *w, struct pl_node *dir, const char *name, const char *path)
@@ -80,8 +81,9 @@ static int run(const struct cmd *self, int argc, char **argv)
     for (; optind < argc && !walk_interrupted(); optind++) {
         int r = one(&w, argv[optind], recurse);
         if (r == -EISDIR) {
-            cmd_fail(self, "%s: is a directory (-r removes it with all in it)", argv[optind]);
-            w.failed = true;
+            walk_say(&w, argv[optind], "is a directory (-r removes it with all in it)");
+        } else if (r == -EINVAL) {
+            walk_say(&w, argv[optind], "has no name of its own (the root, \".\" and \"..\" stay)");
         } else if (r < 0 && !(force && r == -ENOENT)) {
             walk_fail(&w, argv[optind], r);
         }

@@ -30,14 +30,17 @@ static int run(const struct cmd *self, int argc, char **argv)
         else if (o == OPT_MARKER)
             s.marker = optarg;
         else
-            s.listen.nallow = listening_users(self, optarg, allow, 64);
+            s.listen.nallow = listening_users(self, optarg, allow, s.listen.nallow, 64);
     }
     if (argc - optind < 2)
         cmd_usage(self, "a SPEC and at least one address are needed");
     s.addrs = argv + optind + 1;
     s.n = (size_t)(argc - optind - 1);
-    for (size_t i = 0; i < s.n; i++)
+    for (size_t i = 0; i < s.n; i++) {
         listening_check(self, s.addrs[i]);
+        if (s.listen.nallow)
+            listening_check_users(self, s.addrs[i]);
+    }
     if (spec_parse(argv[optind], &spec, &err) < 0)
         return cmd_wrong(self, &err);
     s.text = spec_text(spec);
@@ -62,6 +65,6 @@ const struct cmd cmd_serve = {
             "      --anyone        everybody may\n"
             "  -q, --quiet         does not print what is served where\n\n"
             "ADDR: see plenum help addr. Port 0 is a free port, which is printed.\n",
-    .example = "  plenum serve /srv 'tcp!127.0.0.1!5640' unix!/tmp/srv.sock\n",
+    .example = "  plenum serve /srv 'tcp!127.0.0.1!5640' 'unix!/tmp/srv.sock'\n",
     .run = run,
 };

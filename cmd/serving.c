@@ -45,7 +45,8 @@ struct server {
     bool stop;
 };
 
-bool serving_single(const char *addr)
+/* An address that is one connection: stdio, fd!..., exec!... */
+static bool single(const char *addr)
 {
     return !strcmp(addr, "stdio") || !strncmp(addr, "fd!", 3) || !strncmp(addr, "fd:", 3) ||
            !strncmp(addr, "exec!", 5) || !strncmp(addr, "exec:", 5);
@@ -117,7 +118,7 @@ static int open_addr(struct server *sv, size_t i)
 {
     const char *addr = sv->s->addrs[i];
     struct pl_err err;
-    if (serving_single(addr)) {
+    if (single(addr)) {
         struct chan chan;
         if (chan_dial(addr, &chan, &err) < 0)
             return failed(sv, err.text);
@@ -135,7 +136,7 @@ static void announce(struct server *sv, struct chan_listener *l)
     if (note)
         fprintf(stderr, "%s: %s: %s\n", sv->s->prefix, name, note);
     if (!sv->s->quiet)
-        fprintf(stderr, "serving %s on %s\n", sv->s->text, name);
+        util_say("serving %s on %s", sv->s->text, name);
     char peer[2 * sizeof(sv->page->peer) + 4];
     snprintf(peer, sizeof(peer), "%s%s%s", sv->page->peer, *sv->page->peer ? ", " : "", name);
     reg_set_peer(sv->page, peer);

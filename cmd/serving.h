@@ -23,7 +23,4 @@ struct serving {
  * Drops `tree`. */
 int serving_run(const struct serving *s);
 
-/* An address that is one connection: stdio, fd!..., exec!... */
-bool serving_single(const char *addr);
-
 #endif

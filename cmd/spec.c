@@ -253,7 +253,7 @@ static int delay_parse(struct spec *s, char *text, char **lower, struct pl_err *
     s->number = time ? text_duration(time) : -1;
     if (s->number < 0)
         return pl_fail(err, -EINVAL,
-                       "delay(%s: a time and a SPEC are needed (as in delay(20ms,/srv))",
+                       "delay(%s): a time and a SPEC are needed (as in delay(20ms,/srv))",
                        time ? time : text);
     *lower = text;
     return asprintf(&s->text, "delay(%s,", time) < 0 ? no_memory(err) : 0;
@@ -280,8 +280,9 @@ static int fault_op(struct spec *s, const char *name, struct pl_err *err)
     if (s->op >= 0)
         return 0;
     const char *near = util_closest(name, names);
-    return pl_fail(err, -EINVAL, "fault(%s: no such operation%s%s (any, %s, %s, %s, ...)", name,
-                   near ? ", did you mean " : "", near ? near : "", "lookup", "open", "write");
+    return pl_fail(err, -EINVAL, "fault(%s,...): no such operation%s%s (any, %s, %s, %s, ...)",
+                   name, near ? ", did you mean " : "", near ? near : "", "lookup", "open",
+                   "write");
 }
 
 /* "skip=3" or "count=1" at the head of *text is taken off: 1, 0 when it is neither. */
@@ -308,7 +309,7 @@ static int fault_parse(struct spec *s, char *text, char **lower, struct pl_err *
     char *op = argument(&text), *error = op ? argument(&text) : NULL;
     if (!error)
         return pl_fail(err, -EINVAL,
-                       "fault(%s: an operation, an error and a SPEC are needed (as in "
+                       "fault(%s): an operation, an error and a SPEC are needed (as in "
                        "fault(write,ENOSPC,skip=3,/srv))",
                        op ? op : text);
     int r = fault_op(s, op, err);
@@ -316,8 +317,8 @@ static int fault_parse(struct spec *s, char *text, char **lower, struct pl_err *
         return r;
     s->error = errno_by_name(error);
     if (s->error < 0)
-        return pl_fail(err, -EINVAL, "fault(%s,%s: not the name of an error (as in ENOSPC, EIO)",
-                       op, error);
+        return pl_fail(err, -EINVAL,
+                       "fault(%s,%s,...): not the name of an error (as in ENOSPC, EIO)", op, error);
     s->count = UINT64_MAX;
     while ((r = fault_number(s, &text, err)) > 0)
         ;
@@ -435,6 +436,12 @@ static size_t kind_name(const char *text, char end)
 
 static int parse(const char *text, int depth, struct spec **ret, struct pl_err *err);
 
+static int bare_addr(const char *text, struct pl_err *err)
+{
+    return pl_fail(err, -EINVAL,
+                   "%.200s: an address, not a tree (the tree served there: 9p:%.200s)", text, text);
+}
+
 /* Parses the tree under a layer and completes the layer's text with it. */
 static int parse_lower(struct spec *s, const char *lower, int depth, struct pl_err *err)
 {
@@ -460,6 +467,8 @@ static int parse_as(const char *text, size_t name_len, bool layer, int depth, st
     char name[32];
     snprintf(name, sizeof(name), "%.*s", (int)name_len, text);
     s->kind = kind_find(name, layer);
+    if (!s->kind && !layer && chan_is_addr(text))
+        return bare_addr(text, err);
     if (!s->kind)
         return unknown(name, layer, text, err);
     char *inner = strdup(text + name_len + 1), *lower = NULL;
@@ -502,6 +511,8 @@ static int parse(const char *text, int depth, struct spec **ret, struct pl_err *
         char *copy = strdup(text);
         s->kind = kind_find("host", false);
         r = copy ? path_parse(s, copy, NULL, err) : no_memory(err);
+        if (r == 0 && chan_is_addr(text) && access(s->rest, F_OK) < 0)
+            r = bare_addr(text, err);
         /* The usual cause of a path that is not there and ends so. */
         if (r == 0 && depth && n && text[n - 1] == ')' && !strchr(text, '(') &&
             access(s->rest, F_OK) < 0)
@@ -557,8 +568,8 @@ void spec_help(FILE *out)
         fputs(layer ? "\nLayers, over another SPEC:\n" : "\nSources:\n", out);
         for (size_t i = 0; i < KINDS; i++)
             if (kinds[i].layer == layer)
-                fprintf(out, "  %-28s %s%s\n  %-28s %s\n", kinds[i].form,
-                        strlen(kinds[i].form) > 28 ? "\n                               " : "",
+                fprintf(out, "  %-28s%s%s\n  %-28s %s\n", kinds[i].form,
+                        strlen(kinds[i].form) > 28 ? "\n                               " : " ",
                         kinds[i].what, "", kinds[i].example);
     }
     fputs("\nA path begins with '/', '.' or '~', or has no ':' in it. The SPEC in a layer goes up "

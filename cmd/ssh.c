@@ -2,6 +2,7 @@
 #include "cmd/cmd.h"
 #include "cmd/ductrun.h"
 #include "cmd/sshlink.h"
+#include "keeper/mount.h"
 #include <errno.h>
 #include <limits.h>
 #include <poll.h>
@@ -95,6 +96,23 @@ static bool wait_ssh(pid_t pid)
     return !WIFEXITED(status) || WEXITSTATUS(status) == 0;
 }
 
+/* What is wrong on this side is told before anybody types a password. */
+static int check_ours(const struct duct *d)
+{
+    struct pl_err err;
+    char path[PATH_MAX];
+    for (size_t i = 0; i < d->nmounts; i++)
+        if (mount_check(d->mounts[i].dir, d->opts.mount.nonempty, path, &err) < 0)
+            return cmd_error(d->cmd, &err);
+    for (size_t i = 0; i < d->nexports; i++) {
+        struct pl_tree *tree;
+        if (spec_open(d->exports[i].spec, NULL, NULL, &tree, &err) < 0)
+            return cmd_error(d->cmd, &err);
+        pl_tree_unref(tree);
+    }
+    return EXIT_OK;
+}
+
 static int connect_and_run(struct duct *d, struct sshlink *link)
 {
     struct pl_err err;
@@ -141,7 +159,12 @@ static int run(const struct cmd *self, int argc, char **argv)
         cmd_usage(self, "%s: options for ssh come behind --", argv[optind]);
     link.ssh_options = optind < argc ? argv + optind + 1 : NULL;
     link.args = far.v;
-    status = connect_and_run(d, &link);
+    status = check_ours(d);
+    if (status == EXIT_OK)
+        status = connect_and_run(d, &link);
+    else
+        for (size_t i = 0; i < d->nexports; i++)
+            spec_free(d->exports[i].spec);
     for (size_t i = 0; i < far.n; i++)
         free(far.v[i]);
     for (size_t i = 0; i < d->nexports; i++)

@@ -51,6 +51,13 @@ static void add_json(struct json_object *array, struct reg_page *p)
     json_object_array_add(array, o);
 }
 
+/* A process id, which may not be there. */
+static const char *pid_text(char buf[12], pid_t pid)
+{
+    snprintf(buf, 12, pid > 0 ? "%d" : "-", pid);
+    return buf;
+}
+
 /* At most `size - 1` bytes, safe for a terminal. */
 static const char *safe(char *buf, size_t size, const char *text)
 {
@@ -59,18 +66,19 @@ static const char *safe(char *buf, size_t size, const char *text)
 
 static void add_row(const struct listing *l, struct reg_page *p)
 {
-    char dir[256], spec[256], peer[128], rd[16], wr[16];
+    char dir[256], spec[256], peer[128], rd[16], wr[16], keeper[12], server[12];
     if (l->n == 0)
         printf("%-6s %-9s %-*s %9s %7s %9s %9s %7s %8s %8s  %s\n", "KIND", "STATE", l->width, "DIR",
                "REQUESTS", "ERRORS", "READ", "WRITTEN", "WAITING", "KEEPER", "SERVER",
                "SPEC, PEER");
-    printf("%-6.8s %-9.32s %-*s %9llu %7llu %9s %9s %7lld %8d %8d  %s%s%s\n", p->kind, p->state,
+    printf("%-6.8s %-9.32s %-*s %9llu %7llu %9s %9s %7lld %8s %8s  %s%s%s\n", p->kind, p->state,
            l->width, safe(dir, sizeof(dir), p->dir), (unsigned long long)get(&p->stats.requests),
            (unsigned long long)get(&p->stats.errors), text_bytes(rd, get(&p->stats.bytes_read)),
            text_bytes(wr, get(&p->stats.bytes_written)),
            (long long)atomic_load_explicit(&p->stats.waiting, memory_order_relaxed),
-           atomic_load(&p->keeper), atomic_load(&p->server), safe(spec, sizeof(spec), p->spec),
-           *p->peer ? ", " : "", *p->peer ? safe(peer, sizeof(peer), p->peer) : "");
+           pid_text(keeper, atomic_load(&p->keeper)), pid_text(server, atomic_load(&p->server)),
+           safe(spec, sizeof(spec), p->spec), *p->peer ? ", " : "",
+           *p->peer ? safe(peer, sizeof(peer), p->peer) : "");
 }
 
 static int each(void *arg, struct reg_page *page)

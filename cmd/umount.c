@@ -77,6 +77,27 @@ static void wait_forced(struct behind *b)
     gone(b, PATIENCE_MS);
 }
 
+/* Unmounts, and waits: the exit status. */
+static int end(const struct cmd *self, const char *dir, bool force, struct behind *b)
+{
+    struct pl_err err;
+    /* The mount may be gone and a server that hangs still there: an unmount was given up. */
+    bool left = !b->duct && (b->fds[0].fd >= 0 || b->fds[1].fd >= 0);
+    int r = mount_end(dir, force, &err);
+    if (r == -EINVAL && left && !force)
+        return cmd_fail(
+            self,
+            "%s: not mounted any more, but its processes have not ended (plenum umount -f %s)", dir,
+            dir);
+    if (r < 0 && !(r == -EINVAL && left))
+        return cmd_error(self, &err);
+    if (force)
+        wait_forced(b);
+    else if (!b->duct) /* its other direction may go on for long; these have nothing else to do */
+        gone(b, -1);
+    return EXIT_OK;
+}
+
 static int run(const struct cmd *self, int argc, char **argv)
 {
     bool force = false;
@@ -90,15 +111,7 @@ static int run(const struct cmd *self, int argc, char **argv)
         return cmd_error(self, &err);
     struct behind b = {.fds = {{.fd = -1, .events = POLLIN}, {.fd = -1, .events = POLLIN}}};
     look(&b, dir);
-    int status = EXIT_OK;
-    if (mount_end(dir, force, &err) < 0) {
-        status = cmd_error(self, &err);
-    } else if (force) {
-        wait_forced(&b);
-    } else if (!b.duct) {
-        /* A duct's other direction may go on for long; these have nothing else to do. */
-        gone(&b, -1);
-    }
+    int status = end(self, dir, force, &b);
     reg_put(b.page);
     return status;
 }

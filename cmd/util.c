@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/util.h"
+#include "base/text.h"
 #include <errno.h>
 #include <poll.h>
 #include <pwd.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,6 +55,21 @@ const char *util_closest(const char *word, const char *const *list)
         }
     }
     return best;
+}
+
+void util_say(const char *fmt, ...)
+{
+    char *raw = NULL;
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vasprintf(&raw, fmt, ap);
+    va_end(ap);
+    char *safe = n < 0 ? NULL : malloc(4 * (size_t)n + 1);
+    if (safe)
+        fprintf(stderr, "%s\n", text_escape(safe, 4 * (size_t)n + 1, raw, (size_t)n));
+    free(safe);
+    if (n >= 0)
+        free(raw);
 }
 
 static char *expand_home(const char *path)

@@ -18,6 +18,9 @@ char *util_absolute(const char *path);
 /* Makes the soft limit of open descriptors the hard one. */
 void util_many_descriptors(void);
 
+/* One line on standard error, whatever is in it: safe for a terminal. */
+void util_say(const char *fmt, ...) PL_PRINTF(1, 2);
+
 /* This user's name for 9P. */
 const char *util_user(char *buf, size_t size);
 

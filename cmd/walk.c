@@ -6,6 +6,7 @@
 #include "cmd/walk.h"
 #include "base/text.h"
 #include "cmd/listening.h"
+#include "cmd/progress.h"
 #include "cmd/spec.h"
 #include "cmd/util.h"
 #include <dirent.h>
@@ -18,6 +19,7 @@
 
 #define MAX_CALLS    32
 #define MAX_SYMLINKS 40
+#define MAX_DEPTH    2048
 
 static pthread_mutex_t calls_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct pl_call *calls[MAX_CALLS];
@@ -139,12 +141,19 @@ int walk_close(struct walk *w)
     return w->failed ? EXIT_FAILED : EXIT_OK;
 }
 
-void walk_fail(struct walk *w, const char *path, int error)
+void walk_say(struct walk *w, const char *path, const char *sentence)
 {
     w->failed = true;
     if (walk_interrupted())
         return; /* one word about that is enough, and the shell knows it */
-    cmd_fail(w->cmd, "%s: %s", path, strerror(-error));
+    progress_pause();
+    cmd_fail(w->cmd, "%s: %s", path, sentence);
+    progress_resume();
+}
+
+void walk_fail(struct walk *w, const char *path, int error)
+{
+    walk_say(w, path, strerror(-error));
 }
 
 char *walk_join(const char *dir, const char *name)
@@ -333,6 +342,24 @@ int walk_list(struct walk *w, struct pl_node *dir, struct walk_list *ret)
     if (r < 0)
         walk_list_free(ret);
     return r;
+}
+
+bool walk_down(struct walk *w, const char *path)
+{
+    if (w->depth < MAX_DEPTH) {
+        w->depth++;
+        return true;
+    }
+    /* Nobody wants to read 2000 names. */
+    char text[64];
+    snprintf(text, sizeof(text), "%.40s...", path);
+    walk_say(w, text, "too many directories in one another");
+    return false;
+}
+
+void walk_up(struct walk *w)
+{
+    w->depth--;
 }
 
 static int by_name(const void *a, const void *b)

@@ -12,6 +12,7 @@ struct walk {
     struct pl_tree *tree;
     struct pl_node *root;
     struct pl_call call; /* of the main thread */
+    unsigned depth;      /* of walk_down */
     bool failed;         /* something went wrong and has been told; the rest went on */
 };
 
@@ -47,11 +48,17 @@ struct walk_list {
     size_t n, room;
 };
 int walk_list(struct walk *w, struct pl_node *dir, struct walk_list *ret);
+/* Around what goes down into a directory by recursion: false, having said so, if it is too deep
+ * (the stack is finite, and a peer's tree need not be). */
+bool walk_down(struct walk *w, const char *path);
+void walk_up(struct walk *w);
 void walk_list_sort(struct walk_list *list);
 void walk_list_free(struct walk_list *list);
 
 /* "plenum: CMD: PATH: what the errno says", and remembers that something failed. */
 void walk_fail(struct walk *w, const char *path, int error);
+/* The same with a sentence of our own. */
+void walk_say(struct walk *w, const char *path, const char *sentence);
 /* a/b joined; to be freed. Ends the program when out of memory. */
 char *walk_join(const char *dir, const char *name);
 

@@ -202,14 +202,6 @@ void fuse_nodes_forget(struct fuse_nodes *tab, uint64_t nodeid, uint64_t n)
     pl_node_unref(drop);
 }
 
-size_t fuse_nodes_count(struct fuse_nodes *tab)
-{
-    pthread_mutex_lock(&tab->lock);
-    size_t n = tab->count;
-    pthread_mutex_unlock(&tab->lock);
-    return n;
-}
-
 static uint64_t mix(uint64_t h, uint64_t v)
 {
     h = (h ^ v) * 0xd6e8feb86659fd93u;

@@ -26,8 +26,6 @@ uint64_t fuse_nodes_learn(struct fuse_nodes *tab, struct pl_node *node, uint32_t
 /* Takes back `n` lookups; at zero the node is dropped, and its nodeid used again with another
  * generation. */
 void fuse_nodes_forget(struct fuse_nodes *tab, uint64_t nodeid, uint64_t n);
-/* Nodes known, the root included. */
-size_t fuse_nodes_count(struct fuse_nodes *tab);
 
 /* A digest of what tells that an object's content changed. Never 0. */
 uint32_t fuse_stamp(const struct pl_attr *attr);

@@ -176,6 +176,8 @@ static int refused(const char *dir, const char *said, struct pl_err *err)
     if (strstr(said, "device not found") || strstr(said, "unknown device"))
         return pl_fail(err, -ENODEV,
                        "/dev/fuse: there is none (load the fuse module: modprobe fuse)");
+    if (strstr(said, "/dev/fuse: Permission denied"))
+        return pl_fail(err, -EACCES, FUSE_DENIED);
     return pl_fail(err, -EPERM, "%s: " NAME " cannot mount: %s", dir,
                    *said ? said : "it does not say why (is it set-user-id root?)");
 }
@@ -223,5 +225,7 @@ int fusermount_end(const char *dir, bool lazy, struct pl_err *err)
     if (strstr(said, "busy"))
         return pl_fail(err, -EBUSY, "%s: busy", dir);
     return pl_fail(err, -EPERM, "%s: not permitted to unmount it (%s)", dir,
-                   *said ? said : "only root and the user who mounted it may");
+                   *said && !strstr(said, " not found in ")
+                       ? said
+                       : "only root and the user who mounted it may");
 }

@@ -42,6 +42,8 @@ static int open_device(struct pl_err *err)
         return pl_fail(err, -ENODEV,
                        "/dev/fuse: there is none (load the fuse module: modprobe fuse; a container "
                        "needs --device /dev/fuse)");
+    if (rc == -EACCES)
+        return pl_fail(err, rc, FUSE_DENIED);
     return pl_fail(err, rc, "/dev/fuse: cannot open it: %s", strerror(-rc));
 }
 
@@ -131,7 +133,7 @@ int mount_fuse(const char *dir, const struct mount_opts *o, int *ret_fd, struct 
     }
     if (rc == -ENODEV && fd >= 0)
         return pl_fail(err, rc, "%s: the kernel has no FUSE (load the module: modprobe fuse)", dir);
-    if (rc == -EPERM || rc == -EACCES)
+    if (rc == -EPERM || (rc == -EACCES && fd >= 0))
         return pl_fail(
             err, rc,
             "%s: not permitted to mount (root here lacks CAP_SYS_ADMIN or /dev/fuse: a "

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "keeper/mountinfo.h"
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,8 +23,9 @@ static void unescape(char *s)
     *out = 0;
 }
 
-/* 36 35 98:0 /root /point rw,noatime master:1 ... - type source options */
-bool mountinfo_parse(char *line, struct mountinfo *ret)
+/* Takes a line apart, in place: 36 35 98:0 /root /point rw,noatime master:1 ... - type source
+ * options. False for a line of another shape. */
+static bool parse_line(char *line, struct mountinfo *ret)
 {
     unsigned major, minor;
     int used = 0;
@@ -59,7 +61,7 @@ int mountinfo_each(int (*fn)(void *arg, const struct mountinfo *m), void *arg)
         return -errno;
     while (rc == 0 && getline(&line, &size, f) > 0) {
         struct mountinfo m;
-        if (mountinfo_parse(line, &m))
+        if (parse_line(line, &m))
             rc = fn(arg, &m);
     }
     if (rc == 0 && ferror(f))

@@ -3,7 +3,6 @@
 #ifndef KEEPER_MOUNTINFO_H
 #define KEEPER_MOUNTINFO_H
 
-#include <stdbool.h>
 #include <sys/types.h>
 
 /* One mount; the strings are unescaped and live as long as the call back. */
@@ -12,9 +11,6 @@ struct mountinfo {
     dev_t dev;
     char *point, *type, *source;
 };
-
-/* Takes a line apart (in place); false for a line of another shape. */
-bool mountinfo_parse(char *line, struct mountinfo *ret);
 
 /* Calls fn for each mount, the later mounted after the earlier; stops when it returns non-zero and
  * returns that; a negative errno when the file cannot be read. */

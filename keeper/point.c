@@ -86,7 +86,7 @@ static int no_such(const char *dir, int rc, struct pl_err *err)
 {
     switch (rc) {
     case -ENOENT:
-        return pl_fail(err, rc, "%s: no such directory (make it with mkdir)", dir);
+        return pl_fail(err, rc, "%s: no such directory", *dir ? dir : "''");
     case -ENOTDIR:
         return pl_fail(err, rc, "%s: not a directory", dir);
     case -EACCES:
@@ -105,6 +105,8 @@ static int look(const char *dir, struct point *p, struct pl_err *err)
 {
     memset(p, 0, sizeof(*p));
     int fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT && *dir)
+        return pl_fail(err, -ENOENT, "%s: no such directory (make it with mkdir)", dir);
     if (fd < 0)
         return no_such(dir, -errno, err);
     int rc = path_of(fd, p->path);

@@ -205,11 +205,6 @@ void reg_del(struct reg_entry *e)
     free(e);
 }
 
-int reg_entry_fd(const struct reg_entry *e)
-{
-    return e->fd;
-}
-
 void reg_set_state(struct reg_page *page, const char *state)
 {
     copy(page->state, sizeof(page->state), state);

@@ -51,8 +51,6 @@ struct reg_entry; /* a registered file, held */
 int reg_add(const char *kind, const char *dir, const char *spec, struct reg_entry **ret,
             struct reg_page **page);
 void reg_del(struct reg_entry *e); /* unlinks and unmaps; NULL is fine */
-/* The descriptor that holds the lock, or -1: for who closes all others. */
-int reg_entry_fd(const struct reg_entry *e);
 
 void reg_set_state(struct reg_page *page, const char *state);
 void reg_set_peer(struct reg_page *page, const char *peer); /* escaped already */

@@ -158,7 +158,7 @@ static int open_dir(const char *dir, struct pl_err *err)
     int r = -errno;
     switch (-r) {
     case ENOENT:
-        return pl_fail(err, r, "%s: no such directory (make it with mkdir)", dir);
+        return pl_fail(err, r, "%s: no such directory", dir);
     case ENOTDIR:
         return pl_fail(err, r, "%s: not a directory", dir);
     case EACCES:

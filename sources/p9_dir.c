@@ -60,29 +60,29 @@ static int read_some(struct p9s_tree *t, struct pl_call *call, struct p9s_file *
     return r < 0 ? r : (int)d->len;
 }
 
-/* The next entry, not yet taken: the bytes it has, or -EIO for one that cannot be. */
-static int parse(struct p9s_dir *d, char name[LIMIT_NAME + 1], struct pl_dirent *ent)
+/* An entry on the wire: qid, offset, type, and a name. */
+#define DIRENT_MAX (13 + 8 + 1 + 2 + LIMIT_NAME)
+
+/* The next entry, not yet taken: the bytes it has, or -EIO for one that cannot be. It may be asked
+ * for again, so a copy of it is decoded, which holds the name. */
+static int parse(struct p9s_dir *d, char copy[DIRENT_MAX], struct pl_dirent *ent)
 {
-    struct cursor c = cursor_at(d->buf + d->at, d->len - d->at);
-    uint8_t qtype = (uint8_t)cursor_get(&c, 1);
-    cursor_get(&c, 4);
-    ent->ino = cursor_get(&c, 8);
-    ent->next = cursor_get(&c, 8);
-    ent->type = (uint32_t)cursor_get(&c, 1);
-    size_t len = cursor_get(&c, 2);
-    const uint8_t *s = cursor_take(&c, len);
-    if (c.bad || len == 0 || len > LIMIT_NAME || memchr(s, '/', len) || memchr(s, 0, len))
+    size_t n = d->len - d->at;
+    struct p9_dirent e;
+    n = n < DIRENT_MAX ? n : DIRENT_MAX;
+    memcpy(copy, d->buf + d->at, n);
+    int r = p9_dirent_get(copy, n, &e);
+    if (r <= 0 || e.name.len == 0 || memchr(e.name.s, '/', e.name.len))
         return -EIO;
-    if (ent->next == 0 || ent->next > PL_OFF_MAX || ent->next == d->next)
+    if (e.offset == 0 || e.offset > PL_OFF_MAX || e.offset == d->next)
         return -EIO; /* would be read for ever */
-    memcpy(name, s, len);
-    name[len] = 0;
-    ent->name = name;
+    *ent =
+        (struct pl_dirent){.name = e.name.s, .ino = e.qid.path, .next = e.offset, .type = e.type};
     if (ent->type > DT_WHT)
         ent->type = DT_UNKNOWN;
-    if (ent->type == DT_UNKNOWN && (qtype & P9_QTDIR))
+    if (ent->type == DT_UNKNOWN && (e.qid.type & P9_QTDIR))
         ent->type = DT_DIR;
-    return (int)(d->len - d->at - cursor_left(&c));
+    return r;
 }
 
 int p9s_readdir(struct pl_tree *tree, struct pl_call *call, struct pl_file *file, uint64_t off,
@@ -98,14 +98,14 @@ int p9s_readdir(struct pl_tree *tree, struct pl_call *call, struct pl_file *file
     if (off == 0 || off != d->next) /* rewound, or somewhere else */
         d->at = d->len = 0, d->next = off;
     for (;;) {
-        char name[LIMIT_NAME + 1];
+        char copy[DIRENT_MAX];
         struct pl_dirent ent;
         if (d->at == d->len) {
             r = read_some(t, call, f, d, d->next);
             if (r <= 0)
                 break;
         }
-        r = parse(d, name, &ent);
+        r = parse(d, copy, &ent);
         if (r < 0 || fill(arg, &ent))
             break;
         d->at += (size_t)r;

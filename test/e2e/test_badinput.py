@@ -178,7 +178,7 @@ def test_no_dev_fuse(plenum, script):
 
 @fuse
 def test_no_permission(plenum):
-    """An ordinary user without fusermount3."""
+    """An ordinary user."""
     plenum.tmp.chmod(0o755)
     mine = plenum.dir("mine")
     os.chown(mine, 65534, 65534)
@@ -195,8 +195,9 @@ def test_no_permission(plenum):
         one_line(p.stderr, args[0])
         return p.stderr
 
-    assert "fusermount3" in nobody("mount", "mem:", "mine")
-    nobody("duct", "-q", "-e", f"'{PLENUM}' serve mem: stdio", ".", "mine")
+    if os.stat("/dev/fuse").st_mode & 0o006 == 0:  # else fusermount3 mounts it
+        assert "/dev/fuse: not permitted to open it (its mode" in nobody("mount", "mem:", "mine")
+        nobody("duct", "-q", "-e", f"'{PLENUM}' serve mem: stdio", ".", "mine")
     assert "ermission" in nobody("mount", "secret", "mine")
     nobody("mount", "mem:", "roots")
     assert "ermission" in nobody("serve", "secret", "tcp!127.0.0.1!0")

@@ -117,6 +117,40 @@ def test_a_failing_read_leaves_what_was_there(plenum, tree):
     assert not list(plenum.tmp.glob(".plenum-*"))
 
 
+def test_not_into_itself(plenum):
+    """The directory that copies go into is left out, however its tree names it."""
+    src = plenum.dir("src")
+    (src / "file").write_text("x")
+    plenum.dir("src/sub/below")
+    server = plenum.serve(src, "unix!s.sock")
+    for args in (("get", ".", "src", "src/sub"), ("put", ".", "src", "src/sub/new"),
+                 ("get", "9p:unix!s.sock", "/", "src/sub/below"), ("put", ".", "src", ".")):
+        assert "not copied into itself" in plenum.error(*args), args
+    server.terminate()
+    plenum.ended(server)
+    for top in ("src", "new", "below"):
+        assert (src / "sub" / top / "file").read_text() == "x"
+    assert not (src / "sub/src/sub/src").exists()
+    assert not (src / "sub/new/sub/new").exists()
+    assert not (src / "sub/below/sub/below").exists()
+    assert not list(src.glob("**/.plenum-*"))
+
+
+def test_too_deep(plenum):
+    """Ends with a sentence, not with the stack."""
+    deep = plenum.dir("deep")
+    fd = os.open(deep, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=fd)
+        fd, up = os.open("d", os.O_RDONLY, dir_fd=fd), fd
+        os.close(up)
+    os.close(fd)
+    for args in (("ls", "-R", deep), ("get", ".", "deep", "copy"), ("rm", "-r", deep, "d")):
+        line = plenum.run(*args, rc=1).err
+        assert "too many directories in one another" in line and len(line) < 200
+    subprocess.run(["rm", "-rf", deep, plenum.tmp / "copy"], check=True)
+
+
 def test_errors_go_on(plenum, tree):
     p = plenum.run("get", f"fault(open,EACCES,count=2,{tree})", "a", "empty", plenum.dir("out"), rc=1)
     assert p.err.count("\n") == 2
@@ -148,8 +182,8 @@ def test_interrupted(plenum, tree):
 def test_progress_on_a_terminal_only(plenum, tree):
     assert plenum.run("get", tree, "big", "b1").err == ""
     master, slave = pty.openpty()
-    p = subprocess.Popen([PLENUM, "get", tree, "/", plenum.tmp / "b2"], stderr=slave,
-                         stdout=subprocess.DEVNULL)
+    # Slow enough for the line to appear, and for the totals; a failure has a line of its own.
+    p = subprocess.Popen([PLENUM, "get", f"delay(300ms,{tree})", "big", "missing", plenum.dir("b2")], stderr=slave, stdout=subprocess.DEVNULL)
     os.close(slave)
     text = b""
     try:
@@ -158,8 +192,10 @@ def test_progress_on_a_terminal_only(plenum, tree):
     except OSError:
         pass
     os.close(master)
-    assert p.wait() == 0
-    assert b" MiB of " in text and b"files" in text and text.endswith(b"\n")
+    assert p.wait() == 1
+    assert b" MiB of 8.6 MiB, " in text and b"[####" in text
+    assert b"\r\x1b[Kplenum: get: missing: No such file or directory\r\n" in text
+    assert text.endswith(b"/s\r\n") and b"8.6 MiB, 1 file, " in text
 
 
 def test_ls(plenum, tree):

@@ -165,6 +165,21 @@ def test_force_when_the_server_hangs(plenum):
     gone(e)
 
 
+def test_force_after_an_unmount_was_given_up(plenum):
+    """The mount is gone then, and the server that hangs is not."""
+    here = plenum.dir("here")
+    plenum.run("mount", "mem:", here)
+    e = plenum.entry(here)
+    os.kill(e["server"], signal.SIGSTOP)
+    p = plenum.start("umount", here)
+    wait_for(lambda: not mounted(here), "it is still mounted")
+    p.kill()
+    plenum.ended(p, rc=-signal.SIGKILL)
+    assert "its processes have not ended (plenum umount -f" in plenum.error("umount", here)
+    plenum.run("umount", "-f", here)
+    gone(e)
+
+
 def test_trace(plenum):
     here = plenum.dir("here")
     plenum.run("mount", "mem:", here)
