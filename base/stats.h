@@ -11,11 +11,11 @@
 #include <stdint.h>
 
 struct stats {
-    _Atomic uint64_t requests;      /* taken from clients (kernel or 9P) */
-    _Atomic uint64_t errors;        /* of those, answered with an error other than ENOENT, ENODATA */
-    _Atomic uint64_t bytes_read;    /* handed to clients by read */
-    _Atomic uint64_t bytes_written; /* taken from clients by write */
-    _Atomic int64_t waiting;        /* requests taken and not yet answered */
+    _Atomic uint64_t requests;   /* taken from clients (kernel or 9P) */
+    _Atomic uint64_t errors;     /* of those, answered with an error other than ENOENT, ENODATA */
+    _Atomic uint64_t bytes_read; /* handed to clients by read */
+    _Atomic uint64_t bytes_written;  /* taken from clients by write */
+    _Atomic int64_t waiting;         /* requests taken and not yet answered */
     _Atomic uint64_t sent, received; /* bytes on the channel, both directions of a duct */
 };
 

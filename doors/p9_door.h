@@ -136,15 +136,13 @@ int p9d_attach(struct p9d_op *op);
 
 /* ---- p9_walk.c, p9_name.c, p9_file.c, p9_dir.c, p9_xattr.c, p9_lock.c, p9_own.c ----
  * Handlers: fill op->out and return 0, or a negative errno. */
+/* clang-format off */
 #define P9D_HANDLERS(X)                                                                            \
-    X(walk)                                                                                        \
-    X(lookup)                                                                                      \
-    X(getattr)                                                                                     \
-    X(setattr)                                                                                     \
-    X(readlink) X(statfs) X(mkdir) X(symlink) X(mknod) X(link) X(rename) X(renameat) X(rename2)    \
-        X(unlinkat) X(remove) X(lopen) X(lcreate) X(tmpfile) X(read) X(write) X(fsync) X(clunk)    \
-            X(readdir) X(xattrwalk) X(xattrcreate) X(lock) X(getlock) X(fallocate) X(seek) X(copy) \
-                X(access) X(flushfile) X(syncfs) X(ioctl)
+    X(walk) X(lookup) X(getattr) X(setattr) X(readlink) X(statfs) X(mkdir) X(symlink) X(mknod)     \
+    X(link) X(rename) X(renameat) X(rename2) X(unlinkat) X(remove) X(lopen) X(lcreate)             \
+    X(tmpfile) X(read) X(write) X(fsync) X(clunk) X(readdir) X(xattrwalk) X(xattrcreate) X(lock)   \
+    X(getlock) X(fallocate) X(seek) X(copy) X(access) X(flushfile) X(syncfs) X(ioctl)
+/* clang-format on */
 #define X(name) int p9d_##name(struct p9d_op *op);
 P9D_HANDLERS(X)
 #undef X

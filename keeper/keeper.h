@@ -39,7 +39,7 @@ struct keeper_mount {
 };
 
 struct keeper_job {
-    const char *kind; /* "mount", "duct": for status */
+    const char *kind;   /* "mount", "duct": for status */
     const char *prefix; /* of its messages: "plenum: mount" */
     size_t nmounts;
     struct keeper_mount *mounts;

@@ -69,9 +69,9 @@ struct p9_conn_opts {
     struct p9_crew *crew;             /* required, also without a serving half */
     const struct p9_handler *handler; /* NULL: no serving half (T-messages get Rlerror) */
     void *handler_arg;
-    bool use;                         /* there is a using half */
-    uint32_t msize;                   /* proposed and accepted at most; 0: 1 MiB - see limits.h */
-    struct stats *stats;              /* may be NULL: requests served, bytes on the channel */
+    bool use;            /* there is a using half */
+    uint32_t msize;      /* proposed and accepted at most; 0: 1 MiB - see limits.h */
+    struct stats *stats; /* may be NULL: requests served, bytes on the channel */
     /* Called once when the connection is over, in some engine thread (error 0: both ends said
      * goodbye, or a plain peer closed when nothing was in the way; else negative errno and the
      * sentence). Afterwards no handler runs. It may free nothing itself. May be NULL. */
@@ -98,14 +98,15 @@ const char *p9_conn_peer(const struct p9_conn *conn);
  * must not be sent a T-message: then -ENOTCONN "the other end only uses, it serves nothing"); when
  * it is not known who called it waits a moment for that. Blocks until done. */
 int p9_use(struct p9_conn *conn, struct pl_call *call, struct pl_err *err);
-uint32_t p9_msize(const struct p9_conn *conn);    /* as negotiated by the using half */
-bool p9_extended(const struct p9_conn *conn);     /* the peer knows our own messages */
+uint32_t p9_msize(const struct p9_conn *conn); /* as negotiated by the using half */
+bool p9_extended(const struct p9_conn *conn);  /* the peer knows our own messages */
 
-/* One request: sends `t`, waits for the answer, fills `r` (strings and data point into a buffer that
- * p9_answer_free drops; the payload of Rread goes straight to `into` when that is not NULL).
+/* One request: sends `t`, waits for the answer, fills `r` (strings and data point into a buffer
+ * that p9_answer_free drops; the payload of Rread goes straight to `into` when that is not NULL).
  * 0, or the peer's error as a negative errno, -ECONNABORTED when the link is lost, -EPROTO for an
- * answer of the wrong type, -EINTR when `call` was cancelled (a Tflush went out and was answered; an
- * answer that overtook it is returned as success). Tags are the engine's. Blocks; heeds the call. */
+ * answer of the wrong type, -EINTR when `call` was cancelled (a Tflush went out and was answered;
+ * an answer that overtook it is returned as success). Tags are the engine's. Blocks; heeds the
+ * call. */
 struct p9_answer {
     struct p9_msg r;
     void *buf; /* private */
@@ -124,13 +125,13 @@ int p9_rpc_finish(struct p9_conn *conn, struct pl_call *call, struct p9_pending 
                   struct p9_answer *ret);
 
 /* The using half is done: to one of us sends Tend and waits for Rend (it drops all our fids); the
- * connection is over when the serving half has ended too. To a plain server: closes when there is no
- * serving half. Idempotent. Also sent by p9_conn_new's engine on our behalf when opts.use is false
- * and the peer turns out to be one of us. */
+ * connection is over when the serving half has ended too. To a plain server: closes when there is
+ * no serving half. Idempotent. Also sent by p9_conn_new's engine on our behalf when opts.use is
+ * false and the peer turns out to be one of us. */
 int p9_use_end(struct p9_conn *conn, struct pl_call *call);
 
 /* ---- fids of the using half ---- */
-uint32_t p9_fid_get(struct p9_conn *conn);  /* NOFID when the limit is reached */
+uint32_t p9_fid_get(struct p9_conn *conn); /* NOFID when the limit is reached */
 void p9_fid_put(struct p9_conn *conn, uint32_t fid);
 /* Clunks without making the caller wait for the answer, and puts the fid back when it came. */
 void p9_clunk_later(struct p9_conn *conn, uint32_t fid);

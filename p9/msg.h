@@ -29,9 +29,17 @@ enum p9_type { /* P9_Tversion = 100, ... */
 };
 
 /* qid.type bits. The last two are ours, of the answers that open a file: its content differs from
- * open to open (do not cache it; of Rattach: true of the whole tree); it has no offsets, no size. */
-enum { P9_QTDIR = 0x80, P9_QTAPPEND = 0x40, P9_QTEXCL = 0x20, P9_QTSYMLINK = 0x02, P9_QTFILE = 0,
-       P9_QTDIRECT = 0x04, P9_QTSTREAM = 0x01 };
+ * open to open (do not cache it; of Rattach: true of the whole tree); it has no offsets, no size.
+ */
+enum {
+    P9_QTDIR = 0x80,
+    P9_QTAPPEND = 0x40,
+    P9_QTEXCL = 0x20,
+    P9_QTSYMLINK = 0x02,
+    P9_QTFILE = 0,
+    P9_QTDIRECT = 0x04,
+    P9_QTSTREAM = 0x01
+};
 
 enum p9_getattr_mask {
     P9_GETATTR_MODE = 0x1,
@@ -85,8 +93,8 @@ enum p9_lopen_flags {
 };
 
 enum { P9_AT_REMOVEDIR = 0x200 };
-/* Ours: above the mode of a creating message stands the umask, which is still to be applied (where a
- * directory has a default ACL it must not be, and only the server knows). */
+/* Ours: above the mode of a creating message stands the umask, which is still to be applied (where
+ * a directory has a default ACL it must not be, and only the server knows). */
 enum { P9_UMASK_SHIFT = 16 };
 enum { P9_LOCK_RD = 0, P9_LOCK_WR = 1, P9_LOCK_UN = 2 };
 /* FLOCK is ours: a lock of flock(2), which knows nothing of the others. */

@@ -4,9 +4,9 @@
  * them our own (docs/9p-extensions.md). A field is KIND(member of struct p9_msg), in the order of
  * the wire. From these rows come the numbers (msg.h), encoding, decoding and printing (msg.c).
  *
- * U1 U2 U4 U8 integers; FID the same as U4, a fid; STR len[2] and bytes; NAME the same, a name of a file or attribute;
- * QID; NAMES nwname[2] nwname*s; QIDS nwqid[2] nwqid*qid; DATA count[4] and bytes, only ever last;
- * OPT4 an integer that old peers leave out, only ever last.
+ * U1 U2 U4 U8 integers; FID the same as U4, a fid; STR len[2] and bytes; NAME the same, a name of a
+ * file or attribute; QID; NAMES nwname[2] nwname*s; QIDS nwqid[2] nwqid*qid; DATA count[4] and
+ * bytes, only ever last; OPT4 an integer that old peers leave out, only ever last.
  */
 #ifndef P9_TABLE_H
 #define P9_TABLE_H
@@ -21,63 +21,63 @@
 
 #define P9_MESSAGES(M)                                                                             \
     M(7, Rlerror, U4(ecode))                                                                       \
-    M(8, Tstatfs, FID(fid))                                                                         \
+    M(8, Tstatfs, FID(fid))                                                                        \
     M(9, Rstatfs, U4(statfs.type), U4(statfs.bsize), U8(statfs.blocks), U8(statfs.bfree),          \
       U8(statfs.bavail), U8(statfs.files), U8(statfs.ffree), U8(statfs.fsid), U4(statfs.namelen))  \
-    M(12, Tlopen, FID(fid), U4(flags))                                                              \
+    M(12, Tlopen, FID(fid), U4(flags))                                                             \
     M(13, Rlopen, QID(qid), U4(iounit))                                                            \
-    M(14, Tlcreate, FID(fid), NAME(name), U4(flags), U4(mode), U4(gid))                             \
+    M(14, Tlcreate, FID(fid), NAME(name), U4(flags), U4(mode), U4(gid))                            \
     M(15, Rlcreate, QID(qid), U4(iounit))                                                          \
-    M(16, Tsymlink, FID(dfid), NAME(name), STR(target), U4(gid))                                    \
+    M(16, Tsymlink, FID(dfid), NAME(name), STR(target), U4(gid))                                   \
     M(17, Rsymlink, QID(qid))                                                                      \
-    M(18, Tmknod, FID(dfid), NAME(name), U4(mode), U4(major), U4(minor), U4(gid))                   \
+    M(18, Tmknod, FID(dfid), NAME(name), U4(mode), U4(major), U4(minor), U4(gid))                  \
     M(19, Rmknod, QID(qid))                                                                        \
-    M(20, Trename, FID(fid), FID(dfid), NAME(name))                                                  \
+    M(20, Trename, FID(fid), FID(dfid), NAME(name))                                                \
     M(21, Rrename)                                                                                 \
-    M(22, Treadlink, FID(fid))                                                                      \
+    M(22, Treadlink, FID(fid))                                                                     \
     M(23, Rreadlink, STR(target))                                                                  \
-    M(24, Tgetattr, FID(fid), U8(mask))                                                             \
+    M(24, Tgetattr, FID(fid), U8(mask))                                                            \
     M(25, Rgetattr, P9_ATTR_FIELDS)                                                                \
-    M(26, Tsetattr, FID(fid), U4(set.valid), U4(set.mode), U4(set.uid), U4(set.gid), U8(set.size),  \
+    M(26, Tsetattr, FID(fid), U4(set.valid), U4(set.mode), U4(set.uid), U4(set.gid), U8(set.size), \
       U8(set.atime_sec), U8(set.atime_nsec), U8(set.mtime_sec), U8(set.mtime_nsec))                \
     M(27, Rsetattr)                                                                                \
-    M(30, Txattrwalk, FID(fid), FID(newfid), NAME(name))                                             \
+    M(30, Txattrwalk, FID(fid), FID(newfid), NAME(name))                                           \
     M(31, Rxattrwalk, U8(size))                                                                    \
-    M(32, Txattrcreate, FID(fid), NAME(name), U8(size), U4(flags))                                  \
+    M(32, Txattrcreate, FID(fid), NAME(name), U8(size), U4(flags))                                 \
     M(33, Rxattrcreate)                                                                            \
-    M(40, Treaddir, FID(fid), U8(offset), U4(count))                                                \
+    M(40, Treaddir, FID(fid), U8(offset), U4(count))                                               \
     M(41, Rreaddir, DATA(count))                                                                   \
-    M(50, Tfsync, FID(fid), OPT4(datasync))                                                         \
+    M(50, Tfsync, FID(fid), OPT4(datasync))                                                        \
     M(51, Rfsync)                                                                                  \
-    M(52, Tlock, FID(fid), U1(lock.type), U4(lock.flags), P9_LOCK_FIELDS)                           \
+    M(52, Tlock, FID(fid), U1(lock.type), U4(lock.flags), P9_LOCK_FIELDS)                          \
     M(53, Rlock, U1(status))                                                                       \
-    M(54, Tgetlock, FID(fid), U1(lock.type), P9_LOCK_FIELDS)                                        \
+    M(54, Tgetlock, FID(fid), U1(lock.type), P9_LOCK_FIELDS)                                       \
     M(55, Rgetlock, U1(lock.type), P9_LOCK_FIELDS)                                                 \
-    M(70, Tlink, FID(dfid), FID(fid), NAME(name))                                                    \
+    M(70, Tlink, FID(dfid), FID(fid), NAME(name))                                                  \
     M(71, Rlink)                                                                                   \
-    M(72, Tmkdir, FID(dfid), NAME(name), U4(mode), U4(gid))                                         \
+    M(72, Tmkdir, FID(dfid), NAME(name), U4(mode), U4(gid))                                        \
     M(73, Rmkdir, QID(qid))                                                                        \
-    M(74, Trenameat, FID(dfid), NAME(name), FID(newdfid), NAME(name2))                               \
+    M(74, Trenameat, FID(dfid), NAME(name), FID(newdfid), NAME(name2))                             \
     M(75, Rrenameat)                                                                               \
-    M(76, Tunlinkat, FID(dfid), NAME(name), U4(flags))                                              \
+    M(76, Tunlinkat, FID(dfid), NAME(name), U4(flags))                                             \
     M(77, Runlinkat)                                                                               \
     M(100, Tversion, U4(msize), STR(version))                                                      \
     M(101, Rversion, U4(msize), STR(version))                                                      \
-    M(102, Tauth, FID(afid), STR(uname), STR(aname), U4(n_uname))                                   \
+    M(102, Tauth, FID(afid), STR(uname), STR(aname), U4(n_uname))                                  \
     M(103, Rauth, QID(qid))                                                                        \
-    M(104, Tattach, FID(fid), FID(afid), STR(uname), STR(aname), U4(n_uname))                        \
+    M(104, Tattach, FID(fid), FID(afid), STR(uname), STR(aname), U4(n_uname))                      \
     M(105, Rattach, QID(qid))                                                                      \
     M(108, Tflush, U2(oldtag))                                                                     \
     M(109, Rflush)                                                                                 \
-    M(110, Twalk, FID(fid), FID(newfid), NAMES(wname))                                               \
+    M(110, Twalk, FID(fid), FID(newfid), NAMES(wname))                                             \
     M(111, Rwalk, QIDS(wqid))                                                                      \
-    M(116, Tread, FID(fid), U8(offset), U4(count))                                                  \
+    M(116, Tread, FID(fid), U8(offset), U4(count))                                                 \
     M(117, Rread, DATA(count))                                                                     \
-    M(118, Twrite, FID(fid), U8(offset), DATA(count))                                               \
+    M(118, Twrite, FID(fid), U8(offset), DATA(count))                                              \
     M(119, Rwrite, U4(count))                                                                      \
-    M(120, Tclunk, FID(fid))                                                                        \
+    M(120, Tclunk, FID(fid))                                                                       \
     M(121, Rclunk)                                                                                 \
-    M(122, Tremove, FID(fid))                                                                       \
+    M(122, Tremove, FID(fid))                                                                      \
     M(123, Rremove)                                                                                \
     P9_OWN_MESSAGES(M)
 
@@ -87,25 +87,25 @@
 #define P9_OWN_MESSAGES(M)                                                                         \
     M(200, Tend)                                                                                   \
     M(201, Rend)                                                                                   \
-    M(202, Trename2, FID(dfid), NAME(name), FID(newdfid), NAME(name2), U4(flags))                    \
+    M(202, Trename2, FID(dfid), NAME(name), FID(newdfid), NAME(name2), U4(flags))                  \
     M(203, Rrename2)                                                                               \
-    M(204, Tfallocate, FID(fid), U4(mode), U8(offset), U8(length))                                  \
+    M(204, Tfallocate, FID(fid), U4(mode), U8(offset), U8(length))                                 \
     M(205, Rfallocate)                                                                             \
-    M(206, Tseek, FID(fid), U8(offset), U4(whence))                                                 \
+    M(206, Tseek, FID(fid), U8(offset), U4(whence))                                                \
     M(207, Rseek, U8(offset))                                                                      \
-    M(208, Tcopy, FID(fid), U8(offset), FID(fid2), U8(offset2), U8(length))                          \
+    M(208, Tcopy, FID(fid), U8(offset), FID(fid2), U8(offset2), U8(length))                        \
     M(209, Rcopy, U8(length))                                                                      \
-    M(210, Ttmpfile, FID(dfid), U4(flags), U4(mode), U4(gid), FID(newfid))                           \
+    M(210, Ttmpfile, FID(dfid), U4(flags), U4(mode), U4(gid), FID(newfid))                         \
     M(211, Rtmpfile, QID(qid), U4(iounit))                                                         \
-    M(212, Taccess, FID(fid), U8(mask))                                                             \
+    M(212, Taccess, FID(fid), U8(mask))                                                            \
     M(213, Raccess)                                                                                \
-    M(214, Tflushfile, FID(fid), U8(owner))                                                         \
+    M(214, Tflushfile, FID(fid), U8(owner))                                                        \
     M(215, Rflushfile)                                                                             \
-    M(216, Tsyncfs, FID(fid))                                                                       \
+    M(216, Tsyncfs, FID(fid))                                                                      \
     M(217, Rsyncfs)                                                                                \
-    M(218, Tlookup, FID(dfid), FID(newfid), NAME(name))                                              \
+    M(218, Tlookup, FID(dfid), FID(newfid), NAME(name))                                            \
     M(219, Rlookup, P9_ATTR_FIELDS)                                                                \
-    M(220, Tioctl, FID(fid), U4(cmd), U4(out_size), DATA(count))                                    \
+    M(220, Tioctl, FID(fid), U4(cmd), U4(out_size), DATA(count))                                   \
     M(221, Rioctl, U4(result), DATA(count))
 
 #endif

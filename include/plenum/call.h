@@ -41,9 +41,9 @@ struct pl_cred {
 
 struct pl_call {
     struct pl_cred cred;
-    pid_t pid;         /* the calling process in our pid namespace, 0 when unknown or elsewhere */
-    mode_t umask;      /* not yet applied to the modes of created files; 0 when the peer did */
-    int64_t deadline;  /* CLOCK_MONOTONIC nanoseconds, 0: none */
+    pid_t pid;        /* the calling process in our pid namespace, 0 when unknown or elsewhere */
+    mode_t umask;     /* not yet applied to the modes of created files; 0 when the peer did */
+    int64_t deadline; /* CLOCK_MONOTONIC nanoseconds, 0: none */
     /* What the door may set before it starts the op. */
     void (*blocks)(struct pl_call *);     /* the op is about to wait: let others have the thread */
     int (*load_groups)(struct pl_call *); /* fills cred.groups on first use; see pl_call_groups */

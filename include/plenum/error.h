@@ -15,7 +15,7 @@ extern "C" {
 #endif
 
 #if defined(__GNUC__)
-#define PL_API __attribute__((visibility("default")))
+#define PL_API          __attribute__((visibility("default")))
 #define PL_PRINTF(f, a) __attribute__((format(printf, f, a)))
 #else
 #define PL_API

@@ -30,10 +30,11 @@
     X(read)                                                                                        \
     X(pread)                                                                                       \
     X(write)                                                                                       \
-    X(pwrite) X(lseek) X(ftruncate) X(truncate) X(fallocate) X(copy) X(mkdir) X(rmdir) X(unlink)   \
-        X(rename) X(link) X(linkfd) X(symlink) X(mknod) X(chmod) X(fchmod) X(chown) X(fchown)      \
-            X(utimens) X(futimens) X(access) X(setxattr) X(getxattr) X(listxattr) X(removexattr)   \
-                X(lock) X(getlock) X(flock) X(mmap) X(fsync) X(fstat) X(stat) X(statx) X(readlink) \
+    X(pwrite)                                                                                      \
+    X(lseek) X(ftruncate) X(truncate) X(fallocate) X(copy) X(mkdir) X(rmdir) X(unlink) X(rename)   \
+        X(link) X(linkfd) X(symlink) X(mknod) X(chmod) X(fchmod) X(chown) X(fchown) X(utimens)     \
+            X(futimens) X(access) X(setxattr) X(getxattr) X(listxattr) X(removexattr) X(lock)      \
+                X(getlock) X(flock) X(mmap) X(fsync) X(fstat) X(stat) X(statx) X(readlink)         \
                     X(getdents) X(chdir) X(statfs) X(walk)
 
 enum kind {
