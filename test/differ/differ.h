@@ -22,27 +22,21 @@
 #define PATHLEN  600
 #define TEXT_MAX (4u << 20)
 
+/* clang-format off */
 #define KINDS(X)                                                                                   \
-    X(open)                                                                                        \
-    X(close)                                                                                       \
-    X(dup)                                                                                         \
-    X(setfl)                                                                                       \
-    X(read)                                                                                        \
-    X(pread)                                                                                       \
-    X(write)                                                                                       \
-    X(pwrite)                                                                                      \
-    X(lseek) X(ftruncate) X(truncate) X(fallocate) X(copy) X(mkdir) X(rmdir) X(unlink) X(rename)   \
-        X(link) X(linkfd) X(symlink) X(mknod) X(chmod) X(fchmod) X(chown) X(fchown) X(utimens)     \
-            X(futimens) X(access) X(setxattr) X(getxattr) X(listxattr) X(removexattr) X(lock)      \
-                X(getlock) X(flock) X(mmap) X(fsync) X(fstat) X(stat) X(statx) X(readlink)         \
-                    X(getdents) X(chdir) X(statfs) X(walk)
+    X(open) X(close) X(dup) X(setfl) X(read) X(pread) X(write) X(pwrite) X(lseek) X(ftruncate)     \
+    X(truncate) X(fallocate) X(copy) X(mkdir) X(rmdir) X(unlink) X(rename) X(link) X(linkfd)       \
+    X(symlink) X(mknod) X(chmod) X(fchmod) X(chown) X(fchown) X(utimens) X(futimens) X(access)     \
+    X(setxattr) X(getxattr) X(listxattr) X(removexattr) X(lock) X(getlock) X(flock) X(mmap)        \
+    X(fsync) X(fstat) X(stat) X(statx) X(readlink) X(getdents) X(chdir) X(statfs) X(walk)
 
 enum kind {
 #define X(name) K_##name,
     KINDS(X)
 #undef X
-        K_COUNT
+    K_COUNT
 };
+/* clang-format on */
 
 struct op {
     enum kind kind;
