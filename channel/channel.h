@@ -40,8 +40,9 @@ struct chan {
 int chan_dial(const char *addr, struct chan *ret, struct pl_err *err);
 
 /* Runs the program argv[0] (looked for in PATH) with argv, its stdin and stdout the channel, its
- * stderr ours: what exec! does, without a shell. -ENOENT with a sentence if there is none. */
-int chan_exec(char *const argv[], struct chan *ret, struct pl_err *err);
+ * stderr ours: what exec! does, without a shell. `patient`: it does not get the terminal's Ctrl-C,
+ * because the caller ends it in good order. -ENOENT with a sentence if there is none. */
+int chan_exec(char *const argv[], bool patient, struct chan *ret, struct pl_err *err);
 
 /* Closes both descriptors; waits for the child of exec! (SIGTERM when it did not end within 5 s
  * after its stdin closed, SIGKILL 5 s later). Returns the child's wait status, 0 without a child

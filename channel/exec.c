@@ -62,25 +62,27 @@ static char **child_env(void)
     return env;
 }
 
-static int spawn(char *const argv[], int in, int out, pid_t *ret)
+static int spawn(char *const argv[], bool patient, int in, int out, pid_t *ret)
 {
     /* What this program ignores or blocks is not the command's business. */
     static const int reset[] = {SIGPIPE, SIGINT, SIGQUIT, SIGHUP, SIGTERM, SIGCHLD, SIGTSTP};
     posix_spawn_file_actions_t fa;
     posix_spawnattr_t attr;
-    sigset_t def, none;
+    sigset_t def, blocked;
     int rc = -ENOMEM;
     char **env = child_env();
     if (!env)
         return rc;
-    sigemptyset(&none);
+    sigemptyset(&blocked);
+    if (patient)
+        sigaddset(&blocked, SIGINT);
     sigemptyset(&def);
     for (size_t i = 0; i < sizeof(reset) / sizeof(*reset); i++)
         sigaddset(&def, reset[i]);
     posix_spawnattr_init(&attr);
     posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
     posix_spawnattr_setsigdefault(&attr, &def);
-    posix_spawnattr_setsigmask(&attr, &none);
+    posix_spawnattr_setsigmask(&attr, &blocked);
     posix_spawn_file_actions_init(&fa);
     if (posix_spawn_file_actions_adddup2(&fa, in, 0) == 0 &&
         posix_spawn_file_actions_adddup2(&fa, out, 1) == 0)
@@ -92,7 +94,8 @@ static int spawn(char *const argv[], int in, int out, pid_t *ret)
 }
 
 /* `name` is for people. */
-static int start(char *const argv[], const char *name, struct chan *ret, struct pl_err *err)
+static int start(char *const argv[], const char *name, bool patient, struct chan *ret,
+                 struct pl_err *err)
 {
     int to[2] = {-1, -1}, from[2] = {-1, -1};
     memset(ret, 0, sizeof(*ret));
@@ -101,7 +104,7 @@ static int start(char *const argv[], const char *name, struct chan *ret, struct 
     if (rc == 0) {
         rc = pipe_high(from);
         if (rc == 0) {
-            rc = spawn(argv, to[0], from[1], &ret->child);
+            rc = spawn(argv, patient, to[0], from[1], &ret->child);
             close(from[1]);
             if (rc < 0)
                 close(from[0]);
@@ -127,15 +130,15 @@ int addr_exec(const char *command, struct chan *ret, struct pl_err *err)
     char *argv[] = {(char *)"/bin/sh", (char *)"-c", (char *)command, NULL};
     char name[160];
     snprintf(name, sizeof(name), "exec!%s", command);
-    return start(argv, name, ret, err);
+    return start(argv, name, false, ret, err);
 }
 
-int chan_exec(char *const argv[], struct chan *ret, struct pl_err *err)
+int chan_exec(char *const argv[], bool patient, struct chan *ret, struct pl_err *err)
 {
     char name[160] = "exec!";
     for (size_t i = 0; argv[i] && strlen(name) + 2 < sizeof(name); i++)
         snprintf(name + strlen(name), sizeof(name) - strlen(name), "%s%s", i ? " " : "", argv[i]);
-    return start(argv, name, ret, err);
+    return start(argv, name, patient, ret, err);
 }
 
 /* Waits `ms` (-1: for ever) for the child to end; true if there is nothing left to wait for. */

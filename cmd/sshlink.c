@@ -3,7 +3,6 @@
 #include "base/text.h"
 #include "cmd/util.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,58 +47,6 @@ static char *remote_command(const struct sshlink *link, const char *token)
             fprintf(out, " --marker %s", token);
     }
     return fclose(out) == 0 ? text : NULL;
-}
-
-static void child(const char *program, char *const *argv, int in, int out, bool patient)
-{
-    /* Out of the way first: one of them may be 0 or 1 itself. */
-    in = fcntl(in, F_DUPFD_CLOEXEC, 3);
-    out = fcntl(out, F_DUPFD_CLOEXEC, 3);
-    if (dup2(in, 0) < 0 || dup2(out, 1) < 0)
-        _exit(126);
-    signal(SIGPIPE, SIG_DFL);
-    if (patient)
-        signal(SIGINT, SIG_IGN);
-    sigset_t none;
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
-    execvp(program, argv);
-}
-
-/* Starts ssh on two pipes: 0 or a negative errno (of exec too). */
-static int start(const char *program, char *const *argv, bool patient, struct chan *chan)
-{
-    int to[2] = {-1, -1}, from[2] = {-1, -1}, status[2] = {-1, -1}, r = 0;
-    if (pipe2(to, O_CLOEXEC) < 0 || pipe2(from, O_CLOEXEC) < 0 || pipe2(status, O_CLOEXEC) < 0)
-        r = -errno;
-    pid_t pid = r < 0 ? -1 : fork();
-    if (pid == 0) {
-        child(program, argv, to[0], from[1], patient);
-        int e = errno;
-        if (write(status[1], &e, sizeof(e)) < 0)
-            _exit(126);
-        _exit(127);
-    }
-    if (pid < 0 && r == 0)
-        r = -errno;
-    close(to[0]);
-    close(from[1]);
-    close(status[1]);
-    int e;
-    if (r == 0 && read(status[0], &e, sizeof(e)) == sizeof(e)) {
-        waitpid(pid, NULL, 0);
-        r = -e;
-    }
-    close(status[0]);
-    if (r < 0) {
-        close(to[1]);
-        close(from[0]);
-        return r;
-    }
-    chan->in = from[0];
-    chan->out = to[1];
-    chan->child = pid;
-    return 0;
 }
 
 /* ssh ended before the far plenum spoke: says why. */
@@ -160,19 +107,16 @@ int sshlink_start(const struct sshlink *link, struct chan *ret, struct pl_err *e
     argv[n++] = (char *)link->host;
     argv[n++] = command;
     argv[n] = NULL;
-    memset(ret, 0, sizeof(*ret));
-    int r = start(program, argv, link->patient, ret);
+    int r = chan_exec(argv, link->patient, ret, err);
     free(command);
     if (r == -ENOENT)
         return pl_fail(err, r, "%s: not found (install it: apt-get install openssh-client)",
                        program);
     if (r < 0)
-        return pl_fail(err, r, "%s: %s", program, strerror(-r));
+        return r;
     r = util_await(ret->in, token);
     if (r < 0)
         return ended(link, program, ret, r, err);
-    ret->role = CHAN_DIALED;
-    ret->uid = (uid_t)-1;
     char raw[128];
     snprintf(raw, sizeof(raw), "ssh %s", link->host);
     text_escape(ret->peer, sizeof(ret->peer), raw, strlen(raw));

@@ -10,6 +10,7 @@ import os
 import pathlib
 import select
 import signal
+import time
 import socket
 import subprocess
 import threading
@@ -383,6 +384,15 @@ def test_killed_over_a_command(plenum, stage, what):
     all_gone(plenum)
 
 
+def stop(pid):
+    """Stops a process, and returns when all of its threads have stopped."""
+    os.kill(pid, signal.SIGSTOP)
+    tasks = f"/proc/{pid}/task"
+    while not all(open(f"{tasks}/{t}/stat").read().rsplit(")", 1)[1].split()[0] == "T"
+                  for t in os.listdir(tasks)):
+        time.sleep(0.001)
+
+
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("stage", ["idle", "reading"])
 def test_both_processes_of_a_side_killed(plenum, side, stage):
@@ -392,7 +402,7 @@ def test_both_processes_of_a_side_killed(plenum, side, stage):
     workers = busy(plenum, stage, j.at[0], j.dirs[1])
     pids = [j.p[side].pid, *children(j.p[side].pid)]
     for pid in pids:
-        os.kill(pid, signal.SIGSTOP)  # so that none sees the other's end
+        stop(pid)  # so that none sees the other's end
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     plenum.ended(j.p[side], -9)
@@ -518,7 +528,7 @@ def test_peer_that_stops_while_ending(plenum):
     pair = Pair(plenum, "socketpair")
     far = plenum.entry(pair.at[1])
     for pid in far["keeper"], far["server"]:
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
     try:
         plenum.run("umount", "-f", pair.at[0], timeout=40)
         assert not mounted(pair.at[0])

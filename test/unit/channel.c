@@ -524,7 +524,7 @@ static void exec_program(void **state)
     void (*pipe_was)(int) = signal(SIGPIPE, SIG_IGN);
     char *argv[] = {(char *)"sh", (char *)"-c", (char *)"grep -E 'Sig(Blk|Ign)' /proc/self/status",
                     NULL};
-    assert_int_equal(chan_exec(argv, &c, &err), 0);
+    assert_int_equal(chan_exec(argv, false, &c, &err), 0);
     size_t n = 0;
     for (ssize_t got; (got = read(c.in, buf + n, sizeof(buf) - 1 - n)) > 0;)
         n += (size_t)got;
@@ -536,7 +536,8 @@ static void exec_program(void **state)
     assert_int_equal(ignored & (1u << (SIGPIPE - 1)), 0);
 
     char *none[] = {(char *)"no-such-program-here", NULL};
-    want_error(chan_exec(none, &c, &err), &err, -ENOENT, "no-such-program-here: no such program");
+    want_error(chan_exec(none, false, &c, &err), &err, -ENOENT,
+               "no-such-program-here: no such program");
     assert_int_equal(c.in, -1);
 }
 

@@ -420,12 +420,39 @@ static void long_source(void **state)
     want_nothing_left();
 }
 
+/* Are all threads of the process in the stopped state? SIGSTOP reaches them one by one. */
+static bool stopped(pid_t pid)
+{
+    char path[64], stat[512];
+    bool all = true;
+    snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+    DIR *d = opendir(path);
+    assert_non_null(d);
+    for (struct dirent *e; (e = readdir(d));) {
+        char file[400];
+        if (e->d_name[0] == '.')
+            continue;
+        snprintf(file, sizeof(file), "%s/%s/stat", path, e->d_name);
+        FILE *f = fopen(file, "r");
+        size_t n = f ? fread(stat, 1, sizeof(stat) - 1, f) : 0;
+        if (f)
+            fclose(f);
+        stat[n] = 0;
+        char *state = strrchr(stat, ')');
+        all = all && state && state[2] == 'T';
+    }
+    closedir(d);
+    return all;
+}
+
 /* Both processes killed: the dead mount is cleared by the next check. */
 static void wreck(void **state)
 {
     struct pids p = background(1, PLAIN);
     struct statfs sf;
     kill(p.server, SIGSTOP);
+    while (!stopped(p.server))
+        usleep(1000);
     kill(p.keeper, SIGKILL);
     assert_int_equal(ended(p.keeper), 128 + SIGKILL);
     assert_true(mounted(0));
