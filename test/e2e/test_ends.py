@@ -10,10 +10,10 @@ import os
 import pathlib
 import select
 import signal
-import time
 import socket
 import subprocess
 import threading
+import time
 
 import pytest
 from conftest import PATIENCE, PLENUM, alive, fuse, mounted, mounts_under, root, wait_for
