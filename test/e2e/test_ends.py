@@ -497,7 +497,7 @@ def test_forced_while_busy(plenum, stage):
     j.wire.done()
 
 
-@pytest.mark.parametrize("stage", ["nothing was said", "Tversion", "attaching", "reading", "locking"])
+@pytest.mark.parametrize("stage", ["nothing was said", "Tversion", "attaching", "reading"])
 def test_told_to_end_while_the_peer_is_silent(plenum, stage):
     """Neither signals nor umount wait for somebody who says nothing any more."""
     j = Joined(plenum, "tcp", STOPS[stage])
