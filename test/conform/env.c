@@ -274,14 +274,17 @@ void thread_join(struct thread *th)
     free(th);
 }
 
+/* File systems stamp with the coarse clock, or, once a stamp has been looked at, with the fine one,
+ * which may be ahead of it: what follows is later than both when the coarse one has caught up. */
 void tick(void)
 {
-    struct timespec a, b;
-    clock_gettime(CLOCK_REALTIME_COARSE, &a);
+    struct timespec fine, coarse;
+    clock_gettime(CLOCK_REALTIME, &fine);
     do {
         nanosleep(&(struct timespec){0, 1000000}, NULL);
-        clock_gettime(CLOCK_REALTIME_COARSE, &b);
-    } while (a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec);
+        clock_gettime(CLOCK_REALTIME_COARSE, &coarse);
+    } while (coarse.tv_sec < fine.tv_sec ||
+             (coarse.tv_sec == fine.tv_sec && coarse.tv_nsec <= fine.tv_nsec));
 }
 
 unsigned rnd(unsigned *state, unsigned n)
