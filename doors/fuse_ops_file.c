@@ -303,8 +303,7 @@ int fuse_op_release(struct fuse_req *r)
     if (!fuse_files_del(r->s->files, in->fh, &f))
         return -EBADF;
     if (in->release_flags & FUSE_RELEASE_FLOCK_UNLOCK) {
-        struct pl_lock lock = {
-            .type = F_UNLCK, .flock = true, .owner = in->lock_owner, .end = INT64_MAX};
+        struct pl_lock lock = {.type = F_UNLCK, .flock = true, .owner = in->fh, .end = INT64_MAX};
         pl_lock(r->s->tree, &r->call, f.file, &lock);
     }
     pl_close(r->s->tree, &r->call, f.file);

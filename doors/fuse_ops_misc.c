@@ -88,12 +88,16 @@ int fuse_op_removexattr(struct fuse_req *r)
 
 /* ---- locks ----------------------------------------------------------------------------------- */
 
+/* The owner of a whole-file lock is the open file. The kernel's own name for it is an address,
+ * which the next open file may have before the release of this one, which nobody waits for, has
+ * run. */
 static struct pl_lock map_lock(const struct fuse_lk_in *in)
 {
+    bool flock = in->lk_flags & FUSE_LK_FLOCK;
     return (struct pl_lock){
         .type = (int)in->lk.type,
-        .flock = in->lk_flags & FUSE_LK_FLOCK,
-        .owner = in->owner,
+        .flock = flock,
+        .owner = flock ? in->fh : in->owner,
         .start = in->lk.start,
         .end = in->lk.end < INT64_MAX ? in->lk.end : INT64_MAX,
         .pid = in->lk.pid,
@@ -114,6 +118,16 @@ int fuse_op_getlk(struct fuse_req *r)
     return 0;
 }
 
+/* Who takes a lock must not be shown what was cached before it: the kernel asks for the attributes
+ * anew, and what it has of a file that changed meanwhile goes. */
+static void doubt(struct fuse_req *r)
+{
+    struct fuse_notify_inval_inode_out out = {r->m.h.nodeid, -1, 0};
+    struct fuse_out_header h = {sizeof(h) + sizeof(out), FUSE_NOTIFY_INVAL_INODE, 0};
+    struct iovec iov[2] = {{&h, sizeof(h)}, {&out, sizeof(out)}};
+    r->s->notify(r->s, iov, 2);
+}
+
 int fuse_op_setlk(struct fuse_req *r)
 {
     struct pl_file *file = fuse_req_file(r, r->m.a.lk.fh);
@@ -127,6 +141,8 @@ int fuse_op_setlk(struct fuse_req *r)
     int error = pl_lock(r->s->tree, &r->call, file, &lock);
     if (error == -EAGAIN && r->m.h.opcode == FUSE_SETLKW)
         error = -ENOLCK;
+    if (error == 0 && lock.type != F_UNLCK && !(r->s->tree->flags & PL_TREE_PRIVATE))
+        doubt(r);
     return done(r, error);
 }
 

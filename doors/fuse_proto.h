@@ -130,7 +130,13 @@ struct fuse_out_header {
     uint64_t unique;
 };
 
-enum { FUSE_NOTIFY_POLL = 1 };
+enum { FUSE_NOTIFY_POLL = 1, FUSE_NOTIFY_INVAL_INODE = 2 };
+
+struct fuse_notify_inval_inode_out {
+    uint64_t ino;
+    int64_t off; /* negative: only the attributes */
+    int64_t len;
+};
 #define FUSE_INT_REQ_BIT 1 /* set in the unique of the INTERRUPT of a request */
 
 /* ---- attributes ---- */
