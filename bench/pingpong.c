@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The engine alone against its floors, between two processes over a unix socket pair, with a
- * handler that does nothing but answer: rtt     round trips of Tgetattr, against bare messages of
- * the same lengths read    1 MiB reads, against copying the same bytes through such a socket in 1
- * MiB pieces write   1 MiB writes, the same way The rounds alternate; the medians are compared.
- * What wire.c measures has a door and a tree besides. usage: pingpong [ROUNDS]; prints "name floor
- * ours ratio" lines (microseconds, MiB/s).
+ * handler that does nothing but answer: round trips, reads and writes as in wire.c, which has a
+ * door and a tree besides. The rounds alternate; the medians are compared.
+ *
+ * usage: pingpong [ROUNDS]; prints "name floor ours ratio" lines (microseconds, MiB/s).
  */
+#include "floor.h"
 #include "p9/conn.h"
 #include <err.h>
 #include <errno.h>
@@ -20,39 +20,6 @@
 #include <unistd.h>
 
 enum { MIB = 1 << 20, TRIPS = 20000, STREAM = 256, T_LEN = 19, R_LEN = 160, MAX_ROUNDS = 99 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
-static void all(int fd, char *buf, size_t n, int in)
-{
-    while (n) {
-        ssize_t r = in ? read(fd, buf, n) : write(fd, buf, n);
-        if (r <= 0)
-            err(1, "socket");
-        buf += r;
-        n -= (size_t)r;
-    }
-}
-
-static int peer(void (*fn)(int), pid_t *pid)
-{
-    int sv[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) < 0)
-        err(1, "socketpair");
-    *pid = fork();
-    if (*pid == 0) {
-        close(sv[0]);
-        fn(sv[1]);
-        _exit(0);
-    }
-    close(sv[1]);
-    return sv[0];
-}
 
 static char big[MIB];
 

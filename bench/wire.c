@@ -10,6 +10,7 @@
  * "name floor ours ratio" lines (microseconds, MiB/s).
  */
 #include "doors/p9.h"
+#include "floor.h"
 #include "p9/conn.h"
 #include "sources/p9.h"
 #include <err.h>
@@ -30,46 +31,12 @@ static int file_mib; /* 64 or 1: how many MiB of content go round */
 
 enum { MIB = 1 << 20, TRIPS = 20000, STREAM = 256, T_LEN = 19, R_LEN = 160, MAX = 51 };
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
-static void all(int fd, char *buf, size_t n, int in)
-{
-    while (n) {
-        ssize_t r = in ? read(fd, buf, n) : write(fd, buf, n);
-        if (r <= 0)
-            err(1, "socket");
-        buf += r;
-        n -= (size_t)r;
-    }
-}
-
 /* A buffer whose pages are there: untouched ones would all be the one zero page. */
 static char *fresh(size_t n)
 {
     char *buf = malloc(n);
     memset(buf, 'x', n);
     return buf;
-}
-
-/* A child that runs fn on the other end of a socket pair. */
-static int peer(void (*fn)(int), pid_t *pid)
-{
-    int sv[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) < 0)
-        err(1, "socketpair");
-    *pid = fork();
-    if (*pid == 0) {
-        close(sv[0]);
-        fn(sv[1]);
-        _exit(0);
-    }
-    close(sv[1]);
-    return sv[0];
 }
 
 static void pong(int fd)
