@@ -8,8 +8,8 @@
 #define DOORS_FUSE_DOOR_H
 
 #include "doors/fuse.h"
-#include "doors/fuse_msg.h"
 #include "doors/fuse_table.h"
+#include "fuse/msg.h"
 #include <sys/uio.h>
 
 /* A handler's result that makes the kernel stop asking: sent as ENOSYS, which no tree can send. */

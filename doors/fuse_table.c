@@ -8,7 +8,7 @@
  * Nodes are let go of outside the lock, since a source's release may do much.
  */
 #include "doors/fuse_table.h"
-#include "doors/fuse_proto.h"
+#include "fuse/proto.h"
 #include <stdlib.h>
 #include <string.h>
 

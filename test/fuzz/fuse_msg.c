@@ -2,7 +2,7 @@
 /* The decoder of FUSE requests, and what handlers may rely on when it says 0. The first byte of the
  * input chooses whether SETXATTR_EXT was agreed; the header's length is set right for half of the
  * inputs, so that the rest is reached. */
-#include "doors/fuse_msg.h"
+#include "fuse/msg.h"
 #include <stdlib.h>
 #include <string.h>
 

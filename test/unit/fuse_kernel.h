@@ -5,7 +5,7 @@
 #define UNIT_FUSE_KERNEL_H
 
 #include "doors/fuse.h"
-#include "doors/fuse_msg.h"
+#include "fuse/msg.h"
 #include <assert.h>
 #include <dirent.h>
 #include <errno.h>

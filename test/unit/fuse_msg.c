@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The decoder of FUSE requests: each opcode whole, cut at every byte, and spoilt. The requests end
  * where a page ends that is followed by one that nobody may read. */
-#include "doors/fuse_msg.h"
+#include "fuse/msg.h"
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>

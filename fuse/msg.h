@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* The decoder of FUSE requests: bytes in, a checked struct out. It keeps nothing and never fails
  * but by its result, whatever the bytes are. */
-#ifndef DOORS_FUSE_MSG_H
-#define DOORS_FUSE_MSG_H
+#ifndef FUSE_MSG_H
+#define FUSE_MSG_H
 
-#include "doors/fuse_proto.h"
+#include "fuse/proto.h"
 #include <stdbool.h>
 #include <stddef.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "doors/fuse_msg.h"
+#include "fuse/msg.h"
 #include <assert.h>
 #include <errno.h>
 #include <string.h>

@@ -4,8 +4,8 @@
  * <linux/fuse.h> may end earlier. All integers are in the machine's byte order; every struct is
  * free of holes, so that it can be copied to and from the wire.
  */
-#ifndef DOORS_FUSE_PROTO_H
-#define DOORS_FUSE_PROTO_H
+#ifndef FUSE_PROTO_H
+#define FUSE_PROTO_H
 
 #include <stdint.h>
 
