@@ -17,6 +17,13 @@ struct stats {
     _Atomic uint64_t bytes_written;  /* taken from clients by write */
     _Atomic int64_t waiting;         /* requests taken and not yet answered */
     _Atomic uint64_t sent, received; /* bytes on the channel, both directions of a duct */
+    _Atomic uint64_t passed;         /* opens whose bytes the kernel moves by itself */
+    _Atomic uint64_t invalidated;    /* what the kernel was told to forget */
+    /* How a mount runs, and why so, in a few words each: written by the server when it starts (and
+     * when it changes); the last byte stays 0. */
+    char bytes[80]; /* "by the kernel", "by messages: ..." */
+    char told[80];  /* "fanotify", "inotify", "asked again after 1 s: ..." */
+    char lasts[80]; /* "outlives its server", "ends with its server: ..." */
 };
 
 static inline void stats_add(_Atomic uint64_t *counter, uint64_t n)

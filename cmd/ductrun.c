@@ -186,7 +186,7 @@ static void release(struct state *s)
 
 /* ---- with mounts: in the server process of a keeper ---- */
 
-static int prepare(void *arg, struct pl_err *err)
+static int prepare(void *arg, bool *lasts, struct pl_err *err)
 {
     struct state *s = arg;
     struct pl_call call;

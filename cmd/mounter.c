@@ -32,7 +32,7 @@ static void lost(void *arg, const char *sentence)
     loss_tell(&s->loss, text);
 }
 
-static int prepare(void *arg, struct pl_err *err)
+static int prepare(void *arg, bool *lasts, struct pl_err *err)
 {
     struct state *s = arg;
     struct pl_tree *tree = s->m->tree;

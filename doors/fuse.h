@@ -4,17 +4,29 @@
 #define DOORS_FUSE_H
 
 #include "base/stats.h"
+#include "fuse/ledger.h"
 #include <plenum/tree.h>
+
+/* Something the kernel offers, or that needs a privilege: used when it is there, unless told. */
+enum fuse_choice { FUSE_AUTO, FUSE_ON, FUSE_OFF };
 
 struct fuse_opts {
     int64_t entry_timeout, attr_timeout, negative_timeout; /* ns; -1: by the tree's flags (generated
-                         and remote-with-others: 0 and 1 s; host: 1 s; private: 1 h) */
+                         0; what the tree tells of by itself: 1 min; private: 1 h; else 1 s) */
     bool direct_io;                                        /* never cache content in the kernel */
-    bool writeback;     /* the kernel may gather writes (single-user trees only) */
-    bool kernel_checks; /* the mount has default_permissions */
-    unsigned max_write; /* bytes, 0: 1 MiB */
-    unsigned threads;   /* at most so many run at once; those that wait are not counted, up to
-                           1024: then SETLKW is -ENOLCK and streams do not wait. 0: 16 */
+    bool writeback;               /* the kernel may gather writes (single-user trees only) */
+    bool kernel_checks;           /* the mount has default_permissions */
+    enum fuse_choice passthrough; /* open files that have a descriptor are the kernel's own */
+    enum fuse_choice watch;       /* the tree tells of changes, and timeouts are long */
+    enum fuse_choice opens;       /* FUSE_OFF: opens never leave the kernel (NO_OPEN) */
+    bool uring;                   /* requests over io_uring; not with a ledger that is to last */
+    uint64_t mask;                /* tests: features (FUSE_* of INIT) that the kernel has not got */
+    struct ledger *ledger;        /* shared by all servers of the mount, one after the other: if its
+                         head says `agreed`, a predecessor has served it and this call carries on where
+                         that one was killed, instead of waiting for INIT. NULL: a private one */
+    unsigned max_write;           /* bytes, 0: 1 MiB */
+    unsigned threads; /* at most so many run at once; those that wait are not counted, up to
+                         1024: then SETLKW is -ENOLCK and streams do not wait. 0: 16 */
 };
 void fuse_opts_init(struct fuse_opts *opts);
 

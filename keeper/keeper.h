@@ -1,30 +1,50 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The keeper: the small process that makes the mounts and holds what the kernel knows of them,
- * while a child process, the server, does the work.
+ * while another process, the server, does the work and may die.
  *
- *     user's process --fork (unless foreground)--> keeper --fork--> server
+ *     user's process --fork (unless foreground)--> keeper --fork--> nursery --clone--> server
  *
- *  1. keeper checks the mount points and forks the server, which runs job->prepare (open the tree,
- *     dial, shake hands) and reports.
+ * Three processes. The *keeper* holds the /dev/fuse descriptors, the mounts and the ledgers. The
+ * *nursery* is a fork of the keeper from before anything was opened; it sleeps in a read. It makes
+ * the servers: by clone(2) with CLONE_FILES, so that it shares the server's table of descriptors
+ * and what is open outlives the server, and CLONE_PARENT, so that they are the keeper's children.
+ * (A job that cannot last, with the ends of channels in its server, has no nursery: what a dead
+ * server held must close with it.)
+ *
+ *  1. keeper checks the mount points, makes the nursery and through it the first server, which runs
+ *     job->prepare (open the tree, dial, shake hands) and reports, and whether it can last.
  *  2. keeper mounts each directory, keeps the /dev/fuse descriptor and sends a copy to the server
  *     over their socket pair (SCM_RIGHTS). The server runs job->serve for each, in a thread each.
  *  3. when every mount has answered INIT the user's process returns 0. From here the keeper waits.
  *
- * Ends: unmounted from outside (serve returns 0 for each mount) -> server calls job->finish, exits
- * 0, keeper exits 0. One of several mounts unmounted: the others go on. Server dies, or one serve
- * fails -> keeper takes all mounts away (abort, detach), exits 1 with a sentence. SIGINT, SIGTERM,
- * SIGHUP to the keeper -> unmounts all (a busy one: aborted and detached), tells the server (stop),
- * exits 0; a second signal forces (the server is killed), and so does a server that does not end
- * within 10 s. Keeper dies -> the server's socket closes; it takes the mounts away itself and
- * exits.
+ * Server dies (by whatever signal or exit that was not asked for) -> if it lasts, the nursery makes
+ * the next one at once: prepare, then serve with the same ledger. One that dies before it has
+ * answered anything is tried again after 10, 100, 500, 2000 and 5000 ms, then given up. Every
+ * request that was in flight is asked again by the kernel; no caller sees an error.
+ * Server hangs (does not take requests that wait, for job->hang seconds; stopped ones too) -> it is
+ * killed, and so on. Until then, and whenever there is no server, interrupted callers are let go by
+ * the keeper, which reads the device itself then (keeper/stand_in.c).
+ * Given up, or cannot last -> keeper takes the mounts away, exits 1 with a sentence. If something
+ * else is mounted below one, it stands in until that is gone: errors for most, true attributes for
+ * the directories on the way, so that all can be listed and unmounted, innermost first.
+ * Upgrade (MSG_UPGRADE from `plenum upgrade`, over a socket in the registry's directory) -> keeper
+ * has the nursery fork a child that execs the installed program with the same arguments and all
+ * kept descriptors, as a new nursery (environment PLENUM_NURSERY); when that one is ready the old
+ * server is killed and the new nursery makes the next. If it does not get ready, the old one does.
  *
- * This is the seam of decision 5: later the keeper starts a successor instead of giving up.
+ * Ends: unmounted from outside (serve returns 0 for each mount) -> server calls job->finish, exits
+ * 0, keeper exits 0. One of several mounts unmounted: the others go on. SIGINT, SIGTERM, SIGHUP to
+ * the keeper -> unmounts all (a busy one: aborted and detached), tells the server (stop), exits 0;
+ * a second signal forces (the server is killed), and so does a server that does not end within 10
+ * s. Keeper dies -> the socket closes; server (or, if that is dead too, nursery) takes the mounts
+ * away and exits.
  */
 #ifndef KEEPER_KEEPER_H
 #define KEEPER_KEEPER_H
 
 #include "base/stats.h"
+#include "fuse/ledger.h"
 #include "keeper/mount.h"
 #include "keeper/registry.h"
 #include <plenum/error.h>
@@ -36,6 +56,7 @@ struct keeper_mount {
     struct mount_opts opts; /* what the kernel is told at mount time; source NULL: spec */
     struct reg_page *page;  /* out: this mount's page in the registry, set before prepare runs;
                                &page->stats is what serve gets */
+    struct ledger ledger;   /* out, if job->lasts: what its servers share, mapped in each */
 };
 
 struct keeper_job {
@@ -44,14 +65,21 @@ struct keeper_job {
     size_t nmounts;
     struct keeper_mount *mounts;
     bool foreground;
+    bool lasts;    /* the job may outlive its server: prepare says whether it does */
+    unsigned hang; /* seconds; 0: a server that hangs is left alone */
+    int argc;      /* the program's own arguments, for an upgrade; 0: there is none */
+    char *const *argv;
     void *arg;
     /* All run in the server process. */
     /* Before anything is mounted. A failure's sentence reaches the user's standard error and the
      * exit status is 1. It may set the peer in the pages. A result above 0: after all, nothing is
-     * to be mounted; only finish runs. SIGTERM has its default action in the server, and ends it
-     * when the keeper is told to end before this has returned. SIGINT, SIGHUP and SIGPIPE are
-     * ignored in the server. */
-    int (*prepare)(void *arg, struct pl_err *err);
+     * to be mounted; only finish runs. In a successor it runs again, in the same memory as it was
+     * before the first server was made: what it does to `arg` must come out the same, and relative
+     * paths must have been made absolute before. *lasts, false at first, is set when a successor
+     * can carry on. SIGTERM has its default action in the server, and ends it when the keeper is
+     * told to end before this has returned. SIGINT, SIGHUP and SIGPIPE are ignored in the server.
+     */
+    int (*prepare)(void *arg, bool *lasts, struct pl_err *err);
     /* Serves mount number i on the /dev/fuse descriptor until it is unmounted: 0, or a negative
      * errno and sentence (link lost). Calls up(up_arg) once when INIT was answered. One thread
      * each. All the job's mounts are known to base/own.h before the first call. The descriptor

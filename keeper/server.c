@@ -226,7 +226,8 @@ _Noreturn void server_run(const struct keeper_job *job, struct kept *mounts, int
     pthread_cond_init(&s.change, NULL);
     start_commands(&s);
 
-    int rc = job->prepare(job->arg, &err);
+    bool lasts = false;
+    int rc = job->prepare(job->arg, &lasts, &err);
     pthread_mutex_lock(&s.lock);
     s.prepared = rc >= 0;
     pthread_mutex_unlock(&s.lock);

@@ -39,6 +39,17 @@ struct pl_cred {
     const gid_t *groups;
 };
 
+/*
+ * What an op leaves behind for a successor that has to know whether it was done: the server may be
+ * killed between the deed and the word of it. A source that can notes it just before the deed; it
+ * is in memory that outlives the process.
+ */
+struct pl_intent {
+    _Atomic uint64_t ino;   /* remove: of what is about to lose the name; rename: of what moves */
+    _Atomic uint64_t ino2;  /* rename: of what the new name stood for, 0: nothing */
+    _Atomic uint64_t size1; /* an appending write: the file's size before, plus 1; 0: not noted */
+};
+
 struct pl_call {
     struct pl_cred cred;
     pid_t pid;        /* the calling process in our pid namespace, 0 when unknown or elsewhere */
@@ -48,6 +59,9 @@ struct pl_call {
     void (*blocks)(struct pl_call *);     /* the op is about to wait: let others have the thread */
     int (*load_groups)(struct pl_call *); /* fills cred.groups on first use; see pl_call_groups */
     void *door;                           /* the door's own */
+    struct pl_intent *intent;             /* or NULL: nobody wants to know */
+    bool own; /* asked by the door for itself: a key that is to be found comes from its own ledger,
+                 not from a client who may have made it up */
     /* Private to call.c. */
     atomic_int cancelled;
     bool told, groups_loaded;

@@ -29,6 +29,7 @@
 #define PLENUM_TREE_H
 
 #include <plenum/call.h>
+#include <plenum/keep.h>
 #include <plenum/node.h>
 #include <stdbool.h>
 #include <sys/stat.h>
@@ -53,6 +54,9 @@ struct pl_attr {
     uint32_t blksize;
     struct timespec atime, mtime, ctime, btime; /* btime {0,0}: unknown */
     uint64_t version; /* changes whenever content or attributes do; 0: unknown */
+    bool told; /* a watcher will be told when these change, or the name under which they were found
+                  (see pl_watch). Of a lookup's -ENOENT nothing can be said: the directory's counts
+                */
 };
 
 enum pl_set {
@@ -106,8 +110,23 @@ struct pl_file {
     uint32_t flags;       /* O_ACCMODE, O_APPEND, O_DIRECT, O_SYNC ... as opened */
     bool direct;          /* content differs from open to open: do not cache it */
     bool stream;          /* no offsets, no size: each read takes what comes next */
-    int fd; /* a descriptor of a regular file that holds the very bytes (open decided so), or -1.
-               Owned by the source, valid until close. See pl_file_fd(). */
+    int fd;   /* a descriptor of a regular file that holds the very bytes (open decided so), or -1.
+                 Owned by the source, valid until close. See pl_file_fd(). */
+    int kept; /* a descriptor from which `resume` makes this file again in a successor; 0: none.
+                 Often the same as fd; a directory may have one too */
+};
+
+/* What a watcher is told of; see pl_watch(). The functions run in a thread of the source, one at a
+ * time; they may block, and may call the tree. What the tree's own callers do is not told, except
+ * where the source cannot tell the difference. */
+enum pl_changed { PL_CHANGED_ATTR = 1, PL_CHANGED_DATA = 2 };
+struct pl_watcher {
+    /* `node` has changed: `what` of enum pl_changed. */
+    void (*changed)(struct pl_watcher *, struct pl_node *node, uint32_t what);
+    /* `name` in `dir` may stand for something else now, or for nothing. */
+    void (*renamed)(struct pl_watcher *, struct pl_node *dir, const char *name);
+    /* Changes went by unseen: all that was `told` is in doubt. `sentence`: why. */
+    void (*lost)(struct pl_watcher *, const char *sentence);
 };
 
 /* Wants to know when an open file may be ready; one a file. */
@@ -280,6 +299,13 @@ struct pl_ops {
     int (*key)(struct pl_tree *, struct pl_call *, struct pl_node *node, uint8_t key[PL_KEY_MAX]);
     int (*find)(struct pl_tree *, struct pl_call *, const uint8_t *key, size_t len,
                 struct pl_node **ret, struct pl_attr *attr);
+
+    /* -- lasting and telling. These do not pass watching layers; a layer without the op passes them
+     * to its lower tree. See pl_keep(), pl_resume(), pl_watch() below. */
+    void (*keep)(struct pl_tree *, struct pl_keep *keep);
+    int (*resume)(struct pl_tree *, struct pl_call *, struct pl_node *node, int flags, int kept,
+                  struct pl_file **ret);
+    int (*watch)(struct pl_tree *, struct pl_watcher *watcher, char how[64]);
 };
 
 /* Properties that a door wants to know beforehand. */
@@ -290,6 +316,10 @@ enum pl_tree_flags {
     PL_TREE_LOCKS = 1 << 3,     /* lock and getlock work */
     PL_TREE_XATTR = 1 << 4,     /* the xattr ops work */
     PL_TREE_PRIVATE = 1 << 5,   /* nothing but its own doors changes it (mem) */
+    PL_TREE_LASTING = 1 << 6,   /* opened anew by another process it has the same objects, with the
+                                   same inode numbers: a mount of it outlives its server */
+    PL_TREE_STATELESS = 1 << 7, /* reading needs no open file: any later open of the node reads the
+                                   same (not: generated at open, streams) */
 };
 
 /* A source or layer embeds it first in its own struct. */
@@ -374,6 +404,28 @@ PL_API int pl_syncfs(struct pl_tree *, struct pl_call *, struct pl_node *);
 PL_API int pl_key(struct pl_tree *, struct pl_call *, struct pl_node *, uint8_t key[PL_KEY_MAX]);
 PL_API int pl_find(struct pl_tree *, struct pl_call *, const uint8_t *key, size_t len,
                    struct pl_node **ret, struct pl_attr *attr);
+
+/* ---- lasting and telling --------------------------------------------------------------------- */
+
+/* Tells the tree, before anything else is asked of it, that it may have to last longer than this
+ * process, and where to keep what a successor needs. Takes over what a predecessor kept. `keep`
+ * lives as long as the tree. May block as opening the tree may. */
+PL_API void pl_keep(struct pl_tree *, struct pl_keep *keep);
+
+/* An open file as it was before a restart. `flags`: as it was opened (never O_TRUNC, O_CREAT,
+ * O_EXCL); `kept`: pl_file.kept as it was then, the same open descriptor, or 0. The source owns it
+ * from here on, also when it fails. `node` may be NULL: whatever `kept` is, which may have lost its
+ * name; the op sets the file's tree, node (with a reference) and flags itself. Permission was
+ * judged when it was opened: it is not asked again. Results as of pl_open(); of a source without
+ * the op, `node` is opened again in the name of `call`. */
+PL_API int pl_resume(struct pl_tree *, struct pl_call *, struct pl_node *node, int flags, int kept,
+                     struct pl_file **ret);
+
+/* From now on `watcher` is told of changes that others make behind the tree's back, of all objects
+ * whose pl_attr.told was set; one watcher a tree. NULL ends it: when that returns, no function of
+ * it runs or will. `how` gets a few words for status ("fanotify", "inotify"), also with an error.
+ * -EOPNOTSUPP: this tree cannot tell. */
+PL_API int pl_watch(struct pl_tree *, struct pl_watcher *watcher, char how[64]);
 
 /* The file's descriptor, if bytes may be moved through it without this tree seeing them: no layer
  * from `tree` down to the source watches or replaces read or write. Else -1. */

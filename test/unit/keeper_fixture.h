@@ -75,7 +75,7 @@ struct work {
     const char *second;
 };
 
-static inline int prepare(void *arg, struct pl_err *err)
+static inline int prepare(void *arg, bool *lasts, struct pl_err *err)
 {
     struct work *w = arg;
     atomic_fetch_add(&note->prepared, 1);

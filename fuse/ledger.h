@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The ledger of a mount: what the kernel has been told, in memory that outlives the server.
+ *
+ * The kernel never repeats itself: whoever takes over must know what was negotiated, which node
+ * each nodeid stands for, which files are open, and what became of each request in flight. All that
+ * is in one memory file (memfd), sparse and of fixed size, mapped shared by the keeper, which reads
+ * it when there is no successor, and by the server, for which it *is* the table: nothing is written
+ * twice. What a server needs beside it (pointers, hash chains) is its own and made anew.
+ *
+ * Everything in it is written by plain stores in an order that makes sense at every instant: an
+ * entry becomes valid by its last store (`nlookup`, `state`), so that a reader after a SIGKILL sees
+ * either all of it or none. Nothing in it is trusted for an index or a length that was not checked.
+ *
+ * Without a keeper (tests, a tree that cannot last) the ledger is private memory of the same form.
+ */
+#ifndef FUSE_LEDGER_H
+#define FUSE_LEDGER_H
+
+#include <plenum/call.h>
+#include <plenum/keep.h>
+#include <plenum/tree.h>
+#include <stdatomic.h>
+#include <stdint.h>
+
+#define LEDGER_VERSION 1          /* of the layout: a successor of another version is refused */
+#define LEDGER_NODES   (1u << 24) /* nodes at most, unless the mount says otherwise */
+#define LEDGER_FILES   (1u << 16) /* open files; further ones are not kept */
+#define LEDGER_SLOTS   4096       /* requests in flight */
+#define LEDGER_RECORDS 4096       /* of pl_keep */
+#define LEDGER_REPLY   192        /* bytes of a reply that is remembered */
+
+/* What INIT agreed and what has happened since. */
+struct ledger_head {
+    _Atomic uint32_t magic; /* set last */
+    uint32_t version;
+    uint32_t nnodes; /* the capacity */
+    uint32_t minor;
+    uint64_t flags;
+    uint32_t max_write, mask_used;
+    _Atomic uint32_t agreed;   /* 1: INIT was answered, all above is valid */
+    _Atomic uint32_t epoch;    /* how many servers have taken over */
+    _Atomic uint32_t overflow; /* nodes that found no room: they are lost with the server */
+    _Atomic uint32_t nodes_used, files_used, slots_used; /* entries ever used: the rest is zero */
+    _Atomic uint64_t answered; /* requests answered; a server that adds to it has made progress */
+    _Atomic uint32_t crash_point, crash_count; /* tests: see ledger_point() */
+};
+
+/* Entry i is nodeid i. Valid while nlookup > 0 (of the root: always). */
+struct ledger_node {
+    uint64_t ino; /* pl_attr.ino */
+    _Atomic uint64_t nlookup;
+    uint32_t generation;     /* counts the uses of the entry */
+    uint32_t mode, uid, gid; /* as last told: what the keeper answers with */
+    uint32_t parent;         /* nodeid of the directory where it was last found, 0: unknown */
+    uint32_t name_hash;      /* of its name there: ledger_hash() */
+    int32_t backing;         /* id of a passthrough descriptor that open files use, 0: none */
+    uint16_t flags;
+    uint8_t keylen, pad;
+    uint8_t key[PL_KEY_MAX]; /* pl_key()'s; keylen 0: none */
+};
+enum { LEDGER_LOCKED = 1 /* POSIX locks have been set */ };
+
+/* An open file. Its handle is its index and, above it, its generation. */
+struct ledger_file {
+    uint64_t nodeid;
+    uint32_t generation;
+    uint32_t flags;         /* pl_file.flags */
+    int32_t kept;           /* pl_file.kept */
+    _Atomic uint32_t state; /* of LEDGER_*, 0: free. Set last */
+    uint64_t opener;        /* unique of the request that opened it: if that comes again and no slot
+                               has its reply, this entry is dropped */
+    uint32_t uid, gid;      /* of the opener */
+};
+enum {
+    LEDGER_OPEN = 1,
+    LEDGER_DIR = 2,
+    LEDGER_PASSED = 4, /* the kernel was told FOPEN_PASSTHROUGH */
+    LEDGER_CACHED = 8, /* it was told neither that nor FOPEN_DIRECT_IO */
+    LEDGER_STREAM = 16,
+    LEDGER_TOLD = 32, /* the reply of the open has reached the kernel */
+};
+
+/* A request in flight whose answer must not depend on doing it twice. */
+struct ledger_slot {
+    _Atomic uint64_t unique; /* without the resend bit; 0: free */
+    _Atomic uint32_t state;
+    uint32_t opcode;
+    uint64_t began;          /* CLOCK_REALTIME ns, just before the op */
+    struct pl_intent intent; /* noted by the source */
+    uint32_t tries;          /* servers that died with it in flight; at LEDGER_TRIES it is -EIO */
+    uint32_t reply_len;
+    uint8_t reply[LEDGER_REPLY]; /* from the header on; its unique is filled in anew */
+};
+enum { LEDGER_FREE, LEDGER_BEGUN, LEDGER_DONE };
+#define LEDGER_TRIES 3
+
+/* A locked range (or whole file, flock) set through the mount, for trees that keep no locks of
+ * their own over a restart: it is set again. Bounded by LEDGER_LOCKS. */
+#define LEDGER_LOCKS 4096
+struct ledger_lock {
+    _Atomic uint64_t fh; /* 0: free */
+    uint64_t owner, start, end;
+    uint32_t type, flock, pid, pad;
+};
+
+/* A mapped ledger. */
+struct ledger {
+    struct ledger_head *head;
+    struct ledger_node *node; /* [head->nnodes], entry 0 is not used */
+    struct ledger_file *file; /* [LEDGER_FILES], likewise */
+    struct ledger_slot *slot; /* [LEDGER_SLOTS] */
+    struct ledger_lock *lock; /* [LEDGER_LOCKS] */
+    struct pl_keep *keep;     /* the tree's records */
+    int fd;                   /* -1: private */
+    size_t size;
+};
+
+/* A new ledger for `nnodes` nodes (0: LEDGER_NODES): a memfd (close-on-exec), or private memory.
+ * 0, or a negative errno. Pages cost nothing until they are used. */
+int ledger_new(struct ledger *ret, uint32_t nnodes, bool shared);
+/* Maps the ledger in `fd` (taken over when it succeeds). -EPROTO: not one, or of another version.
+ */
+int ledger_map(struct ledger *ret, int fd);
+void ledger_unmap(struct ledger *l); /* and closes fd */
+
+/* True when `fd` is claimed by an open file or a record: a successor keeps it. */
+bool ledger_claims(const struct ledger *l, int fd);
+
+uint32_t ledger_hash(const char *name);
+
+/* Tests: dies by SIGKILL here when this point's turn has come (`PLENUM_CRASH=point:N` in the
+ * environment of the first server: at the Nth passing of that point, counted over all successors,
+ * once). Costs a load else. */
+enum ledger_points { /* X-macro so that tests can go through all by name */
+#define LEDGER_POINTS(X)                                                                           \
+    X(taken)   /* read from the device, nothing begun */                                           \
+    X(begun)   /* the slot says so, the op has not run */                                          \
+    X(deed)    /* the op has returned, nothing is noted */                                         \
+    X(tables)  /* nodes and files are entered, the reply is not noted */                           \
+    X(done)    /* the reply is noted, not sent */                                                  \
+    X(replied) /* sent, the slot still taken */                                                    \
+    X(forget)  /* a FORGET was read and not counted */                                             \
+    X(release) /* the file is closed, its entry still there */                                     \
+    X(resume)  /* a successor, before it asks the kernel to send again */                          \
+    X(resent)  /* ... and after */
+#define X(name) LEDGER_AT_##name,
+                     LEDGER_NOWHERE,
+                     LEDGER_POINTS(X) LEDGER_POINT_COUNT
+#undef X
+};
+const char *ledger_point_name(unsigned point);
+void ledger_point_slow(struct ledger *l, unsigned point);
+static inline void ledger_point(struct ledger *l, unsigned point)
+{
+    if (__builtin_expect(atomic_load_explicit(&l->head->crash_point, memory_order_relaxed) == point,
+                         0))
+        ledger_point_slow(l, point);
+}
+
+#endif
