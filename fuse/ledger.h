@@ -124,8 +124,9 @@ int ledger_new(struct ledger *ret, uint32_t nnodes, bool shared);
 int ledger_map(struct ledger *ret, int fd);
 void ledger_unmap(struct ledger *l); /* and closes fd */
 
-/* True when `fd` is claimed by an open file or a record: a successor keeps it. */
-bool ledger_claims(const struct ledger *l, int fd);
+/* Calls fn(arg, fd) for each descriptor that an open file or a record claims, in no order and
+ * perhaps twice: a successor keeps these and closes what else it finds. */
+void ledger_claims(const struct ledger *l, void (*fn)(void *arg, int fd), void *arg);
 
 uint32_t ledger_hash(const char *name);
 
