@@ -82,7 +82,13 @@ class Drill:
             if p.returncode:
                 raise Broken(f"upgrade: {p.stderr.decode(errors='replace')}")
         else:
-            os.kill(pid, signal.SIGKILL if how == "kill" else signal.SIGSTOP)
+            try:  # it may have died by itself: PLENUM_CRASH
+                fd = os.pidfd_open(pid)
+                if (self.entry() or {}).get("server") == pid:  # not a pid used anew
+                    signal.pidfd_send_signal(fd, signal.SIGKILL if how == "kill" else signal.SIGSTOP)
+                os.close(fd)
+            except ProcessLookupError:
+                pass
         os.statvfs(self.mount)  # asks the server, always
         self.pauses.append(time.monotonic() - began)
         return self.server(pid)
