@@ -260,7 +260,7 @@ static void seen_to_note(struct fuse_req *r)
     if (GET(&in->ino))
         bit = op == FUSE_UNLINK || op == FUSE_RMDIR ? LEDGER_NOTES_REMOVE : LEDGER_NOTES_RENAME;
     else if (GET(&in->size1))
-        bit = op == FUSE_WRITE ? LEDGER_NOTES_SIZE : op == FUSE_OPEN ? LEDGER_NOTES_TRUNC : 0;
+        bit = op == FUSE_WRITE ? LEDGER_NOTES_SIZE : 0;
     if (bit & ~GET(notes))
         atomic_fetch_or(notes, bit);
 }

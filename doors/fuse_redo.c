@@ -180,18 +180,19 @@ static int redo_create(struct fuse_req *r, fuse_handler *handler)
     return error;
 }
 
-/* Truncating again would lose what others have written since. It was done, if the source had noted
- * that it was about to and the file has changed since; otherwise it is not empty as it should be.
- */
+/* Truncating again would lose what others have written since. If the source had noted that it was
+ * about to, a file of the size that it had then was not truncated, and one of another size was.
+ * Where nothing is noted it is done (again): the caller does not have the file yet, and a write
+ * that comes before his open is one that the open may cut off. */
 static bool truncated(struct fuse_req *r)
 {
     struct pl_attr attr;
     struct pl_call call;
-    bool noted = atomic_load(&r->slot->intent.size1) || !notes(r, LEDGER_NOTES_TRUNC);
+    uint64_t size1 = atomic_load(&r->slot->intent.size1);
     pl_call_init_self(&call);
-    int error = noted ? pl_getattr(r->s->tree, &call, r->node, NULL, &attr) : -1;
+    int error = size1 ? pl_getattr(r->s->tree, &call, r->node, NULL, &attr) : -1;
     pl_call_done(&call);
-    return error == 0 && (since(r, attr.mtime) || since(r, attr.ctime));
+    return error == 0 && attr.size != size1 - 1;
 }
 
 static int redo_open(struct fuse_req *r, fuse_handler *handler)

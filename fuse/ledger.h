@@ -56,8 +56,7 @@ struct ledger_head {
 enum {
     LEDGER_NOTES_REMOVE = 1,
     LEDGER_NOTES_RENAME = 2,
-    LEDGER_NOTES_SIZE = 4,  /* of appending writes */
-    LEDGER_NOTES_TRUNC = 8, /* of opening with O_TRUNC */
+    LEDGER_NOTES_SIZE = 4, /* of appending writes */
 };
 
 /* Entry i is nodeid i. Valid while nlookup > 0 (of the root: always). A node of a predecessor is
