@@ -86,7 +86,11 @@ struct dev {
 /* ---- buffers --------------------------------------------------------------------------------- */
 
 /* A buffer is a page, at whose end the heads of a WRITE are read, and then the data: page-aligned,
- * and at least as large as any reply. */
+ * and at least as large as any reply.
+ *
+ * Where there is to be a successor all of it is there from the start: the kernel hands a request
+ * over by copying it, and if a page is missing and the reader is being killed, the request has
+ * failed (EIO) before anybody has had it. */
 static char *buffer_get(struct dev *d)
 {
     char *buf = d->buffers;
@@ -95,8 +99,9 @@ static char *buffer_get(struct dev *d)
         d->nbuffers--;
         return buf;
     }
-    buf = mmap(NULL, PAGE + d->bufsize, PROT_READ | PROT_WRITE,
-               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    int how = fuse_lasts(&d->s) ? MAP_POPULATE : MAP_NORESERVE;
+    buf = mmap(NULL, PAGE + d->bufsize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | how,
+               -1, 0);
     return buf == MAP_FAILED ? NULL : buf;
 }
 
