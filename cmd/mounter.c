@@ -104,7 +104,8 @@ int mounter_run(const struct mounter *m)
     struct state s = {.m = m};
     if (loss_init(&s.loss, 1) < 0)
         return 1;
-    s.mount = (struct keeper_mount){.dir = m->dir, .spec = m->text, .opts = m->opts.mount};
+    s.mount = (struct keeper_mount){
+        .dir = m->dir, .spec = m->text, .opts = m->opts.mount, .nodes = m->opts.nodes};
     struct keeper_job job = {
         .kind = "mount",
         .prefix = m->prefix,

@@ -9,7 +9,8 @@
 struct mountopt {
     struct mount_opts mount;
     struct fuse_opts fuse;
-    unsigned hang; /* seconds, 0: a server that hangs is left alone */
+    unsigned nodes; /* in the ledger at most, 0: as many as there may be */
+    unsigned hang;  /* seconds, 0: a server that hangs is left alone */
 };
 void mountopt_init(struct mountopt *o);
 /* Takes "ro,timeout=2s,..."; -EINVAL with a sentence. */
@@ -27,6 +28,7 @@ int mountopt_parse(struct mountopt *o, const char *text, struct pl_err *err);
     "  hang=SECONDS                          a server that takes nothing for so long is "          \
     "replaced\n"                                                                                   \
     "                                        (30), if the mount outlives it; 0: never\n"           \
+    "  nodes=N                               as many known files survive a server (16777216)\n"    \
     "  threads=N max_write=SIZE              at most N at once (16); bytes a write (1M)\n"
 
 #endif

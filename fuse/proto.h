@@ -101,6 +101,7 @@ enum {
     FUSE_INIT_EXT = 1u << 30,
 };
 #define FUSE_DIRECT_IO_ALLOW_MMAP (1ull << 36)
+#define FUSE_HAS_RESEND           (1ull << 39)
 
 struct fuse_init_in {
     uint32_t major, minor, max_readahead, flags;
@@ -130,14 +131,15 @@ struct fuse_out_header {
     uint64_t unique;
 };
 
-enum { FUSE_NOTIFY_POLL = 1, FUSE_NOTIFY_INVAL_INODE = 2 };
+enum { FUSE_NOTIFY_POLL = 1, FUSE_NOTIFY_INVAL_INODE = 2, FUSE_NOTIFY_RESEND = 7 };
 
 struct fuse_notify_inval_inode_out {
     uint64_t ino;
     int64_t off; /* negative: only the attributes */
     int64_t len;
 };
-#define FUSE_INT_REQ_BIT 1 /* set in the unique of the INTERRUPT of a request */
+#define FUSE_INT_REQ_BIT   1            /* set in the unique of the INTERRUPT of a request */
+#define FUSE_UNIQUE_RESEND (1ull << 63) /* set in that of a request that comes again */
 
 /* ---- attributes ---- */
 struct fuse_attr {

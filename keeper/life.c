@@ -324,6 +324,9 @@ bool life_next(struct keeper *k, int status, const char *text)
         return false;
     if (!*l->why || l->hung)
         snprintf(l->why, sizeof(l->why), "%s", l->hung ? "the server hung and was killed" : text);
+    for (size_t i = 0; (crashed || l->hung) && i < k->n; i++)
+        if (k->m[i].ledger)
+            ledger_blame(k->m[i].ledger);
     int wait = control_taking(k) ? 0 : next_try(k, crashed);
     if (wait < 0) {
         snprintf(line, sizeof(line), "%s (given up after %zu tries)", l->why, TRIES + 1);
