@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum kind { ON, OFF, DURATION, COUNT, SIZE };
+enum kind { ON, OFF, DURATION, COUNT, SECONDS, SIZE };
 
 #define M(field) offsetof(struct mountopt, mount.field)
 #define F(field) offsetof(struct mountopt, fuse.field)
@@ -43,6 +43,7 @@ static const struct option_row {
     {"writeback", ON, F(writeback), 0, 0},
     {"threads", COUNT, F(threads), 1, 1024},
     {"max_write", SIZE, F(max_write), 4096, 1 << 20},
+    {"hang", SECONDS, offsetof(struct mountopt, hang), 0, 86400},
 };
 #define ROWS (sizeof(rows) / sizeof(*rows))
 
@@ -50,6 +51,7 @@ void mountopt_init(struct mountopt *o)
 {
     mount_opts_init(&o->mount);
     fuse_opts_init(&o->fuse);
+    o->hang = 30;
     o->fuse.kernel_checks = o->mount.default_permissions;
 }
 
@@ -78,6 +80,7 @@ static int apply(struct mountopt *o, const struct option_row *row, const char *v
     static const char *const example[] = {
         [DURATION] = "a time, as in 20ms or 1s",
         [COUNT] = "a number from 1 to 1024",
+        [SECONDS] = "a number of seconds from 0 to 86400",
         [SIZE] = "a size from 4k to 1M",
     };
     char *at = (char *)o + row->at;

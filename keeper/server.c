@@ -47,6 +47,13 @@ void wire_say(int sock, uint32_t type, size_t index, int64_t value, const char *
     fdpass_send(sock, &m);
 }
 
+void wire_leave(void)
+{
+    setsid();
+    if (chdir("/") < 0)
+        _exit(1);
+}
+
 void wire_null_stdio(bool all)
 {
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -62,9 +69,7 @@ void wire_null_stdio(bool all)
 
 static void leave(struct server *s)
 {
-    setsid();
-    if (chdir("/") < 0)
-        _exit(1);
+    wire_leave();
     fflush(NULL);
     wire_null_stdio(true);
     log_background();
@@ -192,15 +197,20 @@ static void serve_all(struct server *s)
     for (; v && n < s->job->nmounts; n++) {
         v[n].s = s;
         v[n].i = n;
+        if (s->mounts[n].fd < 0) /* gone before this server began */
+            continue;
         if (pthread_create(&v[n].thread, NULL, serve, &v[n]) != 0)
             break;
     }
     for (size_t i = n; i < s->job->nmounts; i++) {
+        if (s->mounts[i].fd < 0)
+            continue;
         close(s->mounts[i].fd);
         wire_say(s->sock, MSG_GONE, i, -EAGAIN, "no memory for a thread");
     }
     for (size_t i = 0; i < n; i++)
-        pthread_join(v[i].thread, NULL);
+        if (s->mounts[i].fd >= 0)
+            pthread_join(v[i].thread, NULL);
     free(v);
 }
 
@@ -213,6 +223,15 @@ static void start_commands(struct server *s)
     if (pthread_create(&thread, &attr, commands, s) != 0)
         _exit(1);
     pthread_attr_destroy(&attr);
+}
+
+void server_signals(const sigset_t *mask)
+{
+    signal(SIGINT, SIG_IGN); /* Ctrl-C reaches the keeper, which decides */
+    signal(SIGHUP, SIG_IGN);
+    signal(SIGTERM, SIG_DFL);
+    signal(SIGPIPE, SIG_IGN);
+    sigprocmask(SIG_SETMASK, mask, NULL);
 }
 
 _Noreturn void server_run(const struct keeper_job *job, struct kept *mounts, int sock)
@@ -231,7 +250,7 @@ _Noreturn void server_run(const struct keeper_job *job, struct kept *mounts, int
     pthread_mutex_lock(&s.lock);
     s.prepared = rc >= 0;
     pthread_mutex_unlock(&s.lock);
-    wire_say(sock, MSG_READY, 0, rc, err.text);
+    wire_say(sock, MSG_READY, lasts, rc, err.text);
     if (rc < 0)
         exit(1);
     if (rc == 0 && job->nmounts && wait_go(&s))
