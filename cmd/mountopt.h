@@ -9,6 +9,7 @@
 struct mountopt {
     struct mount_opts mount;
     struct fuse_opts fuse;
+    bool confine; /* the server gives up what it has no use for (base/confine.h) */
 };
 void mountopt_init(struct mountopt *o);
 /* Takes "ro,timeout=2s,..."; -EINVAL with a sentence. */
@@ -23,6 +24,8 @@ int mountopt_parse(struct mountopt *o, const char *text, struct pl_err *err);
     "  entry_timeout= attr_timeout= negative_timeout=   ... each by itself (20ms, 1s, 5m)\n"       \
     "  direct_io                             no content is cached in the kernel\n"                 \
     "  writeback                             the kernel gathers writes (one client only)\n"        \
+    "  noconfine                             the server keeps all rights that it was started "     \
+    "with\n"                                                                                       \
     "  threads=N max_write=SIZE              at most N at once (16); bytes a write (1M)\n"
 
 #endif
