@@ -11,6 +11,7 @@
  */
 #include "keeper/keeper.h"
 #include "base/log.h"
+#include "base/notify.h"
 #include "keeper/wire.h"
 #include <assert.h>
 #include <dirent.h>
@@ -65,6 +66,7 @@ static void state(struct keeper *k, const char *word)
 {
     for (size_t i = 0; i < k->n; i++)
         reg_set_state(k->m[i].page, word);
+    notify_state(word, k->n ? k->job->mounts[0].spec : k->job->kind);
 }
 
 /* The first failure is the one to tell. */
