@@ -28,6 +28,9 @@ static const struct option_row {
     {"suid", OFF, M(nosuid), 0, 0},
     {"nodev", ON, M(nodev), 0, 0},
     {"dev", OFF, M(nodev), 0, 0},
+    /* mount(8) takes suid and dev for what holds anyway, and does not tell its helpers of them */
+    {"allow_suid", OFF, M(nosuid), 0, 0},
+    {"allow_dev", OFF, M(nodev), 0, 0},
     {"nonempty", ON, M(nonempty), 0, 0},
     {"allow_other", ON, M(allow_other), 0, 0},
     {"noallow_other", OFF, M(allow_other), 0, 0},
@@ -41,6 +44,8 @@ static const struct option_row {
     {"negative_timeout", DURATION, F(negative_timeout), 0, INT64_MAX},
     {"direct_io", ON, F(direct_io), 0, 0},
     {"writeback", ON, F(writeback), 0, 0},
+    {"confine", ON, offsetof(struct mountopt, confine), 0, 0},
+    {"noconfine", OFF, offsetof(struct mountopt, confine), 0, 0},
     {"threads", COUNT, F(threads), 1, 1024},
     {"max_write", SIZE, F(max_write), 4096, 1 << 20},
     {"hang", SECONDS, offsetof(struct mountopt, hang), 0, 86400},
@@ -53,6 +58,7 @@ void mountopt_init(struct mountopt *o)
     fuse_opts_init(&o->fuse);
     o->hang = 30;
     o->fuse.kernel_checks = o->mount.default_permissions;
+    o->confine = true;
 }
 
 static int unknown(const char *name, struct pl_err *err)

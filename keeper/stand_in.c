@@ -155,9 +155,10 @@ void stand_in_settle(struct kept *m)
         uint64_t id = in->forgot[i].nodeid, n = in->forgot[i].nlookup;
         if (!m->ledger || id <= FUSE_ROOT_ID || id >= m->ledger->head->nnodes)
             continue;
-        _Atomic uint64_t *count = &m->ledger->node[id].nlookup;
-        uint64_t have = atomic_load(count);
-        atomic_store(count, n < have ? have - n : 0);
+        _Atomic uint32_t *count = &m->ledger->node[id].nlookup;
+        uint32_t have = atomic_load(count);
+        if (have != UINT32_MAX)
+            atomic_store(count, n < have ? have - (uint32_t)n : 0);
     }
     in->nforgot = 0;
     in->swallowed = false;

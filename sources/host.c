@@ -7,6 +7,7 @@
  * checked against the root.
  */
 #include "sources/host.h"
+#include "base/confine.h"
 #include "base/cred.h"
 #include "base/own.h"
 
@@ -234,6 +235,7 @@ static struct host *new_host(dev_t root_dev)
     h->idle.prev = h->idle.next = &h->idle;
     h->max_fds = fd_bound();
     h->acts = cred_able();
+    confine_need(CONFINE_FILES | CONFINE_ADMIN);
     h->root_dev = root_dev;
     h->mountinfo = h->root_fd = -1;
     return h;
