@@ -64,8 +64,9 @@ static void chunks_done(struct chunks *c)
 struct known {
     struct pl_node *node;     /* NULL: a free entry */
     uint64_t nlookup;         /* of the root: not counted */
-    uint32_t generation : 31; /* counts the uses of the entry */
+    uint32_t generation : 30; /* counts the uses of the entry */
     uint32_t locked : 1;      /* POSIX locks have been set */
+    uint32_t watched : 1;     /* a directory: changes of its names are told */
     uint32_t next;            /* in the hash chain, or the next free entry */
     uint32_t told, opened;    /* stamps */
 };
@@ -120,7 +121,7 @@ static uint32_t add(struct fuse_nodes *tab, struct pl_node *node)
         rehash(tab);
     struct known *k = entry(&tab->c, i);
     uint32_t *b = bucket_of(tab, node);
-    *k = (struct known){.node = node, .generation = (k->generation + 1) & 0x7fffffff, .next = *b};
+    *k = (struct known){.node = node, .generation = (k->generation + 1) & 0x3fffffff, .next = *b};
     *b = i;
     return i;
 }
@@ -247,6 +248,46 @@ void fuse_nodes_lock(struct fuse_nodes *tab, uint64_t nodeid)
     if (k)
         k->locked = 1;
     pthread_mutex_unlock(&tab->lock);
+}
+
+/* ---- who is told ----------------------------------------------------------------------------- */
+
+uint64_t fuse_nodes_id(struct fuse_nodes *tab, const struct pl_node *node)
+{
+    pthread_mutex_lock(&tab->lock);
+    uint32_t i = *bucket_of(tab, node);
+    while (i && ((struct known *)entry(&tab->c, i))->node != node)
+        i = ((struct known *)entry(&tab->c, i))->next;
+    pthread_mutex_unlock(&tab->lock);
+    return i;
+}
+
+void fuse_nodes_set_watched(struct fuse_nodes *tab, uint64_t nodeid, bool watched)
+{
+    pthread_mutex_lock(&tab->lock);
+    struct known *k = known(tab, nodeid);
+    if (k)
+        k->watched = watched;
+    pthread_mutex_unlock(&tab->lock);
+}
+
+bool fuse_nodes_watched(struct fuse_nodes *tab, uint64_t nodeid)
+{
+    pthread_mutex_lock(&tab->lock);
+    struct known *k = known(tab, nodeid);
+    bool watched = k && k->watched;
+    pthread_mutex_unlock(&tab->lock);
+    return watched;
+}
+
+uint64_t fuse_nodes_next(struct fuse_nodes *tab, uint64_t nodeid)
+{
+    pthread_mutex_lock(&tab->lock);
+    uint64_t found = 0;
+    while (!found && ++nodeid < tab->c.used)
+        found = known(tab, nodeid) ? nodeid : 0;
+    pthread_mutex_unlock(&tab->lock);
+    return found;
 }
 
 /* ---- open files ------------------------------------------------------------------------------ */

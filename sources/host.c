@@ -51,7 +51,7 @@ static int lookup_up(struct host *h, struct pl_call *call, struct host_node *n,
     r = host_statx(up, &stx);
     if (r == 0 && parent && parent->h.id.lo == stx.stx_ino &&
         parent->h.id.hi == makedev(stx.stx_dev_major, stx.stx_dev_minor)) {
-        host_attr(&stx, parent->slot, attr);
+        host_attr(parent, &stx, attr);
         *ret = &parent->h.node;
         parent = NULL;
     } else if (r == 0) {
@@ -96,6 +96,7 @@ static int host_lookup(HOST_T, struct pl_node *dir, const char *name, struct pl_
 static void host_done(struct pl_tree *tree)
 {
     struct host *h = host_of(tree);
+    host_watch_free(h);
     pl_node_unref(&h->root->h.node);
     pl_nodes_free(h->nodes);
     free((void *)h->slots);
@@ -146,6 +147,7 @@ static const struct pl_ops host_ops = {
     .syncfs = host_syncfs,
     .key = host_key,
     .find = host_find,
+    .watch = host_watch,
 };
 
 /* ---- opening the tree ---- */

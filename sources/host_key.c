@@ -241,7 +241,7 @@ static int find_handle(struct host *h, const uint8_t *key, size_t len, struct ho
     if (r == 0) {
         struct host_node *n = host_known(h, fd, &stx);
         if (n) {
-            host_attr(&stx, n->slot, attr);
+            host_attr(n, &stx, attr);
             *ret = n;
         } else {
             r = by_path(h, fd, host_id(&stx), ret, attr);

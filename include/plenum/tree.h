@@ -127,6 +127,9 @@ struct pl_watcher {
     void (*renamed)(struct pl_watcher *, struct pl_node *dir, const char *name);
     /* Changes went by unseen: all that was `told` is in doubt. `sentence`: why. */
     void (*lost)(struct pl_watcher *, const char *sentence);
+    /* May be NULL. The few words that pl_watch() gave are others now: not all can be watched, or
+     * all can again. */
+    void (*how)(struct pl_watcher *, const char *words);
 };
 
 /* Wants to know when an open file may be ready; one a file. */
