@@ -23,6 +23,7 @@ int mountopt_parse(struct mountopt *o, const char *text, struct pl_err *err);
     "  [no]default_permissions               the kernel checks modes (default), or not\n"          \
     "  timeout=T                             how long the kernel may keep what it knows:\n"        \
     "  entry_timeout= attr_timeout= negative_timeout=   ... each by itself (20ms, 1s, 5m)\n"       \
+    "  [no]watch                             the kernel is told of changes by others, or asks\n"   \
     "  direct_io                             no content is cached in the kernel\n"                 \
     "  writeback                             the kernel gathers writes (one client only)\n"        \
     "  hang=SECONDS                          a server that takes nothing for so long is "          \
