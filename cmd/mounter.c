@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/mounter.h"
+#include "base/confine.h"
 #include "cmd/loss.h"
 #include "cmd/relay.h"
 #include "cmd/ring.h"
@@ -102,6 +103,8 @@ static int finish(void *arg, struct pl_err *err)
 int mounter_run(const struct mounter *m)
 {
     struct state s = {.m = m};
+    if (!m->opts.confine)
+        confine_need(CONFINE_NOTHING);
     if (loss_init(&s.loss, 1) < 0)
         return 1;
     s.mount = (struct keeper_mount){

@@ -686,6 +686,7 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
 
     r = begin(d, err);
     if (r > 0) {
+        fuse_told_start(&d->s);
         if (up)
             up(up_arg);
         r = run(d);
@@ -694,6 +695,7 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
         else if (r < 0)
             pl_fail(err, r, "/dev/fuse: %s", strerror(-r));
     }
+    fuse_told_stop(&d->s);
     fuse_sess_done(&d->s);
     while (d->buffers)
         munmap(buffer_get(d), PAGE + d->bufsize);
