@@ -55,9 +55,9 @@ void control_open(struct keeper *k)
 /* The new program is not needed, or not any more. */
 static void drop_new(struct keeper *k)
 {
-    close_it(&k->up.nurse);
-    if (k->up.pid > 0)
+    if (k->up.pid > 0) /* first: the end of its socket would mean that we are dead */
         kill(k->up.pid, SIGKILL);
+    close_it(&k->up.nurse);
 }
 
 void control_dismiss(struct keeper *k)
@@ -265,8 +265,8 @@ void control_up(struct keeper *k)
     char text[200];
     if (u->step != TAKING || u->old_pid == 0)
         return;
-    close_it(&u->old_nurse);
     kill(u->old_pid, SIGKILL);
+    close_it(&u->old_nurse);
     u->step = IDLE;
     u->until = 0;
     snprintf(text, sizeof(text), "served by process %d of the installed program, after %lld ms",

@@ -358,11 +358,11 @@ void life_dismiss(struct keeper *k)
 {
     struct life *l = &k->life;
     l->retry_at = 0;
+    if (l->nursery > 0) /* first: the end of its socket means to it that we are dead */
+        kill(l->nursery, SIGKILL);
     if (l->nurse >= 0)
         close(l->nurse);
     l->nurse = -1;
-    if (l->nursery > 0)
-        kill(l->nursery, SIGKILL);
     control_dismiss(k);
 }
 
