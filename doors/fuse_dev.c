@@ -95,9 +95,15 @@ static char *buffer_get(struct dev *d)
         d->nbuffers--;
         return buf;
     }
-    buf = mmap(NULL, PAGE + d->bufsize, PROT_READ | PROT_WRITE,
-               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return buf == MAP_FAILED ? NULL : buf;
+    buf = mmap(NULL, PAGE + d->bufsize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (buf == MAP_FAILED)
+        return NULL;
+    /* Its pages must be there: if the kernel has to make one while it copies a request into it and
+     * we are killed in that moment, it answers the request with an I/O error. (MAP_POPULATE does
+     * nothing where memory is locked on fault.) */
+    for (size_t i = 0; i < PAGE + d->bufsize; i += PAGE)
+        ((volatile char *)buf)[i] = 0;
+    return buf;
 }
 
 static void buffer_put(struct dev *d, char *buf)
