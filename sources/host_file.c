@@ -78,12 +78,23 @@ static int open_handle(struct host *h, struct pl_call *call, struct host_node *n
     return r;
 }
 
+/* What a successor may conclude of an open that truncates: nothing was noted, or the file still has
+ * this size: it was not done. */
+static void note_truncate(struct pl_tree *tree, struct pl_call *call, struct pl_node *node)
+{
+    struct pl_attr attr;
+    if (call->intent && host_getattr(tree, call, node, NULL, &attr) == 0)
+        atomic_store(&call->intent->size1, attr.size + 1);
+}
+
 int host_open(HOST_T, struct pl_node *node, int flags, struct pl_file **ret)
 {
     struct host *h = host_of(tree);
     struct host_node *n = node_of(node);
     if (!S_ISREG(node->fmt) && !S_ISDIR(node->fmt))
         return -ENXIO; /* FIFOs, sockets and devices are the client's to interpret */
+    if (flags & O_TRUNC)
+        note_truncate(tree, call, node);
     int direct = open_handle(h, call, n, flags);
     if (direct >= 0)
         return new_file(h, n, direct, ret);
@@ -160,7 +171,7 @@ static int open_there(struct host *h, struct pl_call *call, struct pl_node *dir,
     if (r == 0 && (flags & O_TRUNC)) {
         struct statx stx;
         if (host_statx(file_of(*ret_file)->fd, &stx) == 0)
-            host_attr(&stx, node_of(n)->slot, attr);
+            host_attr(node_of(n), &stx, attr);
     }
     if (r < 0)
         pl_node_unref(n);
