@@ -55,7 +55,7 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
     struct state *s = arg;
     struct pl_tree *tree = s->m->tree;
     util_many_descriptors();
-    s->watch = (struct spec_watch){.lost = lost, .arg = s};
+    s->watch = (struct spec_watch){.lost = lost, .arg = s, .keep = s->mount.ledger.keep};
     int r = 0;
     if (s->m->spec) {
         struct relay relay;
