@@ -107,7 +107,8 @@ int mounter_run(const struct mounter *m)
         confine_need(CONFINE_NOTHING);
     if (loss_init(&s.loss, 1) < 0)
         return 1;
-    s.mount = (struct keeper_mount){.dir = m->dir, .spec = m->text, .opts = m->opts.mount};
+    s.mount = (struct keeper_mount){
+        .dir = m->dir, .spec = m->text, .opts = m->opts.mount, .nodes = m->opts.nodes};
     struct keeper_job job = {
         .kind = "mount",
         .prefix = m->prefix,

@@ -9,7 +9,7 @@
 #include <string.h>
 
 /* USE and DONT: of an enum fuse_choice. */
-enum kind { ON, OFF, USE, DONT, DURATION, COUNT, SECONDS, SIZE };
+enum kind { ON, OFF, USE, DONT, DURATION, COUNT, SECONDS, NODES, SIZE };
 
 #define M(field) offsetof(struct mountopt, mount.field)
 #define F(field) offsetof(struct mountopt, fuse.field)
@@ -51,6 +51,7 @@ static const struct option_row {
     {"noconfine", OFF, offsetof(struct mountopt, confine), 0, 0},
     {"threads", COUNT, F(threads), 1, 1024},
     {"max_write", SIZE, F(max_write), 4096, 1 << 20},
+    {"nodes", NODES, offsetof(struct mountopt, nodes), 1, LEDGER_NODES},
     {"hang", SECONDS, offsetof(struct mountopt, hang), 0, 86400},
 };
 #define ROWS (sizeof(rows) / sizeof(*rows))
@@ -87,9 +88,8 @@ static int apply(struct mountopt *o, const struct option_row *row, const char *v
                  struct pl_err *err)
 {
     static const char *const example[] = {
-        [DURATION] = "a time, as in 20ms or 1s",
-        [COUNT] = "a number from 1 to 1024",
-        [SECONDS] = "a number of seconds from 0 to 86400",
+        [DURATION] = "a time, as in 20ms or 1s", [COUNT] = "a number from 1 to 1024",
+        [NODES] = "a number from 1 to 16777216", [SECONDS] = "a number of seconds from 0 to 86400",
         [SIZE] = "a size from 4k to 1M",
     };
     char *at = (char *)o + row->at;

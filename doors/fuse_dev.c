@@ -86,7 +86,11 @@ struct dev {
 /* ---- buffers --------------------------------------------------------------------------------- */
 
 /* A buffer is a page, at whose end the heads of a WRITE are read, and then the data: page-aligned,
- * and at least as large as any reply. */
+ * and at least as large as any reply.
+ *
+ * Where there is to be a successor all of it is there from the start: the kernel hands a request
+ * over by copying it, and if a page is missing and the reader is being killed, the request has
+ * failed (EIO) before anybody has had it. */
 static char *buffer_get(struct dev *d)
 {
     char *buf = d->buffers;
@@ -95,13 +99,12 @@ static char *buffer_get(struct dev *d)
         d->nbuffers--;
         return buf;
     }
-    buf = mmap(NULL, PAGE + d->bufsize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    buf = mmap(NULL, PAGE + d->bufsize, PROT_READ | PROT_WRITE,
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (buf == MAP_FAILED)
         return NULL;
-    /* Its pages must be there: if the kernel has to make one while it copies a request into it and
-     * we are killed in that moment, it answers the request with an I/O error. (MAP_POPULATE does
-     * nothing where memory is locked on fault.) */
-    for (size_t i = 0; i < PAGE + d->bufsize; i += PAGE)
+    /* (MAP_POPULATE does nothing where memory is locked on fault.) */
+    for (size_t i = 0; fuse_lasts(&d->s) && i < PAGE + d->bufsize; i += PAGE)
         ((volatile char *)buf)[i] = 0;
     return buf;
 }

@@ -335,7 +335,8 @@ int fuse_redo(struct fuse_req *r, fuse_handler *handler)
         r->m.h.opcode == FUSE_CREATE || r->m.h.opcode == FUSE_TMPFILE)
         drop_opened(r);
     int error = judge(r, handler);
-    if (learned) /* counted for a reply that was never sent; after the new one is counted */
+    /* Counted for a reply that was never sent, and it is another node now. */
+    if (learned && learned != atomic_load(&r->slot->learned))
         fuse_nodes_forget(r->s->nodes, learned, 1);
     return error;
 }

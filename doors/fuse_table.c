@@ -284,6 +284,7 @@ void fuse_nodes_woken(struct fuse_nodes *tab, uint64_t nodeid, struct pl_node *n
 /* What learning needs beside the lock: the key, asked for once. */
 struct learning {
     const struct fuse_found *f;
+    uint64_t counted; /* nodeid of which the lookup is counted already, 0: none */
     uint8_t key[PL_KEY_MAX];
     int keylen;
     bool has_key; /* or it has none, as keylen tells */
@@ -362,6 +363,27 @@ static bool add(struct fuse_nodes *tab, const struct learning *g, struct at *ret
     return true;
 }
 
+/* Asks for the node's key. Called with the lock, which is let go of meanwhile. */
+static void ask_key(struct fuse_nodes *tab, struct learning *g)
+{
+    pthread_mutex_unlock(&tab->lock);
+    g->keylen = tab->ops->key(tab->arg, g->f->node, g->key);
+    g->has_key = true;
+    pthread_mutex_lock(&tab->lock);
+}
+
+void fuse_nodes_meet(struct fuse_nodes *tab, struct pl_node *node, const struct pl_attr *attr)
+{
+    struct fuse_found f = {.node = node, .attr = attr};
+    struct learning g = {.f = &f};
+    struct at at;
+    pthread_mutex_lock(&tab->lock);
+    while (search(tab, &tab->main, &g, &at) < 0)
+        if (!g.has_key)
+            ask_key(tab, &g);
+    pthread_mutex_unlock(&tab->lock);
+}
+
 /* The node's entry, found (with its lookup counted) or made; called with the lock. */
 static bool enter(struct fuse_nodes *tab, struct learning *g, struct at *at, bool *made)
 {
@@ -371,25 +393,22 @@ static bool enter(struct fuse_nodes *tab, struct learning *g, struct at *at, boo
             r = search(tab, &tab->more, g, at);
         *made = false;
         if (r > 0) {
-            if (atomic_load_explicit(&at->n->nlookup, memory_order_relaxed) < UINT32_MAX)
+            if (at->half->base + at->i != g->counted &&
+                atomic_load_explicit(&at->n->nlookup, memory_order_relaxed) < UINT32_MAX)
                 atomic_fetch_add_explicit(&at->n->nlookup, 1, memory_order_relaxed);
             return true;
         }
         if (r == 0 && (g->has_key || !shared(&tab->main)))
             return *made = add(tab, g, at);
-        if (!g->has_key) {
-            pthread_mutex_unlock(&tab->lock);
-            g->keylen = tab->ops->key(tab->arg, g->f->node, g->key);
-            g->has_key = true;
-            pthread_mutex_lock(&tab->lock);
-        }
+        if (!g->has_key)
+            ask_key(tab, g);
     }
 }
 
 uint64_t fuse_nodes_learn(struct fuse_nodes *tab, const struct fuse_found *f,
                           uint64_t *ret_generation, _Atomic uint64_t *note)
 {
-    struct learning g = {.f = f};
+    struct learning g = {.f = f, .counted = note ? atomic_load(note) : 0};
     struct at at;
     bool made = false;
     uint64_t nodeid = 0;

@@ -55,9 +55,12 @@ struct fuse_found {
     const char *name; /* there */
 };
 /* Counts one lookup (takes over the reference): its nodeid, new or the one it had. 0: no memory,
- * nothing counted. `note`, if not NULL, gets the nodeid right after it was counted. */
+ * nothing counted. `note`, if not NULL, gets the nodeid right after it was counted; if it has that
+ * nodeid already, a predecessor has counted it. */
 uint64_t fuse_nodes_learn(struct fuse_nodes *tab, const struct fuse_found *f,
                           uint64_t *ret_generation, _Atomic uint64_t *note);
+/* If the node (the reference stays the caller's) is one that sleeps, it is awake now. */
+void fuse_nodes_meet(struct fuse_nodes *tab, struct pl_node *node, const struct pl_attr *attr);
 /* Takes back `n` lookups; at zero the node is dropped, and its nodeid used again with another
  * generation. */
 void fuse_nodes_forget(struct fuse_nodes *tab, uint64_t nodeid, uint64_t n);

@@ -181,6 +181,8 @@ uint32_t ledger_node_add(struct ledger *l, const struct ledger_node *node);
 void ledger_node_del(struct ledger *l, uint32_t id);
 /* A successor: ends what a predecessor was about when it was killed. */
 void ledger_mend(struct ledger *l);
+/* The keeper, while there is no server: the kernel takes back `n` lookups. */
+void ledger_forget(struct ledger *l, uint64_t nodeid, uint64_t n);
 
 /* Tests: dies by SIGKILL here when this point's turn has come (`PLENUM_CRASH=point:N` in the
  * environment of the first server: at the Nth passing of that point, counted over all successors,

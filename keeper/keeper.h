@@ -56,6 +56,7 @@ struct keeper_mount {
     struct mount_opts opts; /* what the kernel is told at mount time; source NULL: spec */
     struct reg_page *page;  /* out: this mount's page in the registry, set before prepare runs;
                                &page->stats is what serve gets */
+    uint32_t nodes;         /* in its ledger at most, 0: LEDGER_NODES */
     struct ledger ledger;   /* out, if job->lasts: what its servers share, mapped in each */
 };
 
