@@ -41,6 +41,7 @@ static const struct option_row {
     {"negative_timeout", DURATION, F(negative_timeout), 0, INT64_MAX},
     {"direct_io", ON, F(direct_io), 0, 0},
     {"writeback", ON, F(writeback), 0, 0},
+    {"uring", ON, F(uring), 0, 0},
     {"threads", COUNT, F(threads), 1, 1024},
     {"max_write", SIZE, F(max_write), 4096, 1 << 20},
 };

@@ -19,6 +19,7 @@
  * held while a call is cancelled, for that may take long; the worker waits for it at its end.
  */
 #include "doors/fuse_door.h"
+#include "doors/fuse_uring.h"
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
@@ -71,6 +72,7 @@ struct dev {
     struct worker *workers, *gone;
     char *buffers; /* free ones, linked by their first bytes */
     unsigned nbuffers;
+    struct fuse_uring *uring; /* or NULL */
 };
 
 /* ---- buffers --------------------------------------------------------------------------------- */
@@ -381,7 +383,7 @@ static void interrupt(struct dev *d, struct fuse_req *r)
     if (w)
         cancel(d, w);
     pthread_mutex_unlock(&d->lock);
-    if (w)
+    if (w || (d->uring && fuse_uring_cancel(d->uring, unique)))
         return;
     sched_yield();
     struct fuse_out_header h = {sizeof(h), -EAGAIN, r->m.h.unique};
@@ -563,7 +565,9 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
     struct dev *d = calloc(1, sizeof(*d));
     if (!d)
         return pl_fail(err, -ENOMEM, "out of memory");
-    int r = fuse_sess_init(&d->s, tree, aname, opts, stats, err);
+    int r = opts && opts->uring ? fuse_uring_check(err) : 0;
+    if (r == 0)
+        r = fuse_sess_init(&d->s, tree, aname, opts, stats, err);
     if (r < 0) {
         free(d);
         return r;
@@ -579,6 +583,9 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
     pl_cond_init(&d->tick);
 
     r = greet(d, err);
+    if (r > 0 && (d->s.flags & FUSE_OVER_IO_URING) &&
+        !(d->uring = fuse_uring_start(&d->s, fd, d->bufsize)))
+        r = pl_fail(err, -errno, "-o uring: no ring: %s", strerror(errno));
     if (r > 0) {
         if (up)
             up(up_arg);
@@ -588,6 +595,7 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
         else if (r < 0)
             pl_fail(err, r, "/dev/fuse: %s", strerror(-r));
     }
+    fuse_uring_end(d->uring);
     fuse_sess_done(&d->s);
     while (d->buffers)
         munmap(buffer_get(d), PAGE + d->bufsize);

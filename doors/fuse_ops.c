@@ -109,6 +109,8 @@ static uint64_t wanted(const struct fuse_sess *s)
         want |= FUSE_DO_READDIRPLUS;
     if (s->opts.writeback)
         want |= FUSE_WRITEBACK_CACHE;
+    if (s->opts.uring)
+        want |= FUSE_OVER_IO_URING;
     return want;
 }
 

@@ -101,6 +101,7 @@ enum {
     FUSE_INIT_EXT = 1u << 30,
 };
 #define FUSE_DIRECT_IO_ALLOW_MMAP (1ull << 36)
+#define FUSE_OVER_IO_URING        (1ull << 41)
 
 struct fuse_init_in {
     uint32_t major, minor, max_readahead, flags;
