@@ -154,6 +154,8 @@ static uint64_t wanted(const struct fuse_sess *s)
         want |= FUSE_WRITEBACK_CACHE;
     if (fuse_lasts(s))
         want |= FUSE_HAS_RESEND;
+    if (s->opts.uring)
+        want |= FUSE_OVER_IO_URING;
     return want;
 }
 

@@ -103,6 +103,7 @@ enum {
 #define FUSE_HAS_EXPIRE_ONLY      (1ull << 35)
 #define FUSE_DIRECT_IO_ALLOW_MMAP (1ull << 36)
 #define FUSE_HAS_RESEND           (1ull << 39)
+#define FUSE_OVER_IO_URING        (1ull << 41)
 
 struct fuse_init_in {
     uint32_t major, minor, max_readahead, flags;

@@ -250,7 +250,7 @@ static inline int do_lookup(int fd, const struct fuse_in_header *in)
 static inline int serve(void *arg, size_t i, int fd, struct stats *stats, void (*up)(void *),
                         void *up_arg, struct pl_err *err)
 {
-    static _Thread_local char buf[FUSE_MIN_READ_BUFFER + 4096];
+    static _Thread_local _Alignas(8) char buf[FUSE_MIN_READ_BUFFER + 4096];
     struct fuse_in_header *in = (void *)buf;
     struct fuse_attr_out attr = {0};
     struct fuse_open_out open_out = {.open_flags = FOPEN_DIRECT_IO};
