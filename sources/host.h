@@ -83,7 +83,7 @@ struct host_file {
     int fd;
     struct host_file *prev, *next; /* of the node's open files */
     struct host_dir *dir;          /* of a directory: host_dir.c */
-    uint64_t *owners;              /* who locked through it, until their flush; `locks` */
+    uint64_t *owners;              /* serials of who locked through it; `locks` */
     size_t nowners;
 };
 
@@ -115,6 +115,7 @@ struct host {
         pthread_mutex_t mutex;
         pthread_cond_t cond; /* a lock of ours was dropped */
         uint64_t gen;        /* counts that */
+        uint64_t serial;     /* of the last entry */
         atomic_uint owners;  /* entries in all nodes */
     } locks;
     /* host_last.c */

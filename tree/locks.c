@@ -12,6 +12,7 @@
 struct pl_lock_range {
     struct pl_lock_range *next;
     struct pl_lock lock;
+    const void *by; /* the pl_lock_owners of the file through which it was set, or NULL */
 };
 
 void pl_locks_init(struct pl_locks *l)
@@ -49,7 +50,8 @@ static const struct pl_lock *conflict(struct pl_locks *l, const struct pl_lock *
 
 /* Cuts the owner's ranges where `want` lies, then enters it. `spare` are two allocated nodes: one
  * for the new range, one for the second half of a range that is cut in the middle. */
-static void apply(struct pl_locks *l, const struct pl_lock *want, struct pl_lock_range *spare[2])
+static void apply(struct pl_locks *l, const struct pl_lock *want, const void *by,
+                  struct pl_lock_range *spare[2])
 {
     struct pl_lock_range **p = &l->head;
     while (*p) {
@@ -78,6 +80,7 @@ static void apply(struct pl_locks *l, const struct pl_lock *want, struct pl_lock
     }
     if (want->type != F_UNLCK) {
         spare[0]->lock = *want;
+        spare[0]->by = by;
         spare[0]->next = l->head;
         l->head = spare[0];
         spare[0] = NULL;
@@ -131,7 +134,7 @@ static int wait_free(struct pl_locks *l, struct pl_call *call, const struct pl_l
     return r;
 }
 
-int pl_locks_set(struct pl_locks *l, struct pl_call *call, const struct pl_lock *lock)
+static int set(struct pl_locks *l, struct pl_call *call, const struct pl_lock *lock, const void *by)
 {
     struct pl_lock want = *lock;
     if (want.flock) {
@@ -144,7 +147,7 @@ int pl_locks_set(struct pl_locks *l, struct pl_call *call, const struct pl_lock 
     while (r == 0 && want.type != F_UNLCK && conflict(l, &want))
         r = want.wait ? wait_free(l, call, &want) : -EAGAIN;
     if (r == 0) {
-        apply(l, &want, spare);
+        apply(l, &want, by, spare);
         merge(l, &want);
         pthread_cond_broadcast(&l->cond); /* an unlock, or a downgrade */
     }
@@ -152,6 +155,11 @@ int pl_locks_set(struct pl_locks *l, struct pl_call *call, const struct pl_lock 
     free(spare[0]);
     free(spare[1]);
     return r;
+}
+
+int pl_locks_set(struct pl_locks *l, struct pl_call *call, const struct pl_lock *lock)
+{
+    return set(l, call, lock, NULL);
 }
 
 static const struct pl_lock *held(struct pl_locks *l, const struct pl_lock *by)
@@ -194,13 +202,26 @@ int pl_locks_set_by(struct pl_locks *l, struct pl_call *call, struct pl_lock_own
                     const struct pl_lock *lock)
 {
     int r = lock->type == F_UNLCK ? 0 : note(l, by, lock);
-    return r < 0 ? r : pl_locks_set(l, call, lock);
+    return r < 0 ? r : set(l, call, lock, by);
+}
+
+/* Has the owner locked through another file since? A close that nobody waits for may come after
+ * its flush, and after the owner's next lock through its next open file: that one stays. */
+static bool locked_since(struct pl_locks *l, const struct pl_lock *owner, const void *by)
+{
+    bool since = false;
+    pthread_mutex_lock(&l->mutex);
+    for (struct pl_lock_range *r = l->head; r && !since; r = r->next)
+        since = same_owner(&r->lock, owner) && r->by != by;
+    pthread_mutex_unlock(&l->mutex);
+    return since;
 }
 
 void pl_locks_undo(struct pl_locks *l, struct pl_call *call, struct pl_lock_owners *by)
 {
     while (by->n)
-        pl_locks_set(l, call, &by->list[--by->n]);
+        if (!locked_since(l, &by->list[--by->n], by))
+            pl_locks_set(l, call, &by->list[by->n]);
     free(by->list);
     *by = (struct pl_lock_owners){0};
 }
