@@ -302,6 +302,8 @@ int host_lock(HOST_T, struct pl_file *file, const struct pl_lock *lock);
 int host_getlock(HOST_T, struct pl_file *file, struct pl_lock *lock);
 /* Drops the locks of one owner on the node; of all who locked through `file`, before its close. */
 void host_unlock_owner(struct host *h, struct host_node *n, uint64_t owner);
+/* The same at the flush of an open file by which it may have come. */
+void host_unlock_by(struct host *h, struct host_file *f, uint64_t owner);
 void host_unlock_file(struct host *h, struct host_node *n, struct host_file *f);
 /* Of everybody: nobody knows the node any more. */
 void host_unlock_all(struct host *h, struct host_node *n);

@@ -270,6 +270,13 @@ static void ranges(void **state)
     line_end(k);
 }
 
+static void late(void **state)
+{
+    struct kernel *k = line_begin("/dev/shm", 0);
+    late_release(k);
+    line_end(k);
+}
+
 static struct pl_tree *with_stream(void)
 {
     struct pl_made *m = pl_made_new();
@@ -303,7 +310,8 @@ int main(void)
         cmocka_unit_test(gone_meanwhile), cmocka_unit_test(asked_by_many),
         cmocka_unit_test(full),           cmocka_unit_test(in_hand),
         cmocka_unit_test(interrupted),    cmocka_unit_test(killers),
-        cmocka_unit_test(ranges),         cmocka_unit_test(pollers),
+        cmocka_unit_test(ranges),         cmocka_unit_test(late),
+        cmocka_unit_test(pollers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
