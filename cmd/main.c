@@ -20,6 +20,8 @@ const struct cmd *const cmd_table[] = {
 
 /* Names under which the program is installed too, each the subcommand of that name. */
 static const char *const aliases[] = {"duct", NULL};
+/* ... and those by which mount(8) calls: for its types plenum and fuse.plenum. */
+static const char *const helpers[] = {"mount.plenum", "mount.fuse.plenum", NULL};
 
 const struct cmd *cmd_find(const char *name)
 {
@@ -162,6 +164,9 @@ int main(int argc, char **argv)
         if (cmd)
             return cmd->run(cmd, argc, argv);
     }
+    for (size_t i = 0; helpers[i]; i++)
+        if (!strcmp(base, helpers[i]))
+            return mount8_main(argc, argv);
     if (argc < 2) {
         fprintf(stderr, "plenum: which subcommand? (see plenum help)\n");
         return EXIT_USAGE;

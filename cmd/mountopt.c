@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum kind { ON, OFF, DURATION, COUNT, SECONDS, NODES, SIZE };
+/* USE and DONT: of an enum fuse_choice. */
+enum kind { ON, OFF, USE, DONT, DURATION, COUNT, SECONDS, NODES, SIZE };
 
 #define M(field) offsetof(struct mountopt, mount.field)
 #define F(field) offsetof(struct mountopt, fuse.field)
@@ -28,6 +29,9 @@ static const struct option_row {
     {"suid", OFF, M(nosuid), 0, 0},
     {"nodev", ON, M(nodev), 0, 0},
     {"dev", OFF, M(nodev), 0, 0},
+    /* mount(8) takes suid and dev for what holds anyway, and does not tell its helpers of them */
+    {"allow_suid", OFF, M(nosuid), 0, 0},
+    {"allow_dev", OFF, M(nodev), 0, 0},
     {"nonempty", ON, M(nonempty), 0, 0},
     {"allow_other", ON, M(allow_other), 0, 0},
     {"noallow_other", OFF, M(allow_other), 0, 0},
@@ -39,8 +43,13 @@ static const struct option_row {
     {"entry_timeout", DURATION, F(entry_timeout), 0, INT64_MAX},
     {"attr_timeout", DURATION, F(attr_timeout), 0, INT64_MAX},
     {"negative_timeout", DURATION, F(negative_timeout), 0, INT64_MAX},
+    {"watch", USE, F(watch), 0, 0},
+    {"nowatch", DONT, F(watch), 0, 0},
     {"direct_io", ON, F(direct_io), 0, 0},
     {"writeback", ON, F(writeback), 0, 0},
+    {"confine", ON, offsetof(struct mountopt, confine), 0, 0},
+    {"noconfine", OFF, offsetof(struct mountopt, confine), 0, 0},
+    {"uring", ON, F(uring), 0, 0},
     {"threads", COUNT, F(threads), 1, 1024},
     {"max_write", SIZE, F(max_write), 4096, 1 << 20},
     {"nodes", NODES, offsetof(struct mountopt, nodes), 1, LEDGER_NODES},
@@ -54,6 +63,7 @@ void mountopt_init(struct mountopt *o)
     fuse_opts_init(&o->fuse);
     o->hang = 30;
     o->fuse.kernel_checks = o->mount.default_permissions;
+    o->confine = true;
 }
 
 static int unknown(const char *name, struct pl_err *err)
@@ -84,10 +94,13 @@ static int apply(struct mountopt *o, const struct option_row *row, const char *v
         [SIZE] = "a size from 4k to 1M",
     };
     char *at = (char *)o + row->at;
-    if (row->kind == ON || row->kind == OFF) {
+    if (row->kind < DURATION) {
         if (value)
             return pl_fail(err, -EINVAL, "-o %s: takes no value", row->name);
-        *(bool *)at = row->kind == ON;
+        if (row->kind == USE || row->kind == DONT)
+            *(enum fuse_choice *)at = row->kind == USE ? FUSE_ON : FUSE_OFF;
+        else
+            *(bool *)at = row->kind == ON;
         return 0;
     }
     int64_t v = value ? value_of(row, value) : -1;

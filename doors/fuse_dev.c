@@ -23,6 +23,7 @@
  * held while a call is cancelled, for that may take long; the worker waits for it at its end.
  */
 #include "doors/fuse_door.h"
+#include "doors/fuse_uring.h"
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
@@ -81,6 +82,7 @@ struct dev {
     struct worker *workers, *gone;
     char *buffers; /* free ones, linked by their first bytes */
     unsigned nbuffers;
+    struct fuse_uring *uring; /* or NULL */
 };
 
 /* ---- buffers --------------------------------------------------------------------------------- */
@@ -99,10 +101,14 @@ static char *buffer_get(struct dev *d)
         d->nbuffers--;
         return buf;
     }
-    int how = fuse_lasts(&d->s) ? MAP_POPULATE : MAP_NORESERVE;
-    buf = mmap(NULL, PAGE + d->bufsize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | how,
-               -1, 0);
-    return buf == MAP_FAILED ? NULL : buf;
+    buf = mmap(NULL, PAGE + d->bufsize, PROT_READ | PROT_WRITE,
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (buf == MAP_FAILED)
+        return NULL;
+    /* (MAP_POPULATE does nothing where memory is locked on fault.) */
+    for (size_t i = 0; fuse_lasts(&d->s) && i < PAGE + d->bufsize; i += PAGE)
+        ((volatile char *)buf)[i] = 0;
+    return buf;
 }
 
 static void buffer_put(struct dev *d, char *buf)
@@ -449,7 +455,7 @@ static void interrupt(struct dev *d, struct fuse_req *r)
     if (w)
         cancel(d, w);
     pthread_mutex_unlock(&d->lock);
-    if (w)
+    if (w || (d->uring && fuse_uring_cancel(d->uring, r->m.a.interrupt.unique)))
         return;
     sched_yield();
     struct fuse_out_header h = {sizeof(h), -EAGAIN, r->m.h.unique};
@@ -668,7 +674,9 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
     struct dev *d = calloc(1, sizeof(*d));
     if (!d)
         return pl_fail(err, -ENOMEM, "out of memory");
-    int r = fuse_sess_init(&d->s, tree, aname, opts, stats, err);
+    int r = opts && opts->uring ? fuse_uring_check(err) : 0;
+    if (r == 0)
+        r = fuse_sess_init(&d->s, tree, aname, opts, stats, err);
     if (r < 0) {
         free(d);
         return r;
@@ -685,7 +693,11 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
     pl_cond_init(&d->tick);
 
     r = begin(d, err);
+    if (r > 0 && (d->s.flags & FUSE_OVER_IO_URING) &&
+        !(d->uring = fuse_uring_start(&d->s, fd, d->bufsize)))
+        r = pl_fail(err, -errno, "-o uring: no ring: %s", strerror(errno));
     if (r > 0) {
+        fuse_told_start(&d->s);
         if (up)
             up(up_arg);
         r = run(d);
@@ -694,6 +706,8 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
         else if (r < 0)
             pl_fail(err, r, "/dev/fuse: %s", strerror(-r));
     }
+    fuse_uring_end(d->uring);
+    fuse_told_stop(&d->s);
     fuse_sess_done(&d->s);
     while (d->buffers)
         munmap(buffer_get(d), PAGE + d->bufsize);

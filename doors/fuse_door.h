@@ -22,6 +22,11 @@ struct fuse_valid { /* a timeout as the protocol has it */
     uint32_t nsec;
 };
 
+/* What the kernel may believe for how long. */
+enum fuse_belief { FUSE_OF_ENTRY, FUSE_OF_ATTR, FUSE_OF_NEGATIVE, FUSE_BELIEFS };
+
+struct fuse_told;
+
 struct fuse_sess {
     struct pl_tree *tree;
     struct ledger *ledger; /* opts.ledger, or our own */
@@ -29,8 +34,10 @@ struct fuse_sess {
     struct fuse_nodes *nodes;
     struct fuse_files *files;
     struct stats *stats;
-    struct fuse_opts opts; /* as given, defaults filled in */
-    struct fuse_valid entry, attr, negative;
+    struct fuse_opts opts;                      /* as given, defaults filled in */
+    struct fuse_valid asked[FUSE_BELIEFS];      /* of what nobody tells us when it changes */
+    struct fuse_valid long_lived[FUSE_BELIEFS]; /* of what somebody tells */
+    struct fuse_told *told;                     /* NULL: the tree is not watched */
     bool cache_dirs;
     /* Agreed by INIT. */
     uint32_t minor;
@@ -52,6 +59,7 @@ struct fuse_req {
     struct fuse_msg m;
     struct pl_call call;
     struct pl_node *node; /* of m.h.nodeid, held during the op; NULL for ops without one */
+    uint64_t told_seq;    /* as the op began: see fuse_valid() */
     char *buf;            /* for replies: page-aligned, at least as large as the kernel may ask */
     size_t bufsize;
     bool buf_used; /* the reply, or the request, is in it: the transport may not take it back */
@@ -120,6 +128,25 @@ void fuse_renamed(struct fuse_req *r);
 /* Clears suid, and sgid as the kernel would (or always), of a file that an unprivileged process
  * wrote, if the tree has not done it. */
 void fuse_kill_priv(struct fuse_req *r, struct pl_file *file, bool sgid_always);
+
+/* How long the kernel may believe what this reply says; `told`: pl_attr.told, or of a negative
+ * entry whether its directory is watched. Not at all if something has changed behind the tree's
+ * back since the op began: it may have been said already, before the kernel knew what we say now.*/
+struct fuse_valid fuse_valid(struct fuse_req *r, enum fuse_belief what, bool told);
+
+/* ---- fuse_told.c: the kernel is told what others change ---- */
+/* Watches the tree unless told otherwise; sets stats->told. Before the first request is taken. */
+void fuse_told_start(struct fuse_sess *s);
+/* No notification is sent after it. Harmless when nothing was started. */
+void fuse_told_stop(struct fuse_sess *s);
+/* All that the kernel believes is in doubt: it is to ask again, and believes for a short while only
+ * for some time. `sentence`: why, for status and the log. Not from a thread that serves requests.*/
+void fuse_told_doubt(struct fuse_sess *s, const char *sentence);
+uint64_t fuse_told_seq(struct fuse_sess *s);
+bool fuse_told_in_doubt(struct fuse_sess *s);
+/* The attributes of a node have changed by an op that the kernel does not expect it of. Does not
+ * block: any thread. */
+void fuse_told_attr(struct fuse_sess *s, uint64_t nodeid);
 
 static inline struct pl_file *fuse_req_file(struct fuse_req *r, uint64_t fh)
 {

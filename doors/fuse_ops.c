@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The session of the FUSE door, the dispatcher, and the operations on attributes. */
+#include "base/cred.h"
 #include "doors/fuse_door.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -25,11 +26,27 @@ static int64_t default_timeout(const struct pl_tree *tree)
     return tree->flags & PL_TREE_PRIVATE ? 3600 * SECOND : SECOND;
 }
 
-static struct fuse_valid valid(int64_t *timeout, const struct pl_tree *tree)
+#define TOLD_TIMEOUT (60 * SECOND)
+
+static struct fuse_valid valid(int64_t timeout, int64_t otherwise)
 {
-    if (*timeout < 0)
-        *timeout = default_timeout(tree);
-    return (struct fuse_valid){(uint64_t)(*timeout / SECOND), (uint32_t)(*timeout % SECOND)};
+    timeout = timeout < 0 ? otherwise : timeout;
+    return (struct fuse_valid){(uint64_t)(timeout / SECOND), (uint32_t)(timeout % SECOND)};
+}
+
+static void set_timeouts(struct fuse_sess *s)
+{
+    const int64_t given[FUSE_BELIEFS] = {
+        [FUSE_OF_ENTRY] = s->opts.entry_timeout,
+        [FUSE_OF_ATTR] = s->opts.attr_timeout,
+        [FUSE_OF_NEGATIVE] = s->opts.negative_timeout,
+    };
+    for (int i = 0; i < FUSE_BELIEFS; i++) {
+        s->asked[i] = valid(given[i], default_timeout(s->tree));
+        s->long_lived[i] = valid(given[i], TOLD_TIMEOUT);
+    }
+    struct fuse_valid attr = s->asked[FUSE_OF_ATTR];
+    s->cache_dirs = (attr.sec || attr.nsec) && !(s->tree->flags & PL_TREE_GENERATED);
 }
 
 static uint32_t bounded(uint32_t v, uint32_t otherwise, uint32_t least, uint32_t most)
@@ -80,10 +97,7 @@ int fuse_sess_init(struct fuse_sess *s, struct pl_tree *tree, const char *aname,
         s->opts.max_write = s->opts.ledger->head->max_write; /* what was agreed holds */
     s->opts.max_write = bounded(s->opts.max_write, 1 << 20, 1 << 12, 1 << 20);
     s->opts.threads = bounded(s->opts.threads, 16, 1, 256);
-    s->entry = valid(&s->opts.entry_timeout, tree);
-    s->attr = valid(&s->opts.attr_timeout, tree);
-    s->negative = valid(&s->opts.negative_timeout, tree);
-    s->cache_dirs = s->opts.attr_timeout > 0 && !(tree->flags & PL_TREE_GENERATED);
+    set_timeouts(s);
 
     struct pl_call call;
     struct pl_node *root;
@@ -125,7 +139,8 @@ static uint64_t wanted(const struct fuse_sess *s)
     uint64_t want = FUSE_ASYNC_READ | FUSE_ATOMIC_O_TRUNC | FUSE_EXPORT_SUPPORT | FUSE_BIG_WRITES |
                     FUSE_DONT_MASK | FUSE_HAS_IOCTL_DIR | FUSE_AUTO_INVAL_DATA | FUSE_ASYNC_DIO |
                     FUSE_PARALLEL_DIROPS | FUSE_ABORT_ERROR | FUSE_MAX_PAGES | FUSE_SETXATTR_EXT |
-                    FUSE_INIT_EXT | FUSE_HANDLE_KILLPRIV_V2 | FUSE_DIRECT_IO_ALLOW_MMAP;
+                    FUSE_INIT_EXT | FUSE_HANDLE_KILLPRIV_V2 | FUSE_DIRECT_IO_ALLOW_MMAP |
+                    FUSE_HAS_EXPIRE_ONLY;
     if (tree & PL_TREE_LOCKS)
         want |= FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS;
     if (tree & PL_TREE_POSIX_ACL)
@@ -139,6 +154,8 @@ static uint64_t wanted(const struct fuse_sess *s)
         want |= FUSE_WRITEBACK_CACHE;
     if (fuse_lasts(s))
         want |= FUSE_HAS_RESEND;
+    if (s->opts.uring)
+        want |= FUSE_OVER_IO_URING;
     return want;
 }
 
@@ -156,6 +173,10 @@ int fuse_sess_agree(struct fuse_sess *s, const struct fuse_init_in *in, struct f
         offered |= (uint64_t)in->flags2 << 32;
     s->minor = in->minor < FUSE_MINOR ? in->minor : FUSE_MINOR;
     s->flags = offered & wanted(s);
+    if (!(s->flags & FUSE_HAS_EXPIRE_ONLY)) { /* names cannot be told: see fuse_told.c */
+        s->long_lived[FUSE_OF_ENTRY] = s->asked[FUSE_OF_ENTRY];
+        s->long_lived[FUSE_OF_NEGATIVE] = s->asked[FUSE_OF_NEGATIVE];
+    }
     out->max_readahead = UINT32_MAX; /* what the mount says, which may have been raised since */
     out->flags = (uint32_t)s->flags;
     out->flags2 = (uint32_t)(s->flags >> 32);
@@ -232,6 +253,16 @@ static void fill_attr(struct fuse_attr *out, const struct pl_attr *a)
     };
 }
 
+struct fuse_valid fuse_valid(struct fuse_req *r, enum fuse_belief what, bool told)
+{
+    struct fuse_sess *s = r->s;
+    if (!s->told)
+        return s->asked[what];
+    if (fuse_told_seq(s) != r->told_seq)
+        return (struct fuse_valid){0, 0};
+    return told && !fuse_told_in_doubt(s) ? s->long_lived[what] : s->asked[what];
+}
+
 int fuse_entry(struct fuse_req *r, struct pl_node *node, const struct pl_attr *attr,
                const char *name, struct fuse_entry_out *out)
 {
@@ -243,12 +274,18 @@ int fuse_entry(struct fuse_req *r, struct pl_node *node, const struct pl_attr *a
         fuse_nodes_learn(s->nodes, &f, &generation, r->journal ? &r->slot->learned : NULL);
     if (!id)
         return -ENOMEM;
+    /* From here on changes are passed on to the kernel; those before are noticed by fuse_valid().
+     */
+    struct fuse_valid ev = fuse_valid(r, FUSE_OF_ENTRY, attr->told);
+    struct fuse_valid av = fuse_valid(r, FUSE_OF_ATTR, attr->told);
+    if (s->told && S_ISDIR(attr->mode))
+        fuse_nodes_set_watched(s->nodes, id, attr->told);
     out->nodeid = id;
     out->generation = generation;
-    out->entry_valid = s->entry.sec;
-    out->entry_valid_nsec = s->entry.nsec;
-    out->attr_valid = s->attr.sec;
-    out->attr_valid_nsec = s->attr.nsec;
+    out->entry_valid = ev.sec;
+    out->entry_valid_nsec = ev.nsec;
+    out->attr_valid = av.sec;
+    out->attr_valid_nsec = av.nsec;
     fill_attr(&out->attr, attr);
     return 0;
 }
@@ -265,11 +302,20 @@ int fuse_reply_entry(struct fuse_req *r, struct pl_node *node, const struct pl_a
     return 0;
 }
 
+/* The kernel is about to be told these attributes of the request's node: for how long they hold. */
+static struct fuse_valid telling(struct fuse_req *r, const struct pl_attr *attr)
+{
+    fuse_nodes_told(r->s->nodes, r->m.h.nodeid, attr);
+    if (r->s->told && S_ISDIR(attr->mode))
+        fuse_nodes_set_watched(r->s->nodes, r->m.h.nodeid, attr->told);
+    return fuse_valid(r, FUSE_OF_ATTR, attr->told);
+}
+
 int fuse_reply_attr(struct fuse_req *r, const struct pl_attr *attr)
 {
-    struct fuse_attr_out out = {r->s->attr.sec, r->s->attr.nsec, 0, {0}};
+    struct fuse_valid v = telling(r, attr);
+    struct fuse_attr_out out = {v.sec, v.nsec, 0, {0}};
     fill_attr(&out.attr, attr);
-    fuse_nodes_told(r->s->nodes, r->m.h.nodeid, attr);
     fuse_reply(r, &out, sizeof(out));
     return 0;
 }
@@ -301,9 +347,10 @@ int fuse_op_statx(struct fuse_req *r)
     if (error < 0)
         return error;
     bool born = a.btime.tv_sec || a.btime.tv_nsec;
+    struct fuse_valid v = telling(r, &a);
     struct fuse_statx_out out = {
-        .attr_valid = r->s->attr.sec,
-        .attr_valid_nsec = r->s->attr.nsec,
+        .attr_valid = v.sec,
+        .attr_valid_nsec = v.nsec,
         .stat = {.mask = STATX_BASIC_STATS | (born ? STATX_BTIME : 0),
                  .blksize = a.blksize ? a.blksize : 4096,
                  .nlink = (uint32_t)a.nlink,
@@ -320,7 +367,6 @@ int fuse_op_statx(struct fuse_req *r)
                  .rdev_major = a.rdev_major,
                  .rdev_minor = a.rdev_minor},
     };
-    fuse_nodes_told(r->s->nodes, r->m.h.nodeid, &a);
     fuse_reply(r, &out, sizeof(out));
     return 0;
 }
@@ -363,8 +409,9 @@ void fuse_kill_priv(struct fuse_req *r, struct pl_file *file, bool sgid_always)
         if (sgid_always || (S_ISREG(a.mode) && (a.mode & S_IXGRP)))
             kill |= a.mode & S_ISGID;
         struct pl_setattr set = {.valid = PL_SET_MODE, .mode = a.mode & 07777 & ~kill};
-        if (kill)
-            pl_setattr(r->s->tree, &call, r->node, file, &set, &a);
+        /* The kernel believes that a write does not change the mode. */
+        if (kill && pl_setattr(r->s->tree, &call, r->node, file, &set, &a) == 0)
+            fuse_told_attr(r->s, r->m.h.nodeid);
     }
     pl_call_done(&call);
 }
@@ -543,6 +590,10 @@ static int load_groups(struct pl_call *call)
         return -ESRCH;
     snprintf(path, sizeof(path), "/proc/%d/status", (int)call->pid);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT) { /* perhaps hidden from whom this thread acted for before */
+        cred_reset();
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+    }
     if (fd < 0)
         return -errno;
     ssize_t n = read(fd, text, sizeof(text) - 1);
@@ -625,6 +676,7 @@ void fuse_handle(struct fuse_req *r, int decoded)
         return;
     atomic_fetch_add_explicit(&st->waiting, 1, memory_order_relaxed);
     r->node = NULL;
+    r->told_seq = fuse_told_seq(r->s);
     r->call.load_groups = load_groups;
     int error = decoded == -ENOSYS ? FUSE_NEVER : decoded;
     r->journal = false;

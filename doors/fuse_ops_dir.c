@@ -67,7 +67,8 @@ static bool names_only(struct fuse_req *r, bool start, size_t bytes)
 
 static int reply_negative(struct fuse_req *r)
 {
-    struct fuse_valid v = r->s->negative;
+    bool watched = r->s->told && fuse_nodes_watched(r->s->nodes, r->m.h.nodeid);
+    struct fuse_valid v = fuse_valid(r, FUSE_OF_NEGATIVE, watched);
     if (!v.sec && !v.nsec)
         return -ENOENT;
     struct fuse_entry_out out = {.entry_valid = v.sec, .entry_valid_nsec = v.nsec};

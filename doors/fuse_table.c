@@ -29,6 +29,7 @@ struct known {
     uint32_t told;        /* the stamp of what the kernel believes, 0: unknown */
     uint32_t same : 1;    /* that has not changed since the last open */
     uint32_t lost : 1;    /* it sleeps, and could not be woken */
+    uint32_t watched : 1; /* a directory: changes of its names are told */
 };
 
 struct half {
@@ -576,4 +577,63 @@ void fuse_nodes_lock(struct fuse_nodes *tab, uint64_t nodeid)
     if (find(tab, nodeid, &at))
         atomic_fetch_or_explicit(&at.n->flags, LEDGER_LOCKED, memory_order_relaxed);
     pthread_mutex_unlock(&tab->lock);
+}
+
+/* ---- who is told ----------------------------------------------------------------------------- */
+
+struct seek {
+    const struct pl_node *node;
+    uint64_t nodeid;
+};
+
+static void seek_it(struct at *at, void *arg)
+{
+    struct seek *s = arg;
+    if (at->k->node == s->node)
+        s->nodeid = at->half->base + at->i;
+}
+
+uint64_t fuse_nodes_id(struct fuse_nodes *tab, const struct pl_node *node, uint64_t ino)
+{
+    struct seek s = {node, 0};
+    each(tab, ino, seek_it, &s);
+    return s.nodeid;
+}
+
+void fuse_nodes_set_watched(struct fuse_nodes *tab, uint64_t nodeid, bool watched)
+{
+    struct at at;
+    pthread_mutex_lock(&tab->lock);
+    if (find(tab, nodeid, &at))
+        at.k->watched = watched;
+    pthread_mutex_unlock(&tab->lock);
+}
+
+bool fuse_nodes_watched(struct fuse_nodes *tab, uint64_t nodeid)
+{
+    struct at at;
+    pthread_mutex_lock(&tab->lock);
+    bool watched = find(tab, nodeid, &at) && at.k->watched;
+    pthread_mutex_unlock(&tab->lock);
+    return watched;
+}
+
+uint64_t fuse_nodes_next(struct fuse_nodes *tab, uint64_t nodeid)
+{
+    struct at at;
+    uint64_t found = 0;
+    pthread_mutex_lock(&tab->lock);
+    if (nodeid <= UINT32_MAX) {
+        uint32_t used = tab->main.l->head->nodes_used;
+        while (!found && ++nodeid <= used)
+            found = find(tab, nodeid, &at) ? nodeid : 0;
+        nodeid = tab->more.base;
+    }
+    if (!found && tab->more.l) {
+        uint64_t last = tab->more.base + tab->extra.head->nodes_used;
+        while (!found && ++nodeid <= last)
+            found = find(tab, nodeid, &at) ? nodeid : 0;
+    }
+    pthread_mutex_unlock(&tab->lock);
+    return found;
 }

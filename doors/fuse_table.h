@@ -84,6 +84,14 @@ struct fuse_opened fuse_nodes_opened(struct fuse_nodes *tab, uint64_t nodeid);
 /* A POSIX lock is about to be set on the node. */
 void fuse_nodes_lock(struct fuse_nodes *tab, uint64_t nodeid);
 
+/* The nodeid of a node with this inode number, 0: the kernel does not know it. */
+uint64_t fuse_nodes_id(struct fuse_nodes *tab, const struct pl_node *node, uint64_t ino);
+/* The kernel will be told of changes of the names in this directory, or not: as last said. */
+void fuse_nodes_set_watched(struct fuse_nodes *tab, uint64_t nodeid, bool watched);
+bool fuse_nodes_watched(struct fuse_nodes *tab, uint64_t nodeid);
+/* The next nodeid after this one (0: the first); 0: there are no more. */
+uint64_t fuse_nodes_next(struct fuse_nodes *tab, uint64_t nodeid);
+
 /* ---- open files ---- */
 struct fuse_files;
 

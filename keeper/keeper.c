@@ -14,6 +14,7 @@
  */
 #include "keeper/keeper.h"
 #include "base/log.h"
+#include "base/notify.h"
 #include "keeper/nested.h"
 #include "keeper/state.h"
 #include <assert.h>
@@ -69,6 +70,7 @@ void keeper_state(struct keeper *k, const char *word)
     for (size_t i = 0; i < k->n; i++)
         if (!k->m[i].gone || k->phase != UP)
             reg_set_state(k->m[i].page, word);
+    notify_state(word, k->n ? k->job->mounts[0].spec : k->job->kind);
 }
 
 void keeper_note(struct keeper *k, const char *text)

@@ -8,8 +8,8 @@
  * killed. Before the next one is made, all is closed that was not there before the first
  * (`base`) and that nobody claims in a ledger.
  *
- * So nothing may stay open here beyond `base` but `pidfd`, and nothing that keeps a descriptor in
- * memory may be called (syslog, but at the very end).
+ * So nothing may stay open here beyond `base` but `pidfd`, and nothing may be called that keeps a
+ * descriptor of its own.
  *
  * It ends when the keeper is gone: then it takes the mounts away, if no server does. (A keeper that
  * needs no nursery any more kills it.)

@@ -7,6 +7,7 @@
  * `lock` guards go, prepared, stopping and each mount's fd, dev and gone. Commands that arrive
  * before `go` was seen by the main thread (the mounts) are complete by then.
  */
+#include "base/confine.h"
 #include "base/log.h"
 #include "base/own.h"
 #include "keeper/wire.h"
@@ -91,6 +92,7 @@ static void take_mount(struct server *s, struct fdpass *m)
      * that it would be unsafe to go on. */
     if (own_mount_add(k->dev) < 0)
         _exit(1);
+    mount_abort_keep(k->dev); /* later this process may not look for it */
 }
 
 static void stop(struct server *s)
@@ -104,9 +106,12 @@ static void stop(struct server *s)
         s->job->stop(s->job->arg);
 }
 
-/* The keeper is gone and with it whoever would take the mounts away. */
+/* The keeper is gone and with it whoever may unmount: a confined server may not. It ends the
+ * connections, so that everything waiting gets an error; what is left in place is dead, and cleared
+ * by the next mount there. */
 static void orphaned(struct server *s)
 {
+    bool left = false;
     pthread_mutex_lock(&s->lock);
     s->orphan = true;
     bool prepared = s->prepared;
@@ -116,10 +121,12 @@ static void orphaned(struct server *s)
         pthread_mutex_lock(&s->lock);
         dev_t dev = k->gone ? 0 : k->dev;
         pthread_mutex_unlock(&s->lock);
-        if (dev)
-            mount_end_dev(k->path, dev, true, NULL);
+        if (dev && mount_end_dev(k->path, dev, true, NULL) < 0)
+            left = true;
     }
-    log_say(true, "%s: the keeper was killed: the mounts are taken away", s->job->prefix);
+    log_say(true, "%s: the keeper was killed: %s", s->job->prefix,
+            left ? "the mounts are dead (plenum umount DIR, or a new mount there, clears one)"
+                 : "the mounts are taken away");
     if (prepared) {
         stop(s);
         sleep(PATIENCE);
@@ -194,6 +201,9 @@ static void serve_all(struct server *s)
 {
     struct serving *v = calloc(s->job->nmounts, sizeof(*v));
     size_t n = 0;
+    if (confine_server() < 0)
+        log_say(false, "%s: a thread keeps the rights that the server was started with",
+                s->job->prefix);
     for (; v && n < s->job->nmounts; n++) {
         v[n].s = s;
         v[n].i = n;

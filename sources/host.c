@@ -7,6 +7,7 @@
  * checked against the root.
  */
 #include "sources/host.h"
+#include "base/confine.h"
 #include "base/cred.h"
 #include "base/own.h"
 
@@ -51,7 +52,7 @@ static int lookup_up(struct host *h, struct pl_call *call, struct host_node *n,
     r = host_statx(up, &stx);
     if (r == 0 && parent && parent->h.id.lo == stx.stx_ino &&
         parent->h.id.hi == makedev(stx.stx_dev_major, stx.stx_dev_minor)) {
-        host_attr(&stx, parent->slot, attr);
+        host_attr(parent, &stx, attr);
         *ret = &parent->h.node;
         parent = NULL;
     } else if (r == 0) {
@@ -97,6 +98,7 @@ static void host_done(struct pl_tree *tree)
 {
     struct host *h = host_of(tree);
     host_keep_done(h);
+    host_watch_free(h);
     pl_node_unref(&h->root->h.node);
     pl_nodes_free(h->nodes);
     free((void *)h->slots);
@@ -149,6 +151,7 @@ static const struct pl_ops host_ops = {
     .find = host_find,
     .keep = host_keep,
     .resume = host_resume,
+    .watch = host_watch,
 };
 
 /* ---- opening the tree ---- */
@@ -234,6 +237,7 @@ static struct host *new_host(dev_t root_dev)
     h->idle.prev = h->idle.next = &h->idle;
     h->max_fds = fd_bound();
     h->acts = cred_able();
+    confine_need(CONFINE_FILES | CONFINE_ADMIN);
     h->root_dev = root_dev;
     h->mountinfo = h->root_fd = -1;
     return h;

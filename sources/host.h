@@ -13,6 +13,7 @@
  *   locks    lock owners of nodes (host_lock.c)
  *   cache    descriptors, the idle list, the lists of open files, what is kept for a successor
  *   mounts   the list of mounts, the devices that are kept
+ *   marks    what is watched (host_watch.h)
  * None is held across a system call that may wait for a disk, but for `cache` in the rare case of
  * a node that is reopened through an open file.
  */
@@ -36,11 +37,17 @@ struct host_mount {
     uint64_t id;   /* as statx tells */
     int fd;        /* for open_by_handle_at; -1: not possible here */
     uint64_t fsid; /* tells file systems apart in keys; 0: unknown */
+    dev_t dev;
+    int fsid_raw[2];       /* statfs's f_fsid, by which events name the file system */
+    _Atomic uint32_t inos; /* the words of file handles there (bit i: bytes 4i to 4i+3) that have
+                              held the inode number's lower half in every handle seen */
     bool close_tells;
+    bool tells; /* all changes are made by this kernel, which tells of them */
 };
 
 struct host_owner;
 struct host_dir;
+struct host_watch;
 
 struct host_link {
     struct host_link *prev, *next;
@@ -50,7 +57,7 @@ struct host_node {
     struct pl_hnode h;
     struct host_mount *mount;
     struct host_node *_Atomic parent; /* counted; NULL: the root, or unknown. Guarded by `names` */
-    char *name;                       /* in parent, if there is no handle. Guarded by `names` */
+    char *name;                       /* in parent, unless host_by_handle(). Guarded by `names` */
     struct host_link link;            /* in the idle list; next NULL: not in it */
     struct host_file *files;          /* open files of it. Guarded by `cache` */
     struct host_owner *owners;        /* who has locks here. Guarded by `locks` */
@@ -63,8 +70,10 @@ struct host_node {
     bool claimed;                     /* in the list of claims */
     uint16_t slot;                    /* of its device, see host_ino() */
     atomic_bool young;                /* seen within the grain of btime: see same_object() */
-    uint8_t handle_len;               /* 0: found by name */
+    uint8_t handle_len;               /* 0: it has none */
     int handle_type;
+    atomic_uchar watched; /* of HOST_MARKED ...; host_watch.c */
+    int wd;               /* inotify's number for it. Guarded by `marks` */
     uint8_t handle[];
 };
 
@@ -99,7 +108,9 @@ struct host {
     int mountinfo; /* -1 until it is needed. This and points: guarded by `mounts_lock` */
     char *points;  /* mount points beneath the root, each with its NUL, then one more; or NULL */
     dev_t root_dev;
-    _Atomic uint64_t *slots; /* device + 1 by slot, entries 1..HOST_SLOTS-1 */
+    _Atomic uint64_t *slots;          /* device + 1 by slot, entries 1..HOST_SLOTS-1 */
+    struct host_watch *_Atomic watch; /* NULL until it was first asked for */
+    atomic_uint dirs;                 /* known directories */
     struct {
         pthread_mutex_t mutex;
         pthread_cond_t cond; /* a lock of ours was dropped */
@@ -130,6 +141,12 @@ static inline struct host_node *node_of(struct pl_node *node)
 static inline struct host_file *file_of(struct pl_file *file)
 {
     return (struct host_file *)file;
+}
+
+/* A descriptor of it can be had by its handle, at any time. */
+static inline bool host_by_handle(const struct host_node *n)
+{
+    return n->handle_len && n->mount->fd >= 0;
 }
 
 /* The path by which a descriptor of this process is opened or named again. */
@@ -175,7 +192,7 @@ int host_statx(int fd, struct statx *stx);
 /* Of a node that has no descriptor but an open file, by that: -EAGAIN where this does not do. */
 int host_statx_open(struct host *h, struct host_node *n, struct statx *stx);
 struct pl_id host_id(const struct statx *stx);
-void host_attr(const struct statx *stx, unsigned slot, struct pl_attr *attr);
+void host_attr(struct host_node *n, const struct statx *stx, struct pl_attr *attr);
 uint64_t host_ino(unsigned slot, uint64_t ino);
 int64_t host_btime(const struct statx *stx);
 /* The file handle of what fd has open into h->handle; false: it has none. */
@@ -185,6 +202,7 @@ struct host_handle {
     uint8_t data[HOST_HANDLE];
 };
 bool host_handle(int fd, struct host_handle *hd);
+bool host_same_handle(const struct host_node *n, int type, const void *data, unsigned bytes);
 int host_open_handle(struct host_mount *m, int type, const uint8_t *data, unsigned n, int flags);
 
 /* ---- host_mount.c ---- */
@@ -198,6 +216,9 @@ struct host_mount *host_mount_find(struct host *h, uint64_t fsid);
 void host_mount_unref(struct host *h, struct host_mount *m);
 /* Calls each(arg, path from the root) for each mount point beneath the root until it says true. */
 int host_each_point(struct host *h, bool (*each)(void *arg, const char *rel), void *arg);
+/* The mount points beneath the root, as paths from there, each with its NUL, then one more NUL; to
+ * be freed. NULL: none. */
+char *host_points(struct host *h);
 /* The names in a directory that are mount points, each with its NUL, then one more NUL; to be
  * freed. NULL: none. */
 char *host_points_in(struct host *h, int fd);
@@ -244,6 +265,23 @@ void host_left(struct host *h, struct host_node *n);
 void host_named(struct host *h, struct host_node *n);
 /* The device has got that slot. */
 void host_keep_device(struct host *h, unsigned slot, dev_t dev);
+/* ---- host_watch.c: changes that others make ---- */
+int host_watch(struct pl_tree *tree, struct pl_watcher *to, char how[64]);
+void host_watch_free(struct host *h);
+/* Events are being taken now. */
+bool host_watching(struct host *h);
+/* Moves on before an event is looked at: a node that was not known then missed it, and what was
+ * read of it before is out of date. */
+uint64_t host_watch_seq(struct host *h);
+/* The node was found in `dir` (NULL: not known). */
+void host_watch_found(struct host *h, struct host_node *n, struct host_node *dir);
+/* Watches the node itself (`fd` has it open) if it must be and is not yet. True when it was not:
+ * then `stx` is to be asked for anew. Acts as the process itself. */
+bool host_watch_cover(struct host *h, struct host_node *n, int fd, const struct statx *stx);
+/* Will there be an event when its attributes, or the name by which it was found, change? */
+bool host_told(struct host_node *n, const struct statx *stx);
+/* The node goes. */
+void host_watch_forget(struct host *h, struct host_node *n);
 
 /* ---- credentials (host_cred.c) ---- */
 /* From here to host_end() this thread's accesses are the caller's. */

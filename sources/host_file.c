@@ -171,7 +171,7 @@ static int open_there(struct host *h, struct pl_call *call, struct pl_node *dir,
     if (r == 0 && (flags & O_TRUNC)) {
         struct statx stx;
         if (host_statx(file_of(*ret_file)->fd, &stx) == 0)
-            host_attr(&stx, node_of(n)->slot, attr);
+            host_attr(node_of(n), &stx, attr);
     }
     if (r < 0)
         pl_node_unref(n);

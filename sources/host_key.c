@@ -246,7 +246,7 @@ static int find_handle(struct host *h, const uint8_t *key, size_t len, bool own,
     if (r == 0) {
         struct host_node *n = host_known(h, fd, &stx);
         if (n) {
-            host_attr(&stx, n->slot, attr);
+            host_attr(n, &stx, attr);
             *ret = n;
         } else if (own) {
             r = host_adopt(h, NULL, NULL, fd, true, true, ret, attr);

@@ -228,11 +228,11 @@ ssize_t made_read(struct pl_tree *tree, struct pl_call *call, struct pl_file *fi
 }
 
 /*
- * Whatever its offset, a write to a control file appends. The text's length before is noted, and if
- * it was noted already (this write was begun by a server that died), all behind it is that write's,
- * which is done anew: a door has only to ask again with the same intent.
+ * The text's length before something is appended is noted, and if it was noted already (this write
+ * was begun by a server that died), all behind it is that write's, which is done anew: a door has
+ * only to ask again with the same intent. (The kernel sends one write to a file at a time.)
  */
-static void note_command(struct pl_call *call, struct made_file *f)
+static void note_append(struct pl_call *call, struct made_file *f)
 {
     if (!call->intent)
         return;
@@ -255,10 +255,10 @@ ssize_t made_write(struct pl_tree *tree, struct pl_call *call, struct pl_file *f
         return r;
     }
     size_t max = node->kind == MADE_CTL ? MADE_CTL_MAX : MADE_TEXT_MAX;
-    if (node->kind == MADE_CTL)
-        note_command(call, f);
-    if (node->kind == MADE_CTL || file->flags & O_APPEND)
+    if (node->kind == MADE_CTL || file->flags & O_APPEND) {
+        note_append(call, f);
         off = f->text.n;
+    }
     if (n > max || off > max - n)
         r = -EFBIG;
     if (r == 0 && node->kind == MADE_CTL)
