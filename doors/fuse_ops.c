@@ -660,8 +660,10 @@ static int dispatch(struct fuse_req *r)
     int error = fuse_journal_begin(r);
     if (error)
         return error > 0 ? 0 : error;
+    bool needed = r->m.h.opcode != FUSE_DESTROY && r->m.h.opcode != FUSE_RELEASE &&
+                  r->m.h.opcode != FUSE_RELEASEDIR;
     r->node = r->m.h.opcode == FUSE_DESTROY ? NULL : fuse_nodes_get(r->s->nodes, r->m.h.nodeid);
-    if (!r->node && r->m.h.opcode != FUSE_DESTROY)
+    if (!r->node && needed)
         return -ESTALE;
     return r->redo ? fuse_redo(r, handler) : handler(r);
 }

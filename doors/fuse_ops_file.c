@@ -319,9 +319,8 @@ int fuse_op_flush(struct fuse_req *r)
     struct pl_file *file = fuse_req_file(r, r->m.a.flush.fh);
     if (!file)
         return -EBADF;
-    int error = pl_flush(r->s->tree, &r->call, file, r->m.a.flush.lock_owner);
-    fuse_locks_end(r->s, r->m.h.nodeid, 0, r->m.a.flush.lock_owner);
-    return done(r, error);
+    fuse_locks_end(r->s, r->m.h.nodeid, 0, r->m.a.flush.lock_owner); /* as unlocking */
+    return done(r, pl_flush(r->s->tree, &r->call, file, r->m.a.flush.lock_owner));
 }
 
 int fuse_op_release(struct fuse_req *r)

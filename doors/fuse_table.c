@@ -11,7 +11,9 @@
  * What finds no room in the ledger goes into a second one, which is private: `extra`. A successor
  * knows nothing of that. So that it gives none of those nodeids to something else, which the kernel
  * would take for the old, each server has nodeids of its own there: its number is in the upper
- * half.
+ * half. What is open is found all the same, by the open file; for the rest the kernel, which is
+ * told that it is stale, asks again by name. That does not help who works in a directory: so the
+ * last part of the ledger is for directories alone.
  */
 #include "doors/fuse_table.h"
 #include "fuse/proto.h"
@@ -19,6 +21,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+
+#define DIRS_ONLY 8 /* this part of the ledger */
 
 struct known {
     struct pl_node *node; /* NULL: it sleeps, or the entry is free */
@@ -230,8 +234,8 @@ struct pl_node *fuse_nodes_get_at(struct fuse_nodes *tab, uint64_t nodeid, unsig
     struct fuse_dormant d;
     struct pl_node *node = NULL;
     pthread_mutex_lock(&tab->lock);
-    bool sleeps = false;
-    if (find(tab, nodeid, &at)) {
+    bool sleeps = false, there = find(tab, nodeid, &at);
+    if (there) {
         sleeps = !at.k->node;
         if (sleeps)
             d = dormant(&at);
@@ -239,6 +243,8 @@ struct pl_node *fuse_nodes_get_at(struct fuse_nodes *tab, uint64_t nodeid, unsig
             node = pl_node_ref(at.k->node);
     }
     pthread_mutex_unlock(&tab->lock);
+    if (!there && nodeid > UINT32_MAX)
+        return tab->ops->orphan(tab->arg, nodeid);
     return sleeps ? wake(tab, &d, depth) : node;
 }
 
@@ -352,8 +358,10 @@ static bool add(struct fuse_nodes *tab, const struct learning *g, struct at *ret
     const struct pl_attr *attr = g->f->attr;
     struct ledger_node n = {.ino = attr->ino};
     struct half *h = &tab->main;
+    uint32_t most = h->l->head->nnodes, i = 0;
     set_key(&n, g->key, g->keylen);
-    uint32_t i = ledger_node_add(h->l, &n);
+    if (!shared(h) || S_ISDIR(attr->mode) || h->l->head->nodes_known < most - most / DIRS_ONLY)
+        i = ledger_node_add(h->l, &n);
     if (!i && (h = overflow(tab)))
         i = ledger_node_add(h->l, &n);
     if (!i)

@@ -23,6 +23,8 @@ struct fuse_nodes_ops {
     /* The node again, with a reference; NULL: it is gone. `depth`: to be handed on to
      * fuse_nodes_get_at() for what this needs. Called without locks, by several threads perhaps. */
     struct pl_node *(*wake)(void *arg, const struct fuse_dormant *d, unsigned depth);
+    /* A node of which a predecessor's private table knew, with a reference, or NULL. */
+    struct pl_node *(*orphan)(void *arg, uint64_t nodeid);
     /* Its key and the length; 0 or less: it has none. */
     int (*key)(void *arg, struct pl_node *node, uint8_t key[PL_KEY_MAX]);
 };

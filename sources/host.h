@@ -83,7 +83,7 @@ struct host_file {
     int fd;
     struct host_file *prev, *next; /* of the node's open files */
     struct host_dir *dir;          /* of a directory: host_dir.c */
-    uint64_t *owners;              /* serials of who locked through it; `locks` */
+    uint64_t *owners;              /* who locked through it, until their flush; `locks` */
     size_t nowners;
 };
 
@@ -115,7 +115,6 @@ struct host {
         pthread_mutex_t mutex;
         pthread_cond_t cond; /* a lock of ours was dropped */
         uint64_t gen;        /* counts that */
-        uint64_t serial;     /* of the last entry */
         atomic_uint owners;  /* entries in all nodes */
     } locks;
     /* host_last.c */
@@ -341,6 +340,8 @@ int host_lock(HOST_T, struct pl_file *file, const struct pl_lock *lock);
 int host_getlock(HOST_T, struct pl_file *file, struct pl_lock *lock);
 /* Drops the locks of one owner on the node; of all who locked through `file`, before its close. */
 void host_unlock_owner(struct host *h, struct host_node *n, uint64_t owner);
+/* The same at the flush of an open file by which it may have come. */
+void host_unlock_by(struct host *h, struct host_file *f, uint64_t owner);
 void host_unlock_file(struct host *h, struct host_node *n, struct host_file *f);
 /* Of everybody: nobody knows the node any more. */
 void host_unlock_all(struct host *h, struct host_node *n);

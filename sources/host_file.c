@@ -268,7 +268,7 @@ int host_flush(HOST_T, struct pl_file *file, uint64_t owner)
 {
     struct host *h = host_of(tree);
     if (atomic_load_explicit(&h->locks.owners, memory_order_acquire))
-        host_unlock_owner(h, node_of(file->node), owner);
+        host_unlock_by(h, file_of(file), owner);
     if ((file->flags & O_ACCMODE) == O_RDONLY || !node_of(file->node)->mount->close_tells)
         return 0;
     /* Network file systems report late write errors at close, of any descriptor of the file. */

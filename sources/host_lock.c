@@ -30,7 +30,6 @@ struct held {
 struct host_owner {
     struct host_owner *next; /* of the node's */
     uint64_t owner;
-    uint64_t serial;      /* told apart from what the same owner had before a flush */
     uint32_t pid, record; /* record: pl_keep's */
     int fd;
     int file; /* descriptor of the open file by which it came (resumed: in the predecessor) */
@@ -176,18 +175,17 @@ static struct host_owner *open_owner(struct host *h, struct host_file *f, const 
     return o;
 }
 
-/* Notes that what the owner has locked goes when this file is closed, unless a flush does it
- * before: that close may come late, when the owner has locked anew through another file. */
-static int note_file(struct host_file *f, uint64_t serial)
+/* Notes that the owner's locks go when this file is closed. */
+static int note_file(struct host_file *f, uint64_t owner)
 {
     for (size_t i = 0; i < f->nowners; i++)
-        if (f->owners[i] == serial)
+        if (f->owners[i] == owner)
             return 0;
     uint64_t *more = realloc(f->owners, (f->nowners + 1) * sizeof(*more));
     if (!more)
         return -ENOMEM;
     f->owners = more;
-    f->owners[f->nowners++] = serial;
+    f->owners[f->nowners++] = owner;
     return 0;
 }
 
@@ -208,14 +206,13 @@ static int get_owner(struct host *h, struct host_node *n, struct host_file *f,
         if (!o && fresh) {
             o = fresh;
             fresh = NULL;
-            o->serial = ++h->locks.serial;
             o->next = n->owners;
             n->owners = o;
             atomic_fetch_add(&h->locks.owners, 1);
         }
     }
     if (o) {
-        r = l->type == F_UNLCK ? 0 : note_file(f, o->serial);
+        r = l->type == F_UNLCK ? 0 : note_file(f, l->owner);
         o->users++;
     }
     pthread_mutex_unlock(&h->locks.mutex);
@@ -425,9 +422,10 @@ int host_getlock(HOST_T, struct pl_file *file, struct pl_lock *l)
 
 /* ---- the end of locks ---- */
 
-/* Unlocks for one entry of the node, NULL: none. Called with the mutex, which it lets go of. */
-static void unlock_entry(struct host *h, struct host_node *n, struct host_owner *o)
+void host_unlock_owner(struct host *h, struct host_node *n, uint64_t owner)
 {
+    pthread_mutex_lock(&h->locks.mutex);
+    struct host_owner *o = find_owner(n, owner);
     bool last = false;
     int fd = -1;
     if (o) {
@@ -446,22 +444,23 @@ static void unlock_entry(struct host *h, struct host_node *n, struct host_owner 
     put_owner(h, n, o);
 }
 
-void host_unlock_owner(struct host *h, struct host_node *n, uint64_t owner)
+void host_unlock_by(struct host *h, struct host_file *f, uint64_t owner)
 {
+    /* The close of the file comes later, and perhaps much later: what the owner may have locked by
+     * then, through another open file, is none of its business. */
     pthread_mutex_lock(&h->locks.mutex);
-    unlock_entry(h, n, find_owner(n, owner));
+    for (size_t i = 0; i < f->nowners; i++)
+        if (f->owners[i] == owner)
+            f->owners[i--] = f->owners[--f->nowners];
+    pthread_mutex_unlock(&h->locks.mutex);
+    host_unlock_owner(h, node_of(f->f.node), owner);
 }
 
 void host_unlock_file(struct host *h, struct host_node *n, struct host_file *f)
 {
     /* The file is being closed: nobody else uses its list any more. */
-    for (size_t i = 0; i < f->nowners; i++) {
-        pthread_mutex_lock(&h->locks.mutex);
-        struct host_owner *o = n->owners;
-        while (o && o->serial != f->owners[i])
-            o = o->next;
-        unlock_entry(h, n, o);
-    }
+    for (size_t i = 0; i < f->nowners; i++)
+        host_unlock_owner(h, n, f->owners[i]);
     free(f->owners);
     f->owners = NULL;
     f->nowners = 0;
@@ -518,7 +517,6 @@ int host_lock_take(struct host *h, const struct pl_kept *kept)
     pthread_mutex_lock(&h->locks.mutex);
     bool use = (o->nheld || o->blind) && !find_owner(n, o->owner);
     if (use) {
-        o->serial = ++h->locks.serial;
         o->next = n->owners;
         n->owners = o;
         atomic_fetch_add(&h->locks.owners, 1);
@@ -539,6 +537,6 @@ void host_lock_resume(struct host *h, struct host_node *n, struct host_file *f)
     pthread_mutex_lock(&h->locks.mutex);
     for (struct host_owner *o = n->owners; o; o = o->next)
         if (o->file == f->fd)
-            note_file(f, o->serial);
+            note_file(f, o->owner);
     pthread_mutex_unlock(&h->locks.mutex);
 }

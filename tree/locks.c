@@ -12,7 +12,6 @@
 struct pl_lock_range {
     struct pl_lock_range *next;
     struct pl_lock lock;
-    const void *by; /* the pl_lock_owners of the file through which it was set, or NULL */
 };
 
 void pl_locks_init(struct pl_locks *l)
@@ -50,8 +49,7 @@ static const struct pl_lock *conflict(struct pl_locks *l, const struct pl_lock *
 
 /* Cuts the owner's ranges where `want` lies, then enters it. `spare` are two allocated nodes: one
  * for the new range, one for the second half of a range that is cut in the middle. */
-static void apply(struct pl_locks *l, const struct pl_lock *want, const void *by,
-                  struct pl_lock_range *spare[2])
+static void apply(struct pl_locks *l, const struct pl_lock *want, struct pl_lock_range *spare[2])
 {
     struct pl_lock_range **p = &l->head;
     while (*p) {
@@ -80,7 +78,6 @@ static void apply(struct pl_locks *l, const struct pl_lock *want, const void *by
     }
     if (want->type != F_UNLCK) {
         spare[0]->lock = *want;
-        spare[0]->by = by;
         spare[0]->next = l->head;
         l->head = spare[0];
         spare[0] = NULL;
@@ -134,7 +131,7 @@ static int wait_free(struct pl_locks *l, struct pl_call *call, const struct pl_l
     return r;
 }
 
-static int set(struct pl_locks *l, struct pl_call *call, const struct pl_lock *lock, const void *by)
+int pl_locks_set(struct pl_locks *l, struct pl_call *call, const struct pl_lock *lock)
 {
     struct pl_lock want = *lock;
     if (want.flock) {
@@ -147,7 +144,7 @@ static int set(struct pl_locks *l, struct pl_call *call, const struct pl_lock *l
     while (r == 0 && want.type != F_UNLCK && conflict(l, &want))
         r = want.wait ? wait_free(l, call, &want) : -EAGAIN;
     if (r == 0) {
-        apply(l, &want, by, spare);
+        apply(l, &want, spare);
         merge(l, &want);
         pthread_cond_broadcast(&l->cond); /* an unlock, or a downgrade */
     }
@@ -155,11 +152,6 @@ static int set(struct pl_locks *l, struct pl_call *call, const struct pl_lock *l
     free(spare[0]);
     free(spare[1]);
     return r;
-}
-
-int pl_locks_set(struct pl_locks *l, struct pl_call *call, const struct pl_lock *lock)
-{
-    return set(l, call, lock, NULL);
 }
 
 static const struct pl_lock *held(struct pl_locks *l, const struct pl_lock *by)
@@ -198,30 +190,30 @@ static int note(struct pl_locks *l, struct pl_lock_owners *by, const struct pl_l
     return list ? 0 : -ENOLCK;
 }
 
+/* It holds nothing any more: what it locks later through another open file stays when this one is
+ * closed. */
+static void unnote(struct pl_locks *l, struct pl_lock_owners *by, const struct pl_lock *lock)
+{
+    pthread_mutex_lock(&l->mutex);
+    for (size_t i = 0; i < by->n; i++)
+        if (same_owner(&by->list[i], lock))
+            by->list[i--] = by->list[--by->n];
+    pthread_mutex_unlock(&l->mutex);
+}
+
 int pl_locks_set_by(struct pl_locks *l, struct pl_call *call, struct pl_lock_owners *by,
                     const struct pl_lock *lock)
 {
+    if (lock->type == F_UNLCK && lock->start == 0 && lock->end >= PL_OFF_MAX)
+        unnote(l, by, lock);
     int r = lock->type == F_UNLCK ? 0 : note(l, by, lock);
-    return r < 0 ? r : set(l, call, lock, by);
-}
-
-/* Has the owner locked through another file since? A close that nobody waits for may come after
- * its flush, and after the owner's next lock through its next open file: that one stays. */
-static bool locked_since(struct pl_locks *l, const struct pl_lock *owner, const void *by)
-{
-    bool since = false;
-    pthread_mutex_lock(&l->mutex);
-    for (struct pl_lock_range *r = l->head; r && !since; r = r->next)
-        since = same_owner(&r->lock, owner) && r->by != by;
-    pthread_mutex_unlock(&l->mutex);
-    return since;
+    return r < 0 ? r : pl_locks_set(l, call, lock);
 }
 
 void pl_locks_undo(struct pl_locks *l, struct pl_call *call, struct pl_lock_owners *by)
 {
     while (by->n)
-        if (!locked_since(l, &by->list[--by->n], by))
-            pl_locks_set(l, call, &by->list[by->n]);
+        pl_locks_set(l, call, &by->list[--by->n]);
     free(by->list);
     *by = (struct pl_lock_owners){0};
 }
