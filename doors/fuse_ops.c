@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The session of the FUSE door, the dispatcher, and the operations on attributes. */
+#include "base/cred.h"
 #include "doors/fuse_door.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -54,6 +55,34 @@ static uint32_t bounded(uint32_t v, uint32_t otherwise, uint32_t least, uint32_t
     return v < least ? least : v > most ? most : v;
 }
 
+/* Takes over the root. */
+static int make_tables(struct fuse_sess *s, struct pl_node *root, const struct pl_attr *attr)
+{
+    s->ledger = s->opts.ledger;
+    if (!s->ledger && ledger_new(&s->own, 0, false) == 0)
+        s->ledger = &s->own;
+    if (!s->ledger) {
+        pl_node_unref(root);
+        return -ENOMEM;
+    }
+    if (s->ledger->head->agreed) /* before anything of it is used */
+        atomic_fetch_add(&s->ledger->head->epoch, 1);
+    s->nodes = fuse_nodes_new(s->ledger, root, attr, &fuse_nodes_ops, s);
+    s->files = s->nodes ? fuse_files_new(s->ledger, fuse_wake_file_of, s) : NULL;
+    if (s->files) {
+        pthread_mutex_init(&s->poll_lock, NULL);
+        pthread_mutex_init(&s->lock_lock, NULL);
+        pthread_mutex_init(&s->slot_lock, NULL);
+        fuse_journal_open(s);
+        return 0;
+    }
+    if (s->nodes)
+        fuse_nodes_free(s->nodes);
+    if (s->ledger == &s->own)
+        ledger_unmap(&s->own);
+    return -ENOMEM;
+}
+
 int fuse_sess_init(struct fuse_sess *s, struct pl_tree *tree, const char *aname,
                    const struct fuse_opts *opts, struct stats *stats, struct pl_err *err)
 {
@@ -64,6 +93,8 @@ int fuse_sess_init(struct fuse_sess *s, struct pl_tree *tree, const char *aname,
         s->opts = *opts;
     else
         fuse_opts_init(&s->opts);
+    if (s->opts.ledger && atomic_load(&s->opts.ledger->head->agreed))
+        s->opts.max_write = s->opts.ledger->head->max_write; /* what was agreed holds */
     s->opts.max_write = bounded(s->opts.max_write, 1 << 20, 1 << 12, 1 << 20);
     s->opts.threads = bounded(s->opts.threads, 16, 1, 256);
     set_timeouts(s);
@@ -76,14 +107,8 @@ int fuse_sess_init(struct fuse_sess *s, struct pl_tree *tree, const char *aname,
     pl_call_done(&call);
     if (r < 0)
         return pl_fail(err, r, "%s: %s", aname && *aname ? aname : "/", strerror(-r));
-    pthread_mutex_init(&s->poll_lock, NULL);
-    s->nodes = fuse_nodes_new(root);
-    s->files = s->nodes ? fuse_files_new() : NULL;
-    if (s->files)
+    if (make_tables(s, root, &attr) == 0)
         return 0;
-    if (s->nodes)
-        fuse_nodes_free(s->nodes);
-    pthread_mutex_destroy(&s->poll_lock);
     return pl_fail(err, -ENOMEM, "out of memory");
 }
 
@@ -100,7 +125,11 @@ void fuse_sess_done(struct fuse_sess *s)
     pl_call_done(&call);
     fuse_files_free(s->files);
     fuse_nodes_free(s->nodes);
+    if (s->ledger == &s->own)
+        ledger_unmap(&s->own);
     pthread_mutex_destroy(&s->poll_lock);
+    pthread_mutex_destroy(&s->lock_lock);
+    pthread_mutex_destroy(&s->slot_lock);
 }
 
 /* What we want of what the kernel offers. */
@@ -123,6 +152,10 @@ static uint64_t wanted(const struct fuse_sess *s)
         want |= FUSE_DO_READDIRPLUS;
     if (s->opts.writeback)
         want |= FUSE_WRITEBACK_CACHE;
+    if (fuse_lasts(s))
+        want |= FUSE_HAS_RESEND;
+    if (s->opts.uring)
+        want |= FUSE_OVER_IO_URING;
     return want;
 }
 
@@ -152,16 +185,25 @@ int fuse_sess_agree(struct fuse_sess *s, const struct fuse_init_in *in, struct f
     out->max_write = s->opts.max_write;
     out->time_gran = 1;
     out->max_pages = (uint16_t)((s->opts.max_write + 4095) / 4096);
+    s->ledger->head->minor = s->minor;
+    s->ledger->head->flags = s->flags;
+    s->ledger->head->max_write = s->opts.max_write;
     return 1;
 }
 
 /* ---- replies --------------------------------------------------------------------------------- */
 
+static int send_noted(struct fuse_req *r, const struct iovec *iov, int n)
+{
+    fuse_journal_note(r, iov, n);
+    return fuse_journal_sent(r, r->send(r, iov, n));
+}
+
 int fuse_reply2(struct fuse_req *r, const void *a, size_t asize, const void *b, size_t bsize)
 {
     struct fuse_out_header h = {(uint32_t)(sizeof(h) + asize + bsize), 0, r->m.h.unique};
     struct iovec iov[3] = {{&h, sizeof(h)}, {(void *)a, asize}, {(void *)b, bsize}};
-    return r->send(r, iov, bsize ? 3 : asize ? 2 : 1);
+    return send_noted(r, iov, bsize ? 3 : asize ? 2 : 1);
 }
 
 int fuse_reply(struct fuse_req *r, const void *data, size_t size)
@@ -181,7 +223,7 @@ static void reply_error(struct fuse_req *r, int error)
         stats_add(&r->s->stats->errors, 1);
     struct fuse_out_header h = {sizeof(h), error, r->m.h.unique};
     struct iovec iov = {&h, sizeof(h)};
-    r->send(r, &iov, 1);
+    send_noted(r, &iov, 1);
 }
 
 /* As the kernel's new_encode_dev(). */
@@ -222,11 +264,14 @@ struct fuse_valid fuse_valid(struct fuse_req *r, enum fuse_belief what, bool tol
 }
 
 int fuse_entry(struct fuse_req *r, struct pl_node *node, const struct pl_attr *attr,
-               struct fuse_entry_out *out)
+               const char *name, struct fuse_entry_out *out)
 {
     struct fuse_sess *s = r->s;
+    struct fuse_found f = {node, attr, r->m.h.nodeid, name};
     uint64_t generation;
-    uint64_t id = fuse_nodes_learn(s->nodes, node, fuse_stamp(attr), &generation);
+    fuse_journal_deed(r);
+    uint64_t id =
+        fuse_nodes_learn(s->nodes, &f, &generation, r->journal ? &r->slot->learned : NULL);
     if (!id)
         return -ENOMEM;
     /* From here on changes are passed on to the kernel; those before are noticed by fuse_valid().
@@ -245,10 +290,11 @@ int fuse_entry(struct fuse_req *r, struct pl_node *node, const struct pl_attr *a
     return 0;
 }
 
-int fuse_reply_entry(struct fuse_req *r, struct pl_node *node, const struct pl_attr *attr)
+int fuse_reply_entry(struct fuse_req *r, struct pl_node *node, const struct pl_attr *attr,
+                     const char *name)
 {
     struct fuse_entry_out out;
-    int error = fuse_entry(r, node, attr, &out);
+    int error = fuse_entry(r, node, attr, name, &out);
     if (error < 0)
         return error;
     if (fuse_reply(r, &out, sizeof(out)) < 0)
@@ -259,7 +305,7 @@ int fuse_reply_entry(struct fuse_req *r, struct pl_node *node, const struct pl_a
 /* The kernel is about to be told these attributes of the request's node: for how long they hold. */
 static struct fuse_valid telling(struct fuse_req *r, const struct pl_attr *attr)
 {
-    fuse_nodes_told(r->s->nodes, r->m.h.nodeid, fuse_stamp(attr));
+    fuse_nodes_told(r->s->nodes, r->m.h.nodeid, attr);
     if (r->s->told && S_ISDIR(attr->mode))
         fuse_nodes_set_watched(r->s->nodes, r->m.h.nodeid, attr->told);
     return fuse_valid(r, FUSE_OF_ATTR, attr->told);
@@ -544,6 +590,10 @@ static int load_groups(struct pl_call *call)
         return -ESRCH;
     snprintf(path, sizeof(path), "/proc/%d/status", (int)call->pid);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT) { /* perhaps hidden from whom this thread acted for before */
+        cred_reset();
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+    }
     if (fd < 0)
         return -errno;
     ssize_t n = read(fd, text, sizeof(text) - 1);
@@ -587,9 +637,11 @@ static bool silent(struct fuse_req *r)
 {
     switch (r->m.h.opcode) {
     case FUSE_FORGET:
+        ledger_point(r->s->ledger, LEDGER_AT_forget);
         fuse_nodes_forget(r->s->nodes, r->m.h.nodeid, r->m.a.forget.nlookup);
         return true;
     case FUSE_BATCH_FORGET:
+        ledger_point(r->s->ledger, LEDGER_AT_forget);
         batch_forget(r);
         return true;
     case FUSE_NOTIFY_REPLY: /* we ask for nothing */
@@ -597,6 +649,21 @@ static bool silent(struct fuse_req *r)
     default:
         return false;
     }
+}
+
+/* Runs the request: 0 when it has answered, or the error to answer with. */
+static int dispatch(struct fuse_req *r)
+{
+    fuse_handler *handler = handlers[r->m.h.opcode];
+    if (!handler)
+        return FUSE_NEVER;
+    int error = fuse_journal_begin(r);
+    if (error)
+        return error > 0 ? 0 : error;
+    r->node = r->m.h.opcode == FUSE_DESTROY ? NULL : fuse_nodes_get(r->s->nodes, r->m.h.nodeid);
+    if (!r->node && r->m.h.opcode != FUSE_DESTROY)
+        return -ESTALE;
+    return r->redo ? fuse_redo(r, handler) : handler(r);
 }
 
 void fuse_handle(struct fuse_req *r, int decoded)
@@ -610,18 +677,12 @@ void fuse_handle(struct fuse_req *r, int decoded)
     r->told_seq = fuse_told_seq(r->s);
     r->call.load_groups = load_groups;
     int error = decoded == -ENOSYS ? FUSE_NEVER : decoded;
-    if (error == 0) {
-        fuse_handler *handler = handlers[r->m.h.opcode];
-        if (!handler)
-            error = FUSE_NEVER;
-        else if (r->m.h.opcode != FUSE_DESTROY &&
-                 !(r->node = fuse_nodes_get(r->s->nodes, r->m.h.nodeid)))
-            error = -ESTALE;
-        else
-            error = handler(r);
-    }
+    r->journal = false;
+    if (error == 0)
+        error = dispatch(r);
     if (error < 0)
         reply_error(r, error);
+    atomic_fetch_add_explicit(&r->s->ledger->head->answered, 1, memory_order_relaxed);
     pl_node_unref(r->node);
     free(r->call.door);
     atomic_fetch_sub_explicit(&st->waiting, 1, memory_order_relaxed);

@@ -129,6 +129,8 @@ int fuse_op_setlk(struct fuse_req *r)
     /* Rather a refusal than that nobody is left to take the unlock. */
     lock.wait = r->m.h.opcode == FUSE_SETLKW && !r->crowded;
     int error = pl_lock(r->s->tree, &r->call, file, &lock);
+    if (error == 0)
+        fuse_locks_set(r->s, r->m.h.nodeid, r->m.a.lk.fh, &lock);
     if (error == -EAGAIN && r->m.h.opcode == FUSE_SETLKW)
         error = -ENOLCK;
     /* Who takes a lock must not be shown what was cached before it: the kernel asks for the
@@ -219,6 +221,7 @@ int fuse_op_poll(struct fuse_req *r)
         if (!p)
             return -ENOMEM;
         atomic_store(&p->kh, in->kh);
+        fuse_files_polled(r->s->files, in->fh, in->kh);
         atomic_store(&p->armed, true);
     }
     /* Each time anew, so that when this returns the tree has the poller, whoever came first. */

@@ -59,6 +59,7 @@ struct fuse_told {
     pthread_cond_t cond;
     pthread_t thread;
     bool over;
+    bool anew; /* a predecessor watched what the kernel believes: its watch is over */
     struct again again[AGAIN_MAX];
     size_t nagain;
 };
@@ -174,54 +175,22 @@ static void show(struct fuse_told *t)
              doubt ? " (lost track: it asks)" : "");
 }
 
-/* Sleeps unless something is to be told again or a doubt ends. */
-static void *run(void *arg)
-{
-    struct fuse_told *t = arg;
-    struct again a;
-    int64_t next;
-    pthread_mutex_lock(&t->lock);
-    while (!t->over) {
-        if (take_due(t, &a, &next)) {
-            pthread_mutex_unlock(&t->lock);
-            once_more(t, &a);
-            pthread_mutex_lock(&t->lock);
-            continue;
-        }
-        int64_t doubt = atomic_load(&t->doubt);
-        if (doubt && doubt <= now_ns()) {
-            atomic_store(&t->doubt, 0);
-            show(t);
-            continue;
-        }
-        if (doubt && (!next || doubt < next))
-            next = doubt;
-        struct timespec ts = {next / (1000 * MS), next % (1000 * MS)};
-        if (next)
-            pthread_cond_timedwait(&t->cond, &t->lock, &ts);
-        else
-            pthread_cond_wait(&t->cond, &t->lock);
-    }
-    pthread_mutex_unlock(&t->lock);
-    return NULL;
-}
-
 /* ---- what the tree says ---------------------------------------------------------------------- */
 
-static void changed(struct pl_watcher *w, struct pl_node *node, uint32_t what)
+static void changed(struct pl_watcher *w, struct pl_node *node, uint64_t ino, uint32_t what)
 {
     struct fuse_told *t = (struct fuse_told *)w;
     atomic_fetch_add(&t->seq, 1); /* before it is looked up: see fuse_valid() */
-    uint64_t id = fuse_nodes_id(t->s->nodes, node);
+    uint64_t id = fuse_nodes_id(t->s->nodes, node, ino);
     if (id && inval_inode(t->s, id, what & PL_CHANGED_DATA) == -ENOENT)
         tell_again(t, id, NULL);
 }
 
-static void renamed(struct pl_watcher *w, struct pl_node *dir, const char *name)
+static void renamed(struct pl_watcher *w, struct pl_node *dir, uint64_t ino, const char *name)
 {
     struct fuse_told *t = (struct fuse_told *)w;
     atomic_fetch_add(&t->seq, 1);
-    uint64_t id = fuse_nodes_id(t->s->nodes, dir);
+    uint64_t id = fuse_nodes_id(t->s->nodes, dir, ino);
     if (id && inval_entry(t->s, id, name) == 0)
         tell_again(t, id, name);
 }
@@ -347,6 +316,52 @@ void fuse_told_doubt(struct fuse_sess *s, const char *sentence)
         inval_inode(s, id, true);
 }
 
+/* Nobody has watched since the predecessor died: the kernel asks for all that it knows once more.
+ */
+static void ask_anew(struct fuse_sess *s)
+{
+    if (s->minor >= FUSE_MINOR_EPOCH && !has_inner_mounts())
+        send_epoch(s);
+    else
+        doubt_names(s);
+    for (uint64_t id = 0; (id = fuse_nodes_next(s->nodes, id));)
+        inval_inode(s, id, false);
+}
+
+/* Sleeps unless something is to be told again or a doubt ends. */
+static void *run(void *arg)
+{
+    struct fuse_told *t = arg;
+    struct again a;
+    int64_t next;
+    if (t->anew)
+        ask_anew(t->s);
+    pthread_mutex_lock(&t->lock);
+    while (!t->over) {
+        if (take_due(t, &a, &next)) {
+            pthread_mutex_unlock(&t->lock);
+            once_more(t, &a);
+            pthread_mutex_lock(&t->lock);
+            continue;
+        }
+        int64_t doubt = atomic_load(&t->doubt);
+        if (doubt && doubt <= now_ns()) {
+            atomic_store(&t->doubt, 0);
+            show(t);
+            continue;
+        }
+        if (doubt && (!next || doubt < next))
+            next = doubt;
+        struct timespec ts = {next / (1000 * MS), next % (1000 * MS)};
+        if (next)
+            pthread_cond_timedwait(&t->cond, &t->lock, &ts);
+        else
+            pthread_cond_wait(&t->cond, &t->lock);
+    }
+    pthread_mutex_unlock(&t->lock);
+    return NULL;
+}
+
 static void lost(struct pl_watcher *w, const char *sentence)
 {
     fuse_told_doubt(((struct fuse_told *)w)->s, sentence);
@@ -398,6 +413,7 @@ void fuse_told_start(struct fuse_sess *s)
     }
     t->watcher = (struct pl_watcher){changed, renamed, lost, how};
     t->s = s;
+    t->anew = atomic_load(&s->ledger->head->epoch) > 0;
     pthread_mutex_init(&t->lock, NULL);
     pl_cond_init(&t->cond);
     s->told = t; /* from its first word on it may be told things */

@@ -102,6 +102,8 @@ enum {
 };
 #define FUSE_HAS_EXPIRE_ONLY      (1ull << 35)
 #define FUSE_DIRECT_IO_ALLOW_MMAP (1ull << 36)
+#define FUSE_HAS_RESEND           (1ull << 39)
+#define FUSE_OVER_IO_URING        (1ull << 41)
 
 struct fuse_init_in {
     uint32_t major, minor, max_readahead, flags;
@@ -135,6 +137,7 @@ enum {
     FUSE_NOTIFY_POLL = 1,
     FUSE_NOTIFY_INVAL_INODE = 2,
     FUSE_NOTIFY_INVAL_ENTRY = 3,
+    FUSE_NOTIFY_RESEND = 7,    /* with FUSE_HAS_RESEND; no argument */
     FUSE_NOTIFY_INC_EPOCH = 8, /* from 7.44; no argument. Detaches all mounts within this one */
     FUSE_NOTIFY_PRUNE = 9,     /* from 7.45 */
 };
@@ -155,7 +158,8 @@ struct fuse_notify_prune_out { /* nodeids follow */
     uint32_t count, padding;
     uint64_t spare;
 };
-#define FUSE_INT_REQ_BIT 1 /* set in the unique of the INTERRUPT of a request */
+#define FUSE_INT_REQ_BIT   1            /* set in the unique of the INTERRUPT of a request */
+#define FUSE_UNIQUE_RESEND (1ull << 63) /* set in that of a request that comes again */
 
 /* ---- attributes ---- */
 struct fuse_attr {

@@ -11,8 +11,8 @@
  * Locks, in the order in which they may be taken together (call->lock before all):
  *   names    parents and names of nodes
  *   locks    lock owners of nodes (host_lock.c)
- *   cache    descriptors, the idle list, the lists of open files
- *   mounts   the list of mounts
+ *   cache    descriptors, the idle list, the lists of open files, what is kept for a successor
+ *   mounts   the list of mounts, the devices that are kept
  *   marks    what is watched (host_watch.h)
  * None is held across a system call that may wait for a disk, but for `cache` in the rare case of
  * a node that is reopened through an open file.
@@ -64,6 +64,10 @@ struct host_node {
     int64_t btime;                    /* nanoseconds, 0: unknown */
     int fd;                           /* -1: none. Guarded by `cache` */
     unsigned users;                   /* of fd */
+    uint32_t record;                  /* of pl_keep: it has no name, and a use of fd is for that.
+                                         This and the next two: guarded by `cache` */
+    uint16_t leaving;                 /* ops under way that may take its last name */
+    bool claimed;                     /* in the list of claims */
     uint16_t slot;                    /* of its device, see host_ino() */
     atomic_bool young;                /* seen within the grain of btime: see same_object() */
     uint8_t handle_len;               /* 0: it has none */
@@ -81,6 +85,14 @@ struct host_file {
     struct host_dir *dir;          /* of a directory: host_dir.c */
     uint64_t *owners;              /* who locked through it, until their flush; `locks` */
     size_t nowners;
+};
+
+/* Devices and their slots, as many as a record takes. */
+#define HOST_DEVICES 10
+struct host_devices {
+    uint8_t kind, n;
+    uint16_t slot[HOST_DEVICES];
+    uint64_t dev[HOST_DEVICES];
 };
 
 struct host {
@@ -105,6 +117,15 @@ struct host {
         uint64_t gen;        /* counts that */
         atomic_uint owners;  /* entries in all nodes */
     } locks;
+    /* host_last.c */
+    struct pl_keep *keep;      /* NULL: nothing is kept. Set before the tree is used */
+    struct host_node **claims; /* taken over from a predecessor, each a reference, until somebody
+                                  asks for them. Guarded by `cache` */
+    size_t nclaims;
+    uint32_t root_record;
+    int root_fd;                 /* its descriptor, if it is a predecessor's; -1 */
+    struct host_devices devices; /* the last record of devices. Guarded by `mounts_lock` */
+    uint32_t devices_record;
 };
 
 static inline struct host *host_of(struct pl_tree *tree)
@@ -160,6 +181,8 @@ int host_adopt(struct host *h, struct host_node *dir, const char *name, int fd, 
 struct host_node *host_known(struct host *h, int fd, const struct statx *stx);
 /* An O_PATH descriptor of the child of this identity, and its name, or -ESTALE. */
 int host_search(int dirfd, struct pl_id id, char name[PL_NAME_MAX + 1]);
+/* True when that is what `fd` has open. */
+bool host_is(const struct host_node *n, int fd);
 /* The node `n` is now found as `name` in `dir`. */
 void host_moved(struct host *h, struct host_node *n, struct host_node *dir, const char *name);
 /* The parent as far as known, with a reference, or NULL. */
@@ -188,6 +211,8 @@ unsigned host_slot(struct host *h, dev_t dev);
  */
 struct host_mount *host_mount_of(struct host *h, int fd, const struct statx *stx);
 struct host_mount *host_mount_ref(struct host *h, struct host_mount *m);
+/* One of the known mounts of that file system in which handles can be opened, or NULL. */
+struct host_mount *host_mount_find(struct host *h, uint64_t fsid);
 void host_mount_unref(struct host *h, struct host_mount *m);
 /* Calls each(arg, path from the root) for each mount point beneath the root until it says true. */
 int host_each_point(struct host *h, bool (*each)(void *arg, const char *rel), void *arg);
@@ -207,6 +232,39 @@ int host_key(struct pl_tree *, struct pl_call *, struct pl_node *, uint8_t key[P
 int host_find(struct pl_tree *, struct pl_call *, const uint8_t *key, size_t len,
               struct pl_node **ret, struct pl_attr *attr);
 
+/* ---- host_last.c: what outlives this process ---- */
+/* pl_host_open(), but the root is the directory that a predecessor served, wherever `dir` leads by
+ * now (onto our own mount, perhaps). */
+int host_open_kept(const char *dir, struct pl_keep *keep, struct pl_tree **ret, struct pl_err *err);
+void host_keep(struct pl_tree *tree, struct pl_keep *keep);
+/* A descriptor of the predecessor's root, or -1. */
+int host_kept_root(struct pl_keep *keep);
+/* What a record is about. */
+struct host_kept_id {
+    uint64_t dev, ino;
+    int64_t btime;
+};
+struct host_kept_id host_kept_id(const struct host_node *n);
+/* The node of a descriptor that a predecessor kept, with a reference; -ESTALE: it is not what the
+ * record says. `fd` stays the caller's. */
+int host_kept_node(struct host *h, int fd, struct host_kept_id id, struct host_node **ret,
+                   struct pl_attr *attr);
+/* The node of whatever `fd` has open, known or made; names or none. `fd` stays the caller's. */
+int host_open_node(struct host *h, int fd, struct host_node **ret, struct pl_attr *attr);
+/* Keeps the caller's reference until somebody asks for the node. */
+void host_claim(struct host *h, struct host_node *n);
+/* Somebody has. */
+void host_claim_over(struct host *h, struct host_node *n);
+/* The tree is over: lets go of all that nobody has asked for, and of the root. */
+void host_keep_done(struct host *h);
+/* Around what may take the last name of a known node (NULL: of nothing), whose descriptor is in
+ * use: without a name a successor finds it by that descriptor only. */
+void host_leaving(struct host *h, struct host_node *n);
+void host_left(struct host *h, struct host_node *n);
+/* It has got a name (and its descriptor is in use). */
+void host_named(struct host *h, struct host_node *n);
+/* The device has got that slot. */
+void host_keep_device(struct host *h, unsigned slot, dev_t dev);
 /* ---- host_watch.c: changes that others make ---- */
 int host_watch(struct pl_tree *tree, struct pl_watcher *to, char how[64]);
 void host_watch_free(struct host *h);
@@ -244,6 +302,7 @@ int host_rename(HOST_T, struct pl_node *olddir, const char *oldname, struct pl_n
                 const char *newname, unsigned flags);
 /* host_file.c */
 int host_open(HOST_T, struct pl_node *node, int flags, struct pl_file **ret);
+int host_resume(HOST_T, struct pl_node *node, int flags, int kept, struct pl_file **ret);
 int host_create(HOST_T, struct pl_node *dir, const char *name, int flags, mode_t mode,
                 struct pl_node **ret, struct pl_attr *attr, struct pl_file **ret_file);
 int host_tmpfile(HOST_T, struct pl_node *dir, int flags, mode_t mode, struct pl_node **ret,
@@ -282,5 +341,12 @@ int host_getlock(HOST_T, struct pl_file *file, struct pl_lock *lock);
 /* Drops the locks of one owner on the node; of all who locked through `file`, before its close. */
 void host_unlock_owner(struct host *h, struct host_node *n, uint64_t owner);
 void host_unlock_file(struct host *h, struct host_node *n, struct host_file *f);
+/* Of everybody: nobody knows the node any more. */
+void host_unlock_all(struct host *h, struct host_node *n);
+/* Takes over the descriptor of a predecessor's lock owner; a negative errno: it is of no use. */
+#define HOST_KEPT_LOCK 'L'
+int host_lock_take(struct host *h, const struct pl_kept *kept);
+/* The file was open in a predecessor: who had locked through it. */
+void host_lock_resume(struct host *h, struct host_node *n, struct host_file *f);
 
 #endif

@@ -4,7 +4,8 @@
  *
  * Slots make inode numbers unique in the tree: the root's device has slot 0 and keeps its numbers,
  * another device gets a slot from a hash of its number, so that it mostly has the same one in the
- * next run. The table of slots is filled without locks and never shrinks.
+ * next run, and always in a successor, which is told (host_last.c). The table of slots is filled
+ * without locks and never shrinks.
  */
 #include "base/cred.h"
 #include "sources/host.h"
@@ -35,8 +36,10 @@ unsigned host_slot(struct host *h, dev_t dev)
     unsigned start = (unsigned)(mix64(dev) % (HOST_SLOTS - 1)), i = start;
     do {
         uint64_t was = atomic_load_explicit(&h->slots[1 + i], memory_order_relaxed);
-        if (was == 0 && atomic_compare_exchange_strong(&h->slots[1 + i], &was, dev + 1))
+        if (was == 0 && atomic_compare_exchange_strong(&h->slots[1 + i], &was, dev + 1)) {
+            host_keep_device(h, 1 + i, dev);
             return 1 + i;
+        }
         if (was == dev + 1)
             return 1 + i;
         i = (i + 1) % (HOST_SLOTS - 1);
@@ -140,6 +143,18 @@ struct host_mount *host_mount_ref(struct host *h, struct host_mount *m)
 {
     pthread_mutex_lock(&h->mounts_lock);
     m->refs++;
+    pthread_mutex_unlock(&h->mounts_lock);
+    return m;
+}
+
+struct host_mount *host_mount_find(struct host *h, uint64_t fsid)
+{
+    pthread_mutex_lock(&h->mounts_lock);
+    struct host_mount *m = h->mounts;
+    while (m && (m->fd < 0 || m->fsid != fsid))
+        m = m->next;
+    if (m)
+        m->refs++;
     pthread_mutex_unlock(&h->mounts_lock);
     return m;
 }

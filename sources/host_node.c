@@ -295,7 +295,7 @@ struct step {
     char name[PL_NAME_MAX + 1];
 };
 
-static bool is_object(int fd, const struct host_node *n)
+bool host_is(const struct host_node *n, int fd)
 {
     struct statx stx;
     if (host_statx(fd, &stx) < 0)
@@ -338,14 +338,14 @@ static int step_down(struct host *h, struct host_node *dir, int dirfd, struct st
 {
     bool crossed;
     int fd = host_open_child(dirfd, s->name, &crossed);
-    if (fd >= 0 && is_object(fd, s->node))
+    if (fd >= 0 && host_is(s->node, fd))
         return install(h, s->node, fd);
     if (fd >= 0)
         close(fd);
     else if (fd != -ENOENT && fd != -ELOOP && fd != -ENOTDIR)
         return fd; /* -EACCES, -EMFILE: it may be there */
     fd = host_search(dirfd, s->node->h.id, s->name);
-    if (fd >= 0 && !is_object(fd, s->node)) {
+    if (fd >= 0 && !host_is(s->node, fd)) {
         close(fd);
         fd = -ESTALE;
     }
@@ -647,7 +647,7 @@ void host_release(struct pl_tree *tree, struct pl_node *node)
         pl_nodes_del(h->nodes, &n->h);
         pthread_mutex_lock(&h->cache);
         int fd = n->fd;
-        assert(!n->files && (n->users == 0 || n == h->root));
+        assert(!n->files && !n->claimed && (n->users == (n->record != 0) || n == h->root));
         if (fd >= 0) {
             h->nfds--;
             if (n->link.next)
@@ -656,10 +656,13 @@ void host_release(struct pl_tree *tree, struct pl_node *node)
         pthread_mutex_unlock(&h->cache);
         if (S_ISDIR(n->h.node.fmt))
             atomic_fetch_sub(&h->dirs, 1);
+        pl_keep_del(h->keep, n->record);
         n->fd = fd; /* nobody else sees it any more */
         host_watch_forget(h, n);
         if (fd >= 0)
             close(fd);
+        if (n->owners)
+            host_unlock_all(h, n);
         free_node(h, n);
         n = parent && atomic_fetch_sub(&parent->h.node.refs, 1) == 1 ? parent : NULL;
     }

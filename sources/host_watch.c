@@ -146,6 +146,11 @@ static void words(struct host_watch *w, char how[64])
 
 /* ---- telling --------------------------------------------------------------------------------- */
 
+static uint64_t ino_of(const struct host_node *n)
+{
+    return host_ino(n->slot, n->h.id.lo);
+}
+
 /* A directory that had many events is told of once. */
 static void flush(struct host_watch *w)
 {
@@ -153,7 +158,7 @@ static void flush(struct host_watch *w)
     w->dir = NULL;
     if (!dir)
         return;
-    w->to->changed(w->to, &dir->h.node, PL_CHANGED_ATTR | PL_CHANGED_DATA);
+    w->to->changed(w->to, &dir->h.node, ino_of(dir), PL_CHANGED_ATTR | PL_CHANGED_DATA);
     pl_node_unref(&dir->h.node);
 }
 
@@ -161,7 +166,7 @@ void watch_tell(struct host_watch *w, struct host_node *dir, const char *name,
                 struct host_node *node, unsigned what)
 {
     if (dir && (what & (WATCH_CAME | WATCH_WENT))) {
-        w->to->renamed(w->to, &dir->h.node, name);
+        w->to->renamed(w->to, &dir->h.node, ino_of(dir), name);
         if (w->dir != dir) {
             flush(w);
             pl_node_ref(&dir->h.node);
@@ -178,7 +183,7 @@ void watch_tell(struct host_watch *w, struct host_node *dir, const char *name,
     if (node == w->dir)
         return;
     uint32_t changed = PL_CHANGED_ATTR | (what & WATCH_DATA ? PL_CHANGED_DATA : 0);
-    w->to->changed(w->to, &node->h.node, changed);
+    w->to->changed(w->to, &node->h.node, ino_of(node), changed);
 }
 
 void watch_lost(struct host_watch *w)

@@ -25,7 +25,7 @@ static int do_lookup(struct pl_tree *t, struct pl_call *c, struct pl_node *dir, 
     if (r == 0)
         attr->told = of(t)->told;
     if (r == 0 && of(t)->change_during && !strcmp(name, of(t)->change_during))
-        of(t)->watcher->changed(of(t)->watcher, *ret, PL_CHANGED_ATTR);
+        of(t)->watcher->changed(of(t)->watcher, *ret, attr->ino, PL_CHANGED_ATTR);
     return r;
 }
 
@@ -80,8 +80,13 @@ static int end(void **state)
     return 0;
 }
 
+struct object {
+    struct pl_node *node;
+    uint64_t ino;
+};
+
 /* The node of a path, as the tree has it. */
-static struct pl_node *node(struct kernel *k, const char *path)
+static struct object node(struct kernel *k, const char *path)
 {
     struct pl_call call;
     struct pl_node *n;
@@ -90,7 +95,7 @@ static struct pl_node *node(struct kernel *k, const char *path)
     assert_int_equal(pl_attach(k->tree, &call, path, &n, &attr), 0);
     pl_call_done(&call);
     pl_node_unref(n); /* mem's nodes are the storage */
-    return n;
+    return (struct object){n, attr.ino};
 }
 
 #define NOTED(k, type) ((const struct type *)(const void *)(k)->noted)
@@ -119,26 +124,26 @@ static void notes(void **state)
     struct pl_watcher *w = of(k->tree)->watcher;
     mkdir_(k, 1, "d");
     uint64_t d = lookup(k, 1, "d"), fh, f = create(k, d, "f", O_RDWR, &fh);
-    struct pl_node *dir = node(k, "d"), *file = node(k, "d/f");
-    w->changed(w, file, PL_CHANGED_ATTR);
+    struct object dir = node(k, "d"), file = node(k, "d/f");
+    w->changed(w, file.node, file.ino, PL_CHANGED_ATTR);
     await_inode(k, f, false);
-    w->changed(w, file, PL_CHANGED_ATTR | PL_CHANGED_DATA);
+    w->changed(w, file.node, file.ino, PL_CHANGED_ATTR | PL_CHANGED_DATA);
     await_inode(k, f, true);
-    w->renamed(w, dir, "f");
+    w->renamed(w, dir.node, dir.ino, "f");
     await_entry(k, d, "f");
     await_entry(k, d, "f"); /* once more: it may have been asked for just then */
-    w->renamed(w, dir, "never seen");
+    w->renamed(w, dir.node, dir.ino, "never seen");
     await_entry(k, d, "never seen");
     await_entry(k, d, "never seen");
     assert_int_equal(k->stats.invalidated, 6);
     /* of what the kernel does not know it is not told */
     uint64_t g = create(k, 1, "g", O_RDWR, &fh);
-    struct pl_node *unknown = node(k, "g");
+    struct object unknown = node(k, "g");
     assert_int_equal(release(k, FUSE_RELEASE, g, fh), 0);
     forget(k, g, 1);
     assert_true(gone(k, g));
-    w->changed(w, unknown, PL_CHANGED_ATTR);
-    w->renamed(w, unknown, "x");
+    w->changed(w, unknown.node, unknown.ino, PL_CHANGED_ATTR);
+    w->renamed(w, unknown.node, unknown.ino, "x");
     assert_true(silent(k));
     assert_int_equal(k->stats.invalidated, 6);
 }
@@ -255,10 +260,10 @@ static void older(void **state)
     assert_int_equal(REPLY(k, fuse_entry_out)->entry_valid, 1);
     assert_int_equal(REPLY(k, fuse_entry_out)->attr_valid, 60);
     struct pl_watcher *w = of(t)->watcher;
-    struct pl_node *dir = node(k, "d");
-    w->renamed(w, dir, "x");
+    struct object dir = node(k, "d");
+    w->renamed(w, dir.node, dir.ino, "x");
     assert_true(silent(k));
-    w->changed(w, dir, PL_CHANGED_ATTR);
+    w->changed(w, dir.node, dir.ino, PL_CHANGED_ATTR);
     await_inode(k, d, false);
     assert_int_equal(kernel_end(k), 0);
     pl_tree_unref(t);

@@ -36,13 +36,15 @@ static void add(struct told *w, struct pl_node *node, uint32_t what, const char 
     pthread_mutex_unlock(&w->lock);
 }
 
-static void changed(struct pl_watcher *w, struct pl_node *node, uint32_t what)
+static void changed(struct pl_watcher *w, struct pl_node *node, uint64_t ino, uint32_t what)
 {
+    assert_int_not_equal(ino, 0);
     add((struct told *)w, node, what, "");
 }
 
-static void renamed(struct pl_watcher *w, struct pl_node *dir, const char *name)
+static void renamed(struct pl_watcher *w, struct pl_node *dir, uint64_t ino, const char *name)
 {
+    assert_int_not_equal(ino, 0);
     add((struct told *)w, dir, 0, name);
 }
 

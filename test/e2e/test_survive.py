@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MIT
+"""A mount outlives its server: loads of test/drill under kills, stops and upgrades.
+
+A few faults for each load here; `test/drill/drill.py --faults 1000` is the long version. DRILL_FAULTS
+sets another number.
+"""
+import os
+import pathlib
+import sys
+
+import pytest
+
+from conftest import PLENUM, TOP, fuse, root
+
+sys.path.insert(0, str(TOP / "test/drill"))
+import drill as drills  # noqa: E402
+import loads  # noqa: E402
+
+FAULTS = int(os.environ.get("DRILL_FAULTS", "12"))
+BUILD = os.environ.get("PLENUM_BUILD", str(pathlib.Path(PLENUM).parent))
+
+pytestmark = [fuse, root]
+
+
+def survive(load, how="kill", options="", faults=FAULTS, under="/tmp"):
+    d = drills.drill(loads.LOADS[load], plenum=PLENUM, build=BUILD, faults=faults, how=how, options=options,
+                     under=under)
+    assert d.done >= faults
+
+
+@pytest.mark.parametrize("load", list(loads.LOADS))
+def test_killed(load):
+    survive(load)
+
+
+@pytest.mark.parametrize("load", ["exclusive", "appends", "unlinked", "fsx", "listing", "mapped"])
+def test_killed_with_bytes_by_messages(load):
+    survive(load, options="nopassthrough")
+
+
+@pytest.mark.parametrize("load", ["exclusive", "untar", "renames", "unlinked"])
+def test_killed_when_opens_do_not_reach_it(load):
+    survive(load, options="noopen")
+
+
+@pytest.mark.parametrize("load", ["exclusive", "appends", "held_lock", "untar"])
+def test_upgraded(load):
+    survive(load, how="upgrade", faults=4)
+
+
+@pytest.mark.parametrize("load", ["exclusive", "untar"])
+def test_stopped(load):
+    survive(load, how="stop", options="hang=1", faults=2)
+
+
+@pytest.mark.parametrize("load", ["exclusive", "untar", "unlinked", "listing"])
+def test_killed_with_a_full_ledger(load):
+    survive(load, options="nodes=64")
+
+
+POINTS = ["taken", "begun", "deed", "tables", "done", "replied", "forget", "release", "resume", "resent"]
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("load", ["exclusive", "appends", "truncating"])
+def test_killed_at(load, point, monkeypatch):
+    """At every named point of the journal, at several passings of it."""
+    for n in (1, 7, 40) if point not in ("resume", "resent") else (1, 2):
+        monkeypatch.setenv("PLENUM_CRASH", f"{point}:{n}")
+        survive(load, faults=1)
