@@ -24,6 +24,7 @@
 #define PAGE       4096
 #define SMALL      4608 /* as over the device: what is smaller leaves the reply's buffer free */
 #define STACK_SIZE (512 << 10)
+#define SPARE      4
 #define LANES_MAX  256 /* of a queue; then SETLKW is refused and streams do not wait */
 
 enum { CMD_REGISTER = 1, CMD_COMMIT_AND_FETCH = 2 };
@@ -265,7 +266,7 @@ static void blocks(struct pl_call *call)
     if (!l->waiting) {
         l->waiting = true;
         l->q->waiting++;
-        if (l->q->waiting >= l->q->lanes && l->q->lanes < LANES_MAX && !l->u->over)
+        if (l->q->waiting + SPARE > l->q->lanes && l->q->lanes < LANES_MAX && !l->u->over)
             add_lane(l->u, l->q); /* if not, those that come wait for one that is through */
     }
     pthread_mutex_unlock(&l->u->lock);
@@ -347,7 +348,8 @@ struct fuse_uring *fuse_uring_start(struct fuse_sess *s, int fd, size_t bufsize)
     pthread_mutex_lock(&u->lock);
     for (unsigned i = 0; i < n && r == 0; i++) {
         q[i].id = (uint16_t)i;
-        r = add_lane(u, &q[i]);
+        while (r == 0 && q[i].lanes < SPARE)
+            r = add_lane(u, &q[i]);
     }
     pthread_mutex_unlock(&u->lock);
     if (r == 0)
