@@ -57,6 +57,7 @@ struct host_node {
     int64_t btime;                    /* nanoseconds, 0: unknown */
     int fd;                           /* -1: none. Guarded by `cache` */
     unsigned users;                   /* of fd */
+    bool pinned;                      /* one of them is for good. Guarded by `cache` */
     uint16_t slot;                    /* of its device, see host_ino() */
     atomic_bool young;                /* seen within the grain of btime: see same_object() */
     uint8_t handle_len;               /* 0: found by name */
@@ -127,6 +128,9 @@ static inline struct host_proc host_proc(int fd)
  * as the process itself: switch credentials after it. */
 int host_fd(struct host *h, struct host_node *n);
 void host_fd_done(struct host *h, struct host_node *n);
+/* Takes over the use of a descriptor if the node has no name: it would not be found again. It lasts
+ * as long as the node is known to anybody. Else false, and the use is still the caller's. */
+bool host_fd_pin(struct host *h, struct host_node *n, int fd);
 /* Closes all idle descriptors: the process has run out of them. */
 void host_fds_drop(struct host *h);
 /* Enters an open file of the node. */

@@ -133,11 +133,14 @@ static int made(struct host *h, struct host_node *dir, const char *name, int fd,
         return r;
     }
     r = new_file(h, n, fd, ret_file);
-    if (r < 0)
+    if (r < 0) {
         pl_node_unref(&n->h.node);
-    else
-        *ret = &n->h.node;
-    return r;
+        return r;
+    }
+    *ret = &n->h.node;
+    if (!name && (fd = host_fd(h, n)) >= 0 && !host_fd_pin(h, n, fd))
+        host_fd_done(h, n);
+    return 0;
 }
 
 int host_create(HOST_T, struct pl_node *dir, const char *name, int flags, mode_t mode,

@@ -92,11 +92,13 @@ static struct host_node *hold(struct host *h, int dirfd, const char *name)
     return n;
 }
 
-static void hold_done(struct host *h, struct host_node *n)
+/* `lost`: the name. */
+static void hold_done(struct host *h, struct host_node *n, bool lost)
 {
     if (!n)
         return;
-    host_fd_done(h, n);
+    if (!lost || !host_fd_pin(h, n, n->fd))
+        host_fd_done(h, n);
     pl_node_unref(&n->h.node);
 }
 
@@ -112,7 +114,7 @@ int host_remove(HOST_T, struct pl_node *dir, const char *name, int flags)
     if (r == 0 && unlinkat(dirfd, name, flags) < 0)
         r = -errno;
     host_end();
-    hold_done(h, victim);
+    hold_done(h, victim, r == 0);
     host_fd_done(h, d);
     return r;
 }
@@ -153,7 +155,7 @@ int host_rename(HOST_T, struct pl_node *olddir, const char *oldname, struct pl_n
             note_name(h, from, fromfd, oldname);
     }
     host_end();
-    hold_done(h, victim);
+    hold_done(h, victim, r == 0);
     host_fd_done(h, to);
     host_fd_done(h, from);
     return r;

@@ -222,6 +222,21 @@ void host_fd_done(struct host *h, struct host_node *n)
         trim(h, h->max_fds);
 }
 
+bool host_fd_pin(struct host *h, struct host_node *n, int fd)
+{
+    struct statx stx;
+    if (host_statx(fd, &stx) < 0 || stx.stx_nlink > 0)
+        return false;
+    pthread_mutex_lock(&h->cache);
+    bool taken = !n->pinned;
+    if (taken) {
+        n->pinned = true;
+        h->nfds--; /* it is none of those that can be closed */
+    }
+    pthread_mutex_unlock(&h->cache);
+    return taken;
+}
+
 void host_file_add(struct host *h, struct host_node *n, struct host_file *f)
 {
     pthread_mutex_lock(&h->cache);
@@ -609,9 +624,9 @@ void host_release(struct pl_tree *tree, struct pl_node *node)
         pl_nodes_del(h->nodes, &n->h);
         pthread_mutex_lock(&h->cache);
         int fd = n->fd;
-        assert(!n->files && (n->users == 0 || n == h->root));
+        assert(!n->files && (n->users == n->pinned || n == h->root));
         if (fd >= 0) {
-            h->nfds--;
+            h->nfds -= !n->pinned;
             if (n->link.next)
                 idle_del(n);
         }
