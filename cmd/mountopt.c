@@ -2,13 +2,14 @@
 #include "cmd/mountopt.h"
 #include "base/text.h"
 #include "cmd/util.h"
+#include "fuse/features.h"
 #include <errno.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum kind { ON, OFF, DURATION, COUNT, SIZE };
+enum kind { ON, OFF, YES, NO, DURATION, COUNT, SIZE, MASK };
 
 #define M(field) offsetof(struct mountopt, mount.field)
 #define F(field) offsetof(struct mountopt, fuse.field)
@@ -41,8 +42,11 @@ static const struct option_row {
     {"negative_timeout", DURATION, F(negative_timeout), 0, INT64_MAX},
     {"direct_io", ON, F(direct_io), 0, 0},
     {"writeback", ON, F(writeback), 0, 0},
+    {"open", YES, F(opens), 0, 0},
+    {"noopen", NO, F(opens), 0, 0},
     {"threads", COUNT, F(threads), 1, 1024},
     {"max_write", SIZE, F(max_write), 4096, 1 << 20},
+    {"mask", MASK, 0, 0, 0}, /* for tests */
 };
 #define ROWS (sizeof(rows) / sizeof(*rows))
 
@@ -65,6 +69,16 @@ static int unknown(const char *name, struct pl_err *err)
     return pl_fail(err, -EINVAL, "-o %s: unknown mount option (see plenum mount --help)", name);
 }
 
+static int mask(struct mountopt *o, const char *text, struct pl_err *err)
+{
+    char bad[64] = "";
+    if (text && fuse_features_parse(text, &o->fuse.mask, &o->fuse.mask_minor, bad) == 0)
+        return 0;
+    const char *near = util_closest(bad, fuse_feature_name);
+    return pl_fail(err, -EINVAL, "-o mask=%s: not a feature of the kernel's FUSE%s%s%s", bad,
+                   near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
+}
+
 /* The value of a row that takes one, or -1. */
 static int64_t value_of(const struct option_row *row, const char *text)
 {
@@ -81,10 +95,15 @@ static int apply(struct mountopt *o, const struct option_row *row, const char *v
         [SIZE] = "a size from 4k to 1M",
     };
     char *at = (char *)o + row->at;
-    if (row->kind == ON || row->kind == OFF) {
+    if (row->kind == MASK)
+        return mask(o, value, err);
+    if (row->kind <= NO) {
         if (value)
             return pl_fail(err, -EINVAL, "-o %s: takes no value", row->name);
-        *(bool *)at = row->kind == ON;
+        if (row->kind <= OFF)
+            *(bool *)at = row->kind == ON;
+        else
+            *(enum fuse_choice *)at = row->kind == YES ? FUSE_ON : FUSE_OFF;
         return 0;
     }
     int64_t v = value ? value_of(row, value) : -1;

@@ -8,6 +8,7 @@
 #define DOORS_FUSE_DOOR_H
 
 #include "doors/fuse.h"
+#include "doors/fuse_noopen.h"
 #include "doors/fuse_table.h"
 #include "fuse/msg.h"
 #include <sys/uio.h>
@@ -30,6 +31,7 @@ struct fuse_sess {
     struct fuse_opts opts; /* as given, defaults filled in */
     struct fuse_valid entry, attr, negative;
     bool cache_dirs;
+    struct fuse_noopen *noopen; /* NULL: opens come here */
     /* Agreed by INIT. */
     uint32_t minor;
     uint64_t flags;
@@ -45,8 +47,10 @@ struct fuse_req {
     struct fuse_sess *s;
     struct fuse_msg m;
     struct pl_call call;
-    struct pl_node *node; /* of m.h.nodeid, held during the op; NULL for ops without one */
-    char *buf;            /* for replies: page-aligned, at least as large as the kernel may ask */
+    struct pl_node *node;     /* of m.h.nodeid, held during the op; NULL for ops without one */
+    struct pl_file *file[2];  /* without opens: of the node, and of a copy's target */
+    struct cached *cached[2]; /* ... and their places in fuse_noopen.c */
+    char *buf; /* for replies: page-aligned, at least as large as the kernel may ask */
     size_t bufsize;
     bool buf_used; /* the reply, or the request, is in it: the transport may not take it back */
     bool crowded;  /* the transport has no thread left to put in the place of one that waits */
@@ -89,8 +93,16 @@ int fuse_reply_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
  * wrote, if the tree has not done it. */
 void fuse_kill_priv(struct fuse_req *r, struct pl_file *file, bool sgid_always);
 
+/* Do opens stay in the kernel? Then there are no handles. */
+static inline bool fuse_noopen_on(const struct fuse_sess *s)
+{
+    return s->flags & FUSE_NO_OPEN_SUPPORT;
+}
+
 static inline struct pl_file *fuse_req_file(struct fuse_req *r, uint64_t fh)
 {
+    if (fuse_noopen_on(r->s))
+        return r->file[0];
     struct fuse_file *f = fuse_files_get(r->s->files, fh);
     return f ? f->file : NULL;
 }

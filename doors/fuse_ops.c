@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The session of the FUSE door, the dispatcher, and the operations on attributes. */
 #include "doors/fuse_door.h"
+#include "fuse/features.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -48,6 +49,9 @@ int fuse_sess_init(struct fuse_sess *s, struct pl_tree *tree, const char *aname,
         s->opts = *opts;
     else
         fuse_opts_init(&s->opts);
+    const char *why = s->opts.opens == FUSE_OFF ? fuse_noopen_refusal(tree, &s->opts) : NULL;
+    if (why)
+        return pl_fail(err, -EINVAL, "-o noopen: %s", why);
     s->opts.max_write = bounded(s->opts.max_write, 1 << 20, 1 << 12, 1 << 20);
     s->opts.threads = bounded(s->opts.threads, 16, 1, 256);
     s->entry = valid(&s->opts.entry_timeout, tree);
@@ -63,6 +67,10 @@ int fuse_sess_init(struct fuse_sess *s, struct pl_tree *tree, const char *aname,
     pl_call_done(&call);
     if (r < 0)
         return pl_fail(err, r, "%s: %s", aname && *aname ? aname : "/", strerror(-r));
+    if (s->opts.opens == FUSE_OFF && !(s->noopen = fuse_noopen_new(tree))) {
+        pl_node_unref(root);
+        return pl_fail(err, -ENOMEM, "out of memory");
+    }
     pthread_mutex_init(&s->poll_lock, NULL);
     s->nodes = fuse_nodes_new(root);
     s->files = s->nodes ? fuse_files_new() : NULL;
@@ -71,6 +79,7 @@ int fuse_sess_init(struct fuse_sess *s, struct pl_tree *tree, const char *aname,
     if (s->nodes)
         fuse_nodes_free(s->nodes);
     pthread_mutex_destroy(&s->poll_lock);
+    fuse_noopen_free(s->noopen);
     return pl_fail(err, -ENOMEM, "out of memory");
 }
 
@@ -85,20 +94,24 @@ void fuse_sess_done(struct fuse_sess *s)
         fuse_poll_free(f.poll);
     }
     pl_call_done(&call);
+    fuse_noopen_free(s->noopen);
     fuse_files_free(s->files);
     fuse_nodes_free(s->nodes);
     pthread_mutex_destroy(&s->poll_lock);
 }
 
-/* What we want of what the kernel offers. */
-static uint64_t wanted(const struct fuse_sess *s)
+uint64_t fuse_wants(uint32_t tree, const struct fuse_opts *opts)
 {
-    uint32_t tree = s->tree->flags;
     uint64_t want = FUSE_ASYNC_READ | FUSE_ATOMIC_O_TRUNC | FUSE_EXPORT_SUPPORT | FUSE_BIG_WRITES |
                     FUSE_DONT_MASK | FUSE_HAS_IOCTL_DIR | FUSE_AUTO_INVAL_DATA | FUSE_ASYNC_DIO |
                     FUSE_PARALLEL_DIROPS | FUSE_ABORT_ERROR | FUSE_MAX_PAGES | FUSE_SETXATTR_EXT |
-                    FUSE_INIT_EXT | FUSE_HANDLE_KILLPRIV_V2 | FUSE_DIRECT_IO_ALLOW_MMAP;
-    if (tree & PL_TREE_LOCKS)
+                    FUSE_INIT_EXT | FUSE_HANDLE_KILLPRIV | FUSE_HANDLE_KILLPRIV_V2 |
+                    FUSE_DIRECT_IO_ALLOW_MMAP;
+    /* No FLUSH would tell when locks are to go: the kernel keeps them itself, and it truncates. */
+    if (opts->opens == FUSE_OFF)
+        want = (want & ~(uint64_t)FUSE_ATOMIC_O_TRUNC) | FUSE_NO_OPEN_SUPPORT |
+               FUSE_NO_OPENDIR_SUPPORT;
+    else if (tree & PL_TREE_LOCKS)
         want |= FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS;
     if (tree & PL_TREE_POSIX_ACL)
         want |= FUSE_POSIX_ACL;
@@ -107,7 +120,7 @@ static uint64_t wanted(const struct fuse_sess *s)
     /* Far away, attributes that nobody asked for would cost a round trip for each entry. */
     if (!(tree & PL_TREE_REMOTE))
         want |= FUSE_DO_READDIRPLUS;
-    if (s->opts.writeback)
+    if (opts->writeback)
         want |= FUSE_WRITEBACK_CACHE;
     return want;
 }
@@ -119,13 +132,25 @@ int fuse_sess_agree(struct fuse_sess *s, const struct fuse_init_in *in, struct f
     out->minor = FUSE_MINOR;
     if (in->major > FUSE_MAJOR)
         return 0;
-    if (in->major < FUSE_MAJOR || in->minor < FUSE_MINOR_MIN)
+    s->minor = in->minor < FUSE_MINOR ? in->minor : FUSE_MINOR;
+    if (s->opts.mask_minor && s->minor > s->opts.mask_minor)
+        s->minor = s->opts.mask_minor;
+    if (in->major < FUSE_MAJOR || s->minor < FUSE_MINOR_MIN)
         return -EPROTO;
     uint64_t offered = in->flags;
     if (in->flags & FUSE_INIT_EXT)
         offered |= (uint64_t)in->flags2 << 32;
-    s->minor = in->minor < FUSE_MINOR ? in->minor : FUSE_MINOR;
-    s->flags = offered & wanted(s);
+    offered &= ~(s->opts.mask | fuse_features_after(s->minor));
+    if (!(offered & FUSE_INIT_EXT))
+        offered &= UINT32_MAX;
+    if (s->opts.opens == FUSE_OFF && (~offered & fuse_noopen_needs(s->tree)))
+        s->opts.opens = FUSE_ON;
+    out->minor = s->minor;
+    s->flags = offered & fuse_wants(s->tree->flags, &s->opts);
+    /* The older way has the tree know by itself whose writes clear set-user-ID bits: it does,
+     * unless the kernel writes back in the name of others. */
+    if ((s->flags & FUSE_HANDLE_KILLPRIV_V2) || s->opts.writeback)
+        s->flags &= ~(uint64_t)FUSE_HANDLE_KILLPRIV;
     out->max_readahead = UINT32_MAX; /* what the mount says, which may have been raised since */
     out->flags = (uint32_t)s->flags;
     out->flags2 = (uint32_t)(s->flags >> 32);
@@ -528,6 +553,17 @@ static int load_groups(struct pl_call *call)
     return 0;
 }
 
+static int run_handler(struct fuse_req *r, fuse_handler *handler)
+{
+    if (!fuse_noopen_on(r->s))
+        return handler(r);
+    int error = fuse_noopen_begin(r);
+    if (error == 0)
+        error = handler(r);
+    fuse_noopen_end(r);
+    return error;
+}
+
 static void batch_forget(struct fuse_req *r)
 {
     const char *p = r->m.data;
@@ -573,7 +609,7 @@ void fuse_handle(struct fuse_req *r, int decoded)
                  !(r->node = fuse_nodes_get(r->s->nodes, r->m.h.nodeid)))
             error = -ESTALE;
         else
-            error = handler(r);
+            error = run_handler(r, handler);
     }
     if (error < 0)
         reply_error(r, error);

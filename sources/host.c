@@ -268,6 +268,9 @@ int pl_host_open(const char *dir, struct pl_tree **ret, struct pl_err *err)
         /* The root keeps its descriptor in use for good. */
         r = host_fd(h, h->root);
         h->tree.flags |= flags_of(r);
+        /* Positions of network file systems may be another open's. */
+        if (h->acts && !h->root->mount->close_tells && (h->tree.flags & PL_TREE_POSIX_ACL))
+            h->tree.flags |= PL_TREE_STATELESS;
         *ret = &h->tree;
         return 0;
     }

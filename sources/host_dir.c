@@ -25,6 +25,7 @@ struct host_dir {
     int64_t *odd;
     size_t nodd;
     bool fresh;   /* at its start, nothing read */
+    bool looked;  /* points are as told */
     char *points; /* names that are mount points, as host_points_in() tells; or NULL */
     char buf[] __attribute__((aligned(8)));
 };
@@ -140,7 +141,8 @@ int host_readdir(HOST_T, struct pl_file *dir, uint64_t off, pl_fill_fn *fill, vo
     struct host_dir *d = file_of(dir)->dir;
     pthread_mutex_lock(&d->mutex);
     int r = go_to(d, file_of(dir)->fd, off);
-    if (r == 0 && off == 0) {
+    if (r == 0 && (off == 0 || !d->looked)) {
+        d->looked = true;
         free(d->points);
         d->points = host_points_in(host_of(tree), file_of(dir)->fd);
     }
