@@ -93,7 +93,7 @@ int fuse_reply_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
  * wrote, if the tree has not done it. */
 void fuse_kill_priv(struct fuse_req *r, struct pl_file *file, bool sgid_always);
 
-/* Do opens stay in the kernel? Then there are no handles. */
+/* Do opens of files stay in the kernel? */
 static inline bool fuse_noopen_on(const struct fuse_sess *s)
 {
     return s->flags & FUSE_NO_OPEN_SUPPORT;
@@ -101,7 +101,7 @@ static inline bool fuse_noopen_on(const struct fuse_sess *s)
 
 static inline struct pl_file *fuse_req_file(struct fuse_req *r, uint64_t fh)
 {
-    if (fuse_noopen_on(r->s))
+    if (!fh)
         return r->file[0];
     struct fuse_file *f = fuse_files_get(r->s->files, fh);
     return f ? f->file : NULL;

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Opens that never leave the kernel. Once OPEN, OPENDIR and FLUSH were declined, open and close of
- * what the kernel knows cost nothing, and no RELEASE comes either: requests name the node alone,
+ * Opens that never leave the kernel. Once OPEN and FLUSH, or OPENDIR, were declined, open and close
+ * of what the kernel knows cost nothing, and no RELEASE comes either: requests name the node alone,
  * and are answered through an open file of it that is found here, or opened.
  *
- * The kernel has judged who may open what (fuse_noopen_refusal() sees to it that it can), so it is
- * opened as root. The last files used are kept for LINGER after their use, at most FILES_MAX of
- * them: longer, they would be in the way of others on this machine (ETXTBSY, space not given back).
- * CREATE still comes, since only it makes a file and opens it whatever its mode; its file is kept
- * here like any other.
+ * The kernel has judged who may open what (it is only agreed where it can), so it is opened as
+ * root. The last files used are kept for LINGER after their use, at most FILES_MAX of them: longer,
+ * they would be in the way of others on this machine (ETXTBSY, space not given back). CREATE still
+ * comes, since only it makes a file and opens it whatever its mode; its file is kept here like any
+ * other.
  *
  * `lock` guards all of struct fuse_noopen. Files are opened and closed without it.
  */
@@ -268,8 +268,18 @@ static int begin_copy(struct fuse_req *r)
     return error;
 }
 
+/* Does the request come with a handle of ours? */
+static bool has_handle(const struct fuse_req *r)
+{
+    bool file =
+        r->node->fmt != S_IFDIR || r->m.h.opcode == FUSE_CREATE || r->m.h.opcode == FUSE_TMPFILE;
+    return !(r->s->flags & (file ? FUSE_NO_OPEN_SUPPORT : FUSE_NO_OPENDIR_SUPPORT));
+}
+
 int fuse_noopen_begin(struct fuse_req *r)
 {
+    if (!r->node || has_handle(r))
+        return 0;
     switch (r->m.h.opcode) {
     case FUSE_OPEN:
     case FUSE_OPENDIR:
@@ -347,23 +357,34 @@ int fuse_noopen_created(struct fuse_req *r, struct pl_file *file,
 
 /* ---- set-up ---------------------------------------------------------------------------------- */
 
-const char *fuse_noopen_refusal(const struct pl_tree *tree, const struct fuse_opts *opts)
+const char *fuse_noopen_refusal(uint32_t tree, const struct fuse_opts *opts)
 {
     if (!opts->kernel_checks)
         return "the kernel must check permissions (leave out nodefault_permissions)";
     if (opts->direct_io)
         return "without the kernel's cache there is nothing to gain (leave out direct_io)";
-    if (!(tree->flags & PL_TREE_STATELESS))
+    if (!(tree & PL_TREE_STATELESS))
         return "what this tree reads as depends on each open; mem: and directories that root "
                "serves do without";
     return NULL;
 }
 
-uint64_t fuse_noopen_needs(const struct pl_tree *tree)
+uint64_t fuse_noopen_wants(uint32_t tree, const struct fuse_opts *opts)
+{
+    if (opts->opens == FUSE_OFF)
+        return FUSE_NO_OPEN_SUPPORT | FUSE_NO_OPENDIR_SUPPORT;
+    /* The kernel then caches listings in any case. */
+    if (opts->opens == FUSE_ON || opts->attr_timeout == 0 || !opts->kernel_checks ||
+        !(tree & PL_TREE_STATELESS))
+        return 0;
+    return FUSE_NO_OPENDIR_SUPPORT;
+}
+
+uint64_t fuse_noopen_agrees(uint32_t tree, uint64_t offered, uint64_t wants)
 {
     /* Who may open is the kernel's to say, ACLs included. */
-    uint64_t acl = tree->flags & PL_TREE_POSIX_ACL ? FUSE_POSIX_ACL : 0;
-    return FUSE_NO_OPEN_SUPPORT | FUSE_NO_OPENDIR_SUPPORT | acl;
+    bool acl = !(tree & PL_TREE_POSIX_ACL) || (offered & FUSE_POSIX_ACL);
+    return acl && !(wants & ~offered) ? wants : 0;
 }
 
 struct fuse_noopen *fuse_noopen_new(struct pl_tree *tree)

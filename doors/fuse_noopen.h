@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The mode of a mount in which opens never leave the kernel (fuse_opts.opens is FUSE_OFF): it is on
- * when FUSE_NO_OPEN_SUPPORT was agreed, and holds for the whole mount and all its servers. The
- * kernel then says no handle; fuse_req_file() gives the file that fuse_noopen_begin() found.
+ * Opens that never leave the kernel: of directories wherever the tree and the kernel allow it, of
+ * files too when fuse_opts.opens is FUSE_OFF. What was agreed (FUSE_NO_OPENDIR_SUPPORT,
+ * FUSE_NO_OPEN_SUPPORT) holds for the whole mount and all its servers. The kernel then says 0 for a
+ * handle; fuse_req_file() gives the file that fuse_noopen_begin() found.
  */
 #ifndef DOORS_FUSE_NOOPEN_H
 #define DOORS_FUSE_NOOPEN_H
@@ -13,10 +14,12 @@
 struct fuse_noopen;
 struct fuse_req;
 
-/* Why the tree cannot be mounted so, with these options: a clause, or NULL when it can. */
-const char *fuse_noopen_refusal(const struct pl_tree *tree, const struct fuse_opts *opts);
-/* What the kernel must offer; where it does not, opens go to the server as ever. */
-uint64_t fuse_noopen_needs(const struct pl_tree *tree);
+/* Why a tree of these flags cannot be mounted so (opts->opens is FUSE_OFF): a clause, or NULL. */
+const char *fuse_noopen_refusal(uint32_t tree_flags, const struct fuse_opts *opts);
+/* Which opens are to stay in the kernel: of FUSE_NO_OPEN_SUPPORT, FUSE_NO_OPENDIR_SUPPORT. */
+uint64_t fuse_noopen_wants(uint32_t tree_flags, const struct fuse_opts *opts);
+/* Of these, what a kernel can that offers so much. */
+uint64_t fuse_noopen_agrees(uint32_t tree_flags, uint64_t offered, uint64_t wants);
 
 /* NULL: no memory. Free it when no request runs any more. */
 struct fuse_noopen *fuse_noopen_new(struct pl_tree *tree);

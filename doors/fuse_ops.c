@@ -49,7 +49,7 @@ int fuse_sess_init(struct fuse_sess *s, struct pl_tree *tree, const char *aname,
         s->opts = *opts;
     else
         fuse_opts_init(&s->opts);
-    const char *why = s->opts.opens == FUSE_OFF ? fuse_noopen_refusal(tree, &s->opts) : NULL;
+    const char *why = s->opts.opens == FUSE_OFF ? fuse_noopen_refusal(tree->flags, &s->opts) : NULL;
     if (why)
         return pl_fail(err, -EINVAL, "-o noopen: %s", why);
     s->opts.max_write = bounded(s->opts.max_write, 1 << 20, 1 << 12, 1 << 20);
@@ -67,7 +67,7 @@ int fuse_sess_init(struct fuse_sess *s, struct pl_tree *tree, const char *aname,
     pl_call_done(&call);
     if (r < 0)
         return pl_fail(err, r, "%s: %s", aname && *aname ? aname : "/", strerror(-r));
-    if (s->opts.opens == FUSE_OFF && !(s->noopen = fuse_noopen_new(tree))) {
+    if (fuse_noopen_wants(tree->flags, &s->opts) && !(s->noopen = fuse_noopen_new(tree))) {
         pl_node_unref(root);
         return pl_fail(err, -ENOMEM, "out of memory");
     }
@@ -107,10 +107,10 @@ uint64_t fuse_wants(uint32_t tree, const struct fuse_opts *opts)
                     FUSE_PARALLEL_DIROPS | FUSE_ABORT_ERROR | FUSE_MAX_PAGES | FUSE_SETXATTR_EXT |
                     FUSE_INIT_EXT | FUSE_HANDLE_KILLPRIV | FUSE_HANDLE_KILLPRIV_V2 |
                     FUSE_DIRECT_IO_ALLOW_MMAP;
+    want |= fuse_noopen_wants(tree, opts);
     /* No FLUSH would tell when locks are to go: the kernel keeps them itself, and it truncates. */
-    if (opts->opens == FUSE_OFF)
-        want = (want & ~(uint64_t)FUSE_ATOMIC_O_TRUNC) | FUSE_NO_OPEN_SUPPORT |
-               FUSE_NO_OPENDIR_SUPPORT;
+    if (want & FUSE_NO_OPEN_SUPPORT)
+        want &= ~(uint64_t)FUSE_ATOMIC_O_TRUNC;
     else if (tree & PL_TREE_LOCKS)
         want |= FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS;
     if (tree & PL_TREE_POSIX_ACL)
@@ -143,7 +143,8 @@ int fuse_sess_agree(struct fuse_sess *s, const struct fuse_init_in *in, struct f
     offered &= ~(s->opts.mask | fuse_features_after(s->minor));
     if (!(offered & FUSE_INIT_EXT))
         offered &= UINT32_MAX;
-    if (s->opts.opens == FUSE_OFF && (~offered & fuse_noopen_needs(s->tree)))
+    uint64_t noopen = fuse_noopen_wants(s->tree->flags, &s->opts);
+    if (!fuse_noopen_agrees(s->tree->flags, offered, noopen))
         s->opts.opens = FUSE_ON;
     out->minor = s->minor;
     s->flags = offered & fuse_wants(s->tree->flags, &s->opts);
@@ -555,7 +556,7 @@ static int load_groups(struct pl_call *call)
 
 static int run_handler(struct fuse_req *r, fuse_handler *handler)
 {
-    if (!fuse_noopen_on(r->s))
+    if (!(r->s->flags & (FUSE_NO_OPEN_SUPPORT | FUSE_NO_OPENDIR_SUPPORT)))
         return handler(r);
     int error = fuse_noopen_begin(r);
     if (error == 0)

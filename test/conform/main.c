@@ -243,7 +243,8 @@ static int run_masked(const char *stack)
     int r = 0;
     fuse_opts_init(&opts);
     opts.opens = strstr(stack, "noopen") ? FUSE_OFF : FUSE_AUTO;
-    uint64_t wants = fuse_wants(PL_TREE_LOCKS | PL_TREE_POSIX_ACL, &opts);
+    opts.kernel_checks = true;
+    uint64_t wants = fuse_wants(PL_TREE_LOCKS | PL_TREE_POSIX_ACL | PL_TREE_STATELESS, &opts);
     for (size_t i = 0; fuse_feature_name[i]; i++) {
         if (!(wants & fuse_feature_bit[i]))
             continue;

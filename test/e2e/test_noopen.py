@@ -55,6 +55,31 @@ def test_nothing_is_asked(plenum):
         assert plenum.entry(here)["requests"] - before <= 1  # the directory's access time
 
 
+def test_directories_by_default(plenum):
+    """Without the option, a walk over what is known costs nothing either, but opens of files do."""
+    src, here = plenum.dir("src"), plenum.dir("here")
+    for i in range(30):
+        (src / f"d{i}").mkdir()
+        (src / f"d{i}" / "f").write_text("text")
+    asked = {}
+    for opt in ("open", "timeout=1h"):
+        plenum.run("mount", "-o", f"{opt},timeout=1h", f"host:{src}", here)
+
+        def walk():
+            assert len([os.lstat(f"{d}/{f}") for d, _, ff in os.walk(here) for f in ff]) == 30
+
+        for _ in range(3):  # the first ones learn attributes and access times
+            walk()
+        before = plenum.entry(here)["requests"]
+        walk()
+        asked[opt] = plenum.entry(here)["requests"] - before
+        for i in range(30):
+            assert (here / f"d{i}" / "f").read_text() == "text"
+        assert plenum.entry(here)["requests"] - before >= 30
+        plenum.run("umount", here)
+    assert asked["open"] >= 30 and asked["timeout=1h"] <= 1
+
+
 def test_unlinked_stays_readable(plenum):
     with mount(plenum) as (src, here):
         (here / "f").write_text("text")

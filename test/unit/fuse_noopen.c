@@ -130,6 +130,45 @@ static void bytes(void **state)
     assert_int_equal(read_(k, 1, 0, 0, 10), -EISDIR);
 }
 
+/* By default, directories only. */
+static void directories(void **state)
+{
+    struct fuse_opts opts = noopen_opts();
+    struct pl_tree *t = mem();
+    opts.opens = FUSE_AUTO;
+    struct kernel *k = kernel_over(t, &opts);
+    assert_int_equal(k->init.flags & FUSE_NO_OPEN_SUPPORT, 0);
+    assert_true(k->init.flags & FUSE_NO_OPENDIR_SUPPORT);
+    assert_true(k->init.flags & FUSE_POSIX_LOCKS);
+    uint64_t fh, f = create(k, 1, "f", O_RDWR, &fh);
+    assert_int_not_equal(fh, 0);
+    assert_int_equal(write_(k, f, fh, "text", 0), 4);
+    assert_int_equal(read_(k, f, 0, 0, 10), -EBADF);
+    assert_int_equal(open_(k, FUSE_OPENDIR, 1, O_RDONLY, &fh), -ENOSYS);
+    struct fuse_read_in in = {.size = 4096};
+    assert_int_equal(ask(k, FUSE_READDIR, 1, ARG(in), NONE), 0);
+    assert_int_not_equal(k->got, 0);
+    struct fuse_fsync_in sync = {0};
+    assert_int_equal(ask(k, FUSE_FSYNCDIR, 1, ARG(sync), NONE), -ENOSYS); /* mem has none */
+    assert_int_equal(open_(k, FUSE_OPEN, f, O_RDONLY, &fh), 0);
+    assert_int_equal(kernel_end(k), 0);
+    /* not where the kernel is to believe nothing, nor where it checks nothing, nor if not wanted */
+    for (int i = 0; i < 4; i++) {
+        opts = noopen_opts();
+        opts.opens = i == 0 ? FUSE_ON : FUSE_AUTO;
+        opts.attr_timeout = i == 1 ? 0 : -1;
+        opts.kernel_checks = i != 2;
+        if (i == 3)
+            t->flags &= ~(uint32_t)PL_TREE_STATELESS;
+        k = kernel_over(t, &opts);
+        assert_int_equal(k->init.flags & FUSE_NO_OPENDIR_SUPPORT, 0);
+        assert_int_equal(open_(k, FUSE_OPENDIR, 1, O_RDONLY, &fh), 0);
+        assert_int_equal(release(k, FUSE_RELEASEDIR, 1, fh), 0);
+        assert_int_equal(kernel_end(k), 0);
+    }
+    pl_tree_unref(t);
+}
+
 /* Where the kernel believes the end to be does not matter, but for pages and others' flags. */
 static void appends(void **state)
 {
@@ -355,6 +394,7 @@ int main(void)
         NOOPEN(declines),
         NOOPEN(bytes),
         NOOPEN(appends),
+        cmocka_unit_test(directories),
         HOST(modes),
         HOST(bounded),
         HOST(positions),
