@@ -24,7 +24,7 @@ int mountopt_parse(struct mountopt *o, const char *text, struct pl_err *err);
     "  direct_io                             no content is cached in the kernel\n"                 \
     "  writeback                             the kernel gathers writes (one client only)\n"        \
     "  noopen                                opens never reach the server (many small files)\n"    \
-    "  open                                  all do, those of directories too\n"                   \
+    "  open                                  all reach it, those of directories too\n"             \
     "  threads=N max_write=SIZE              at most N at once (16); bytes a write (1M)\n"
 
 #endif
