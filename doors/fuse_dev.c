@@ -15,6 +15,10 @@
  * A worker in read has a buffer of the largest request's size from a pool; small requests are
  * copied out of it, so that one that waits has given its buffer back, unless its data are in there.
  *
+ * A request may come a second time while the first is still in hand: the kernel was told to ask
+ * again while we were stopped. Then whoever has it in hand answers under the newer name, and the
+ * second is dropped; if its answer is on its way just then, it is waited for.
+ *
  * Locks: `lock` guards the counts, lists and buffers, and who works on which request. It is not
  * held while a call is cancelled, for that may take long; the worker waits for it at its end.
  */
@@ -50,9 +54,13 @@ struct worker {
     pthread_t thread;
     char *buf; /* from the pool; NULL: given back */
     bool waiting;
-    bool working;        /* counted in dev.working; its own */
-    uint64_t unique;     /* of the request it works on, or 0; guarded by dev.lock */
-    unsigned cancelling; /* threads that cancel req.call, which must stay; likewise */
+    bool working;            /* counted in dev.working; its own */
+    uint64_t unique;         /* of the request it works on, or 0; guarded by dev.lock */
+    unsigned cancelling;     /* threads that use req, which must stay; likewise */
+    bool before;             /* it may be about to take what is sent again; likewise */
+    _Atomic uint64_t answer; /* the unique under which to answer; 0: it has been taken */
+    int sent;                /* what came of the answer */
+    struct ledger_slot *slot;
     char small[SMALL];
 };
 
@@ -64,6 +72,8 @@ struct dev {
     pthread_cond_t unpark, ended, tick, cancelled;
     unsigned threads, idle, running, waiting, parked, unparking, spare;
     atomic_bool over;        /* set under the lock */
+    bool swept;              /* all that was sent again has come, or nothing was */
+    unsigned before;         /* workers of which that is not known */
     bool asleep;             /* the monitor waits for the next request */
     uint64_t taken, overlap; /* requests so far; of those, taken while others were worked on */
     atomic_uint working;     /* requests taken and not answered; not guarded */
@@ -76,7 +86,11 @@ struct dev {
 /* ---- buffers --------------------------------------------------------------------------------- */
 
 /* A buffer is a page, at whose end the heads of a WRITE are read, and then the data: page-aligned,
- * and at least as large as any reply. */
+ * and at least as large as any reply.
+ *
+ * Where there is to be a successor all of it is there from the start: the kernel hands a request
+ * over by copying it, and if a page is missing and the reader is being killed, the request has
+ * failed (EIO) before anybody has had it. */
 static char *buffer_get(struct dev *d)
 {
     char *buf = d->buffers;
@@ -87,7 +101,12 @@ static char *buffer_get(struct dev *d)
     }
     buf = mmap(NULL, PAGE + d->bufsize, PROT_READ | PROT_WRITE,
                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return buf == MAP_FAILED ? NULL : buf;
+    if (buf == MAP_FAILED)
+        return NULL;
+    /* (MAP_POPULATE does nothing where memory is locked on fault.) */
+    for (size_t i = 0; fuse_lasts(&d->s) && i < PAGE + d->bufsize; i += PAGE)
+        ((volatile char *)buf)[i] = 0;
+    return buf;
 }
 
 static void buffer_put(struct dev *d, char *buf)
@@ -137,8 +156,10 @@ static void worked(struct worker *w)
 static int req_send(struct fuse_req *r, const struct iovec *iov, int n)
 {
     struct worker *w = (struct worker *)r;
+    struct fuse_out_header *h = iov->iov_base;
     worked(w);
-    return send_iov(w->dev->fd, iov, n);
+    h->unique = atomic_exchange(&w->answer, 0);
+    return w->sent = send_iov(w->dev->fd, iov, n);
 }
 
 static int notify(struct fuse_sess *s, const struct iovec *iov, int n)
@@ -329,6 +350,8 @@ static void blocks(struct pl_call *call)
         return;
     }
     worked(w);
+    if (w->req.slot)
+        atomic_store(&w->req.slot->waits, 1);
     w->waiting = true;
     d->running--;
     d->waiting++;
@@ -369,15 +392,64 @@ static void end(struct dev *d, int error)
     pthread_mutex_unlock(&d->lock);
 }
 
+/* Who but `self` works on the request of that name, or had it by another. Called with the lock. */
+static struct worker *at_work(struct dev *d, uint64_t unique, const struct worker *self)
+{
+    struct worker *w = d->workers;
+    unique &= ~FUSE_UNIQUE_RESEND;
+    while (w && (!unique || w == self || (w->unique & ~FUSE_UNIQUE_RESEND) != unique))
+        w = w->next_worker;
+    return w;
+}
+
+/* A request that comes again: true if somebody has it in hand already and will answer it, or just
+ * has. */
+static bool duplicate(struct worker *self)
+{
+    struct dev *d = self->dev;
+    uint64_t unique = self->req.m.h.unique;
+    pthread_mutex_lock(&d->lock);
+    struct worker *w = at_work(d, unique, self);
+    bool answered = false;
+    if (w) {
+        uint64_t name = atomic_load(&w->answer);
+        answered = name && atomic_compare_exchange_strong(&w->answer, &name, unique);
+        if (answered) {
+            w->unique = unique;
+        } else {
+            w->cancelling++;
+            while (w->unique)
+                pthread_cond_wait(&d->cancelled, &d->lock);
+            answered = w->sent == 0;
+            if (--w->cancelling == 0)
+                pthread_cond_broadcast(&d->cancelled);
+        }
+    }
+    if (answered) /* whom an INTERRUPT means is the other */
+        self->unique = 0;
+    pthread_mutex_unlock(&d->lock);
+    return answered;
+}
+
+/* The first request that is not sent again was taken: the kernel has handed out all that is, but
+ * another worker may have read one and not yet looked for its slot. Called with the lock. */
+static void sweep_from(struct dev *d, const struct worker *self)
+{
+    d->swept = true;
+    for (struct worker *w = d->workers; w; w = w->next_worker) {
+        w->before = w != self && w->buf; /* else it does not read */
+        d->before += w->before;
+    }
+    if (d->before == 0)
+        fuse_journal_sweep(&d->s);
+}
+
 /* Cancels the request meant. If it is not there, it has been answered, or a worker has just read
  * it and not yet entered it: the kernel knows which, and on EAGAIN asks again if need be. */
 static void interrupt(struct dev *d, struct fuse_req *r)
 {
-    uint64_t unique = r->m.a.interrupt.unique;
     pthread_mutex_lock(&d->lock);
-    struct worker *w = d->workers;
-    while (w && (!unique || w->unique != unique))
-        w = w->next_worker;
+    struct worker *w = at_work(d, r->m.a.interrupt.unique, NULL);
     if (w)
         cancel(d, w);
     pthread_mutex_unlock(&d->lock);
@@ -414,6 +486,13 @@ static bool go_on(struct worker *w)
 {
     struct dev *d = w->dev;
     w->unique = 0;
+    if (w->cancelling)
+        pthread_cond_broadcast(&d->cancelled);
+    if (w->before) {
+        w->before = false;
+        if (--d->before == 0)
+            fuse_journal_sweep(&d->s);
+    }
     while (w->cancelling)
         pthread_cond_wait(&d->cancelled, &d->lock);
     pl_call_done(&w->req.call);
@@ -455,6 +534,7 @@ static void *work(void *arg)
     struct dev *d = w->dev;
     pthread_mutex_lock(&d->lock);
     w->buf = buffer_get(d);
+    w->slot = fuse_journal_slot(&d->s);
     bool on = w->buf && !d->over;
     if (!on)
         d->idle--;
@@ -470,16 +550,23 @@ static void *work(void *arg)
             break;
         w->req.crowded = d->waiting >= WAITING_MAX;
         w->unique = w->req.m.h.unique;
+        atomic_store_explicit(&w->answer, w->unique, memory_order_relaxed);
+        if (!d->swept && !(w->unique & FUSE_UNIQUE_RESEND))
+            sweep_from(d, w);
         if (d->over)
             cancel(d, w);
         took_and_unlock(w);
+        w->req.slot = w->slot;
         if (decoded == 0 && w->req.m.h.opcode == FUSE_INTERRUPT)
             interrupt(d, &w->req);
-        else
+        else if (!(w->req.m.h.unique & FUSE_UNIQUE_RESEND) || !duplicate(w))
             fuse_handle(&w->req, decoded);
+        fuse_journal_end(&w->req, &w->slot);
         pthread_mutex_lock(&d->lock);
         on = go_on(w);
     }
+    fuse_journal_slot_done(&d->s, w->slot);
+    w->slot = NULL;
     buffer_put(d, w->buf);
     w->buf = NULL;
     w->next_gone = d->gone;
@@ -519,6 +606,8 @@ static int greet(struct dev *d, struct pl_err *err)
             break;
     }
     buffer_put(d, buf);
+    if (agreed > 0)
+        atomic_store(&d->s.ledger->head->agreed, 1);
     if (agreed == -EPROTO)
         return pl_fail(err, agreed,
                        "the kernel speaks FUSE %u.%u, older than %u.%u (use Linux 5.4 or newer)",
@@ -528,6 +617,26 @@ static int greet(struct dev *d, struct pl_err *err)
     if (agreed < 0)
         return pl_fail(err, agreed, "/dev/fuse: %s", strerror(-agreed));
     return agreed;
+}
+
+/* The same where a predecessor has agreed with the kernel already. */
+static int carry_on(struct dev *d, struct pl_err *err)
+{
+    d->swept = false;
+    int r = fuse_carry_on(&d->s);
+    if (r == -ENODEV) /* unmounted meanwhile */
+        return 0;
+    if (r < 0)
+        return pl_fail(err, r,
+                       "the kernel cannot ask again for what the dead server left unanswered: %s "
+                       "(this takes Linux 6.9 or newer)",
+                       strerror(-r));
+    return 1;
+}
+
+static int begin(struct dev *d, struct pl_err *err)
+{
+    return atomic_load(&d->s.ledger->head->agreed) ? carry_on(d, err) : greet(d, err);
 }
 
 static int run(struct dev *d)
@@ -571,6 +680,7 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
     d->fd = fd;
     d->s.notify = notify;
     d->s.transport = d;
+    d->swept = true;
     d->bufsize = d->s.opts.max_write > 128 << 10 ? d->s.opts.max_write : 128 << 10;
     pthread_mutex_init(&d->lock, NULL);
     pthread_cond_init(&d->unpark, NULL);
@@ -578,8 +688,9 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
     pthread_cond_init(&d->cancelled, NULL);
     pl_cond_init(&d->tick);
 
-    r = greet(d, err);
+    r = begin(d, err);
     if (r > 0) {
+        fuse_told_start(&d->s);
         if (up)
             up(up_arg);
         r = run(d);
@@ -588,6 +699,7 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
         else if (r < 0)
             pl_fail(err, r, "/dev/fuse: %s", strerror(-r));
     }
+    fuse_told_stop(&d->s);
     fuse_sess_done(&d->s);
     while (d->buffers)
         munmap(buffer_get(d), PAGE + d->bufsize);

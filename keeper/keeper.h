@@ -56,6 +56,7 @@ struct keeper_mount {
     struct mount_opts opts; /* what the kernel is told at mount time; source NULL: spec */
     struct reg_page *page;  /* out: this mount's page in the registry, set before prepare runs;
                                &page->stats is what serve gets */
+    uint32_t nodes;         /* in its ledger at most, 0: LEDGER_NODES */
     struct ledger ledger;   /* out, if job->lasts: what its servers share, mapped in each */
 };
 
@@ -105,5 +106,10 @@ struct keeper_job {
  * /dev/null once the server has them, and all its other descriptors but standard error are closed,
  * so that the ends of channels are held by the server alone. */
 int keeper_run(const struct keeper_job *job);
+
+/* Has the keeper of what is mounted at `dir` (absolute) replace the server by the installed
+ * program; waits until that is done. 0 and what was done in `text`, or a negative errno and
+ * sentence: then the old program goes on. */
+int keeper_upgrade(const char *dir, char text[200], struct pl_err *err);
 
 #endif

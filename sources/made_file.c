@@ -63,6 +63,15 @@ static void unhold(struct made_file *f)
 
 /* ---- open and close ---- */
 
+static void free_file(struct made_file *f)
+{
+    made_list_done(&f->list);
+    made_text_done(&f->text);
+    pthread_cond_destroy(&f->cond);
+    pthread_mutex_destroy(&f->lock);
+    free(f);
+}
+
 int made_file_new(struct made_node *n, struct pl_text *text, struct pl_file **ret)
 {
     struct made_file *f = calloc(1, sizeof(*f));
@@ -76,6 +85,11 @@ int made_file_new(struct made_node *n, struct pl_text *text, struct pl_file **re
     f->file.fd = -1;
     f->file.direct = n->kind != MADE_FIXED;
     f->file.stream = n->kind == MADE_STREAM || n->kind == MADE_CTL;
+    int r = n->kind == MADE_CTL && made_of(n->node.tree)->kept ? made_ctl_new(f) : 0;
+    if (r < 0) {
+        free_file(f);
+        return r;
+    }
     if (n->kind == MADE_STREAM)
         made_stream_join(n->stream, &f->reader);
     *ret = &f->file;
@@ -97,15 +111,23 @@ int made_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *node, 
               struct pl_file **ret)
 {
     struct made_node *n = made_node_of(node);
-    struct pl_text text = {0};
     struct pl_attr attr = made_attr(n);
-    bool trunc = flags & O_TRUNC, doc = n->kind == MADE_DOC || n->kind == MADE_ENTRY;
     int r = open_ok(n, flags);
     if (r == 0)
         r = pl_may_open(call, &attr, flags);
+    return r < 0 ? r : made_open_judged(tree, call, node, flags, ret);
+}
+
+int made_open_judged(struct pl_tree *tree, struct pl_call *call, struct pl_node *node, int flags,
+                     struct pl_file **ret)
+{
+    struct made_node *n = made_node_of(node);
+    struct pl_text text = {0};
+    bool trunc = flags & O_TRUNC, doc = n->kind == MADE_DOC || n->kind == MADE_ENTRY;
+    int r = 0;
     pthread_mutex_lock(&made_of(tree)->lock);
     bool pending = n->pending;
-    if (r == 0 && n->gone && n->kind != MADE_FIXED && n->kind != MADE_DIR)
+    if (n->gone && n->kind != MADE_FIXED && n->kind != MADE_DIR)
         r = -ENOENT;
     pthread_mutex_unlock(&made_of(tree)->lock);
     if (r == 0 && ((doc && !trunc && !pending) || n->kind == MADE_FILE))
@@ -131,12 +153,9 @@ int made_close(struct pl_tree *tree, struct pl_call *call, struct pl_file *file)
         n->pending = false;
         pthread_mutex_unlock(&made_of(tree)->lock);
     }
-    for (struct name *e; (e = names_from(&f->list, 0));)
-        names_del(&f->list, e);
-    made_text_done(&f->text);
-    pthread_cond_destroy(&f->cond);
-    pthread_mutex_destroy(&f->lock);
-    free(f);
+    if (f->file.kept > 0)
+        close(f->file.kept);
+    free_file(f);
     return 0;
 }
 
@@ -158,12 +177,18 @@ static int commit(struct made_node *n, struct pl_call *call, struct made_file *f
     int r = hold(f, call);
     if (r < 0)
         return r;
-    if (f->dirty) {
-        r = unlinked(n) ? 0 : made_take(n, call, &f->text);
+    if (f->broken) { /* it may have been run: nobody knows */
+        r = -EIO;
+        f->broken = false;
+    } else if (f->dirty) {
+        r = n->kind == MADE_CTL ? made_ctl_begin(f) : 0;
+        if (r == 0 && !unlinked(n))
+            r = made_take(n, call, &f->text);
         f->dirty = r < 0;
         if (n->kind == MADE_CTL) { /* a command that failed is not run again */
             f->dirty = false;
             f->text.n = 0;
+            made_ctl_end(f);
         }
     }
     unhold(f);
@@ -202,6 +227,22 @@ ssize_t made_read(struct pl_tree *tree, struct pl_call *call, struct pl_file *fi
     return (ssize_t)n;
 }
 
+/*
+ * The text's length before something is appended is noted, and if it was noted already (this write
+ * was begun by a server that died), all behind it is that write's, which is done anew: a door has
+ * only to ask again with the same intent. (The kernel sends one write to a file at a time.)
+ */
+static void note_append(struct pl_call *call, struct made_file *f)
+{
+    if (!call->intent)
+        return;
+    uint64_t before = atomic_load(&call->intent->size1);
+    if (before && before - 1 <= f->text.n)
+        f->text.n = before - 1;
+    else
+        atomic_store(&call->intent->size1, f->text.n + 1);
+}
+
 ssize_t made_write(struct pl_tree *tree, struct pl_call *call, struct pl_file *file,
                    const void *buf, size_t n, uint64_t off)
 {
@@ -214,10 +255,14 @@ ssize_t made_write(struct pl_tree *tree, struct pl_call *call, struct pl_file *f
         return r;
     }
     size_t max = node->kind == MADE_CTL ? MADE_CTL_MAX : MADE_TEXT_MAX;
-    if (node->kind == MADE_CTL || file->flags & O_APPEND)
+    if (node->kind == MADE_CTL || file->flags & O_APPEND) {
+        note_append(call, f);
         off = f->text.n;
+    }
     if (n > max || off > max - n)
         r = -EFBIG;
+    if (r == 0 && node->kind == MADE_CTL)
+        r = made_ctl_note(f, buf, n);
     if (r == 0 && off + n > f->text.n)
         r = made_text_resize(&f->text, (size_t)off + n);
     if (r == 0) {

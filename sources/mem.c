@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * mem: a read-write tree in memory, with the behaviour of Linux's tmpfs.
+ * mem: a read-write tree in memory, with the behaviour of Linux's tmpfs. The memory is this
+ * process's own: the tree ends with it (it is not PL_TREE_LASTING).
  *
  * A name holds a reference to its node, so a node is released when no name, no file and no client
  * is left; nodes are found by their keys in `nodes`.

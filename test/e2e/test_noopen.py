@@ -6,6 +6,7 @@ import fcntl
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -185,3 +186,30 @@ def test_mask(plenum):
     plenum.run("umount", here)
     help_ = plenum.run("mount", "--help").out
     assert "noopen" in help_ and "mask" not in help_
+
+
+@pytest.mark.parametrize("opt", ["noopen", "timeout=1s"])
+def test_the_next_server(plenum, opt):
+    """What needs no open file needs nothing of the server that died either."""
+    src, here = plenum.dir("src"), plenum.dir("here")
+    for i in range(2000):
+        (src / f"entry{i:04}").touch()
+    plenum.run("mount", "-o", opt, f"host:{src}", here)
+    with open(here / "f", "w+") as f, open(here / "gone", "w+") as gone, os.scandir(here) as listing:
+        names = [next(listing).name]
+        gone.write("text")
+        gone.flush()
+        (here / "gone").unlink()
+        server = plenum.entry(here)["server"]
+        os.kill(server, signal.SIGKILL)
+        f.write("after")
+        f.flush()
+        assert (src / "f").read_text() == "after"
+        gone.write("!")
+        gone.flush()
+        assert os.pread(gone.fileno(), 10, 0) == b"text!"
+        names += [e.name for e in listing if e.name.startswith("entry")]
+        assert sorted({n for n in names if n.startswith("entry")}) == [f"entry{i:04}" for i in range(2000)]
+        assert len(names) == len(set(names))
+        wait_for(lambda: plenum.entry(here)["server"] != server, "nobody took over")
+    plenum.run("umount", here)
