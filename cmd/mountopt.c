@@ -52,6 +52,7 @@ static const struct option_row {
     {"noopen", DONT, F(opens), 0, 0},
     {"confine", ON, offsetof(struct mountopt, confine), 0, 0},
     {"noconfine", OFF, offsetof(struct mountopt, confine), 0, 0},
+    {"uring", ON, F(uring), 0, 0},
     {"threads", COUNT, F(threads), 1, 1024},
     {"max_write", SIZE, F(max_write), 4096, 1 << 20},
     {"nodes", NODES, offsetof(struct mountopt, nodes), 1, LEDGER_NODES},

@@ -35,6 +35,8 @@ int mountopt_parse(struct mountopt *o, const char *text, struct pl_err *err);
     "  nodes=N                               as many known files survive a server (16777216)\n"    \
     "  noconfine                             the server keeps all rights that it was started "     \
     "with\n"                                                                                       \
+    "  uring                                 requests over io_uring; the mount ends with its "     \
+    "server\n"                                                                                     \
     "  threads=N max_write=SIZE              at most N at once (16); bytes a write (1M)\n"
 
 #endif

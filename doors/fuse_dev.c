@@ -23,6 +23,7 @@
  * held while a call is cancelled, for that may take long; the worker waits for it at its end.
  */
 #include "doors/fuse_door.h"
+#include "doors/fuse_uring.h"
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
@@ -81,6 +82,7 @@ struct dev {
     struct worker *workers, *gone;
     char *buffers; /* free ones, linked by their first bytes */
     unsigned nbuffers;
+    struct fuse_uring *uring; /* or NULL */
 };
 
 /* ---- buffers --------------------------------------------------------------------------------- */
@@ -453,7 +455,7 @@ static void interrupt(struct dev *d, struct fuse_req *r)
     if (w)
         cancel(d, w);
     pthread_mutex_unlock(&d->lock);
-    if (w)
+    if (w || (d->uring && fuse_uring_cancel(d->uring, r->m.a.interrupt.unique)))
         return;
     sched_yield();
     struct fuse_out_header h = {sizeof(h), -EAGAIN, r->m.h.unique};
@@ -672,7 +674,9 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
     struct dev *d = calloc(1, sizeof(*d));
     if (!d)
         return pl_fail(err, -ENOMEM, "out of memory");
-    int r = fuse_sess_init(&d->s, tree, aname, opts, stats, err);
+    int r = opts && opts->uring ? fuse_uring_check(err) : 0;
+    if (r == 0)
+        r = fuse_sess_init(&d->s, tree, aname, opts, stats, err);
     if (r < 0) {
         free(d);
         return r;
@@ -689,6 +693,9 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
     pl_cond_init(&d->tick);
 
     r = begin(d, err);
+    if (r > 0 && (d->s.flags & FUSE_OVER_IO_URING) &&
+        !(d->uring = fuse_uring_start(&d->s, fd, d->bufsize)))
+        r = pl_fail(err, -errno, "-o uring: no ring: %s", strerror(errno));
     if (r > 0) {
         fuse_told_start(&d->s);
         if (up)
@@ -699,6 +706,7 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
         else if (r < 0)
             pl_fail(err, r, "/dev/fuse: %s", strerror(-r));
     }
+    fuse_uring_end(d->uring);
     fuse_told_stop(&d->s);
     fuse_sess_done(&d->s);
     while (d->buffers)

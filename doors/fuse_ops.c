@@ -163,6 +163,8 @@ uint64_t fuse_wants(uint32_t tree, const struct fuse_opts *opts)
         want |= FUSE_DO_READDIRPLUS;
     if (opts->writeback)
         want |= FUSE_WRITEBACK_CACHE;
+    if (opts->uring)
+        want |= FUSE_OVER_IO_URING;
     return want;
 }
 
