@@ -89,6 +89,8 @@ int fuse_reply_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
                     const struct fuse_entry_out *entry)
 {
     fuse_journal_deed(r);
+    if (fuse_noopen_on(r->s))
+        return fuse_noopen_created(r, file, entry);
     struct fuse_open_out out = {.open_flags = treatment(r, file, nodeid)};
     struct ledger_file as = {.nodeid = nodeid,
                              .opener = r->m.h.unique & ~FUSE_UNIQUE_RESEND,
@@ -283,7 +285,8 @@ int fuse_op_write(struct fuse_req *r)
 int fuse_op_copy(struct fuse_req *r)
 {
     const struct fuse_copy_in *in = &r->m.a.copy;
-    struct pl_file *from = fuse_req_file(r, in->fh_in), *to = fuse_req_file(r, in->fh_out);
+    struct pl_file *from = fuse_req_file(r, in->fh_in);
+    struct pl_file *to = fuse_noopen_on(r->s) ? r->file[1] : fuse_req_file(r, in->fh_out);
     bool wide = r->m.h.opcode == FUSE_COPY_FILE_RANGE_64;
     if (!from || !to)
         return -EBADF;

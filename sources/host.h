@@ -64,8 +64,9 @@ struct host_node {
     int64_t btime;                    /* nanoseconds, 0: unknown */
     int fd;                           /* -1: none. Guarded by `cache` */
     unsigned users;                   /* of fd */
-    uint32_t record;                  /* of pl_keep: it has no name, and a use of fd is for that.
-                                         This and the next two: guarded by `cache` */
+    uint32_t record;                  /* of pl_keep: it has no name. This and the next three:
+                                         guarded by `cache` */
+    bool pinned;                      /* it has no name, and a use of fd is for that */
     uint16_t leaving;                 /* ops under way that may take its last name */
     bool claimed;                     /* in the list of claims */
     uint16_t slot;                    /* of its device, see host_ino() */

@@ -195,7 +195,7 @@ static int made(struct host *h, struct host_node *dir, const char *name, int fd,
         pl_node_unref(&n->h.node);
     else
         *ret = &n->h.node;
-    if (r == 0 && !name && h->keep && host_fd(h, n) >= 0) { /* born without a name */
+    if (r == 0 && !name && host_fd(h, n) >= 0) { /* born without a name */
         host_leaving(h, n);
         host_left(h, n);
         host_fd_done(h, n);

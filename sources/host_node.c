@@ -647,9 +647,9 @@ void host_release(struct pl_tree *tree, struct pl_node *node)
         pl_nodes_del(h->nodes, &n->h);
         pthread_mutex_lock(&h->cache);
         int fd = n->fd;
-        assert(!n->files && !n->claimed && (n->users == (n->record != 0) || n == h->root));
+        assert(!n->files && !n->claimed && (n->users == n->pinned || n == h->root));
         if (fd >= 0) {
-            h->nfds--;
+            h->nfds -= !n->pinned;
             if (n->link.next)
                 idle_del(n);
         }
