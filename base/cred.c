@@ -23,6 +23,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define ALL    UINT32_MAX
+#define SWITCH (1u << CAP_SETUID | 1u << CAP_SETGID)
+
 #define KEPT 64 /* lists of more groups are set anew each time */
 
 /* The process as it was at the first call, before any thread was switched. */
@@ -51,15 +54,15 @@ static _Thread_local struct {
 /* Where unshare is forbidden, the umask is the process's, and one op at a time has it. */
 static pthread_mutex_t shared_umask = PTHREAD_MUTEX_INITIALIZER;
 
-static int set_caps(bool cut)
+/* Sets the effective capabilities: the process's own, of those only that are in `keep`. */
+static int set_caps(uint32_t keep)
 {
     struct __user_cap_header_struct hdr = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct cap[2], now[2];
     memcpy(cap, own.cap, sizeof(cap));
-    if (cut) {
-        cap[0].effective &= 1u << CAP_SETUID | 1u << CAP_SETGID;
+    cap[0].effective &= keep;
+    if (keep != ALL)
         cap[1].effective = 0;
-    }
     if (syscall(SYS_capset, &hdr, cap) == 0)
         return 0;
     /* The process has given some up since: do without them. */
@@ -76,9 +79,8 @@ static int set_caps(bool cut)
 static void load_own(void)
 {
     struct __user_cap_header_struct hdr = {.version = _LINUX_CAPABILITY_VERSION_3};
-    uint32_t need = 1u << CAP_SETUID | 1u << CAP_SETGID;
     if (geteuid() != 0 || syscall(SYS_capget, &hdr, own.cap) < 0 ||
-        (own.cap[0].effective & need) != need)
+        (own.cap[0].effective & SWITCH) != SWITCH)
         return;
     int n = getgroups(0, NULL);
     own.groups = n > 0 ? malloc((size_t)n * sizeof(*own.groups)) : NULL;
@@ -130,13 +132,13 @@ static int set_ids(uid_t uid, gid_t gid)
 static void start(void)
 {
     me.main = gettid() == getpid();
-    set_caps(false);
+    set_caps(ALL);
     me.known = false;
     me.ngroups = -1;
     int r = set_ids(0, own.gid);
     assert(r == 0);
     (void)r;
-    set_caps(false);
+    set_caps(ALL);
     me.cut = false;
     set_groups(own.groups, (size_t)own.ngroups);
     me.known = true;
@@ -153,7 +155,7 @@ int cred_set(uid_t uid, gid_t gid, const gid_t *groups, size_t n)
     if (r == 0)
         r = set_ids(uid, gid);
     if (r == 0 && me.cut != (uid != 0)) {
-        r = set_caps(uid != 0);
+        r = set_caps(uid ? SWITCH : ALL);
         me.cut = uid != 0;
     }
     if (r < 0)
@@ -167,6 +169,18 @@ void cred_reset(void)
         return;
     if (cred_set(0, own.gid, NULL, 0) < 0)
         start();
+}
+
+void cred_raise(void)
+{
+    if (me.known && me.cut)
+        set_caps(SWITCH | 1u << CAP_SYS_ADMIN);
+}
+
+void cred_lower(void)
+{
+    if (me.known && me.cut)
+        set_caps(SWITCH);
 }
 
 void cred_umask(mode_t mask)

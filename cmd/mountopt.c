@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum kind { ON, OFF, DURATION, COUNT, SIZE };
+/* USE and DONT: of an enum fuse_choice. */
+enum kind { ON, OFF, USE, DONT, DURATION, COUNT, SIZE };
 
 #define M(field) offsetof(struct mountopt, mount.field)
 #define F(field) offsetof(struct mountopt, fuse.field)
@@ -41,6 +42,8 @@ static const struct option_row {
     {"negative_timeout", DURATION, F(negative_timeout), 0, INT64_MAX},
     {"direct_io", ON, F(direct_io), 0, 0},
     {"writeback", ON, F(writeback), 0, 0},
+    {"passthrough", USE, F(passthrough), 0, 0},
+    {"nopassthrough", DONT, F(passthrough), 0, 0},
     {"threads", COUNT, F(threads), 1, 1024},
     {"max_write", SIZE, F(max_write), 4096, 1 << 20},
 };
@@ -81,10 +84,13 @@ static int apply(struct mountopt *o, const struct option_row *row, const char *v
         [SIZE] = "a size from 4k to 1M",
     };
     char *at = (char *)o + row->at;
-    if (row->kind == ON || row->kind == OFF) {
+    if (row->kind < DURATION) {
         if (value)
             return pl_fail(err, -EINVAL, "-o %s: takes no value", row->name);
-        *(bool *)at = row->kind == ON;
+        if (row->kind == USE || row->kind == DONT)
+            *(enum fuse_choice *)at = row->kind == USE ? FUSE_ON : FUSE_OFF;
+        else
+            *(bool *)at = row->kind == ON;
         return 0;
     }
     int64_t v = value ? value_of(row, value) : -1;

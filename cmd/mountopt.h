@@ -23,6 +23,9 @@ int mountopt_parse(struct mountopt *o, const char *text, struct pl_err *err);
     "  entry_timeout= attr_timeout= negative_timeout=   ... each by itself (20ms, 1s, 5m)\n"       \
     "  direct_io                             no content is cached in the kernel\n"                 \
     "  writeback                             the kernel gathers writes (one client only)\n"        \
+    "  [no]passthrough                       the kernel itself moves bytes of open files where "   \
+    "it\n"                                                                                         \
+    "                                        can (the default; see plenum status DIR), or not\n"   \
     "  threads=N max_write=SIZE              at most N at once (16); bytes a write (1M)\n"
 
 #endif

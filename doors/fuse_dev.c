@@ -39,6 +39,9 @@
 #define WRITE_HEAD  (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
 /* Every request without bulk data fits: SYMLINK's header, name and target are 40 + 256 + 4096. */
 #define SMALL 4608
+#define SECTOR                                                                                     \
+    512 /* data of a WRITE begins at a multiple of it, for files opened with O_DIRECT              \
+         */
 
 struct dev;
 
@@ -53,7 +56,7 @@ struct worker {
     bool working;        /* counted in dev.working; its own */
     uint64_t unique;     /* of the request it works on, or 0; guarded by dev.lock */
     unsigned cancelling; /* threads that cancel req.call, which must stay; likewise */
-    char small[SMALL];
+    char small[SMALL + SECTOR];
 };
 
 struct dev {
@@ -144,6 +147,19 @@ static int req_send(struct fuse_req *r, const struct iovec *iov, int n)
 static int notify(struct fuse_sess *s, const struct iovec *iov, int n)
 {
     return send_iov(((struct dev *)s->transport)->fd, iov, n);
+}
+
+static int32_t backing_open(struct fuse_sess *s, int fd)
+{
+    struct fuse_backing_map map = {.fd = fd};
+    int id = ioctl(((struct dev *)s->transport)->fd, FUSE_DEV_IOC_BACKING_OPEN, &map);
+    return id > 0 ? id : id < 0 ? -errno : -EIO;
+}
+
+static void backing_close(struct fuse_sess *s, int32_t id)
+{
+    uint32_t arg = (uint32_t)id;
+    ioctl(((struct dev *)s->transport)->fd, FUSE_DEV_IOC_BACKING_CLOSE, &arg);
 }
 
 /* Reads a request: its length; 0: unmounted; -ENOTCONN: aborted; another error. */
@@ -396,8 +412,11 @@ static int decode(struct worker *w, size_t n)
     struct dev *d = w->dev;
     const char *bytes = w->buf + PAGE - WRITE_HEAD;
     r->buf_used = n > SMALL;
-    if (!r->buf_used)
-        bytes = memcpy(w->small, bytes, n);
+    if (!r->buf_used) {
+        char *data = w->small + WRITE_HEAD;
+        data += -(uintptr_t)data & (SECTOR - 1);
+        bytes = memcpy(data - WRITE_HEAD, bytes, n);
+    }
     r->s = &d->s;
     r->buf = w->buf + PAGE;
     r->bufsize = d->bufsize;
@@ -570,6 +589,8 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
     }
     d->fd = fd;
     d->s.notify = notify;
+    d->s.backing_open = backing_open;
+    d->s.backing_close = backing_close;
     d->s.transport = d;
     d->bufsize = d->s.opts.max_write > 128 << 10 ? d->s.opts.max_write : 128 << 10;
     pthread_mutex_init(&d->lock, NULL);

@@ -22,6 +22,8 @@ struct fuse_valid { /* a timeout as the protocol has it */
     uint32_t nsec;
 };
 
+struct carried;
+
 struct fuse_sess {
     struct pl_tree *tree;
     struct fuse_nodes *nodes;
@@ -36,7 +38,18 @@ struct fuse_sess {
     pthread_mutex_t poll_lock; /* guards fuse_file.poll */
     /* The transport's: sends a notification. Any thread. */
     int (*notify)(struct fuse_sess *s, const struct iovec *iov, int n);
+    /* The transport's: hands the kernel the file that fd has open, with the rights of this thread:
+     * an id > 0, or -ENOTTY where there is no such thing; and takes it back. Any thread. */
+    int32_t (*backing_open)(struct fuse_sess *s, int fd);
+    void (*backing_close)(struct fuse_sess *s, int32_t id);
     void *transport;
+    /* How bytes travel: fuse_bytes.c. */
+    struct {
+        bool on;                  /* the kernel takes descriptors */
+        atomic_bool denied, some; /* it has refused for good; it has taken one */
+        pthread_mutex_t lock;
+        struct carried *table; /* inodes with open files */
+    } bytes;
     /* Who lists directories, and whether for names only; see fuse_ops_dir.c. */
     _Atomic uint64_t lister[FUSE_LISTERS];
 };
@@ -88,6 +101,24 @@ int fuse_reply_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
 /* Clears suid, and sgid as the kernel would (or always), of a file that an unprivileged process
  * wrote, if the tree has not done it. */
 void fuse_kill_priv(struct fuse_req *r, struct pl_file *file, bool sgid_always);
+
+/* ---- how bytes travel (fuse_bytes.c) --------------------------------------------------------- */
+void fuse_bytes_init(struct fuse_sess *s);
+void fuse_bytes_done(struct fuse_sess *s);
+/* What to ask of INIT; after it: the levels of stacked file systems that may lie below. */
+uint64_t fuse_bytes_wanted(const struct fuse_sess *s);
+uint32_t fuse_bytes_agreed(struct fuse_sess *s);
+
+struct fuse_way {
+    enum fuse_how how;
+    uint32_t flags; /* FOPEN_* */
+    int32_t backing;
+};
+/* Chooses the way for a file just opened, a directory included; 0, or -ENOMEM. Unless it fails, one
+ * fuse_bytes_close() with the result's `how` goes with it. */
+int fuse_bytes_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
+                    struct fuse_way *ret);
+void fuse_bytes_close(struct fuse_sess *s, uint64_t nodeid, enum fuse_how how);
 
 static inline struct pl_file *fuse_req_file(struct fuse_req *r, uint64_t fh)
 {

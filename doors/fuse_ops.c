@@ -64,12 +64,14 @@ int fuse_sess_init(struct fuse_sess *s, struct pl_tree *tree, const char *aname,
     if (r < 0)
         return pl_fail(err, r, "%s: %s", aname && *aname ? aname : "/", strerror(-r));
     pthread_mutex_init(&s->poll_lock, NULL);
+    fuse_bytes_init(s);
     s->nodes = fuse_nodes_new(root);
     s->files = s->nodes ? fuse_files_new() : NULL;
     if (s->files)
         return 0;
     if (s->nodes)
         fuse_nodes_free(s->nodes);
+    fuse_bytes_done(s);
     pthread_mutex_destroy(&s->poll_lock);
     return pl_fail(err, -ENOMEM, "out of memory");
 }
@@ -87,6 +89,7 @@ void fuse_sess_done(struct fuse_sess *s)
     pl_call_done(&call);
     fuse_files_free(s->files);
     fuse_nodes_free(s->nodes);
+    fuse_bytes_done(s);
     pthread_mutex_destroy(&s->poll_lock);
 }
 
@@ -109,7 +112,7 @@ static uint64_t wanted(const struct fuse_sess *s)
         want |= FUSE_DO_READDIRPLUS;
     if (s->opts.writeback)
         want |= FUSE_WRITEBACK_CACHE;
-    return want;
+    return want | fuse_bytes_wanted(s);
 }
 
 int fuse_sess_agree(struct fuse_sess *s, const struct fuse_init_in *in, struct fuse_init_out *out)
@@ -125,7 +128,8 @@ int fuse_sess_agree(struct fuse_sess *s, const struct fuse_init_in *in, struct f
     if (in->flags & FUSE_INIT_EXT)
         offered |= (uint64_t)in->flags2 << 32;
     s->minor = in->minor < FUSE_MINOR ? in->minor : FUSE_MINOR;
-    s->flags = offered & wanted(s);
+    s->flags = offered & wanted(s) & ~s->opts.mask;
+    out->max_stack_depth = fuse_bytes_agreed(s);
     out->max_readahead = UINT32_MAX; /* what the mount says, which may have been raised since */
     out->flags = (uint32_t)s->flags;
     out->flags2 = (uint32_t)(s->flags >> 32);
@@ -356,12 +360,41 @@ static bool is_touch(struct fuse_req *r, struct pl_setattr *set)
     return true;
 }
 
-static int set_times(struct fuse_req *r, struct pl_file *file, const struct pl_setattr *times,
+/* A kernel without HANDLE_KILLPRIV_V2 takes the suid and sgid bits of what is written to off by a
+ * plain change of the mode, in the name of the writer, who need not be the owner. One that checks
+ * permissions would not let him ask for it; one that does not is believed if he may write. */
+static bool is_kill(struct fuse_req *r, const struct fuse_setattr_in *in)
+{
+    struct pl_attr a;
+    struct pl_call call;
+    if ((r->s->flags & FUSE_HANDLE_KILLPRIV_V2) ||
+        (in->valid & ~(uint32_t)FATTR_CTIME) != FATTR_MODE)
+        return false;
+    pl_call_init(&call, 0, 0);
+    int error = pl_getattr(r->s->tree, &call, r->node, NULL, &a);
+    pl_call_done(&call);
+    uint32_t gone = (a.mode ^ in->mode) & 07777;
+    return error == 0 && S_ISREG(a.mode) && (a.mode & gone) == gone &&
+           !(gone & ~(uint32_t)(S_ISUID | S_ISGID)) &&
+           (r->s->opts.kernel_checks || pl_access(r->s->tree, &r->call, r->node, W_OK) == 0);
+}
+
+/* And one that has it, and moves bytes by itself, says so by a change of nothing before it writes
+ * for somebody from whom these bits are to be taken (or who called chown(2) with nothing). */
+static bool kills(const struct fuse_req *r, const struct fuse_setattr_in *in)
+{
+    return in->valid & FATTR_KILL_SUIDGID ||
+           (!(in->valid & ~(uint32_t)(FATTR_FH | FATTR_CTIME)) && r->node->fmt == S_IFREG &&
+            (r->s->flags & FUSE_HANDLE_KILLPRIV_V2));
+}
+
+/* In our own name. */
+static int set_by_us(struct fuse_req *r, struct pl_file *file, const struct pl_setattr *set,
                      struct pl_attr *attr)
 {
     struct pl_call call;
     pl_call_init(&call, 0, 0);
-    int error = pl_setattr(r->s->tree, &call, r->node, file, times, attr);
+    int error = pl_setattr(r->s->tree, &call, r->node, file, set, attr);
     pl_call_done(&call);
     return error;
 }
@@ -379,13 +412,15 @@ int fuse_op_setattr(struct fuse_req *r)
     int error = set.valid ? pl_setattr(r->s->tree, &r->call, r->node, file, &set, &attr) : 0;
     if (error == -EPERM && is_touch(r, &set))
         error = pl_setattr(r->s->tree, &r->call, r->node, file, &set, &attr);
+    if (error == -EPERM && is_kill(r, in))
+        error = set_by_us(r, file, &set, &attr);
     if (error == 0 && apart)
-        error = set_times(r, file, &times, &attr);
+        error = set_by_us(r, file, &times, &attr);
     if (error < 0)
         return error;
-    if (in->valid & FATTR_KILL_SUIDGID)
+    if (kills(r, in))
         fuse_kill_priv(r, file, false);
-    if ((!set.valid && !apart) || (in->valid & FATTR_KILL_SUIDGID))
+    if ((!set.valid && !apart) || kills(r, in))
         error = pl_getattr(r->s->tree, &r->call, r->node, file, &attr);
     return error < 0 ? error : fuse_reply_attr(r, &attr);
 }

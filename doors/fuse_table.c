@@ -3,7 +3,7 @@
  * Tables in chunks: an entry never moves, and its index finds it in two steps. Chunks are kept
  * until the end; free entries are linked by index.
  *
- * Nodes: 32 bytes an entry and 4 to 8 a hash bucket. `tab->lock` guards everything; a node is found
+ * Nodes: 40 bytes an entry and 4 to 8 a hash bucket. `tab->lock` guards everything; a node is found
  * with a reference taken under the lock, so that no FORGET pulls it from under a running op.
  * Nodes are let go of outside the lock, since a source's release may do much.
  */
@@ -68,6 +68,7 @@ struct known {
     uint32_t locked : 1;      /* POSIX locks have been set */
     uint32_t next;            /* in the hash chain, or the next free entry */
     uint32_t told, opened;    /* stamps */
+    int32_t backing;          /* 0: none */
 };
 
 struct fuse_nodes {
@@ -240,6 +241,24 @@ struct fuse_opened fuse_nodes_opened(struct fuse_nodes *tab, uint64_t nodeid)
     return o;
 }
 
+void fuse_nodes_unsure(struct fuse_nodes *tab, uint64_t nodeid)
+{
+    pthread_mutex_lock(&tab->lock);
+    struct known *k = known(tab, nodeid);
+    if (k)
+        k->opened = 0;
+    pthread_mutex_unlock(&tab->lock);
+}
+
+void fuse_nodes_backing(struct fuse_nodes *tab, uint64_t nodeid, int32_t id)
+{
+    pthread_mutex_lock(&tab->lock);
+    struct known *k = known(tab, nodeid);
+    if (k)
+        k->backing = id;
+    pthread_mutex_unlock(&tab->lock);
+}
+
 void fuse_nodes_lock(struct fuse_nodes *tab, uint64_t nodeid)
 {
     pthread_mutex_lock(&tab->lock);
@@ -275,7 +294,7 @@ void fuse_files_free(struct fuse_files *tab)
     free(tab);
 }
 
-uint64_t fuse_files_add(struct fuse_files *tab, struct pl_file *file)
+uint64_t fuse_files_add(struct fuse_files *tab, struct pl_file *file, enum fuse_how how)
 {
     pthread_mutex_lock(&tab->lock);
     struct fuse_file *f = NULL;
@@ -288,6 +307,7 @@ uint64_t fuse_files_add(struct fuse_files *tab, struct pl_file *file)
         f = entry(&tab->c, i);
         f->file = file;
         f->poll = NULL;
+        f->how = how;
         f->generation++;
     }
     uint64_t fh = f ? (uint64_t)f->generation << 32 | i : 0;

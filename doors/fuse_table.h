@@ -38,6 +38,10 @@ struct fuse_opened {
     bool locked; /* POSIX locks have been set on it */
 };
 struct fuse_opened fuse_nodes_opened(struct fuse_nodes *tab, uint64_t nodeid);
+/* The content is going to change without the kernel's cache: the next open is not the `same`. */
+void fuse_nodes_unsure(struct fuse_nodes *tab, uint64_t nodeid);
+/* The id of the descriptor through which the kernel moves the node's bytes, 0: none. */
+void fuse_nodes_backing(struct fuse_nodes *tab, uint64_t nodeid, int32_t id);
 /* A POSIX lock is about to be set on the node. */
 void fuse_nodes_lock(struct fuse_nodes *tab, uint64_t nodeid);
 
@@ -46,17 +50,20 @@ struct fuse_files;
 
 struct fuse_poll; /* of fuse_ops_misc.c: the kernel waits for this file to become ready */
 
+enum fuse_how { FUSE_PLAIN, FUSE_PASSED }; /* see fuse_bytes.c */
+
 struct fuse_file {
     struct pl_file *file;
     struct fuse_poll *poll;
     uint32_t generation, next_free;
+    enum fuse_how how;
 };
 
 struct fuse_files *fuse_files_new(void);
 /* The table only: the files must have been taken out before. */
 void fuse_files_free(struct fuse_files *tab);
 /* A handle for the file; 0 when out of memory. Handles are never 0. */
-uint64_t fuse_files_add(struct fuse_files *tab, struct pl_file *file);
+uint64_t fuse_files_add(struct fuse_files *tab, struct pl_file *file, enum fuse_how how);
 /* The entry, which stays where it is until it is taken out; NULL: no such handle. */
 struct fuse_file *fuse_files_get(struct fuse_files *tab, uint64_t fh);
 /* Takes the entry out into `ret`: false if there is none. */
