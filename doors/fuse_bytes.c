@@ -19,7 +19,13 @@
  * is written with those: in the opener's name, so that quotas and reserved blocks hold for him. An
  * id got in root's name is not kept for others.
  *
- * Locks: bytes.lock guards the table of inodes that have open files.
+ * What an open for reading costs beside its two messages is the source's open and the loan of an
+ * id. So the last open file of an inode is kept for a second, with its id, in case the same user
+ * opens it again (headers of a compile, a shell's scripts). Not one open for writing: a program
+ * that was just written could not be run; and not for long: what others remove would keep its
+ * space.
+ *
+ * Locks: bytes.lock guards the table of inodes that have open files, or one kept.
  */
 #include "base/cred.h"
 #include "doors/fuse_door.h"
@@ -29,7 +35,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <uthash.h>
+#include <utlist.h>
 
 /* An inode with open files. */
 struct carried {
@@ -38,8 +46,14 @@ struct carried {
     int32_t backing;        /* the id that the passed ones use */
     dev_t dev;              /* of the file that it stands for */
     ino_t ino;
+    struct fuse_file kept; /* .file NULL: none; then it is in the list */
+    int64_t since;         /* when it was put there */
+    struct carried *prev, *next;
     UT_hash_handle hh;
 };
+
+#define KEPT_MAX  256
+#define KEPT_TIME 1000000000 /* ns */
 
 /* ---- what is agreed -------------------------------------------------------------------------- */
 
@@ -161,13 +175,33 @@ static struct carried *get(struct fuse_sess *s, uint64_t nodeid)
     return c;
 }
 
-/* With the lock held: drops the entry if nothing is open any more; the id that is to be given back
- * then, or 0. */
-static int32_t put(struct fuse_sess *s, struct carried *c)
+/* What is to be let go of without the lock. */
+struct dropped {
+    int32_t id;
+    struct pl_file *file;
+};
+
+static void let_go(struct fuse_sess *s, struct dropped d)
+{
+    struct pl_call call;
+    if (d.id > 0) {
+        cred_raise();
+        s->backing_close(s, d.id);
+        cred_lower();
+    }
+    if (!d.file)
+        return;
+    pl_call_init(&call, 0, 0);
+    pl_close(s->tree, &call, d.file);
+    pl_call_done(&call);
+}
+
+/* With the lock held: drops the entry if nothing is open any more. */
+static struct dropped put(struct fuse_sess *s, struct carried *c)
 {
     int32_t id = c->passed ? 0 : c->backing;
-    if (c->passed)
-        return 0;
+    if (c->passed || c->kept.file)
+        return (struct dropped){0, NULL};
     c->backing = 0;
     if (id)
         fuse_nodes_backing(s->nodes, c->nodeid, 0);
@@ -175,16 +209,26 @@ static int32_t put(struct fuse_sess *s, struct carried *c)
         HASH_DELETE(hh, s->bytes.table, c);
         free(c);
     }
-    return id;
+    return (struct dropped){id, NULL};
 }
 
-static void give_back(struct fuse_sess *s, int32_t id)
+/* The file that is kept is not any more; the entry stays. With the lock held. */
+static struct pl_file *take_kept(struct fuse_sess *s, struct carried *c)
 {
-    if (id <= 0)
-        return;
-    cred_raise();
-    s->backing_close(s, id);
-    cred_lower();
+    struct pl_file *file = c->kept.file;
+    c->kept.file = NULL;
+    DL_DELETE(s->bytes.kept, c);
+    s->bytes.nkept--;
+    return file;
+}
+
+/* Likewise, and the entry goes too if nothing is open. */
+static struct dropped drop_kept(struct fuse_sess *s, struct carried *c)
+{
+    struct pl_file *file = take_kept(s, c);
+    struct dropped d = put(s, c);
+    d.file = file;
+    return d;
 }
 
 /* A new id for the file that `fd` has open; negative: not possible. */
@@ -198,59 +242,95 @@ static int32_t lend(struct fuse_sess *s, int fd)
     return id;
 }
 
-/* Whether the kernel may move the bytes of this open without our seeing them. */
-static bool may_pass(const struct fuse_sess *s, const struct pl_file *file, int fd)
-{
-    return fd >= 0 && !file->stream && !(file->flags & (O_APPEND | O_DIRECT));
-}
-
-/* Joins what is there, or begins it with the id `fresh` (0: there is none, so by messages).
- * -EAGAIN: nothing is there, and an id is needed first. With the lock held. */
+/* Joins what is there, or begins it with the id `fresh` (0: there is none, negative: there will be
+ * none). -EAGAIN: nothing is there, and an id is needed first. With the lock held. */
 static int join(struct fuse_sess *s, struct carried *c, const struct stat *st, bool native,
                 int32_t fresh, struct fuse_way *ret)
 {
-    if (!c->passed && !c->plain && st && !fresh)
+    if (!c->backing && !c->plain && st && !fresh)
         return -EAGAIN;
-    if (!c->passed && (c->plain || fresh <= 0)) {
+    if (!c->backing && (c->plain || fresh <= 0)) {
         c->plain++;
         ret->how = FUSE_PLAIN;
         return 0;
     }
-    if (!c->passed) {
+    if (!c->backing) {
         c->backing = fresh;
         c->dev = st->st_dev;
         c->ino = st->st_ino;
         fuse_nodes_backing(s->nodes, c->nodeid, fresh);
     }
     c->passed++;
-    ret->how = FUSE_PASSED;
     ret->backing = c->backing;
-    if (!native || !st || st->st_dev != c->dev || st->st_ino != c->ino)
-        ret->flags = FOPEN_DIRECT_IO;
+    ret->how = native && st && st->st_dev == c->dev && st->st_ino == c->ino ? FUSE_PASSED
+                                                                            : FUSE_PASSED_BY_NAME;
     return 0;
 }
 
+/* Another open has come than the one that the file was kept for. Its id goes on if it stands for
+ * the same file, in the same name. With the lock held. */
+static struct dropped other_than_kept(struct fuse_sess *s, struct carried *c, const struct stat *st,
+                                      uint32_t uid)
+{
+    struct dropped d = {0, NULL};
+    if (!c->kept.file)
+        return d;
+    d.file = take_kept(s, c);
+    if (!c->passed && (!st || st->st_dev != c->dev || st->st_ino != c->ino || c->kept.uid != uid)) {
+        d.id = c->backing;
+        c->backing = 0;
+    }
+    return d;
+}
+
+/* Whether the kernel may move the bytes of this open without our seeing them, for good. */
+static bool native(const struct pl_file *file)
+{
+    return !(file->flags & (O_APPEND | O_DIRECT));
+}
+
 /* Chooses the way of a regular file. */
-static int choose(struct fuse_sess *s, const struct pl_file *file, int fd, uint64_t nodeid,
+static int choose(struct fuse_req *r, const struct pl_file *file, uint64_t nodeid,
                   struct fuse_way *ret)
 {
+    struct fuse_sess *s = r->s;
     struct stat st, *there = NULL;
     int32_t fresh = 0;
-    int error;
-    if (fd >= 0 && !file->stream && !atomic_load_explicit(&s->bytes.denied, memory_order_relaxed) &&
+    int error, fd = file->stream ? -1 : pl_file_fd(s->tree, (struct pl_file *)file);
+    if (fd >= 0 && !atomic_load_explicit(&s->bytes.denied, memory_order_relaxed) &&
         fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
         there = &st;
     do {
+        struct dropped d = {0, NULL};
         pthread_mutex_lock(&s->bytes.lock);
         struct carried *c = get(s, nodeid);
-        error = c ? join(s, c, there, may_pass(s, file, fd), fresh, ret) : -ENOMEM;
-        if (error < 0 && c)
-            put(s, c);
+        error = -ENOMEM;
+        if (c) {
+            d = other_than_kept(s, c, there, r->call.cred.uid);
+            error = join(s, c, there, native(file), fresh, ret);
+            if (error < 0)
+                put(s, c);
+        }
         pthread_mutex_unlock(&s->bytes.lock);
+        let_go(s, d);
     } while (error == -EAGAIN && (fresh = lend(s, fd)));
     if (error < 0 || ret->backing != fresh) /* another open was faster */
-        give_back(s, fresh);
+        let_go(s, (struct dropped){fresh, NULL});
     return error;
+}
+
+/* The flags of a file that is passed, and what is known from now on. */
+static void passed(struct fuse_sess *s, uint64_t nodeid, struct fuse_way *way)
+{
+    way->flags = FOPEN_PASSTHROUGH;
+    if (way->how == FUSE_PASSED_BY_NAME) {
+        way->flags |= FOPEN_DIRECT_IO;
+    } else {
+        stats_add(&s->stats->passed, 1);
+        if (!atomic_exchange_explicit(&s->bytes.some, true, memory_order_relaxed))
+            say(s, "by the kernel (passthrough)");
+    }
+    fuse_nodes_unsure(s->nodes, nodeid);
 }
 
 int fuse_bytes_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid, struct fuse_way *ret)
@@ -259,43 +339,128 @@ int fuse_bytes_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid, s
     struct fuse_opened o = fuse_nodes_opened(s->nodes, nodeid);
     *ret = (struct fuse_way){.how = FUSE_PLAIN};
     if (s->bytes.on && file->node->fmt == S_IFREG) {
-        int error = choose(s, file, pl_file_fd(s->tree, file), nodeid, ret);
+        int error = choose(r, file, nodeid, ret);
         if (error < 0)
             return error;
     }
-    if (ret->how == FUSE_PASSED) {
-        ret->flags |= FOPEN_PASSTHROUGH;
-        if (!(ret->flags & FOPEN_DIRECT_IO)) {
-            stats_add(&s->stats->passed, 1);
-            if (!atomic_exchange_explicit(&s->bytes.some, true, memory_order_relaxed))
-                say(s, "by the kernel (passthrough)");
-        }
-        fuse_nodes_unsure(s->nodes, nodeid);
-    } else {
+    if (ret->how == FUSE_PLAIN)
         ret->flags = by_messages(s, file, o.same);
-    }
+    else
+        passed(s, nodeid, ret);
     if (file->node->fmt == S_IFREG && !needs_flush(s, file, o.locked))
         ret->flags |= FOPEN_NOFLUSH;
     return 0;
 }
 
-void fuse_bytes_close(struct fuse_sess *s, uint64_t nodeid, enum fuse_how how)
+/* ---- a file that is kept --------------------------------------------------------------------- */
+
+static int64_t now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+    return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
+}
+
+/* With the lock held. The kernel must be checking permissions: nobody else does then. */
+static bool is_for(const struct fuse_req *r, const struct carried *c, uint32_t flags)
+{
+    const struct pl_cred *who = &r->call.cred;
+    return c->kept.file->flags == flags && c->kept.uid == who->uid && c->kept.gid == who->gid &&
+           (who->uid == 0 || r->s->opts.kernel_checks);
+}
+
+struct pl_file *fuse_bytes_again(struct fuse_req *r, uint32_t flags, struct fuse_way *ret)
+{
+    struct fuse_sess *s = r->s;
+    struct pl_file *file = NULL;
+    uint64_t nodeid = r->m.h.nodeid;
+    struct carried *c;
+    if (!atomic_load_explicit(&s->bytes.nkept, memory_order_relaxed))
+        return NULL;
+    pthread_mutex_lock(&s->bytes.lock);
+    HASH_FIND(hh, s->bytes.table, &nodeid, sizeof(nodeid), c);
+    if (c && c->kept.file && is_for(r, c, flags) && pl_file_fd(s->tree, c->kept.file) >= 0) {
+        file = take_kept(s, c);
+        c->passed++;
+        *ret = (struct fuse_way){.how = FUSE_PASSED, .backing = c->backing};
+    }
+    pthread_mutex_unlock(&s->bytes.lock);
+    if (!file)
+        return NULL;
+    struct fuse_opened o = fuse_nodes_opened(s->nodes, nodeid);
+    passed(s, nodeid, ret);
+    if (!needs_flush(s, file, o.locked))
+        ret->flags |= FOPEN_NOFLUSH;
+    return file;
+}
+
+static bool worth_keeping(struct fuse_sess *s, const struct carried *c, const struct fuse_file *f)
+{
+    return f->how == FUSE_PASSED && !c->passed && !c->kept.file && !f->locked && !f->poll &&
+           !f->file->direct && (f->file->flags & (O_ACCMODE | O_TRUNC)) == O_RDONLY &&
+           pl_file_fd(s->tree, f->file) >= 0;
+}
+
+void fuse_bytes_close(struct fuse_req *r, uint64_t nodeid, const struct fuse_file *f, bool released)
+{
+    struct fuse_sess *s = r->s;
+    struct carried *c = NULL;
+    struct dropped d = {0, f->file};
+    pthread_mutex_lock(&s->bytes.lock);
+    if (s->bytes.on && f->file->node->fmt == S_IFREG)
+        HASH_FIND(hh, s->bytes.table, &nodeid, sizeof(nodeid), c);
+    if (c && f->how == FUSE_PLAIN)
+        c->plain--;
+    else if (c)
+        c->passed--;
+    if (c && released && worth_keeping(s, c, f)) {
+        c->kept = *f;
+        c->since = now();
+        DL_APPEND(s->bytes.kept, c);
+        d.file = NULL;
+        if (++s->bytes.nkept > KEPT_MAX)
+            d = drop_kept(s, s->bytes.kept);
+    } else if (c) {
+        d.id = put(s, c).id;
+    }
+    pthread_mutex_unlock(&s->bytes.lock);
+    if (d.file == f->file) { /* in the name of whoever let go of it */
+        pl_close(s->tree, &r->call, d.file);
+        d.file = NULL;
+    }
+    let_go(s, d);
+}
+
+void fuse_bytes_forget(struct fuse_sess *s, uint64_t nodeid)
 {
     struct carried *c;
-    int32_t id = 0;
-    if (!s->bytes.on)
+    struct dropped d = {0, NULL};
+    if (!atomic_load_explicit(&s->bytes.nkept, memory_order_relaxed))
         return;
     pthread_mutex_lock(&s->bytes.lock);
     HASH_FIND(hh, s->bytes.table, &nodeid, sizeof(nodeid), c);
-    if (c) {
-        if (how == FUSE_PASSED)
-            c->passed--;
-        else
-            c->plain--;
-        id = put(s, c);
-    }
+    if (c && c->kept.file)
+        d = drop_kept(s, c);
     pthread_mutex_unlock(&s->bytes.lock);
-    give_back(s, id);
+    let_go(s, d);
+}
+
+bool fuse_bytes_tidy(struct fuse_sess *s)
+{
+    bool more;
+    if (!atomic_load_explicit(&s->bytes.nkept, memory_order_relaxed))
+        return false;
+    int64_t old = now() - KEPT_TIME;
+    do {
+        struct dropped d = {0, NULL};
+        pthread_mutex_lock(&s->bytes.lock);
+        more = s->bytes.kept && s->bytes.kept->since <= old;
+        if (more)
+            d = drop_kept(s, s->bytes.kept);
+        pthread_mutex_unlock(&s->bytes.lock);
+        let_go(s, d);
+    } while (more);
+    return atomic_load_explicit(&s->bytes.nkept, memory_order_relaxed);
 }
 
 /* ---- the table ------------------------------------------------------------------------------- */
@@ -311,6 +476,7 @@ void fuse_bytes_done(struct fuse_sess *s)
     struct carried *c, *next;
     HASH_ITER (hh, s->bytes.table, c, next) {
         HASH_DELETE(hh, s->bytes.table, c);
+        let_go(s, (struct dropped){0, c->kept.file});
         free(c);
     }
     pthread_mutex_destroy(&s->bytes.lock);

@@ -310,6 +310,25 @@ static void look(struct dev *d, uint64_t *taken, uint64_t *overlap, unsigned *st
     *overlap = d->overlap;
 }
 
+static int wait_for(struct dev *d, long ns)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    t.tv_nsec += ns;
+    t.tv_sec += t.tv_nsec / 1000000000;
+    t.tv_nsec %= 1000000000;
+    return pthread_cond_timedwait(&d->tick, &d->lock, &t);
+}
+
+/* See fuse_bytes_tidy(). Called with the lock, which it lets go of meanwhile. */
+static bool tidy(struct dev *d)
+{
+    pthread_mutex_unlock(&d->lock);
+    bool more = fuse_bytes_tidy(&d->s);
+    pthread_mutex_lock(&d->lock);
+    return more;
+}
+
 static void *monitor(void *arg)
 {
     struct dev *d = arg;
@@ -319,15 +338,18 @@ static void *monitor(void *arg)
     while (!d->over) {
         d->asleep = d->taken == taken && (d->idle > 0 || d->running == 0);
         look(d, &taken, &overlap, &streak);
-        while (d->asleep && !d->over)
-            pthread_cond_wait(&d->tick, &d->lock);
-        struct timespec t;
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        t.tv_nsec += TICK;
-        t.tv_sec += t.tv_nsec / 1000000000;
-        t.tv_nsec %= 1000000000;
-        while (!d->over && pthread_cond_timedwait(&d->tick, &d->lock, &t) != ETIMEDOUT)
+        while (d->asleep && !d->over) {
+            bool more = tidy(d);
+            if (!d->asleep || d->over)
+                break;
+            if (more)
+                wait_for(d, 1000000000);
+            else
+                pthread_cond_wait(&d->tick, &d->lock);
+        }
+        while (!d->over && wait_for(d, TICK) != ETIMEDOUT)
             ;
+        tidy(d);
     }
     pthread_mutex_unlock(&d->lock);
     return NULL;

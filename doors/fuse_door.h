@@ -49,6 +49,8 @@ struct fuse_sess {
         atomic_bool denied, some; /* it has refused for good; it has taken one */
         pthread_mutex_t lock;
         struct carried *table; /* inodes with open files */
+        struct carried *kept;  /* those of them that only keep one, the oldest first */
+        atomic_uint nkept;
     } bytes;
     /* Who lists directories, and whether for names only; see fuse_ops_dir.c. */
     _Atomic uint64_t lister[FUSE_LISTERS];
@@ -118,7 +120,17 @@ struct fuse_way {
  * fuse_bytes_close() with the result's `how` goes with it. */
 int fuse_bytes_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
                     struct fuse_way *ret);
-void fuse_bytes_close(struct fuse_sess *s, uint64_t nodeid, enum fuse_how how);
+/* The file of the request's node that was open with these flags a moment ago and can be so again,
+ * its way chosen; NULL: there is none. */
+struct pl_file *fuse_bytes_again(struct fuse_req *r, uint32_t flags, struct fuse_way *ret);
+/* Closes the file, or keeps it for a while. `released`: the kernel has had it, and nothing is to be
+ * undone. */
+void fuse_bytes_close(struct fuse_req *r, uint64_t nodeid, const struct fuse_file *f,
+                      bool released);
+/* The kernel has forgotten the node. */
+void fuse_bytes_forget(struct fuse_sess *s, uint64_t nodeid);
+/* Closes what was kept long enough; true: call it again within a second. Cheap when nothing is. */
+bool fuse_bytes_tidy(struct fuse_sess *s);
 
 static inline struct pl_file *fuse_req_file(struct fuse_req *r, uint64_t fh)
 {

@@ -88,8 +88,8 @@ void fuse_sess_done(struct fuse_sess *s)
     }
     pl_call_done(&call);
     fuse_files_free(s->files);
-    fuse_nodes_free(s->nodes);
     fuse_bytes_done(s);
+    fuse_nodes_free(s->nodes);
     pthread_mutex_destroy(&s->poll_lock);
 }
 
@@ -563,13 +563,19 @@ static int load_groups(struct pl_call *call)
     return 0;
 }
 
+static void forget(struct fuse_sess *s, uint64_t nodeid, uint64_t n)
+{
+    if (fuse_nodes_forget(s->nodes, nodeid, n))
+        fuse_bytes_forget(s, nodeid);
+}
+
 static void batch_forget(struct fuse_req *r)
 {
     const char *p = r->m.data;
     for (size_t i = 0; i < r->m.size; i += sizeof(struct fuse_forget_one)) {
         struct fuse_forget_one one;
         memcpy(&one, p + i, sizeof(one));
-        fuse_nodes_forget(r->s->nodes, one.nodeid, one.nlookup);
+        forget(r->s, one.nodeid, one.nlookup);
     }
 }
 
@@ -578,7 +584,7 @@ static bool silent(struct fuse_req *r)
 {
     switch (r->m.h.opcode) {
     case FUSE_FORGET:
-        fuse_nodes_forget(r->s->nodes, r->m.h.nodeid, r->m.a.forget.nlookup);
+        forget(r->s, r->m.h.nodeid, r->m.a.forget.nlookup);
         return true;
     case FUSE_BATCH_FORGET:
         batch_forget(r);

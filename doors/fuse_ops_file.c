@@ -27,32 +27,38 @@ static int open_flags(struct fuse_req *r, uint32_t flags)
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-int fuse_reply_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
-                    const struct fuse_entry_out *entry)
+/* Takes over the file, for which the way was chosen. */
+static int reply_open(struct fuse_req *r, struct pl_file *file, const struct fuse_way *way,
+                      uint64_t nodeid, const struct fuse_entry_out *entry)
 {
-    struct fuse_open_out out = {0};
-    struct fuse_way way;
+    struct fuse_file gone = {.file = file, .how = way->how};
+    struct fuse_open_out out = {.open_flags = way->flags, .backing_id = way->backing};
     int sent = -ENOMEM;
-    bool chosen = fuse_bytes_open(r, file, nodeid, &way) == 0;
-    if (chosen) {
-        out.open_flags = way.flags;
-        out.backing_id = way.backing;
-        out.fh = fuse_files_add(r->s->files, file, way.how);
-    }
+    out.fh = fuse_files_add(r->s->files, file, way->how, &r->call.cred);
     if (out.fh)
         sent = entry ? fuse_reply2(r, entry, sizeof(*entry), &out, sizeof(out))
                      : fuse_reply(r, &out, sizeof(out));
     if (sent == 0)
         return 0;
     /* The kernel knows neither the file nor the entry. */
-    struct fuse_file gone;
     fuse_files_del(r->s->files, out.fh, &gone);
-    if (chosen && file->node->fmt == S_IFREG)
-        fuse_bytes_close(r->s, nodeid, way.how);
-    pl_close(r->s->tree, &r->call, file);
+    fuse_bytes_close(r, nodeid, &gone, false);
     if (entry)
         fuse_nodes_forget(r->s->nodes, entry->nodeid, 1);
     return out.fh ? 0 : -ENOMEM;
+}
+
+int fuse_reply_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
+                    const struct fuse_entry_out *entry)
+{
+    struct fuse_way way;
+    int error = fuse_bytes_open(r, file, nodeid, &way);
+    if (error == 0)
+        return reply_open(r, file, &way, nodeid, entry);
+    pl_close(r->s->tree, &r->call, file);
+    if (entry)
+        fuse_nodes_forget(r->s->nodes, entry->nodeid, 1);
+    return error;
 }
 
 /* The caller may write but not read, and the kernel is to write back, for which it reads pages: it
@@ -76,8 +82,11 @@ static int open_write_only(struct fuse_req *r, int flags, int wider, struct pl_f
 int fuse_op_open(struct fuse_req *r)
 {
     const struct fuse_open_in *in = &r->m.a.open;
-    struct pl_file *file;
+    struct fuse_way way;
     int flags = open_flags(r, in->flags);
+    struct pl_file *file = fuse_bytes_again(r, (uint32_t)flags, &way);
+    if (file)
+        return reply_open(r, file, &way, r->m.h.nodeid, NULL);
     int error = pl_open(r->s->tree, &r->call, r->node, flags, &file);
     if (error == -EACCES && flags != (int)(in->flags & OPEN_FLAGS))
         error = open_write_only(r, (int)(in->flags & OPEN_FLAGS), flags, &file);
@@ -296,9 +305,7 @@ int fuse_op_release(struct fuse_req *r)
         struct pl_lock lock = {.type = F_UNLCK, .flock = true, .owner = in->fh, .end = INT64_MAX};
         pl_lock(r->s->tree, &r->call, f.file, &lock);
     }
-    if (f.file->node->fmt == S_IFREG)
-        fuse_bytes_close(r->s, r->m.h.nodeid, f.how);
-    pl_close(r->s->tree, &r->call, f.file);
+    fuse_bytes_close(r, r->m.h.nodeid, &f, true);
     fuse_poll_free(f.poll);
     fuse_reply(r, NULL, 0);
     return 0;

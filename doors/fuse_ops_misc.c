@@ -130,15 +130,16 @@ static void doubt(struct fuse_req *r)
 
 int fuse_op_setlk(struct fuse_req *r)
 {
-    struct pl_file *file = fuse_req_file(r, r->m.a.lk.fh);
+    struct fuse_file *f = fuse_files_get(r->s->files, r->m.a.lk.fh);
     struct pl_lock lock = map_lock(&r->m.a.lk);
-    if (!file)
+    if (!f)
         return -EBADF;
+    f->locked = true;
     if (!lock.flock && lock.type != F_UNLCK)
         fuse_nodes_lock(r->s->nodes, r->m.h.nodeid);
     /* Rather a refusal than that nobody is left to take the unlock. */
     lock.wait = r->m.h.opcode == FUSE_SETLKW && !r->crowded;
-    int error = pl_lock(r->s->tree, &r->call, file, &lock);
+    int error = pl_lock(r->s->tree, &r->call, f->file, &lock);
     if (error == -EAGAIN && r->m.h.opcode == FUSE_SETLKW)
         error = -ENOLCK;
     if (error == 0 && lock.type != F_UNLCK && !(r->s->tree->flags & PL_TREE_PRIVATE))

@@ -183,7 +183,7 @@ uint64_t fuse_nodes_learn(struct fuse_nodes *tab, struct pl_node *node, uint32_t
     return i;
 }
 
-void fuse_nodes_forget(struct fuse_nodes *tab, uint64_t nodeid, uint64_t n)
+bool fuse_nodes_forget(struct fuse_nodes *tab, uint64_t nodeid, uint64_t n)
 {
     struct pl_node *drop = NULL;
     pthread_mutex_lock(&tab->lock);
@@ -201,6 +201,7 @@ void fuse_nodes_forget(struct fuse_nodes *tab, uint64_t nodeid, uint64_t n)
     }
     pthread_mutex_unlock(&tab->lock);
     pl_node_unref(drop);
+    return drop;
 }
 
 static uint64_t mix(uint64_t h, uint64_t v)
@@ -294,7 +295,8 @@ void fuse_files_free(struct fuse_files *tab)
     free(tab);
 }
 
-uint64_t fuse_files_add(struct fuse_files *tab, struct pl_file *file, enum fuse_how how)
+uint64_t fuse_files_add(struct fuse_files *tab, struct pl_file *file, enum fuse_how how,
+                        const struct pl_cred *opener)
 {
     pthread_mutex_lock(&tab->lock);
     struct fuse_file *f = NULL;
@@ -308,6 +310,9 @@ uint64_t fuse_files_add(struct fuse_files *tab, struct pl_file *file, enum fuse_
         f->file = file;
         f->poll = NULL;
         f->how = how;
+        f->locked = false;
+        f->uid = opener->uid;
+        f->gid = opener->gid;
         f->generation++;
     }
     uint64_t fh = f ? (uint64_t)f->generation << 32 | i : 0;

@@ -23,9 +23,9 @@ struct pl_node *fuse_nodes_get(struct fuse_nodes *tab, uint64_t nodeid);
  * kernel is about to be told: its nodeid, new or the one it had. 0: no memory, nothing counted. */
 uint64_t fuse_nodes_learn(struct fuse_nodes *tab, struct pl_node *node, uint32_t stamp,
                           uint64_t *ret_generation);
-/* Takes back `n` lookups; at zero the node is dropped, and its nodeid used again with another
- * generation. */
-void fuse_nodes_forget(struct fuse_nodes *tab, uint64_t nodeid, uint64_t n);
+/* Takes back `n` lookups; at zero the node is dropped (true), and its nodeid used again with
+ * another generation. */
+bool fuse_nodes_forget(struct fuse_nodes *tab, uint64_t nodeid, uint64_t n);
 
 /* A digest of what tells that an object's content changed. Never 0. */
 uint32_t fuse_stamp(const struct pl_attr *attr);
@@ -50,20 +50,28 @@ struct fuse_files;
 
 struct fuse_poll; /* of fuse_ops_misc.c: the kernel waits for this file to become ready */
 
-enum fuse_how { FUSE_PLAIN, FUSE_PASSED }; /* see fuse_bytes.c */
+/* How the bytes of an open file travel: see fuse_bytes.c. */
+enum fuse_how {
+    FUSE_PLAIN,          /* the kernel was not told FOPEN_PASSTHROUGH */
+    FUSE_PASSED,         /* it was, and moves the bytes */
+    FUSE_PASSED_BY_NAME, /* it was, and FOPEN_DIRECT_IO */
+};
 
 struct fuse_file {
     struct pl_file *file;
     struct fuse_poll *poll;
     uint32_t generation, next_free;
     enum fuse_how how;
+    bool locked;       /* locks were set through it */
+    uint32_t uid, gid; /* who opened it */
 };
 
 struct fuse_files *fuse_files_new(void);
 /* The table only: the files must have been taken out before. */
 void fuse_files_free(struct fuse_files *tab);
 /* A handle for the file; 0 when out of memory. Handles are never 0. */
-uint64_t fuse_files_add(struct fuse_files *tab, struct pl_file *file, enum fuse_how how);
+uint64_t fuse_files_add(struct fuse_files *tab, struct pl_file *file, enum fuse_how how,
+                        const struct pl_cred *opener);
 /* The entry, which stays where it is until it is taken out; NULL: no such handle. */
 struct fuse_file *fuse_files_get(struct fuse_files *tab, uint64_t fh);
 /* Takes the entry out into `ret`: false if there is none. */
