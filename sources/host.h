@@ -36,7 +36,7 @@ struct host_mount {
     uint64_t id;   /* as statx tells */
     int fd;        /* for open_by_handle_at; -1: not possible here */
     uint64_t fsid; /* tells file systems apart in keys; 0: unknown */
-    bool close_tells;
+    bool close_tells, lends;
 };
 
 struct host_owner;

@@ -31,8 +31,7 @@ static int new_file(struct host *h, struct host_node *n, int fd, struct pl_file 
         return -ENOMEM;
     }
     f->fd = fd;
-    /* A network's server may refuse to others what it allows the opener, who is not asked again. */
-    f->f.fd = S_ISREG(n->h.node.fmt) && !n->mount->close_tells ? fd : -1;
+    f->f.fd = S_ISREG(n->h.node.fmt) && n->mount->lends ? fd : -1;
     host_file_add(h, n, f);
     *ret = &f->f;
     return 0;
