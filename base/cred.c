@@ -174,7 +174,7 @@ void cred_reset(void)
 void cred_raise(void)
 {
     if (me.known && me.cut)
-        set_caps(SWITCH | 1u << CAP_SYS_ADMIN);
+        set_caps(SWITCH | 1u << CAP_SYS_ADMIN | 1u << CAP_FSETID);
 }
 
 void cred_lower(void)

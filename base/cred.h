@@ -24,8 +24,8 @@ int cred_set(uid_t uid, gid_t gid, const gid_t *groups, size_t n);
 /* Back to the process's own. */
 void cred_reset(void);
 
-/* Between these two, this thread has CAP_SYS_ADMIN again if the process has it; in all else it acts
- * as it was switched to. */
+/* Between these two, this thread has CAP_SYS_ADMIN and CAP_FSETID again if the process has them; in
+ * all else it acts as it was switched to. */
 void cred_raise(void);
 void cred_lower(void);
 

@@ -333,6 +333,11 @@ static void passed(struct fuse_sess *s, uint64_t nodeid, struct fuse_way *way)
     fuse_nodes_unsure(s->nodes, nodeid);
 }
 
+static bool may_map(const struct pl_file *file)
+{
+    return (file->flags & O_ACCMODE) == O_RDWR;
+}
+
 int fuse_bytes_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid, struct fuse_way *ret)
 {
     struct fuse_sess *s = r->s;
@@ -347,6 +352,8 @@ int fuse_bytes_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid, s
         ret->flags = by_messages(s, file, o.same);
     else
         passed(s, nodeid, ret);
+    if (ret->how != FUSE_PLAIN && may_map(file) && fuse_nodes_mapped(s->nodes, nodeid, 1))
+        fuse_doubt(s, nodeid);
     if (file->node->fmt == S_IFREG && !needs_flush(s, file, o.locked))
         ret->flags |= FOPEN_NOFLUSH;
     return 0;
@@ -406,6 +413,8 @@ void fuse_bytes_close(struct fuse_req *r, uint64_t nodeid, const struct fuse_fil
     struct fuse_sess *s = r->s;
     struct carried *c = NULL;
     struct dropped d = {0, f->file};
+    if (f->how != FUSE_PLAIN && may_map(f->file))
+        fuse_nodes_mapped(s->nodes, nodeid, -1);
     pthread_mutex_lock(&s->bytes.lock);
     if (s->bytes.on && f->file->node->fmt == S_IFREG)
         HASH_FIND(hh, s->bytes.table, &nodeid, sizeof(nodeid), c);

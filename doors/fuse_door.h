@@ -100,6 +100,8 @@ int fuse_reply_attr(struct fuse_req *r, const struct pl_attr *attr);
 /* Takes over the file: gives it a handle and answers; with `entry` (lookup counted) before. */
 int fuse_reply_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
                     const struct fuse_entry_out *entry);
+/* The kernel is to ask for the attributes anew, and what it has of a content that changed goes. */
+void fuse_doubt(struct fuse_sess *s, uint64_t nodeid);
 /* Clears suid, and sgid as the kernel would (or always), of a file that an unprivileged process
  * wrote, if the tree has not done it. */
 void fuse_kill_priv(struct fuse_req *r, struct pl_file *file, bool sgid_always);

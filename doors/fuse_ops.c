@@ -3,6 +3,7 @@
 #include "doors/fuse_door.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -202,15 +203,16 @@ int fuse_entry(struct fuse_req *r, struct pl_node *node, const struct pl_attr *a
 {
     struct fuse_sess *s = r->s;
     uint64_t generation;
-    uint64_t id = fuse_nodes_learn(s->nodes, node, fuse_stamp(attr), &generation);
+    bool sure;
+    uint64_t id = fuse_nodes_learn(s->nodes, node, fuse_stamp(attr), &generation, &sure);
     if (!id)
         return -ENOMEM;
     out->nodeid = id;
     out->generation = generation;
     out->entry_valid = s->entry.sec;
     out->entry_valid_nsec = s->entry.nsec;
-    out->attr_valid = s->attr.sec;
-    out->attr_valid_nsec = s->attr.nsec;
+    out->attr_valid = sure ? s->attr.sec : 0;
+    out->attr_valid_nsec = sure ? s->attr.nsec : 0;
     fill_attr(&out->attr, attr);
     return 0;
 }
@@ -228,10 +230,29 @@ int fuse_reply_entry(struct fuse_req *r, struct pl_node *node, const struct pl_a
 
 int fuse_reply_attr(struct fuse_req *r, const struct pl_attr *attr)
 {
-    struct fuse_attr_out out = {r->s->attr.sec, r->s->attr.nsec, 0, {0}};
+    bool sure = fuse_nodes_told(r->s->nodes, r->m.h.nodeid, fuse_stamp(attr));
+    struct fuse_valid v = sure ? r->s->attr : (struct fuse_valid){0, 0};
+    struct fuse_attr_out out = {v.sec, v.nsec, 0, {0}};
     fill_attr(&out.attr, attr);
-    fuse_nodes_told(r->s->nodes, r->m.h.nodeid, fuse_stamp(attr));
     fuse_reply(r, &out, sizeof(out));
+    return 0;
+}
+
+/* What /proc says of a thread. */
+static int read_status(pid_t pid, char *text, size_t size)
+{
+    char path[40];
+    if (!pid)
+        return -ESRCH;
+    snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    ssize_t n = read(fd, text, size - 1);
+    close(fd);
+    if (n < 0)
+        return -EIO;
+    text[n] = 0;
     return 0;
 }
 
@@ -262,9 +283,10 @@ int fuse_op_statx(struct fuse_req *r)
     if (error < 0)
         return error;
     bool born = a.btime.tv_sec || a.btime.tv_nsec;
+    bool sure = fuse_nodes_told(r->s->nodes, r->m.h.nodeid, fuse_stamp(&a));
     struct fuse_statx_out out = {
-        .attr_valid = r->s->attr.sec,
-        .attr_valid_nsec = r->s->attr.nsec,
+        .attr_valid = sure ? r->s->attr.sec : 0,
+        .attr_valid_nsec = sure ? r->s->attr.nsec : 0,
         .stat = {.mask = STATX_BASIC_STATS | (born ? STATX_BTIME : 0),
                  .blksize = a.blksize ? a.blksize : 4096,
                  .nlink = (uint32_t)a.nlink,
@@ -281,7 +303,6 @@ int fuse_op_statx(struct fuse_req *r)
                  .rdev_major = a.rdev_major,
                  .rdev_minor = a.rdev_minor},
     };
-    fuse_nodes_told(r->s->nodes, r->m.h.nodeid, fuse_stamp(&a));
     fuse_reply(r, &out, sizeof(out));
     return 0;
 }
@@ -379,13 +400,24 @@ static bool is_kill(struct fuse_req *r, const struct fuse_setattr_in *in)
            (r->s->opts.kernel_checks || pl_access(r->s->tree, &r->call, r->node, W_OK) == 0);
 }
 
-/* And one that has it, and moves bytes by itself, says so by a change of nothing before it writes
- * for somebody from whom these bits are to be taken (or who called chown(2) with nothing). */
+/* Whether the caller may leave these bits alone. */
+static bool may_fsetid(const struct fuse_req *r)
+{
+    char text[8192];
+    const char *p =
+        read_status(r->call.pid, text, sizeof(text)) == 0 ? strstr(text, "\nCapEff:") : NULL;
+    if (!p)
+        return r->m.h.uid == 0;
+    return strtoull(p + strlen("\nCapEff:"), NULL, 16) >> CAP_FSETID & 1;
+}
+
+/* And one that has it, and moves bytes by itself, says so by a change of nothing before it writes;
+ * also when only file capabilities are to go. */
 static bool kills(const struct fuse_req *r, const struct fuse_setattr_in *in)
 {
     return in->valid & FATTR_KILL_SUIDGID ||
            (!(in->valid & ~(uint32_t)(FATTR_FH | FATTR_CTIME)) && r->node->fmt == S_IFREG &&
-            (r->s->flags & FUSE_HANDLE_KILLPRIV_V2));
+            (r->s->flags & FUSE_HANDLE_KILLPRIV_V2) && !may_fsetid(r));
 }
 
 /* In our own name. */
@@ -418,9 +450,10 @@ int fuse_op_setattr(struct fuse_req *r)
         error = set_by_us(r, file, &times, &attr);
     if (error < 0)
         return error;
-    if (kills(r, in))
+    bool kill = kills(r, in);
+    if (kill)
         fuse_kill_priv(r, file, false);
-    if ((!set.valid && !apart) || kills(r, in))
+    if ((!set.valid && !apart) || kill)
         error = pl_getattr(r->s->tree, &r->call, r->node, file, &attr);
     return error < 0 ? error : fuse_reply_attr(r, &attr);
 }
@@ -530,18 +563,10 @@ static fuse_handler *const handlers[FUSE_OPCODE_END] = {
 /* The supplementary groups of the caller: only /proc knows them. */
 static int load_groups(struct pl_call *call)
 {
-    char path[40], text[8192];
-    if (!call->pid)
-        return -ESRCH;
-    snprintf(path, sizeof(path), "/proc/%d/status", (int)call->pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    ssize_t n = read(fd, text, sizeof(text) - 1);
-    close(fd);
-    if (n < 0)
-        return -EIO;
-    text[n] = 0;
+    char text[8192];
+    int r = read_status(call->pid, text, sizeof(text));
+    if (r < 0)
+        return r;
     char *p = strstr(text, "\nGroups:");
     if (!p)
         return -EIO;

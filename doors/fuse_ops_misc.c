@@ -118,14 +118,12 @@ int fuse_op_getlk(struct fuse_req *r)
     return 0;
 }
 
-/* Who takes a lock must not be shown what was cached before it: the kernel asks for the attributes
- * anew, and what it has of a file that changed meanwhile goes. */
-static void doubt(struct fuse_req *r)
+void fuse_doubt(struct fuse_sess *s, uint64_t nodeid)
 {
-    struct fuse_notify_inval_inode_out out = {r->m.h.nodeid, -1, 0};
+    struct fuse_notify_inval_inode_out out = {nodeid, -1, 0};
     struct fuse_out_header h = {sizeof(h) + sizeof(out), FUSE_NOTIFY_INVAL_INODE, 0};
     struct iovec iov[2] = {{&h, sizeof(h)}, {&out, sizeof(out)}};
-    r->s->notify(r->s, iov, 2);
+    s->notify(s, iov, 2);
 }
 
 int fuse_op_setlk(struct fuse_req *r)
@@ -143,7 +141,7 @@ int fuse_op_setlk(struct fuse_req *r)
     if (error == -EAGAIN && r->m.h.opcode == FUSE_SETLKW)
         error = -ENOLCK;
     if (error == 0 && lock.type != F_UNLCK && !(r->s->tree->flags & PL_TREE_PRIVATE))
-        doubt(r);
+        fuse_doubt(r->s, r->m.h.nodeid); /* whoever takes a lock sees what changed before it */
     return done(r, error);
 }
 

@@ -3,7 +3,7 @@
  * Tables in chunks: an entry never moves, and its index finds it in two steps. Chunks are kept
  * until the end; free entries are linked by index.
  *
- * Nodes: 40 bytes an entry and 4 to 8 a hash bucket. `tab->lock` guards everything; a node is found
+ * Nodes: 48 bytes an entry and 4 to 8 a hash bucket. `tab->lock` guards everything; a node is found
  * with a reference taken under the lock, so that no FORGET pulls it from under a running op.
  * Nodes are let go of outside the lock, since a source's release may do much.
  */
@@ -69,6 +69,7 @@ struct known {
     uint32_t next;            /* in the hash chain, or the next free entry */
     uint32_t told, opened;    /* stamps */
     int32_t backing;          /* 0: none */
+    uint32_t mapped;          /* open files with which it may be mapped unseen */
 };
 
 struct fuse_nodes {
@@ -162,7 +163,7 @@ struct pl_node *fuse_nodes_get(struct fuse_nodes *tab, uint64_t nodeid)
 }
 
 uint64_t fuse_nodes_learn(struct fuse_nodes *tab, struct pl_node *node, uint32_t stamp,
-                          uint64_t *ret_generation)
+                          uint64_t *ret_generation, bool *ret_sure)
 {
     pthread_mutex_lock(&tab->lock);
     uint32_t i = *bucket_of(tab, node);
@@ -176,6 +177,7 @@ uint64_t fuse_nodes_learn(struct fuse_nodes *tab, struct pl_node *node, uint32_t
         k->nlookup++;
         k->told = stamp;
         *ret_generation = k->generation;
+        *ret_sure = !k->mapped;
     }
     pthread_mutex_unlock(&tab->lock);
     if (extra)
@@ -219,13 +221,26 @@ uint32_t fuse_stamp(const struct pl_attr *a)
     return (uint32_t)h ? (uint32_t)h : 1;
 }
 
-void fuse_nodes_told(struct fuse_nodes *tab, uint64_t nodeid, uint32_t stamp)
+bool fuse_nodes_told(struct fuse_nodes *tab, uint64_t nodeid, uint32_t stamp)
 {
     pthread_mutex_lock(&tab->lock);
     struct known *k = known(tab, nodeid);
+    bool sure = k && !k->mapped;
     if (k)
         k->told = stamp;
     pthread_mutex_unlock(&tab->lock);
+    return sure;
+}
+
+bool fuse_nodes_mapped(struct fuse_nodes *tab, uint64_t nodeid, int more)
+{
+    pthread_mutex_lock(&tab->lock);
+    struct known *k = known(tab, nodeid);
+    bool first = k && !k->mapped;
+    if (k)
+        k->mapped += (uint32_t)more;
+    pthread_mutex_unlock(&tab->lock);
+    return first;
 }
 
 struct fuse_opened fuse_nodes_opened(struct fuse_nodes *tab, uint64_t nodeid)

@@ -20,17 +20,18 @@ void fuse_nodes_free(struct fuse_nodes *tab);
 /* The node with a reference added, or NULL if the kernel should not know that nodeid. */
 struct pl_node *fuse_nodes_get(struct fuse_nodes *tab, uint64_t nodeid);
 /* Counts one lookup of `node` (takes over the reference), whose attributes with this stamp the
- * kernel is about to be told: its nodeid, new or the one it had. 0: no memory, nothing counted. */
+ * kernel is about to be told: its nodeid, new or the one it had. 0: no memory, nothing counted.
+ * `sure`: as of fuse_nodes_told(). */
 uint64_t fuse_nodes_learn(struct fuse_nodes *tab, struct pl_node *node, uint32_t stamp,
-                          uint64_t *ret_generation);
+                          uint64_t *ret_generation, bool *ret_sure);
 /* Takes back `n` lookups; at zero the node is dropped (true), and its nodeid used again with
  * another generation. */
 bool fuse_nodes_forget(struct fuse_nodes *tab, uint64_t nodeid, uint64_t n);
 
 /* A digest of what tells that an object's content changed. Never 0. */
 uint32_t fuse_stamp(const struct pl_attr *attr);
-/* The kernel was told attributes with this stamp. */
-void fuse_nodes_told(struct fuse_nodes *tab, uint64_t nodeid, uint32_t stamp);
+/* The kernel is told attributes with this stamp; true: it may believe them for a while. */
+bool fuse_nodes_told(struct fuse_nodes *tab, uint64_t nodeid, uint32_t stamp);
 /* The node is being opened. */
 struct fuse_opened {
     bool same;   /* the kernel was told no other attributes than at the last open, so that what it
@@ -42,6 +43,9 @@ struct fuse_opened fuse_nodes_opened(struct fuse_nodes *tab, uint64_t nodeid);
 void fuse_nodes_unsure(struct fuse_nodes *tab, uint64_t nodeid);
 /* The id of the descriptor through which the kernel moves the node's bytes, 0: none. */
 void fuse_nodes_backing(struct fuse_nodes *tab, uint64_t nodeid, int32_t id);
+/* So many more open files may change the node through mappings without a word. True: they are the
+ * first, and what the kernel was told is in doubt. */
+bool fuse_nodes_mapped(struct fuse_nodes *tab, uint64_t nodeid, int more);
 /* A POSIX lock is about to be set on the node. */
 void fuse_nodes_lock(struct fuse_nodes *tab, uint64_t nodeid);
 

@@ -48,6 +48,14 @@ static void backing_close(struct fuse_sess *sess, int32_t id)
     lent--;
 }
 
+static int doubts;
+
+static int notify(struct fuse_sess *sess, const struct iovec *iov, int n)
+{
+    doubts++;
+    return 0;
+}
+
 static void begin(struct pl_tree *t, uint64_t flags)
 {
     struct fuse_opts opts;
@@ -61,6 +69,8 @@ static void begin(struct pl_tree *t, uint64_t flags)
     assert_int_equal(fuse_sess_init(&s, t, "", &opts, &stats, &err), 0);
     s.backing_open = backing_open;
     s.backing_close = backing_close;
+    s.notify = notify;
+    doubts = 0;
     s.flags = flags;
     fuse_bytes_agreed(&s);
     memset(&req, 0, sizeof(req));
@@ -101,12 +111,13 @@ static uint64_t known(const char *name)
     struct pl_attr a;
     struct pl_make mk = {.mode = S_IFREG | 0644};
     uint64_t generation;
+    bool sure;
     int r = pl_lookup(tree, &req.call, root, name, &n, &a);
     if (r == -ENOENT)
         r = pl_make(tree, &req.call, root, name, &mk, &n, &a);
     assert_int_equal(r, 0);
     pl_node_unref(root);
-    return fuse_nodes_learn(s.nodes, n, 1, &generation);
+    return fuse_nodes_learn(s.nodes, n, 1, &generation, &sure);
 }
 
 struct opened {
@@ -167,6 +178,23 @@ static void test_joined(void **state)
     closed(&d); /* the last, and not one to keep */
     assert_int_equal(lent, 1);
     closed(&other);
+}
+
+/* While a passed file may be mapped, no attributes are to be believed. */
+static void test_mapped(void **state)
+{
+    uint64_t f = known("f");
+    struct opened a = opened(f, O_RDONLY);
+    assert_true(fuse_nodes_told(s.nodes, f, 2));
+    assert_int_equal(doubts, 0);
+    struct opened b = opened(f, O_RDWR), c = opened(f, O_RDWR | O_APPEND);
+    assert_int_equal(doubts, 1);
+    assert_false(fuse_nodes_told(s.nodes, f, 3));
+    closed(&b);
+    closed(&a);
+    assert_false(fuse_nodes_told(s.nodes, f, 3));
+    closed(&c);
+    assert_true(fuse_nodes_told(s.nodes, f, 3));
 }
 
 static void test_by_messages_first(void **state)
@@ -367,8 +395,8 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(joined), TEST(by_messages_first), TEST(refused),   TEST(race),
-        TEST(kept),   TEST(kept_at_most),      TEST(documents), TEST(not_agreed),
+        TEST(joined), TEST(mapped),       TEST(by_messages_first), TEST(refused),    TEST(race),
+        TEST(kept),   TEST(kept_at_most), TEST(documents),         TEST(not_agreed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
