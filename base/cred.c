@@ -6,7 +6,7 @@
  *
  * setfsuid() away from 0 takes the file capabilities out of the effective set, but leaves others
  * that matter to files (CAP_SYS_ADMIN for trusted.*, CAP_SYS_RESOURCE for quotas, CAP_SETFCAP), so
- * the effective set is cut to what switching itself needs.
+ * the effective set is cut to what switching itself needs, and allocating locked memory.
  */
 #include "base/cred.h"
 
@@ -15,6 +15,7 @@
 #include <linux/capability.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +25,8 @@
 #include <unistd.h>
 
 #define ALL    UINT32_MAX
-#define SWITCH (1u << CAP_SETUID | 1u << CAP_SETGID)
+#define NEED   (1u << CAP_SETUID | 1u << CAP_SETGID)
+#define SWITCH (NEED | 1u << CAP_IPC_LOCK) /* what a switched thread keeps */
 
 #define KEPT 64 /* lists of more groups are set anew each time */
 
@@ -35,7 +37,7 @@ static struct {
     gid_t gid;
     int ngroups;
     gid_t *groups;
-    struct __user_cap_data_struct cap[2];
+    _Atomic uint64_t effective, permitted, inheritable;
 } own = {.once = PTHREAD_ONCE_INIT};
 
 static _Thread_local struct {
@@ -59,13 +61,18 @@ static int set_caps(uint32_t keep)
 {
     struct __user_cap_header_struct hdr = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct cap[2], now[2];
-    memcpy(cap, own.cap, sizeof(cap));
+    uint64_t effective = own.effective, permitted = own.permitted, inheritable = own.inheritable;
+    for (int i = 0; i < 2; i++) {
+        cap[i].effective = (uint32_t)(effective >> (32 * i));
+        cap[i].permitted = (uint32_t)(permitted >> (32 * i));
+        cap[i].inheritable = (uint32_t)(inheritable >> (32 * i));
+    }
     cap[0].effective &= keep;
     if (keep != ALL)
         cap[1].effective = 0;
     if (syscall(SYS_capset, &hdr, cap) == 0)
         return 0;
-    /* The process has given some up since: do without them. */
+    /* The process has given some up since, or is just about to: do without them. */
     if (errno != EPERM || syscall(SYS_capget, &hdr, now) < 0)
         return -errno;
     for (int i = 0; i < 2; i++) {
@@ -79,9 +86,12 @@ static int set_caps(uint32_t keep)
 static void load_own(void)
 {
     struct __user_cap_header_struct hdr = {.version = _LINUX_CAPABILITY_VERSION_3};
-    if (geteuid() != 0 || syscall(SYS_capget, &hdr, own.cap) < 0 ||
-        (own.cap[0].effective & SWITCH) != SWITCH)
+    struct __user_cap_data_struct cap[2];
+    if (geteuid() != 0 || syscall(SYS_capget, &hdr, cap) < 0 || (cap[0].effective & NEED) != NEED)
         return;
+    own.effective = cap[0].effective | (uint64_t)cap[1].effective << 32;
+    own.permitted = cap[0].permitted | (uint64_t)cap[1].permitted << 32;
+    own.inheritable = cap[0].inheritable | (uint64_t)cap[1].inheritable << 32;
     int n = getgroups(0, NULL);
     own.groups = n > 0 ? malloc((size_t)n * sizeof(*own.groups)) : NULL;
     own.ngroups = own.groups ? getgroups(n, own.groups) : 0;
@@ -95,6 +105,15 @@ bool cred_able(void)
 {
     pthread_once(&own.once, load_own);
     return own.able;
+}
+
+void cred_limit(uint64_t caps)
+{
+    if (!cred_able())
+        return;
+    own.effective &= caps;
+    own.permitted &= caps;
+    own.inheritable = 0;
 }
 
 static int set_groups(const gid_t *groups, size_t n)

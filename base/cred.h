@@ -12,6 +12,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 /* True when this process may act for any user: it is root, and may set users and groups. */
@@ -32,6 +33,10 @@ void cred_lower(void);
 /* From now on this thread creates with this umask; other threads are not affected (where unshare(2)
  * is forbidden, they are, until cred_end). */
 void cred_umask(mode_t mask);
+
+/* The process has given up all capabilities but these (bit n: capability n), in all threads: one
+ * that comes back to the process's own does not try to take others, which costs it time. */
+void cred_limit(uint64_t caps);
 
 /* The op that called cred_set or cred_umask is over. */
 void cred_end(void);

@@ -46,7 +46,8 @@ static int pipe_high(int fd[2])
     return 0;
 }
 
-/* Our environment with PLENUM_CHANNEL=accepted: what runs there was called by us. */
+/* Our environment with PLENUM_CHANNEL=accepted: what runs there was called by us. The service
+ * manager is told of us, and not of that. */
 static char **child_env(void)
 {
     size_t n = 0, out = 0;
@@ -56,7 +57,8 @@ static char **child_env(void)
     if (!env)
         return NULL;
     for (size_t i = 0; i < n; i++)
-        if (strncmp(environ[i], "PLENUM_CHANNEL=", 15) != 0)
+        if (strncmp(environ[i], "PLENUM_CHANNEL=", 15) != 0 &&
+            strncmp(environ[i], "NOTIFY_SOCKET=", 14) != 0)
             env[out++] = environ[i];
     env[out] = (char *)"PLENUM_CHANNEL=accepted";
     return env;

@@ -2,6 +2,7 @@
 /* pl_main: a whole program around one tree. */
 #include "cmd/mounter.h"
 #include "cmd/serving.h"
+#include "cmd/util.h"
 #include <getopt.h>
 #include <plenum/app.h>
 #include <signal.h>
@@ -115,6 +116,7 @@ int pl_main(int argc, char **argv, struct pl_tree *tree)
         return 1;
     }
     signal(SIGPIPE, SIG_IGN);
+    util_args_note(argc, argv);
     mountopt_init(&a.opts);
     int status = run(&a, argc, argv);
     pl_tree_unref(a.tree);

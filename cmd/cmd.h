@@ -37,6 +37,9 @@ int cmd_opt(const struct cmd *cmd, int argc, char **argv, const char *shorts,
             const struct option *longs);
 void cmd_help(const struct cmd *cmd, FILE *out);
 
+/* The whole program under the name of a helper of mount(8); the exit status is mount(8)'s. */
+int mount8_main(int argc, char **argv);
+
 /* "plenum: NAME: text (see plenum NAME --help)", exit status 2. */
 noreturn void cmd_usage(const struct cmd *cmd, const char *fmt, ...) PL_PRINTF(2, 3);
 /* "plenum: NAME: text"; returns EXIT_FAILED. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/ductrun.h"
+#include "base/confine.h"
 #include "base/text.h"
 #include "cmd/listening.h"
 #include "cmd/loss.h"
@@ -331,6 +332,8 @@ static int with_mounts(struct state *s)
     for (size_t i = 0; i < s->d->nmounts; i++)
         s->mounts[i] = (struct keeper_mount){
             .dir = s->d->mounts[i].dir, .spec = s->text, .opts = s->d->opts.mount};
+    if (!s->d->opts.confine)
+        confine_need(CONFINE_NOTHING);
     char prefix[32];
     snprintf(prefix, sizeof(prefix), "plenum: %s", s->d->cmd->name);
     struct keeper_job job = {

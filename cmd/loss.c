@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/loss.h"
+#include "base/log.h"
 #include "keeper/mount.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 int loss_init(struct loss *l, size_t n)
 {
@@ -18,8 +20,12 @@ static void *abort_all(void *arg)
     struct loss *l = arg;
     pthread_mutex_lock(&l->lock);
     for (size_t i = 0; i < l->n; i++)
-        if (l->mounts[i].dev && mount_abort(l->mounts[i].dev) < 0)
-            mount_end_dev(l->mounts[i].dir, l->mounts[i].dev, true, NULL);
+        if (l->mounts[i].dev && mount_abort(l->mounts[i].dev) < 0 &&
+            mount_end_dev(l->mounts[i].dir, l->mounts[i].dev, true, NULL) < 0) {
+            /* Not permitted here: the keeper takes them away when this process ends. */
+            log_say(true, "plenum: %s", l->sentence);
+            _exit(1);
+        }
     pthread_mutex_unlock(&l->lock);
     return NULL;
 }

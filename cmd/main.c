@@ -10,16 +10,18 @@
 
 extern const struct cmd cmd_mount, cmd_umount, cmd_serve, cmd_duct, cmd_ssh, cmd_listen, cmd_dial,
     cmd_ls, cmd_cat, cmd_stat, cmd_get, cmd_put, cmd_mkdir, cmd_rm, cmd_status, cmd_trace,
-    cmd_version, cmd_help_cmd;
+    cmd_upgrade, cmd_version, cmd_help_cmd;
 
 const struct cmd *const cmd_table[] = {
-    &cmd_mount,  &cmd_umount, &cmd_serve,   &cmd_duct,     &cmd_ssh, &cmd_listen, &cmd_dial,
-    &cmd_ls,     &cmd_cat,    &cmd_stat,    &cmd_get,      &cmd_put, &cmd_mkdir,  &cmd_rm,
-    &cmd_status, &cmd_trace,  &cmd_version, &cmd_help_cmd, NULL,
+    &cmd_mount,  &cmd_umount, &cmd_serve,   &cmd_duct,    &cmd_ssh,      &cmd_listen, &cmd_dial,
+    &cmd_ls,     &cmd_cat,    &cmd_stat,    &cmd_get,     &cmd_put,      &cmd_mkdir,  &cmd_rm,
+    &cmd_status, &cmd_trace,  &cmd_upgrade, &cmd_version, &cmd_help_cmd, NULL,
 };
 
 /* Names under which the program is installed too, each the subcommand of that name. */
 static const char *const aliases[] = {"duct", NULL};
+/* ... and those by which mount(8) calls: for its types plenum and fuse.plenum. */
+static const char *const helpers[] = {"mount.plenum", "mount.fuse.plenum", NULL};
 
 const struct cmd *cmd_find(const char *name)
 {
@@ -154,6 +156,7 @@ int main(int argc, char **argv)
 {
     /* A peer that leaves is an error of a write, not the end of the program. */
     signal(SIGPIPE, SIG_IGN);
+    util_args_note(argc, argv);
     const char *base = argc ? strrchr(argv[0], '/') : NULL;
     base = base ? base + 1 : argc ? argv[0] : "plenum";
     for (size_t i = 0; aliases[i]; i++) {
@@ -161,6 +164,9 @@ int main(int argc, char **argv)
         if (cmd)
             return cmd->run(cmd, argc, argv);
     }
+    for (size_t i = 0; helpers[i]; i++)
+        if (!strcmp(base, helpers[i]))
+            return mount8_main(argc, argv);
     if (argc < 2) {
         fprintf(stderr, "plenum: which subcommand? (see plenum help)\n");
         return EXIT_USAGE;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/mounter.h"
+#include "base/confine.h"
 #include "cmd/loss.h"
 #include "cmd/relay.h"
 #include "cmd/ring.h"
@@ -32,6 +33,23 @@ static void lost(void *arg, const char *sentence)
     loss_tell(&s->loss, text);
 }
 
+/* Can another process carry on with the tree? Says so in the page, for status. */
+static bool tree_lasts(struct state *s, const struct pl_tree *tree)
+{
+    char *word = s->mount.page->stats.lasts;
+    const char *why = NULL;
+    if (s->m->opts.fuse.uring)
+        why = "io_uring forgets what is in flight";
+    else if (!(tree->flags & PL_TREE_LASTING))
+        why = tree->flags & PL_TREE_REMOTE ? "the connection is its own"
+                                           : "its files are in its own memory";
+    if (why)
+        snprintf(word, sizeof(s->mount.page->stats.lasts), "ends with its server: %s", why);
+    else
+        snprintf(word, sizeof(s->mount.page->stats.lasts), "outlives its server");
+    return !why;
+}
+
 static int prepare(void *arg, bool *lasts, struct pl_err *err)
 {
     struct state *s = arg;
@@ -53,6 +71,9 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
         fprintf(stderr, "%s: %s: %s\n", s->m->prefix, s->far.peer, s->far.note);
     reg_set_peer(s->mount.page, s->far.peer);
     ring_init(&s->ring, s->mount.page);
+    *lasts = tree_lasts(s, tree);
+    if (*lasts)
+        pl_keep(tree, s->mount.ledger.keep);
     s->tree = ring_over(&s->ring, tree);
     return s->tree ? 0 : pl_fail(err, -ENOMEM, "out of memory");
 }
@@ -64,7 +85,9 @@ static int serve(void *arg, size_t i, int fd, struct stats *stats, void (*up)(vo
     int r = loss_begin(&s->loss, i, s->mount.page->dir, err);
     if (r < 0)
         return r;
-    r = fuse_serve(fd, s->tree, "", &s->m->opts.fuse, stats, up, up_arg, err);
+    struct fuse_opts opts = s->m->opts.fuse;
+    opts.ledger = &s->mount.ledger;
+    r = fuse_serve(fd, s->tree, "", &opts, stats, up, up_arg, err);
     return loss_end(&s->loss, i, r, err);
 }
 
@@ -80,6 +103,8 @@ static int finish(void *arg, struct pl_err *err)
 int mounter_run(const struct mounter *m)
 {
     struct state s = {.m = m};
+    if (!m->opts.confine)
+        confine_need(CONFINE_NOTHING);
     if (loss_init(&s.loss, 1) < 0)
         return 1;
     s.mount = (struct keeper_mount){.dir = m->dir, .spec = m->text, .opts = m->opts.mount};
@@ -89,11 +114,14 @@ int mounter_run(const struct mounter *m)
         .nmounts = 1,
         .mounts = &s.mount,
         .foreground = m->foreground,
+        .lasts = true,
+        .hang = m->opts.hang,
         .arg = &s,
         .prepare = prepare,
         .serve = serve,
         .finish = finish,
     };
+    job.argc = util_args(&job.argv);
     int status = keeper_run(&job);
     loss_done(&s.loss);
     return status;

@@ -9,7 +9,7 @@
 #include <string.h>
 
 /* USE and DONT: of an enum fuse_choice. */
-enum kind { ON, OFF, USE, DONT, DURATION, COUNT, SIZE };
+enum kind { ON, OFF, USE, DONT, DURATION, COUNT, SECONDS, SIZE };
 
 #define M(field) offsetof(struct mountopt, mount.field)
 #define F(field) offsetof(struct mountopt, fuse.field)
@@ -29,6 +29,9 @@ static const struct option_row {
     {"suid", OFF, M(nosuid), 0, 0},
     {"nodev", ON, M(nodev), 0, 0},
     {"dev", OFF, M(nodev), 0, 0},
+    /* mount(8) takes suid and dev for what holds anyway, and does not tell its helpers of them */
+    {"allow_suid", OFF, M(nosuid), 0, 0},
+    {"allow_dev", OFF, M(nodev), 0, 0},
     {"nonempty", ON, M(nonempty), 0, 0},
     {"allow_other", ON, M(allow_other), 0, 0},
     {"noallow_other", OFF, M(allow_other), 0, 0},
@@ -40,12 +43,17 @@ static const struct option_row {
     {"entry_timeout", DURATION, F(entry_timeout), 0, INT64_MAX},
     {"attr_timeout", DURATION, F(attr_timeout), 0, INT64_MAX},
     {"negative_timeout", DURATION, F(negative_timeout), 0, INT64_MAX},
+    {"watch", USE, F(watch), 0, 0},
+    {"nowatch", DONT, F(watch), 0, 0},
     {"direct_io", ON, F(direct_io), 0, 0},
     {"writeback", ON, F(writeback), 0, 0},
     {"passthrough", USE, F(passthrough), 0, 0},
     {"nopassthrough", DONT, F(passthrough), 0, 0},
+    {"confine", ON, offsetof(struct mountopt, confine), 0, 0},
+    {"noconfine", OFF, offsetof(struct mountopt, confine), 0, 0},
     {"threads", COUNT, F(threads), 1, 1024},
     {"max_write", SIZE, F(max_write), 4096, 1 << 20},
+    {"hang", SECONDS, offsetof(struct mountopt, hang), 0, 86400},
 };
 #define ROWS (sizeof(rows) / sizeof(*rows))
 
@@ -53,7 +61,9 @@ void mountopt_init(struct mountopt *o)
 {
     mount_opts_init(&o->mount);
     fuse_opts_init(&o->fuse);
+    o->hang = 30;
     o->fuse.kernel_checks = o->mount.default_permissions;
+    o->confine = true;
 }
 
 static int unknown(const char *name, struct pl_err *err)
@@ -81,6 +91,7 @@ static int apply(struct mountopt *o, const struct option_row *row, const char *v
     static const char *const example[] = {
         [DURATION] = "a time, as in 20ms or 1s",
         [COUNT] = "a number from 1 to 1024",
+        [SECONDS] = "a number of seconds from 0 to 86400",
         [SIZE] = "a size from 4k to 1M",
     };
     char *at = (char *)o + row->at;

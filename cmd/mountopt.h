@@ -9,6 +9,8 @@
 struct mountopt {
     struct mount_opts mount;
     struct fuse_opts fuse;
+    unsigned hang; /* seconds, 0: a server that hangs is left alone */
+    bool confine;  /* the server gives up what it has no use for (base/confine.h) */
 };
 void mountopt_init(struct mountopt *o);
 /* Takes "ro,timeout=2s,..."; -EINVAL with a sentence. */
@@ -21,11 +23,17 @@ int mountopt_parse(struct mountopt *o, const char *text, struct pl_err *err);
     "  [no]default_permissions               the kernel checks modes (default), or not\n"          \
     "  timeout=T                             how long the kernel may keep what it knows:\n"        \
     "  entry_timeout= attr_timeout= negative_timeout=   ... each by itself (20ms, 1s, 5m)\n"       \
+    "  [no]watch                             the kernel is told of changes by others, or asks\n"   \
     "  direct_io                             no content is cached in the kernel\n"                 \
     "  writeback                             the kernel gathers writes (one client only)\n"        \
     "  [no]passthrough                       the kernel itself moves bytes of open files where "   \
     "it\n"                                                                                         \
     "                                        can (the default; see plenum status DIR), or not\n"   \
+    "  hang=SECONDS                          a server that takes nothing for so long is "          \
+    "replaced\n"                                                                                   \
+    "                                        (30), if the mount outlives it; 0: never\n"           \
+    "  noconfine                             the server keeps all rights that it was started "     \
+    "with\n"                                                                                       \
     "  threads=N max_write=SIZE              at most N at once (16); bytes a write (1M)\n"
 
 #endif

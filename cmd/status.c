@@ -46,6 +46,8 @@ static void add_json(struct json_object *array, struct reg_page *p)
     json_object_object_add(
         o, "waiting",
         json_object_new_int64(atomic_load_explicit(&p->stats.waiting, memory_order_relaxed)));
+    json_object_object_add(o, "told", attr_string(p->stats.told));
+    json_object_object_add(o, "invalidated", json_object_new_uint64(get(&p->stats.invalidated)));
     json_object_object_add(o, "sent", json_object_new_uint64(get(&p->stats.sent)));
     json_object_object_add(o, "received", json_object_new_uint64(get(&p->stats.received)));
     json_object_object_add(o, "passed", json_object_new_uint64(get(&p->stats.passed)));

@@ -174,3 +174,20 @@ int util_await(int fd, const char *token)
     }
     return -EPROTO;
 }
+
+static int args;
+static char **arg_list;
+
+void util_args_note(int argc, char **argv)
+{
+    arg_list = calloc((size_t)argc + 1, sizeof(*argv));
+    args = arg_list ? argc : 0;
+    for (int i = 0; i < args; i++)
+        arg_list[i] = argv[i];
+}
+
+int util_args(char *const **ret_argv)
+{
+    *ret_argv = arg_list;
+    return args;
+}

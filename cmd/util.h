@@ -18,6 +18,10 @@ char *util_absolute(const char *path);
 /* Makes the soft limit of open descriptors the hard one. */
 void util_many_descriptors(void);
 
+/* The program's own command line, noted before getopt changes the order; main and pl_main do. */
+void util_args_note(int argc, char **argv);
+int util_args(char *const **ret_argv); /* how many; 0: not noted */
+
 /* One line on standard error, whatever is in it: safe for a terminal. */
 void util_say(const char *fmt, ...) PL_PRINTF(1, 2);
 

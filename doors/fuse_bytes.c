@@ -35,7 +35,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 #include <uthash.h>
 #include <utlist.h>
 
@@ -53,7 +55,8 @@ struct carried {
 };
 
 #define KEPT_MAX  256
-#define KEPT_TIME 1000000000 /* ns */
+#define KEPT_TIME 1000000000     /* ns */
+#define SWEPT     (4 * KEPT_MAX) /* ids among which a predecessor's are looked for */
 
 /* ---- what is agreed -------------------------------------------------------------------------- */
 
@@ -203,8 +206,6 @@ static struct dropped put(struct fuse_sess *s, struct carried *c)
     if (c->passed || c->kept.file)
         return (struct dropped){0, NULL};
     c->backing = 0;
-    if (id)
-        fuse_nodes_backing(s->nodes, c->nodeid, 0);
     if (!c->plain) {
         HASH_DELETE(hh, s->bytes.table, c);
         free(c);
@@ -258,7 +259,6 @@ static int join(struct fuse_sess *s, struct carried *c, const struct stat *st, b
         c->backing = fresh;
         c->dev = st->st_dev;
         c->ino = st->st_ino;
-        fuse_nodes_backing(s->nodes, c->nodeid, fresh);
     }
     c->passed++;
     ret->backing = c->backing;
@@ -333,28 +333,28 @@ static void passed(struct fuse_sess *s, uint64_t nodeid, struct fuse_way *way)
     fuse_nodes_unsure(s->nodes, nodeid);
 }
 
-static bool may_map(const struct pl_file *file)
+static bool may_map(uint32_t flags)
 {
-    return (file->flags & O_ACCMODE) == O_RDWR;
+    return (flags & O_ACCMODE) == O_RDWR;
 }
 
 int fuse_bytes_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid, struct fuse_way *ret)
 {
     struct fuse_sess *s = r->s;
     struct fuse_opened o = fuse_nodes_opened(s->nodes, nodeid);
-    *ret = (struct fuse_way){.how = FUSE_PLAIN};
-    if (s->bytes.on && file->node->fmt == S_IFREG) {
+    *ret = (struct fuse_way){.how = file->node->fmt == S_IFDIR ? FUSE_NO_BYTES : FUSE_PLAIN};
+    if (s->bytes.on && ret->how == FUSE_PLAIN) {
         int error = choose(r, file, nodeid, ret);
         if (error < 0)
             return error;
     }
-    if (ret->how == FUSE_PLAIN)
+    if (ret->how < FUSE_PASSED)
         ret->flags = by_messages(s, file, o.same);
     else
         passed(s, nodeid, ret);
-    if (ret->how != FUSE_PLAIN && may_map(file) && fuse_nodes_mapped(s->nodes, nodeid, 1))
-        fuse_doubt(s, nodeid);
-    if (file->node->fmt == S_IFREG && !needs_flush(s, file, o.locked))
+    if (ret->how >= FUSE_PASSED && may_map(file->flags) && fuse_nodes_mapped(s->nodes, nodeid, 1))
+        fuse_told_attr(s, nodeid);
+    if (ret->how != FUSE_NO_BYTES && !needs_flush(s, file, o.locked))
         ret->flags |= FOPEN_NOFLUSH;
     return 0;
 }
@@ -408,21 +408,21 @@ static bool worth_keeping(struct fuse_sess *s, const struct carried *c, const st
            pl_file_fd(s->tree, f->file) >= 0;
 }
 
-void fuse_bytes_close(struct fuse_req *r, uint64_t nodeid, const struct fuse_file *f, bool released)
+void fuse_bytes_close(struct fuse_req *r, const struct fuse_file *f, bool released)
 {
     struct fuse_sess *s = r->s;
     struct carried *c = NULL;
     struct dropped d = {0, f->file};
-    if (f->how != FUSE_PLAIN && may_map(f->file))
-        fuse_nodes_mapped(s->nodes, nodeid, -1);
+    if (f->how >= FUSE_PASSED && may_map(f->flags))
+        fuse_nodes_mapped(s->nodes, f->nodeid, -1);
     pthread_mutex_lock(&s->bytes.lock);
-    if (s->bytes.on && f->file->node->fmt == S_IFREG)
-        HASH_FIND(hh, s->bytes.table, &nodeid, sizeof(nodeid), c);
+    if (s->bytes.on && f->how != FUSE_NO_BYTES)
+        HASH_FIND(hh, s->bytes.table, &f->nodeid, sizeof(f->nodeid), c);
     if (c && f->how == FUSE_PLAIN)
         c->plain--;
     else if (c)
         c->passed--;
-    if (c && released && worth_keeping(s, c, f)) {
+    if (c && released && f->file && worth_keeping(s, c, f)) {
         c->kept = *f;
         c->since = now();
         DL_APPEND(s->bytes.kept, c);
@@ -433,7 +433,7 @@ void fuse_bytes_close(struct fuse_req *r, uint64_t nodeid, const struct fuse_fil
         d.id = put(s, c).id;
     }
     pthread_mutex_unlock(&s->bytes.lock);
-    if (d.file == f->file) { /* in the name of whoever let go of it */
+    if (d.file && d.file == f->file) { /* in the name of whoever let go of it */
         pl_close(s->tree, &r->call, d.file);
         d.file = NULL;
     }
@@ -470,6 +470,62 @@ bool fuse_bytes_tidy(struct fuse_sess *s)
         let_go(s, d);
     } while (more);
     return atomic_load_explicit(&s->bytes.nkept, memory_order_relaxed);
+}
+
+/* ---- what a predecessor left ----------------------------------------------------------------- */
+
+/* An id that files of the predecessor use goes on; which file of ours has the same bytes is not
+ * known, so that what is opened beside them goes by messages. */
+static void carry_on(struct fuse_sess *s, const struct ledger_file *f)
+{
+    uint32_t state = atomic_load(&f->state);
+    if (!state || (state & LEDGER_DIR))
+        return;
+    if ((state & LEDGER_PASSED) && may_map(f->flags))
+        fuse_nodes_mapped(s->nodes, f->nodeid, 1);
+    pthread_mutex_lock(&s->bytes.lock);
+    struct carried *c = get(s, f->nodeid);
+    if (c && (state & LEDGER_PASSED)) {
+        c->passed++;
+        c->backing = f->backing;
+    } else if (c) {
+        c->plain++;
+    }
+    pthread_mutex_unlock(&s->bytes.lock);
+}
+
+static bool used(struct fuse_sess *s, int32_t id)
+{
+    pthread_mutex_lock(&s->bytes.lock);
+    struct carried *c = s->bytes.table;
+    while (c && c->backing != id)
+        c = c->hh.next;
+    pthread_mutex_unlock(&s->bytes.lock);
+    return c;
+}
+
+/* The ids of files that the predecessor only kept are nobody's; the kernel counts ids upwards. */
+static void sweep(struct fuse_sess *s)
+{
+    int fd = memfd_create("plenum", MFD_CLOEXEC);
+    int32_t last = fd >= 0 ? lend(s, fd) : -1;
+    for (int32_t id = last; id > 0 && id > last - SWEPT; id--)
+        if (!used(s, id))
+            let_go(s, (struct dropped){id, NULL});
+    if (fd >= 0)
+        close(fd);
+}
+
+void fuse_bytes_carry_on(struct fuse_sess *s)
+{
+    struct ledger_file f;
+    uint32_t cursor = 0;
+    fuse_bytes_agreed(s);
+    if (!s->bytes.on)
+        return;
+    while (fuse_files_next(s->files, &cursor, &f))
+        carry_on(s, &f);
+    sweep(s);
 }
 
 /* ---- the table ------------------------------------------------------------------------------- */

@@ -15,6 +15,10 @@
  * A worker in read has a buffer of the largest request's size from a pool; small requests are
  * copied out of it, so that one that waits has given its buffer back, unless its data are in there.
  *
+ * A request may come a second time while the first is still in hand: the kernel was told to ask
+ * again while we were stopped. Then whoever has it in hand answers under the newer name, and the
+ * second is dropped; if its answer is on its way just then, it is waited for.
+ *
  * Locks: `lock` guards the counts, lists and buffers, and who works on which request. It is not
  * held while a call is cancelled, for that may take long; the worker waits for it at its end.
  */
@@ -38,10 +42,9 @@
 #define PAGE        4096
 #define WRITE_HEAD  (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
 /* Every request without bulk data fits: SYMLINK's header, name and target are 40 + 256 + 4096. */
-#define SMALL 4608
-#define SECTOR                                                                                     \
-    512 /* data of a WRITE begins at a multiple of it, for files opened with O_DIRECT              \
-         */
+#define SMALL  4608
+#define SECTOR 512 /* data of a WRITE begins at a multiple of it, for files opened with O_DIRECT   \
+                    */
 
 struct dev;
 
@@ -53,9 +56,13 @@ struct worker {
     pthread_t thread;
     char *buf; /* from the pool; NULL: given back */
     bool waiting;
-    bool working;        /* counted in dev.working; its own */
-    uint64_t unique;     /* of the request it works on, or 0; guarded by dev.lock */
-    unsigned cancelling; /* threads that cancel req.call, which must stay; likewise */
+    bool working;            /* counted in dev.working; its own */
+    uint64_t unique;         /* of the request it works on, or 0; guarded by dev.lock */
+    unsigned cancelling;     /* threads that use req, which must stay; likewise */
+    bool before;             /* it may be about to take what is sent again; likewise */
+    _Atomic uint64_t answer; /* the unique under which to answer; 0: it has been taken */
+    int sent;                /* what came of the answer */
+    struct ledger_slot *slot;
     char small[SMALL + SECTOR];
 };
 
@@ -67,6 +74,8 @@ struct dev {
     pthread_cond_t unpark, ended, tick, cancelled;
     unsigned threads, idle, running, waiting, parked, unparking, spare;
     atomic_bool over;        /* set under the lock */
+    bool swept;              /* all that was sent again has come, or nothing was */
+    unsigned before;         /* workers of which that is not known */
     bool asleep;             /* the monitor waits for the next request */
     uint64_t taken, overlap; /* requests so far; of those, taken while others were worked on */
     atomic_uint working;     /* requests taken and not answered; not guarded */
@@ -140,8 +149,10 @@ static void worked(struct worker *w)
 static int req_send(struct fuse_req *r, const struct iovec *iov, int n)
 {
     struct worker *w = (struct worker *)r;
+    struct fuse_out_header *h = iov->iov_base;
     worked(w);
-    return send_iov(w->dev->fd, iov, n);
+    h->unique = atomic_exchange(&w->answer, 0);
+    return w->sent = send_iov(w->dev->fd, iov, n);
 }
 
 static int notify(struct fuse_sess *s, const struct iovec *iov, int n)
@@ -367,6 +378,8 @@ static void blocks(struct pl_call *call)
         return;
     }
     worked(w);
+    if (w->req.slot)
+        atomic_store(&w->req.slot->waits, 1);
     w->waiting = true;
     d->running--;
     d->waiting++;
@@ -407,15 +420,64 @@ static void end(struct dev *d, int error)
     pthread_mutex_unlock(&d->lock);
 }
 
+/* Who but `self` works on the request of that name, or had it by another. Called with the lock. */
+static struct worker *at_work(struct dev *d, uint64_t unique, const struct worker *self)
+{
+    struct worker *w = d->workers;
+    unique &= ~FUSE_UNIQUE_RESEND;
+    while (w && (!unique || w == self || (w->unique & ~FUSE_UNIQUE_RESEND) != unique))
+        w = w->next_worker;
+    return w;
+}
+
+/* A request that comes again: true if somebody has it in hand already and will answer it, or just
+ * has. */
+static bool duplicate(struct worker *self)
+{
+    struct dev *d = self->dev;
+    uint64_t unique = self->req.m.h.unique;
+    pthread_mutex_lock(&d->lock);
+    struct worker *w = at_work(d, unique, self);
+    bool answered = false;
+    if (w) {
+        uint64_t name = atomic_load(&w->answer);
+        answered = name && atomic_compare_exchange_strong(&w->answer, &name, unique);
+        if (answered) {
+            w->unique = unique;
+        } else {
+            w->cancelling++;
+            while (w->unique)
+                pthread_cond_wait(&d->cancelled, &d->lock);
+            answered = w->sent == 0;
+            if (--w->cancelling == 0)
+                pthread_cond_broadcast(&d->cancelled);
+        }
+    }
+    if (answered) /* whom an INTERRUPT means is the other */
+        self->unique = 0;
+    pthread_mutex_unlock(&d->lock);
+    return answered;
+}
+
+/* The first request that is not sent again was taken: the kernel has handed out all that is, but
+ * another worker may have read one and not yet looked for its slot. Called with the lock. */
+static void sweep_from(struct dev *d, const struct worker *self)
+{
+    d->swept = true;
+    for (struct worker *w = d->workers; w; w = w->next_worker) {
+        w->before = w != self && w->buf; /* else it does not read */
+        d->before += w->before;
+    }
+    if (d->before == 0)
+        fuse_journal_sweep(&d->s);
+}
+
 /* Cancels the request meant. If it is not there, it has been answered, or a worker has just read
  * it and not yet entered it: the kernel knows which, and on EAGAIN asks again if need be. */
 static void interrupt(struct dev *d, struct fuse_req *r)
 {
-    uint64_t unique = r->m.a.interrupt.unique;
     pthread_mutex_lock(&d->lock);
-    struct worker *w = d->workers;
-    while (w && (!unique || w->unique != unique))
-        w = w->next_worker;
+    struct worker *w = at_work(d, r->m.a.interrupt.unique, NULL);
     if (w)
         cancel(d, w);
     pthread_mutex_unlock(&d->lock);
@@ -455,6 +517,13 @@ static bool go_on(struct worker *w)
 {
     struct dev *d = w->dev;
     w->unique = 0;
+    if (w->cancelling)
+        pthread_cond_broadcast(&d->cancelled);
+    if (w->before) {
+        w->before = false;
+        if (--d->before == 0)
+            fuse_journal_sweep(&d->s);
+    }
     while (w->cancelling)
         pthread_cond_wait(&d->cancelled, &d->lock);
     pl_call_done(&w->req.call);
@@ -496,6 +565,7 @@ static void *work(void *arg)
     struct dev *d = w->dev;
     pthread_mutex_lock(&d->lock);
     w->buf = buffer_get(d);
+    w->slot = fuse_journal_slot(&d->s);
     bool on = w->buf && !d->over;
     if (!on)
         d->idle--;
@@ -511,16 +581,23 @@ static void *work(void *arg)
             break;
         w->req.crowded = d->waiting >= WAITING_MAX;
         w->unique = w->req.m.h.unique;
+        atomic_store_explicit(&w->answer, w->unique, memory_order_relaxed);
+        if (!d->swept && !(w->unique & FUSE_UNIQUE_RESEND))
+            sweep_from(d, w);
         if (d->over)
             cancel(d, w);
         took_and_unlock(w);
+        w->req.slot = w->slot;
         if (decoded == 0 && w->req.m.h.opcode == FUSE_INTERRUPT)
             interrupt(d, &w->req);
-        else
+        else if (!(w->req.m.h.unique & FUSE_UNIQUE_RESEND) || !duplicate(w))
             fuse_handle(&w->req, decoded);
+        fuse_journal_end(&w->req, &w->slot);
         pthread_mutex_lock(&d->lock);
         on = go_on(w);
     }
+    fuse_journal_slot_done(&d->s, w->slot);
+    w->slot = NULL;
     buffer_put(d, w->buf);
     w->buf = NULL;
     w->next_gone = d->gone;
@@ -560,6 +637,8 @@ static int greet(struct dev *d, struct pl_err *err)
             break;
     }
     buffer_put(d, buf);
+    if (agreed > 0)
+        atomic_store(&d->s.ledger->head->agreed, 1);
     if (agreed == -EPROTO)
         return pl_fail(err, agreed,
                        "the kernel speaks FUSE %u.%u, older than %u.%u (use Linux 5.4 or newer)",
@@ -569,6 +648,26 @@ static int greet(struct dev *d, struct pl_err *err)
     if (agreed < 0)
         return pl_fail(err, agreed, "/dev/fuse: %s", strerror(-agreed));
     return agreed;
+}
+
+/* The same where a predecessor has agreed with the kernel already. */
+static int carry_on(struct dev *d, struct pl_err *err)
+{
+    d->swept = false;
+    int r = fuse_carry_on(&d->s);
+    if (r == -ENODEV) /* unmounted meanwhile */
+        return 0;
+    if (r < 0)
+        return pl_fail(err, r,
+                       "the kernel cannot ask again for what the dead server left unanswered: %s "
+                       "(this takes Linux 6.9 or newer)",
+                       strerror(-r));
+    return 1;
+}
+
+static int begin(struct dev *d, struct pl_err *err)
+{
+    return atomic_load(&d->s.ledger->head->agreed) ? carry_on(d, err) : greet(d, err);
 }
 
 static int run(struct dev *d)
@@ -614,6 +713,7 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
     d->s.backing_open = backing_open;
     d->s.backing_close = backing_close;
     d->s.transport = d;
+    d->swept = true;
     d->bufsize = d->s.opts.max_write > 128 << 10 ? d->s.opts.max_write : 128 << 10;
     pthread_mutex_init(&d->lock, NULL);
     pthread_cond_init(&d->unpark, NULL);
@@ -621,8 +721,9 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
     pthread_cond_init(&d->cancelled, NULL);
     pl_cond_init(&d->tick);
 
-    r = greet(d, err);
+    r = begin(d, err);
     if (r > 0) {
+        fuse_told_start(&d->s);
         if (up)
             up(up_arg);
         r = run(d);
@@ -631,6 +732,7 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
         else if (r < 0)
             pl_fail(err, r, "/dev/fuse: %s", strerror(-r));
     }
+    fuse_told_stop(&d->s);
     fuse_sess_done(&d->s);
     while (d->buffers)
         munmap(buffer_get(d), PAGE + d->bufsize);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The session of the FUSE door, the dispatcher, and the operations on attributes. */
+#include "base/cred.h"
 #include "doors/fuse_door.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -26,17 +27,62 @@ static int64_t default_timeout(const struct pl_tree *tree)
     return tree->flags & PL_TREE_PRIVATE ? 3600 * SECOND : SECOND;
 }
 
-static struct fuse_valid valid(int64_t *timeout, const struct pl_tree *tree)
+#define TOLD_TIMEOUT (60 * SECOND)
+
+static struct fuse_valid valid(int64_t timeout, int64_t otherwise)
 {
-    if (*timeout < 0)
-        *timeout = default_timeout(tree);
-    return (struct fuse_valid){(uint64_t)(*timeout / SECOND), (uint32_t)(*timeout % SECOND)};
+    timeout = timeout < 0 ? otherwise : timeout;
+    return (struct fuse_valid){(uint64_t)(timeout / SECOND), (uint32_t)(timeout % SECOND)};
+}
+
+static void set_timeouts(struct fuse_sess *s)
+{
+    const int64_t given[FUSE_BELIEFS] = {
+        [FUSE_OF_ENTRY] = s->opts.entry_timeout,
+        [FUSE_OF_ATTR] = s->opts.attr_timeout,
+        [FUSE_OF_NEGATIVE] = s->opts.negative_timeout,
+    };
+    for (int i = 0; i < FUSE_BELIEFS; i++) {
+        s->asked[i] = valid(given[i], default_timeout(s->tree));
+        s->long_lived[i] = valid(given[i], TOLD_TIMEOUT);
+    }
+    struct fuse_valid attr = s->asked[FUSE_OF_ATTR];
+    s->cache_dirs = (attr.sec || attr.nsec) && !(s->tree->flags & PL_TREE_GENERATED);
 }
 
 static uint32_t bounded(uint32_t v, uint32_t otherwise, uint32_t least, uint32_t most)
 {
     v = v ? v : otherwise;
     return v < least ? least : v > most ? most : v;
+}
+
+/* Takes over the root. */
+static int make_tables(struct fuse_sess *s, struct pl_node *root, const struct pl_attr *attr)
+{
+    s->ledger = s->opts.ledger;
+    if (!s->ledger && ledger_new(&s->own, 0, false) == 0)
+        s->ledger = &s->own;
+    if (!s->ledger) {
+        pl_node_unref(root);
+        return -ENOMEM;
+    }
+    if (s->ledger->head->agreed) /* before anything of it is used */
+        atomic_fetch_add(&s->ledger->head->epoch, 1);
+    s->nodes = fuse_nodes_new(s->ledger, root, attr, &fuse_nodes_ops, s);
+    s->files = s->nodes ? fuse_files_new(s->ledger, fuse_wake_file_of, s) : NULL;
+    if (s->files) {
+        fuse_bytes_init(s);
+        pthread_mutex_init(&s->poll_lock, NULL);
+        pthread_mutex_init(&s->lock_lock, NULL);
+        pthread_mutex_init(&s->slot_lock, NULL);
+        fuse_journal_open(s);
+        return 0;
+    }
+    if (s->nodes)
+        fuse_nodes_free(s->nodes);
+    if (s->ledger == &s->own)
+        ledger_unmap(&s->own);
+    return -ENOMEM;
 }
 
 int fuse_sess_init(struct fuse_sess *s, struct pl_tree *tree, const char *aname,
@@ -49,12 +95,11 @@ int fuse_sess_init(struct fuse_sess *s, struct pl_tree *tree, const char *aname,
         s->opts = *opts;
     else
         fuse_opts_init(&s->opts);
+    if (s->opts.ledger && atomic_load(&s->opts.ledger->head->agreed))
+        s->opts.max_write = s->opts.ledger->head->max_write; /* what was agreed holds */
     s->opts.max_write = bounded(s->opts.max_write, 1 << 20, 1 << 12, 1 << 20);
     s->opts.threads = bounded(s->opts.threads, 16, 1, 256);
-    s->entry = valid(&s->opts.entry_timeout, tree);
-    s->attr = valid(&s->opts.attr_timeout, tree);
-    s->negative = valid(&s->opts.negative_timeout, tree);
-    s->cache_dirs = s->opts.attr_timeout > 0 && !(tree->flags & PL_TREE_GENERATED);
+    set_timeouts(s);
 
     struct pl_call call;
     struct pl_node *root;
@@ -64,16 +109,8 @@ int fuse_sess_init(struct fuse_sess *s, struct pl_tree *tree, const char *aname,
     pl_call_done(&call);
     if (r < 0)
         return pl_fail(err, r, "%s: %s", aname && *aname ? aname : "/", strerror(-r));
-    pthread_mutex_init(&s->poll_lock, NULL);
-    fuse_bytes_init(s);
-    s->nodes = fuse_nodes_new(root);
-    s->files = s->nodes ? fuse_files_new() : NULL;
-    if (s->files)
+    if (make_tables(s, root, &attr) == 0)
         return 0;
-    if (s->nodes)
-        fuse_nodes_free(s->nodes);
-    fuse_bytes_done(s);
-    pthread_mutex_destroy(&s->poll_lock);
     return pl_fail(err, -ENOMEM, "out of memory");
 }
 
@@ -91,7 +128,11 @@ void fuse_sess_done(struct fuse_sess *s)
     fuse_files_free(s->files);
     fuse_bytes_done(s);
     fuse_nodes_free(s->nodes);
+    if (s->ledger == &s->own)
+        ledger_unmap(&s->own);
     pthread_mutex_destroy(&s->poll_lock);
+    pthread_mutex_destroy(&s->lock_lock);
+    pthread_mutex_destroy(&s->slot_lock);
 }
 
 /* What we want of what the kernel offers. */
@@ -101,7 +142,8 @@ static uint64_t wanted(const struct fuse_sess *s)
     uint64_t want = FUSE_ASYNC_READ | FUSE_ATOMIC_O_TRUNC | FUSE_EXPORT_SUPPORT | FUSE_BIG_WRITES |
                     FUSE_DONT_MASK | FUSE_HAS_IOCTL_DIR | FUSE_AUTO_INVAL_DATA | FUSE_ASYNC_DIO |
                     FUSE_PARALLEL_DIROPS | FUSE_ABORT_ERROR | FUSE_MAX_PAGES | FUSE_SETXATTR_EXT |
-                    FUSE_INIT_EXT | FUSE_HANDLE_KILLPRIV_V2 | FUSE_DIRECT_IO_ALLOW_MMAP;
+                    FUSE_INIT_EXT | FUSE_HANDLE_KILLPRIV_V2 | FUSE_DIRECT_IO_ALLOW_MMAP |
+                    FUSE_HAS_EXPIRE_ONLY;
     if (tree & PL_TREE_LOCKS)
         want |= FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS;
     if (tree & PL_TREE_POSIX_ACL)
@@ -113,6 +155,8 @@ static uint64_t wanted(const struct fuse_sess *s)
         want |= FUSE_DO_READDIRPLUS;
     if (s->opts.writeback)
         want |= FUSE_WRITEBACK_CACHE;
+    if (fuse_lasts(s))
+        want |= FUSE_HAS_RESEND;
     return want | fuse_bytes_wanted(s);
 }
 
@@ -131,6 +175,10 @@ int fuse_sess_agree(struct fuse_sess *s, const struct fuse_init_in *in, struct f
     s->minor = in->minor < FUSE_MINOR ? in->minor : FUSE_MINOR;
     s->flags = offered & wanted(s) & ~s->opts.mask;
     out->max_stack_depth = fuse_bytes_agreed(s);
+    if (!(s->flags & FUSE_HAS_EXPIRE_ONLY)) { /* names cannot be told: see fuse_told.c */
+        s->long_lived[FUSE_OF_ENTRY] = s->asked[FUSE_OF_ENTRY];
+        s->long_lived[FUSE_OF_NEGATIVE] = s->asked[FUSE_OF_NEGATIVE];
+    }
     out->max_readahead = UINT32_MAX; /* what the mount says, which may have been raised since */
     out->flags = (uint32_t)s->flags;
     out->flags2 = (uint32_t)(s->flags >> 32);
@@ -139,16 +187,25 @@ int fuse_sess_agree(struct fuse_sess *s, const struct fuse_init_in *in, struct f
     out->max_write = s->opts.max_write;
     out->time_gran = 1;
     out->max_pages = (uint16_t)((s->opts.max_write + 4095) / 4096);
+    s->ledger->head->minor = s->minor;
+    s->ledger->head->flags = s->flags;
+    s->ledger->head->max_write = s->opts.max_write;
     return 1;
 }
 
 /* ---- replies --------------------------------------------------------------------------------- */
 
+static int send_noted(struct fuse_req *r, const struct iovec *iov, int n)
+{
+    fuse_journal_note(r, iov, n);
+    return fuse_journal_sent(r, r->send(r, iov, n));
+}
+
 int fuse_reply2(struct fuse_req *r, const void *a, size_t asize, const void *b, size_t bsize)
 {
     struct fuse_out_header h = {(uint32_t)(sizeof(h) + asize + bsize), 0, r->m.h.unique};
     struct iovec iov[3] = {{&h, sizeof(h)}, {(void *)a, asize}, {(void *)b, bsize}};
-    return r->send(r, iov, bsize ? 3 : asize ? 2 : 1);
+    return send_noted(r, iov, bsize ? 3 : asize ? 2 : 1);
 }
 
 int fuse_reply(struct fuse_req *r, const void *data, size_t size)
@@ -168,7 +225,7 @@ static void reply_error(struct fuse_req *r, int error)
         stats_add(&r->s->stats->errors, 1);
     struct fuse_out_header h = {sizeof(h), error, r->m.h.unique};
     struct iovec iov = {&h, sizeof(h)};
-    r->send(r, &iov, 1);
+    send_noted(r, &iov, 1);
 }
 
 /* As the kernel's new_encode_dev(). */
@@ -198,29 +255,50 @@ static void fill_attr(struct fuse_attr *out, const struct pl_attr *a)
     };
 }
 
-int fuse_entry(struct fuse_req *r, struct pl_node *node, const struct pl_attr *attr,
-               struct fuse_entry_out *out)
+struct fuse_valid fuse_valid(struct fuse_req *r, enum fuse_belief what, bool told)
 {
     struct fuse_sess *s = r->s;
+    if (!s->told)
+        return s->asked[what];
+    if (fuse_told_seq(s) != r->told_seq)
+        return (struct fuse_valid){0, 0};
+    return told && !fuse_told_in_doubt(s) ? s->long_lived[what] : s->asked[what];
+}
+
+int fuse_entry(struct fuse_req *r, struct pl_node *node, const struct pl_attr *attr,
+               const char *name, struct fuse_entry_out *out)
+{
+    struct fuse_sess *s = r->s;
+    struct fuse_found f = {node, attr, r->m.h.nodeid, name};
     uint64_t generation;
     bool sure;
-    uint64_t id = fuse_nodes_learn(s->nodes, node, fuse_stamp(attr), &generation, &sure);
+    fuse_journal_deed(r);
+    uint64_t id =
+        fuse_nodes_learn(s->nodes, &f, &generation, &sure, r->journal ? &r->slot->learned : NULL);
     if (!id)
         return -ENOMEM;
+    /* From here on changes are passed on to the kernel; those before are noticed by fuse_valid().
+     */
+    struct fuse_valid ev = fuse_valid(r, FUSE_OF_ENTRY, attr->told);
+    struct fuse_valid av =
+        sure ? fuse_valid(r, FUSE_OF_ATTR, attr->told) : (struct fuse_valid){0, 0};
+    if (s->told && S_ISDIR(attr->mode))
+        fuse_nodes_set_watched(s->nodes, id, attr->told);
     out->nodeid = id;
     out->generation = generation;
-    out->entry_valid = s->entry.sec;
-    out->entry_valid_nsec = s->entry.nsec;
-    out->attr_valid = sure ? s->attr.sec : 0;
-    out->attr_valid_nsec = sure ? s->attr.nsec : 0;
+    out->entry_valid = ev.sec;
+    out->entry_valid_nsec = ev.nsec;
+    out->attr_valid = av.sec;
+    out->attr_valid_nsec = av.nsec;
     fill_attr(&out->attr, attr);
     return 0;
 }
 
-int fuse_reply_entry(struct fuse_req *r, struct pl_node *node, const struct pl_attr *attr)
+int fuse_reply_entry(struct fuse_req *r, struct pl_node *node, const struct pl_attr *attr,
+                     const char *name)
 {
     struct fuse_entry_out out;
-    int error = fuse_entry(r, node, attr, &out);
+    int error = fuse_entry(r, node, attr, name, &out);
     if (error < 0)
         return error;
     if (fuse_reply(r, &out, sizeof(out)) < 0)
@@ -228,10 +306,18 @@ int fuse_reply_entry(struct fuse_req *r, struct pl_node *node, const struct pl_a
     return 0;
 }
 
+/* The kernel is about to be told these attributes of the request's node: for how long they hold. */
+static struct fuse_valid telling(struct fuse_req *r, const struct pl_attr *attr)
+{
+    bool sure = fuse_nodes_told(r->s->nodes, r->m.h.nodeid, attr);
+    if (r->s->told && S_ISDIR(attr->mode))
+        fuse_nodes_set_watched(r->s->nodes, r->m.h.nodeid, attr->told);
+    return sure ? fuse_valid(r, FUSE_OF_ATTR, attr->told) : (struct fuse_valid){0, 0};
+}
+
 int fuse_reply_attr(struct fuse_req *r, const struct pl_attr *attr)
 {
-    bool sure = fuse_nodes_told(r->s->nodes, r->m.h.nodeid, fuse_stamp(attr));
-    struct fuse_valid v = sure ? r->s->attr : (struct fuse_valid){0, 0};
+    struct fuse_valid v = telling(r, attr);
     struct fuse_attr_out out = {v.sec, v.nsec, 0, {0}};
     fill_attr(&out.attr, attr);
     fuse_reply(r, &out, sizeof(out));
@@ -246,6 +332,10 @@ static int read_status(pid_t pid, char *text, size_t size)
         return -ESRCH;
     snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT) { /* perhaps hidden from whom this thread acted for before */
+        cred_reset();
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+    }
     if (fd < 0)
         return -errno;
     ssize_t n = read(fd, text, size - 1);
@@ -283,10 +373,10 @@ int fuse_op_statx(struct fuse_req *r)
     if (error < 0)
         return error;
     bool born = a.btime.tv_sec || a.btime.tv_nsec;
-    bool sure = fuse_nodes_told(r->s->nodes, r->m.h.nodeid, fuse_stamp(&a));
+    struct fuse_valid v = telling(r, &a);
     struct fuse_statx_out out = {
-        .attr_valid = sure ? r->s->attr.sec : 0,
-        .attr_valid_nsec = sure ? r->s->attr.nsec : 0,
+        .attr_valid = v.sec,
+        .attr_valid_nsec = v.nsec,
         .stat = {.mask = STATX_BASIC_STATS | (born ? STATX_BTIME : 0),
                  .blksize = a.blksize ? a.blksize : 4096,
                  .nlink = (uint32_t)a.nlink,
@@ -345,8 +435,9 @@ void fuse_kill_priv(struct fuse_req *r, struct pl_file *file, bool sgid_always)
         if (sgid_always || (S_ISREG(a.mode) && (a.mode & S_IXGRP)))
             kill |= a.mode & S_ISGID;
         struct pl_setattr set = {.valid = PL_SET_MODE, .mode = a.mode & 07777 & ~kill};
-        if (kill)
-            pl_setattr(r->s->tree, &call, r->node, file, &set, &a);
+        /* The kernel believes that a write does not change the mode. */
+        if (kill && pl_setattr(r->s->tree, &call, r->node, file, &set, &a) == 0)
+            fuse_told_attr(r->s, r->m.h.nodeid);
     }
     pl_call_done(&call);
 }
@@ -609,9 +700,11 @@ static bool silent(struct fuse_req *r)
 {
     switch (r->m.h.opcode) {
     case FUSE_FORGET:
+        ledger_point(r->s->ledger, LEDGER_AT_forget);
         forget(r->s, r->m.h.nodeid, r->m.a.forget.nlookup);
         return true;
     case FUSE_BATCH_FORGET:
+        ledger_point(r->s->ledger, LEDGER_AT_forget);
         batch_forget(r);
         return true;
     case FUSE_NOTIFY_REPLY: /* we ask for nothing */
@@ -619,6 +712,21 @@ static bool silent(struct fuse_req *r)
     default:
         return false;
     }
+}
+
+/* Runs the request: 0 when it has answered, or the error to answer with. */
+static int dispatch(struct fuse_req *r)
+{
+    fuse_handler *handler = handlers[r->m.h.opcode];
+    if (!handler)
+        return FUSE_NEVER;
+    int error = fuse_journal_begin(r);
+    if (error)
+        return error > 0 ? 0 : error;
+    r->node = r->m.h.opcode == FUSE_DESTROY ? NULL : fuse_nodes_get(r->s->nodes, r->m.h.nodeid);
+    if (!r->node && r->m.h.opcode != FUSE_DESTROY)
+        return -ESTALE;
+    return r->redo ? fuse_redo(r, handler) : handler(r);
 }
 
 void fuse_handle(struct fuse_req *r, int decoded)
@@ -629,20 +737,15 @@ void fuse_handle(struct fuse_req *r, int decoded)
         return;
     atomic_fetch_add_explicit(&st->waiting, 1, memory_order_relaxed);
     r->node = NULL;
+    r->told_seq = fuse_told_seq(r->s);
     r->call.load_groups = load_groups;
     int error = decoded == -ENOSYS ? FUSE_NEVER : decoded;
-    if (error == 0) {
-        fuse_handler *handler = handlers[r->m.h.opcode];
-        if (!handler)
-            error = FUSE_NEVER;
-        else if (r->m.h.opcode != FUSE_DESTROY &&
-                 !(r->node = fuse_nodes_get(r->s->nodes, r->m.h.nodeid)))
-            error = -ESTALE;
-        else
-            error = handler(r);
-    }
+    r->journal = false;
+    if (error == 0)
+        error = dispatch(r);
     if (error < 0)
         reply_error(r, error);
+    atomic_fetch_add_explicit(&r->s->ledger->head->answered, 1, memory_order_relaxed);
     pl_node_unref(r->node);
     free(r->call.door);
     atomic_fetch_sub_explicit(&st->waiting, 1, memory_order_relaxed);

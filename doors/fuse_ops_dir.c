@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 
 /* ---- does this process want attributes? ------------------------------------------------------ */
@@ -66,7 +67,8 @@ static bool names_only(struct fuse_req *r, bool start, size_t bytes)
 
 static int reply_negative(struct fuse_req *r)
 {
-    struct fuse_valid v = r->s->negative;
+    bool watched = r->s->told && fuse_nodes_watched(r->s->nodes, r->m.h.nodeid);
+    struct fuse_valid v = fuse_valid(r, FUSE_OF_NEGATIVE, watched);
     if (!v.sec && !v.nsec)
         return -ENOENT;
     struct fuse_entry_out out = {.entry_valid = v.sec, .entry_valid_nsec = v.nsec};
@@ -100,7 +102,7 @@ int fuse_op_lookup(struct fuse_req *r)
         return error;
     if (node->fmt != S_IFDIR)
         wants_attributes(r);
-    return fuse_reply_entry(r, node, &attr);
+    return fuse_reply_entry(r, node, &attr, r->m.name);
 }
 
 static int make(struct fuse_req *r, const struct pl_make *m)
@@ -108,7 +110,7 @@ static int make(struct fuse_req *r, const struct pl_make *m)
     struct pl_node *node;
     struct pl_attr attr;
     int error = pl_make(r->s->tree, &r->call, r->node, r->m.name, m, &node, &attr);
-    return error < 0 ? error : fuse_reply_entry(r, node, &attr);
+    return error < 0 ? error : fuse_reply_entry(r, node, &attr, r->m.name);
 }
 
 int fuse_op_mknod(struct fuse_req *r)
@@ -143,7 +145,7 @@ int fuse_op_link(struct fuse_req *r)
         return -ESTALE;
     int error = pl_link(r->s->tree, &r->call, node, r->node, r->m.name, &attr);
     if (error == 0)
-        return fuse_reply_entry(r, node, &attr);
+        return fuse_reply_entry(r, node, &attr, r->m.name);
     pl_node_unref(node);
     return error;
 }
@@ -156,14 +158,57 @@ static int done(struct fuse_req *r, int error)
     return 0;
 }
 
+void fuse_removed(struct fuse_req *r)
+{
+    uint64_t ino = r->journal ? atomic_load(&r->slot->intent.ino) : 0;
+    if (ino)
+        fuse_nodes_nameless(r->s->nodes, ino);
+}
+
+static int remove_name(struct fuse_req *r, int flags)
+{
+    int error = pl_remove(r->s->tree, &r->call, r->node, r->m.name, flags);
+    fuse_journal_deed(r);
+    if (error == 0)
+        fuse_removed(r);
+    return done(r, error);
+}
+
 int fuse_op_unlink(struct fuse_req *r)
 {
-    return done(r, pl_remove(r->s->tree, &r->call, r->node, r->m.name, 0));
+    return remove_name(r, 0);
 }
 
 int fuse_op_rmdir(struct fuse_req *r)
 {
-    return done(r, pl_remove(r->s->tree, &r->call, r->node, r->m.name, AT_REMOVEDIR));
+    return remove_name(r, AT_REMOVEDIR);
+}
+
+/* What moved: of a source that does not note it, whatever has the new name now. */
+static uint64_t moved_ino(struct fuse_req *r)
+{
+    uint64_t ino = atomic_load(&r->slot->intent.ino);
+    struct pl_node *newdir = ino ? NULL : fuse_nodes_get(r->s->nodes, r->m.a.rename.newdir), *node;
+    struct pl_attr attr;
+    if (newdir && pl_lookup(r->s->tree, &r->call, newdir, r->m.name2, &node, &attr) == 0) {
+        ino = attr.ino;
+        pl_node_unref(node);
+    }
+    pl_node_unref(newdir);
+    return ino;
+}
+
+void fuse_renamed(struct fuse_req *r)
+{
+    if (!r->journal)
+        return;
+    uint64_t ino = moved_ino(r), ino2 = atomic_load(&r->slot->intent.ino2);
+    if (ino)
+        fuse_nodes_moved(r->s->nodes, ino, r->m.a.rename.newdir, r->m.name2);
+    if (ino2 && (r->m.a.rename.flags & RENAME_EXCHANGE))
+        fuse_nodes_moved(r->s->nodes, ino2, r->m.h.nodeid, r->m.name);
+    else if (ino2 && ino2 != ino)
+        fuse_nodes_nameless(r->s->nodes, ino2);
 }
 
 int fuse_op_rename(struct fuse_req *r)
@@ -174,6 +219,9 @@ int fuse_op_rename(struct fuse_req *r)
         return -ESTALE;
     int error = pl_rename(r->s->tree, &r->call, r->node, r->m.name, newdir, r->m.name2, in->flags);
     pl_node_unref(newdir);
+    fuse_journal_deed(r);
+    if (error == 0)
+        fuse_renamed(r);
     return done(r, error);
 }
 
@@ -252,7 +300,7 @@ static void add_attributes(struct fuse_req *r, char *p, struct fuse_dirent *d)
     if (!strcmp(name, ".") || !strcmp(name, ".."))
         return;
     if (pl_lookup(r->s->tree, &r->call, r->node, name, &node, &attr) < 0 ||
-        fuse_entry(r, node, &attr, &out) < 0)
+        fuse_entry(r, node, &attr, name, &out) < 0)
         return;
     d->ino = attr.ino;
     d->type = attr.mode >> 12 & 15;

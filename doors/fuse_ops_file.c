@@ -13,7 +13,7 @@
 /* The kernel opens a program to run it: the right to execute is enough. */
 #define OPEN_EXEC 0x20
 
-static int open_flags(struct fuse_req *r, uint32_t flags)
+int fuse_open_flags(struct fuse_req *r, uint32_t flags)
 {
     int f = (int)(flags & OPEN_FLAGS);
     if (r->s->flags & FUSE_WRITEBACK_CACHE) {
@@ -27,22 +27,51 @@ static int open_flags(struct fuse_req *r, uint32_t flags)
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
+int fuse_close(struct fuse_req *r, uint64_t fh, bool released)
+{
+    struct fuse_sess *s = r->s;
+    struct fuse_file f;
+    if (!fuse_files_del(s->files, fh, &f))
+        return -EBADF;
+    fuse_bytes_close(r, &f, released);
+    fuse_poll_free(f.poll);
+    fuse_locks_end(s, 0, fh, 0);
+    ledger_point(s->ledger, LEDGER_AT_release);
+    fuse_files_drop(s->files, fh);
+    return 0;
+}
+
+static uint32_t opened_as(const struct pl_file *file, const struct fuse_way *way)
+{
+    return (way->how == FUSE_NO_BYTES ? LEDGER_DIR : 0) | (file->stream ? LEDGER_STREAM : 0) |
+           (way->how >= FUSE_PASSED        ? LEDGER_PASSED
+            : way->flags & FOPEN_DIRECT_IO ? 0
+                                           : LEDGER_CACHED);
+}
+
 /* Takes over the file, for which the way was chosen. */
 static int reply_open(struct fuse_req *r, struct pl_file *file, const struct fuse_way *way,
                       uint64_t nodeid, const struct fuse_entry_out *entry)
 {
-    struct fuse_file gone = {.file = file, .how = way->how};
     struct fuse_open_out out = {.open_flags = way->flags, .backing_id = way->backing};
+    struct ledger_file as = {.nodeid = nodeid,
+                             .opener = r->m.h.unique & ~FUSE_UNIQUE_RESEND,
+                             .uid = r->m.h.uid,
+                             .gid = r->m.h.gid,
+                             .backing = way->backing,
+                             .state = opened_as(file, way)};
     int sent = -ENOMEM;
-    out.fh = fuse_files_add(r->s->files, file, way->how, &r->call.cred);
+    out.fh = fuse_files_add(r->s->files, file, &as, way->how);
     if (out.fh)
         sent = entry ? fuse_reply2(r, entry, sizeof(*entry), &out, sizeof(out))
                      : fuse_reply(r, &out, sizeof(out));
     if (sent == 0)
         return 0;
     /* The kernel knows neither the file nor the entry. */
-    fuse_files_del(r->s->files, out.fh, &gone);
-    fuse_bytes_close(r, nodeid, &gone, false);
+    struct fuse_file gone = {
+        .file = file, .how = (uint8_t)way->how, .flags = file->flags, .nodeid = nodeid};
+    if (fuse_close(r, out.fh, false) < 0)
+        fuse_bytes_close(r, &gone, false);
     if (entry)
         fuse_nodes_forget(r->s->nodes, entry->nodeid, 1);
     return out.fh ? 0 : -ENOMEM;
@@ -52,6 +81,7 @@ int fuse_reply_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
                     const struct fuse_entry_out *entry)
 {
     struct fuse_way way;
+    fuse_journal_deed(r);
     int error = fuse_bytes_open(r, file, nodeid, &way);
     if (error == 0)
         return reply_open(r, file, &way, nodeid, entry);
@@ -83,10 +113,12 @@ int fuse_op_open(struct fuse_req *r)
 {
     const struct fuse_open_in *in = &r->m.a.open;
     struct fuse_way way;
-    int flags = open_flags(r, in->flags);
+    int flags = fuse_open_flags(r, in->flags);
     struct pl_file *file = fuse_bytes_again(r, (uint32_t)flags, &way);
-    if (file)
+    if (file) {
+        fuse_journal_deed(r);
         return reply_open(r, file, &way, r->m.h.nodeid, NULL);
+    }
     int error = pl_open(r->s->tree, &r->call, r->node, flags, &file);
     if (error == -EACCES && flags != (int)(in->flags & OPEN_FLAGS))
         error = open_write_only(r, (int)(in->flags & OPEN_FLAGS), flags, &file);
@@ -97,12 +129,12 @@ int fuse_op_open(struct fuse_req *r)
     return fuse_reply_open(r, file, r->m.h.nodeid, NULL);
 }
 
-/* Answers CREATE and TMPFILE. */
-static int reply_created(struct fuse_req *r, struct pl_node *node, const struct pl_attr *attr,
-                         struct pl_file *file)
+int fuse_reply_created(struct fuse_req *r, struct pl_node *node, const struct pl_attr *attr,
+                       struct pl_file *file)
 {
     struct fuse_entry_out entry;
-    int error = fuse_entry(r, node, attr, &entry);
+    const char *name = r->m.h.opcode == FUSE_CREATE ? r->m.name : NULL;
+    int error = fuse_entry(r, node, attr, name, &entry);
     if (error == 0)
         return fuse_reply_open(r, file, entry.nodeid, &entry);
     pl_close(r->s->tree, &r->call, file);
@@ -116,10 +148,10 @@ int fuse_op_create(struct fuse_req *r)
     struct pl_attr attr;
     struct pl_file *file;
     r->call.umask = in->umask & 0777;
-    int flags = open_flags(r, in->flags) | (int)(in->flags & O_EXCL) | O_CREAT;
+    int flags = fuse_open_flags(r, in->flags) | (int)(in->flags & O_EXCL) | O_CREAT;
     int error = pl_create(r->s->tree, &r->call, r->node, r->m.name, flags, in->mode & 07777, &node,
                           &attr, &file);
-    return error < 0 ? error : reply_created(r, node, &attr, file);
+    return error < 0 ? error : fuse_reply_created(r, node, &attr, file);
 }
 
 int fuse_op_tmpfile(struct fuse_req *r)
@@ -131,10 +163,10 @@ int fuse_op_tmpfile(struct fuse_req *r)
     if (!pl_tree_has(r->s->tree, PL_OP_tmpfile))
         return FUSE_NEVER;
     r->call.umask = in->umask & 0777;
-    int flags = open_flags(r, in->flags) | (int)(in->flags & O_EXCL);
+    int flags = fuse_open_flags(r, in->flags) | (int)(in->flags & O_EXCL);
     int error =
         pl_tmpfile(r->s->tree, &r->call, r->node, flags, in->mode & 07777, &node, &attr, &file);
-    return error < 0 ? error : reply_created(r, node, &attr, file);
+    return error < 0 ? error : fuse_reply_created(r, node, &attr, file);
 }
 
 /* ---- bytes ----------------------------------------------------------------------------------- */
@@ -292,23 +324,21 @@ int fuse_op_flush(struct fuse_req *r)
     struct pl_file *file = fuse_req_file(r, r->m.a.flush.fh);
     if (!file)
         return -EBADF;
-    return done(r, pl_flush(r->s->tree, &r->call, file, r->m.a.flush.lock_owner));
+    int error = pl_flush(r->s->tree, &r->call, file, r->m.a.flush.lock_owner);
+    fuse_locks_end(r->s, r->m.h.nodeid, 0, r->m.a.flush.lock_owner);
+    return done(r, error);
 }
 
 int fuse_op_release(struct fuse_req *r)
 {
     const struct fuse_release_in *in = &r->m.a.release;
-    struct fuse_file f;
-    if (!fuse_files_del(r->s->files, in->fh, &f))
-        return -EBADF;
-    if (in->release_flags & FUSE_RELEASE_FLOCK_UNLOCK) {
+    struct fuse_file *f;
+    if ((in->release_flags & FUSE_RELEASE_FLOCK_UNLOCK) &&
+        (f = fuse_files_get(r->s->files, in->fh))) {
         struct pl_lock lock = {.type = F_UNLCK, .flock = true, .owner = in->fh, .end = INT64_MAX};
-        pl_lock(r->s->tree, &r->call, f.file, &lock);
+        pl_lock(r->s->tree, &r->call, f->file, &lock);
     }
-    fuse_bytes_close(r, r->m.h.nodeid, &f, true);
-    fuse_poll_free(f.poll);
-    fuse_reply(r, NULL, 0);
-    return 0;
+    return done(r, fuse_close(r, in->fh, true));
 }
 
 int fuse_op_fsync(struct fuse_req *r)

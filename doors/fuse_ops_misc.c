@@ -118,14 +118,6 @@ int fuse_op_getlk(struct fuse_req *r)
     return 0;
 }
 
-void fuse_doubt(struct fuse_sess *s, uint64_t nodeid)
-{
-    struct fuse_notify_inval_inode_out out = {nodeid, -1, 0};
-    struct fuse_out_header h = {sizeof(h) + sizeof(out), FUSE_NOTIFY_INVAL_INODE, 0};
-    struct iovec iov[2] = {{&h, sizeof(h)}, {&out, sizeof(out)}};
-    s->notify(s, iov, 2);
-}
-
 int fuse_op_setlk(struct fuse_req *r)
 {
     struct fuse_file *f = fuse_files_get(r->s->files, r->m.a.lk.fh);
@@ -138,10 +130,14 @@ int fuse_op_setlk(struct fuse_req *r)
     /* Rather a refusal than that nobody is left to take the unlock. */
     lock.wait = r->m.h.opcode == FUSE_SETLKW && !r->crowded;
     int error = pl_lock(r->s->tree, &r->call, f->file, &lock);
+    if (error == 0)
+        fuse_locks_set(r->s, r->m.h.nodeid, r->m.a.lk.fh, &lock);
     if (error == -EAGAIN && r->m.h.opcode == FUSE_SETLKW)
         error = -ENOLCK;
+    /* Who takes a lock must not be shown what was cached before it: the kernel asks for the
+     * attributes anew, and what it has of a file that changed meanwhile goes. */
     if (error == 0 && lock.type != F_UNLCK && !(r->s->tree->flags & PL_TREE_PRIVATE))
-        fuse_doubt(r->s, r->m.h.nodeid); /* whoever takes a lock sees what changed before it */
+        fuse_told_attr(r->s, r->m.h.nodeid);
     return done(r, error);
 }
 
@@ -165,6 +161,8 @@ int fuse_op_ioctl(struct fuse_req *r)
     int result = pl_ioctl(r->s->tree, &r->call, file, in->cmd, r->buf, r->m.size, in->out_size);
     if (result < 0)
         return result;
+    if (r->m.size) /* what was handed in may have been set, as chattr(1) does */
+        fuse_told_attr(r->s, r->m.h.nodeid);
     struct fuse_ioctl_out out = {.result = result};
     fuse_reply2(r, &out, sizeof(out), r->buf, in->out_size);
     return 0;
@@ -224,6 +222,7 @@ int fuse_op_poll(struct fuse_req *r)
         if (!p)
             return -ENOMEM;
         atomic_store(&p->kh, in->kh);
+        fuse_files_polled(r->s->files, in->fh, in->kh);
         atomic_store(&p->armed, true);
     }
     /* Each time anew, so that when this returns the tree has the poller, whoever came first. */

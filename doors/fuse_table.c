@@ -1,141 +1,171 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Tables in chunks: an entry never moves, and its index finds it in two steps. Chunks are kept
- * until the end; free entries are linked by index.
+ * Nodes by nodeid.
  *
- * Nodes: 48 bytes an entry and 4 to 8 a hash bucket. `tab->lock` guards everything; a node is found
- * with a reference taken under the lock, so that no FORGET pulls it from under a running op.
- * Nodes are let go of outside the lock, since a source's release may do much.
+ * An entry is a struct ledger_node in the ledger and, beside it, a struct known of our own: 104
+ * bytes (40 without the key), 16, and 4 to 8 for the hash. `tab->lock` guards all of both; a node
+ * is found with a reference taken under the lock, so that no FORGET pulls it from under a running
+ * op. Nodes are let go of, woken and asked for their keys outside the lock, since a source may do
+ * much.
+ *
+ * What finds no room in the ledger goes into a second one, which is private: `extra`. A successor
+ * knows nothing of that. So that it gives none of those nodeids to something else, which the kernel
+ * would take for the old, each server has nodeids of its own there: its number is in the upper
+ * half.
  */
 #include "doors/fuse_table.h"
 #include "fuse/proto.h"
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define CHUNK_BITS 10
-#define CHUNK      (1u << CHUNK_BITS)
-
-/* ---- chunks ---------------------------------------------------------------------------------- */
-
-struct chunks {
-    char **chunk;
-    uint32_t nchunks, used; /* entries ever used; entry 0 is not */
-    uint32_t free;          /* the first free entry, 0: none */
-    size_t size;            /* of an entry */
-};
-
-static void *entry(const struct chunks *c, uint32_t i)
-{
-    return c->chunk[i >> CHUNK_BITS] + (i & (CHUNK - 1)) * c->size;
-}
-
-/* The next entry that was never used, zeroed; 0 when out of memory. */
-static uint32_t grow(struct chunks *c)
-{
-    if (c->used == UINT32_MAX)
-        return 0;
-    if (c->used == 0)
-        c->used = 1;
-    if (c->used >> CHUNK_BITS >= c->nchunks) {
-        if ((c->nchunks & (c->nchunks - 1)) == 0) { /* a power of two: full */
-            size_t n = c->nchunks ? c->nchunks * 2ul : 1;
-            char **p = realloc(c->chunk, n * sizeof(*p));
-            if (!p)
-                return 0;
-            c->chunk = p;
-        }
-        char *fresh = calloc(CHUNK, c->size);
-        if (!fresh)
-            return 0;
-        c->chunk[c->nchunks++] = fresh;
-    }
-    return c->used++;
-}
-
-static void chunks_done(struct chunks *c)
-{
-    for (uint32_t i = 0; i < c->nchunks; i++)
-        free(c->chunk[i]);
-    free(c->chunk);
-}
-
-/* ---- nodes ----------------------------------------------------------------------------------- */
+#include <sys/mman.h>
 
 struct known {
-    struct pl_node *node;     /* NULL: a free entry */
-    uint64_t nlookup;         /* of the root: not counted */
-    uint32_t generation : 31; /* counts the uses of the entry */
-    uint32_t locked : 1;      /* POSIX locks have been set */
-    uint32_t next;            /* in the hash chain, or the next free entry */
-    uint32_t told, opened;    /* stamps */
-    int32_t backing;          /* 0: none */
-    uint32_t mapped;          /* open files with which it may be mapped unseen */
+    struct pl_node *node; /* NULL: it sleeps, or the entry is free */
+    uint32_t told;        /* the stamp of what the kernel believes, 0: unknown */
+    uint32_t same : 1;    /* that has not changed since the last open */
+    uint32_t lost : 1;    /* it sleeps, and could not be woken */
+    uint32_t watched : 1; /* a directory: changes of its names are told */
+    uint32_t mapped : 29; /* open files with which it may be mapped unseen */
+};
+
+struct half {
+    struct ledger *l;
+    struct known *known; /* [l->head->nnodes + 1] */
+    uint64_t base;       /* nodeid of entry 0 */
 };
 
 struct fuse_nodes {
     pthread_mutex_t lock;
-    struct chunks c;
-    uint32_t *bucket, mask;
-    size_t count;
+    struct half main, more; /* more.l: NULL until it is needed */
+    struct ledger extra;
+    const struct fuse_nodes_ops *ops;
+    void *arg;
 };
 
-static uint32_t *bucket_of(struct fuse_nodes *tab, const struct pl_node *node)
+/* An entry that is in use. */
+struct at {
+    struct half *half;
+    uint32_t i;
+    struct ledger_node *n;
+    struct known *k;
+};
+
+/* ---- entries --------------------------------------------------------------------------------- */
+
+static void *sparse(size_t size)
 {
-    uint64_t h = (uint64_t)(uintptr_t)node * 0x9e3779b97f4a7c15u;
-    return &tab->bucket[h >> 32 & tab->mask];
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
+    return p == MAP_FAILED ? NULL : p;
 }
 
-static struct known *known(struct fuse_nodes *tab, uint64_t id)
+static size_t known_size(const struct ledger *l)
 {
-    struct known *k = id && id < tab->c.used ? entry(&tab->c, (uint32_t)id) : NULL;
-    return k && k->node ? k : NULL;
+    return (l->head->nnodes + 1ul) * sizeof(struct known);
 }
 
-/* Twice as many buckets; without memory for them, longer chains will do. */
-static void rehash(struct fuse_nodes *tab)
+static bool half_init(struct half *h, struct ledger *l, uint64_t base)
 {
-    uint32_t mask = tab->mask * 2 + 1;
-    uint32_t *bucket = calloc((size_t)mask + 1, sizeof(*bucket));
-    if (!bucket)
-        return;
-    free(tab->bucket);
-    tab->bucket = bucket;
-    tab->mask = mask;
-    for (uint32_t i = 1; i < tab->c.used; i++) {
-        struct known *k = entry(&tab->c, i);
-        if (!k->node)
-            continue;
-        uint32_t *b = bucket_of(tab, k->node);
-        k->next = *b;
-        *b = i;
+    h->known = sparse(known_size(l));
+    if (h->known) {
+        h->l = l;
+        h->base = base;
     }
+    return h->known;
 }
 
-static uint32_t add(struct fuse_nodes *tab, struct pl_node *node)
+static struct at entry(struct half *h, uint32_t i)
 {
-    uint32_t i = tab->c.free;
-    if (i)
-        tab->c.free = ((struct known *)entry(&tab->c, i))->next;
-    else if (!(i = grow(&tab->c)))
-        return 0;
-    if (++tab->count > tab->mask && tab->mask < UINT32_MAX / 2)
-        rehash(tab);
-    struct known *k = entry(&tab->c, i);
-    uint32_t *b = bucket_of(tab, node);
-    *k = (struct known){.node = node, .generation = (k->generation + 1) & 0x7fffffff, .next = *b};
-    *b = i;
-    return i;
+    return (struct at){h, i, &h->l->node[i], &h->known[i]};
 }
 
-struct fuse_nodes *fuse_nodes_new(struct pl_node *root)
+static bool find(struct fuse_nodes *tab, uint64_t nodeid, struct at *ret)
+{
+    struct half *h = nodeid <= UINT32_MAX ? &tab->main : &tab->more;
+    if (!h->l || nodeid < h->base || nodeid - h->base > UINT32_MAX ||
+        !ledger_node(h->l, nodeid - h->base))
+        return false;
+    *ret = entry(h, (uint32_t)(nodeid - h->base));
+    return true;
+}
+
+static struct fuse_dormant dormant(const struct at *at)
+{
+    struct fuse_dormant d = {.nodeid = at->half->base + at->i};
+    d.n = *at->n;
+    return d;
+}
+
+/* Is the entry still that of the dormant? */
+static bool is_still(const struct at *at, const struct fuse_dormant *d)
+{
+    return at->n->generation == d->n.generation && at->n->ino == d->n.ino;
+}
+
+static void set_where(struct at *at, uint64_t dir, const char *name)
+{
+    if (dir == 0 || dir > UINT32_MAX || !name)
+        return;
+    /* Between the two stores the name is nobody's: then it is looked for by its number alone. */
+    atomic_store_explicit(&at->n->parent, 0, memory_order_relaxed);
+    atomic_signal_fence(memory_order_seq_cst);
+    atomic_store_explicit(&at->n->name_hash, ledger_hash(name), memory_order_relaxed);
+    atomic_signal_fence(memory_order_seq_cst);
+    atomic_store_explicit(&at->n->parent, (uint32_t)dir, memory_order_relaxed);
+}
+
+static void set_key(struct ledger_node *n, const uint8_t *key, int len)
+{
+    atomic_store_explicit(&n->keylen, 0, memory_order_relaxed);
+    atomic_signal_fence(memory_order_seq_cst);
+    if (len <= 0 || len > PL_KEY_MAX)
+        return;
+    memcpy(n->key, key, (size_t)len);
+    atomic_signal_fence(memory_order_seq_cst);
+    atomic_store_explicit(&n->keylen, (uint8_t)len, memory_order_relaxed);
+}
+
+static void tell(struct at *at, const struct pl_attr *attr)
+{
+    uint32_t stamp = fuse_stamp(attr);
+    if (at->k->told != stamp)
+        at->k->same = 0;
+    at->k->told = stamp;
+    at->n->mode = (uint16_t)attr->mode;
+    at->n->uid = attr->uid;
+    at->n->gid = attr->gid;
+}
+
+/* ---- the table ------------------------------------------------------------------------------- */
+
+/* A private one needs no keys: nobody will look. */
+static bool shared(const struct half *h)
+{
+    return h->l->fd >= 0;
+}
+
+static bool enter_root(struct fuse_nodes *tab, struct pl_node *root, const struct pl_attr *attr)
+{
+    struct ledger_node n = {
+        .ino = attr->ino, .mode = (uint16_t)attr->mode, .uid = attr->uid, .gid = attr->gid};
+    if (!ledger_node(tab->main.l, FUSE_ROOT_ID) && ledger_node_add(tab->main.l, &n) != FUSE_ROOT_ID)
+        return false;
+    tab->main.known[FUSE_ROOT_ID].node = root;
+    return true;
+}
+
+struct fuse_nodes *fuse_nodes_new(struct ledger *ledger, struct pl_node *root,
+                                  const struct pl_attr *attr, const struct fuse_nodes_ops *ops,
+                                  void *arg)
 {
     struct fuse_nodes *tab = calloc(1, sizeof(*tab));
     if (tab) {
         pthread_mutex_init(&tab->lock, NULL);
-        tab->c.size = sizeof(struct known);
-        tab->mask = 1023;
-        tab->bucket = calloc(tab->mask + 1, sizeof(*tab->bucket));
-        if (tab->bucket && add(tab, root) == FUSE_ROOT_ID)
+        tab->ops = ops;
+        tab->arg = arg;
+        ledger_mend(ledger);
+        if (half_init(&tab->main, ledger, 0) && enter_root(tab, root, attr))
             return tab;
         fuse_nodes_free(tab);
     }
@@ -143,68 +173,341 @@ struct fuse_nodes *fuse_nodes_new(struct pl_node *root)
     return NULL;
 }
 
+static void half_done(struct half *h)
+{
+    if (!h->l)
+        return;
+    uint32_t used = h->l->head->nodes_used;
+    for (uint32_t i = 1; i <= used && i <= h->l->head->nnodes; i++)
+        pl_node_unref(h->known[i].node);
+    munmap(h->known, known_size(h->l));
+}
+
 void fuse_nodes_free(struct fuse_nodes *tab)
 {
-    for (uint32_t i = 1; i < tab->c.used; i++)
-        pl_node_unref(((struct known *)entry(&tab->c, i))->node);
-    chunks_done(&tab->c);
-    free(tab->bucket);
+    half_done(&tab->main);
+    half_done(&tab->more);
+    if (tab->more.l)
+        ledger_unmap(&tab->extra);
     pthread_mutex_destroy(&tab->lock);
     free(tab);
 }
 
+/* ---- finding and waking ---------------------------------------------------------------------- */
+
+/* The dormant `d` was woken as `node` (takes over the reference), or could not be. What it is now,
+ * with a reference; called with the lock. */
+static struct pl_node *settle(struct fuse_nodes *tab, const struct fuse_dormant *d,
+                              struct pl_node *node, struct pl_node **drop)
+{
+    struct at at;
+    bool there = find(tab, d->nodeid, &at) && is_still(&at, d);
+    *drop = node;
+    if (!there)
+        return NULL;
+    if (!at.k->node && node) {
+        at.k->node = node;
+        at.k->lost = 0;
+        *drop = NULL;
+    } else if (!at.k->node) {
+        at.k->lost = 1;
+    }
+    return at.k->node ? pl_node_ref(at.k->node) : NULL;
+}
+
+static struct pl_node *wake(struct fuse_nodes *tab, const struct fuse_dormant *d, unsigned depth)
+{
+    struct pl_node *drop, *node = tab->ops->wake(tab->arg, d, depth);
+    pthread_mutex_lock(&tab->lock);
+    node = settle(tab, d, node, &drop);
+    pthread_mutex_unlock(&tab->lock);
+    pl_node_unref(drop);
+    return node;
+}
+
+struct pl_node *fuse_nodes_get_at(struct fuse_nodes *tab, uint64_t nodeid, unsigned depth)
+{
+    struct at at;
+    struct fuse_dormant d;
+    struct pl_node *node = NULL;
+    pthread_mutex_lock(&tab->lock);
+    bool sleeps = false;
+    if (find(tab, nodeid, &at)) {
+        sleeps = !at.k->node;
+        if (sleeps)
+            d = dormant(&at);
+        else
+            node = pl_node_ref(at.k->node);
+    }
+    pthread_mutex_unlock(&tab->lock);
+    return sleeps ? wake(tab, &d, depth) : node;
+}
+
 struct pl_node *fuse_nodes_get(struct fuse_nodes *tab, uint64_t nodeid)
 {
+    return fuse_nodes_get_at(tab, nodeid, 0);
+}
+
+struct pl_node *fuse_nodes_peek(struct fuse_nodes *tab, uint64_t nodeid)
+{
+    struct at at;
     pthread_mutex_lock(&tab->lock);
-    struct known *k = known(tab, nodeid);
-    struct pl_node *node = k ? pl_node_ref(k->node) : NULL;
+    bool awake = find(tab, nodeid, &at) && at.k->node;
+    struct pl_node *node = awake ? pl_node_ref(at.k->node) : NULL;
     pthread_mutex_unlock(&tab->lock);
     return node;
 }
 
-uint64_t fuse_nodes_learn(struct fuse_nodes *tab, struct pl_node *node, uint32_t stamp,
-                          uint64_t *ret_generation, bool *ret_sure)
+bool fuse_nodes_entry(struct fuse_nodes *tab, uint64_t nodeid, struct fuse_dormant *ret)
 {
+    struct at at;
     pthread_mutex_lock(&tab->lock);
-    uint32_t i = *bucket_of(tab, node);
-    while (i && ((struct known *)entry(&tab->c, i))->node != node)
-        i = ((struct known *)entry(&tab->c, i))->next;
-    bool extra = i; /* the table has its reference already */
-    if (!i && !(i = add(tab, node)))
-        extra = true;
-    if (i) {
-        struct known *k = entry(&tab->c, i);
-        k->nlookup++;
-        k->told = stamp;
-        *ret_generation = k->generation;
-        *ret_sure = !k->mapped;
+    bool there = find(tab, nodeid, &at);
+    if (there)
+        *ret = dormant(&at);
+    pthread_mutex_unlock(&tab->lock);
+    return there;
+}
+
+void fuse_nodes_woken(struct fuse_nodes *tab, uint64_t nodeid, struct pl_node *node)
+{
+    struct at at;
+    pthread_mutex_lock(&tab->lock);
+    if (find(tab, nodeid, &at) && !at.k->node) {
+        at.k->node = pl_node_ref(node);
+        at.k->lost = 0;
     }
     pthread_mutex_unlock(&tab->lock);
-    if (extra)
-        pl_node_unref(node);
-    return i;
+}
+
+/* ---- learning -------------------------------------------------------------------------------- */
+
+/* What learning needs beside the lock: the key, asked for once. */
+struct learning {
+    const struct fuse_found *f;
+    uint8_t key[PL_KEY_MAX];
+    int keylen;
+    bool has_key; /* or it has none, as keylen tells */
+};
+
+/* Is the dormant entry this node? By the key, or where the object has none by its number, which is
+ * its own as long as it lives. 1 yes, 0 no, -1: ask the dormant itself. */
+static int is_it(const struct at *at, const struct learning *g)
+{
+    if ((at->n->mode & S_IFMT) != g->f->node->fmt)
+        return 0;
+    if (at->n->keylen == 0)
+        return 1;
+    if (at->n->keylen == g->keylen && !memcmp(at->n->key, g->key, (size_t)g->keylen))
+        return 1;
+    return at->k->lost ? 0 : -1;
+}
+
+/* The entry of the node in this half, called with the lock: 1 found; 0 it has none; -1 the lock was
+ * let go of: look again. */
+static int search(struct fuse_nodes *tab, struct half *h, struct learning *g, struct at *ret)
+{
+    uint32_t i = 0;
+    while ((i = ledger_node_find(h->l, g->f->attr->ino, i))) {
+        *ret = entry(h, i);
+        if (ret->k->node == g->f->node)
+            return 1;
+        if (ret->k->node)
+            continue; /* another object had this number, and is gone but for the kernel */
+        if (!g->has_key)
+            return -1;
+        int same = is_it(ret, g);
+        if (same > 0) {
+            ret->k->node = pl_node_ref(g->f->node);
+            ret->k->lost = 0;
+            return 1;
+        }
+        if (same < 0) {
+            struct fuse_dormant d = dormant(ret);
+            pthread_mutex_unlock(&tab->lock);
+            pl_node_unref(wake(tab, &d, 0));
+            pthread_mutex_lock(&tab->lock);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* A second table for what the ledger has no room for. */
+static struct half *overflow(struct fuse_nodes *tab)
+{
+    struct half *h = &tab->more;
+    struct ledger_head *head = tab->main.l->head;
+    if (!h->l && ledger_new(&tab->extra, 0, false) == 0 &&
+        !half_init(h, &tab->extra, (head->epoch + 1ull) << 32))
+        ledger_unmap(&tab->extra);
+    if (h->l)
+        atomic_fetch_add(&head->overflow, 1);
+    return h->l ? h : NULL;
+}
+
+/* A new entry: takes over the reference. Called with the lock. */
+static bool add(struct fuse_nodes *tab, const struct learning *g, struct at *ret)
+{
+    const struct pl_attr *attr = g->f->attr;
+    struct ledger_node n = {.ino = attr->ino};
+    struct half *h = &tab->main;
+    set_key(&n, g->key, g->keylen);
+    uint32_t i = ledger_node_add(h->l, &n);
+    if (!i && (h = overflow(tab)))
+        i = ledger_node_add(h->l, &n);
+    if (!i)
+        return false;
+    *ret = entry(h, i);
+    *ret->k = (struct known){.node = g->f->node};
+    return true;
+}
+
+/* The node's entry, found (with its lookup counted) or made; called with the lock. */
+static bool enter(struct fuse_nodes *tab, struct learning *g, struct at *at, bool *made)
+{
+    for (;;) {
+        int r = search(tab, &tab->main, g, at);
+        if (r == 0 && tab->more.l)
+            r = search(tab, &tab->more, g, at);
+        *made = false;
+        if (r > 0) {
+            if (atomic_load_explicit(&at->n->nlookup, memory_order_relaxed) < UINT32_MAX)
+                atomic_fetch_add_explicit(&at->n->nlookup, 1, memory_order_relaxed);
+            return true;
+        }
+        if (r == 0 && (g->has_key || !shared(&tab->main)))
+            return *made = add(tab, g, at);
+        if (!g->has_key) {
+            pthread_mutex_unlock(&tab->lock);
+            g->keylen = tab->ops->key(tab->arg, g->f->node, g->key);
+            g->has_key = true;
+            pthread_mutex_lock(&tab->lock);
+        }
+    }
+}
+
+uint64_t fuse_nodes_learn(struct fuse_nodes *tab, const struct fuse_found *f,
+                          uint64_t *ret_generation, bool *ret_sure, _Atomic uint64_t *note)
+{
+    struct learning g = {.f = f};
+    struct at at;
+    bool made = false;
+    uint64_t nodeid = 0;
+    pthread_mutex_lock(&tab->lock);
+    if (enter(tab, &g, &at, &made)) {
+        nodeid = at.half->base + at.i;
+        if (note)
+            atomic_store_explicit(note, nodeid, memory_order_relaxed);
+        *ret_generation = at.n->generation;
+        *ret_sure = !at.k->mapped;
+        tell(&at, f->attr);
+        if (shared(at.half))
+            set_where(&at, f->dir, f->name);
+    }
+    pthread_mutex_unlock(&tab->lock);
+    if (!made)
+        pl_node_unref(f->node);
+    return nodeid;
 }
 
 bool fuse_nodes_forget(struct fuse_nodes *tab, uint64_t nodeid, uint64_t n)
 {
     struct pl_node *drop = NULL;
+    struct at at;
+    if (nodeid == FUSE_ROOT_ID)
+        return false;
     pthread_mutex_lock(&tab->lock);
-    struct known *k = nodeid != FUSE_ROOT_ID ? known(tab, nodeid) : NULL;
-    if (k && (k->nlookup -= n < k->nlookup ? n : k->nlookup) == 0) {
-        uint32_t *p = bucket_of(tab, k->node);
-        while (*p != nodeid)
-            p = &((struct known *)entry(&tab->c, *p))->next;
-        *p = k->next;
-        drop = k->node;
-        k->node = NULL;
-        k->next = tab->c.free;
-        tab->c.free = (uint32_t)nodeid;
-        tab->count--;
+    bool gone = false, there = find(tab, nodeid, &at);
+    if (there && !at.k->node && (at.n->flags & LEDGER_NAMELESS) && !at.k->lost &&
+        n >= at.n->nlookup) {
+        /* Its source may hold a descriptor for it: by being let go of it learns that it need not.
+         */
+        struct fuse_dormant d = dormant(&at);
+        pthread_mutex_unlock(&tab->lock);
+        pl_node_unref(wake(tab, &d, 0));
+        pthread_mutex_lock(&tab->lock);
+        there = find(tab, nodeid, &at) && is_still(&at, &d);
+    }
+    uint32_t has = there ? atomic_load_explicit(&at.n->nlookup, memory_order_relaxed) : 0;
+    if (has > n) {
+        if (has < UINT32_MAX)
+            atomic_store_explicit(&at.n->nlookup, has - (uint32_t)n, memory_order_relaxed);
+    } else if (has) {
+        drop = at.k->node;
+        gone = true;
+        ledger_node_del(at.half->l, at.i);
+        *at.k = (struct known){0};
     }
     pthread_mutex_unlock(&tab->lock);
     pl_node_unref(drop);
-    return drop;
+    return gone;
 }
+
+/* Calls fn for each entry of the inode number, with the lock. */
+static void each(struct fuse_nodes *tab, uint64_t ino, void (*fn)(struct at *, void *), void *arg)
+{
+    struct half *halves[2] = {&tab->main, &tab->more};
+    pthread_mutex_lock(&tab->lock);
+    for (int h = 0; h < 2 && halves[h]->l; h++) {
+        uint32_t i = 0;
+        while ((i = ledger_node_find(halves[h]->l, ino, i))) {
+            struct at at = entry(halves[h], i);
+            fn(&at, arg);
+        }
+    }
+    pthread_mutex_unlock(&tab->lock);
+}
+
+struct move {
+    uint64_t dir;
+    const char *name;
+    struct pl_node *node; /* one that is awake, with a reference */
+    uint8_t key[PL_KEY_MAX];
+    int keylen;
+};
+
+static void move_it(struct at *at, void *arg)
+{
+    struct move *m = arg;
+    set_where(at, m->dir, m->name);
+    if (at->k->node && !m->node)
+        m->node = pl_node_ref(at->k->node);
+}
+
+static void rekey(struct at *at, void *arg)
+{
+    struct move *m = arg;
+    if (at->k->node == m->node)
+        set_key(at->n, m->key, m->keylen);
+}
+
+void fuse_nodes_moved(struct fuse_nodes *tab, uint64_t ino, uint64_t dir, const char *name)
+{
+    struct move m = {.dir = dir, .name = name};
+    if (!shared(&tab->main))
+        return;
+    each(tab, ino, move_it, &m);
+    if (m.node) { /* a key may tell of the way to the object */
+        m.keylen = tab->ops->key(tab->arg, m.node, m.key);
+        if (m.keylen > 0)
+            each(tab, ino, rekey, &m);
+        pl_node_unref(m.node);
+    }
+}
+
+static void lose_name(struct at *at, void *arg)
+{
+    atomic_fetch_or_explicit(&at->n->flags, LEDGER_NAMELESS, memory_order_relaxed);
+}
+
+void fuse_nodes_nameless(struct fuse_nodes *tab, uint64_t ino)
+{
+    if (shared(&tab->main))
+        each(tab, ino, lose_name, NULL);
+}
+
+/* ---- what the kernel believes ---------------------------------------------------------------- */
 
 static uint64_t mix(uint64_t h, uint64_t v)
 {
@@ -221,37 +524,28 @@ uint32_t fuse_stamp(const struct pl_attr *a)
     return (uint32_t)h ? (uint32_t)h : 1;
 }
 
-bool fuse_nodes_told(struct fuse_nodes *tab, uint64_t nodeid, uint32_t stamp)
+bool fuse_nodes_told(struct fuse_nodes *tab, uint64_t nodeid, const struct pl_attr *attr)
 {
+    struct at at;
+    bool sure = true;
     pthread_mutex_lock(&tab->lock);
-    struct known *k = known(tab, nodeid);
-    bool sure = k && !k->mapped;
-    if (k)
-        k->told = stamp;
+    if (find(tab, nodeid, &at)) {
+        tell(&at, attr);
+        sure = !at.k->mapped;
+    }
     pthread_mutex_unlock(&tab->lock);
     return sure;
-}
-
-bool fuse_nodes_mapped(struct fuse_nodes *tab, uint64_t nodeid, int more)
-{
-    pthread_mutex_lock(&tab->lock);
-    struct known *k = known(tab, nodeid);
-    bool first = k && !k->mapped;
-    if (k)
-        k->mapped += (uint32_t)more;
-    pthread_mutex_unlock(&tab->lock);
-    return first;
 }
 
 struct fuse_opened fuse_nodes_opened(struct fuse_nodes *tab, uint64_t nodeid)
 {
     struct fuse_opened o = {false, false};
+    struct at at;
     pthread_mutex_lock(&tab->lock);
-    struct known *k = known(tab, nodeid);
-    if (k) {
-        o.same = k->told && k->opened == k->told;
-        o.locked = k->locked;
-        k->opened = k->told;
+    if (find(tab, nodeid, &at)) {
+        o.same = at.k->told && at.k->same;
+        o.locked = at.n->flags & LEDGER_LOCKED;
+        at.k->same = 1;
     }
     pthread_mutex_unlock(&tab->lock);
     return o;
@@ -259,124 +553,87 @@ struct fuse_opened fuse_nodes_opened(struct fuse_nodes *tab, uint64_t nodeid)
 
 void fuse_nodes_unsure(struct fuse_nodes *tab, uint64_t nodeid)
 {
+    struct at at;
     pthread_mutex_lock(&tab->lock);
-    struct known *k = known(tab, nodeid);
-    if (k)
-        k->opened = 0;
+    if (find(tab, nodeid, &at))
+        at.k->same = 0;
     pthread_mutex_unlock(&tab->lock);
 }
 
-void fuse_nodes_backing(struct fuse_nodes *tab, uint64_t nodeid, int32_t id)
+bool fuse_nodes_mapped(struct fuse_nodes *tab, uint64_t nodeid, int more)
 {
+    struct at at;
     pthread_mutex_lock(&tab->lock);
-    struct known *k = known(tab, nodeid);
-    if (k)
-        k->backing = id;
+    bool there = find(tab, nodeid, &at), first = there && !at.k->mapped;
+    if (there)
+        at.k->mapped = (at.k->mapped + (uint32_t)more) & 0x1fffffff;
     pthread_mutex_unlock(&tab->lock);
+    return first;
 }
 
 void fuse_nodes_lock(struct fuse_nodes *tab, uint64_t nodeid)
 {
+    struct at at;
     pthread_mutex_lock(&tab->lock);
-    struct known *k = known(tab, nodeid);
-    if (k)
-        k->locked = 1;
+    if (find(tab, nodeid, &at))
+        atomic_fetch_or_explicit(&at.n->flags, LEDGER_LOCKED, memory_order_relaxed);
     pthread_mutex_unlock(&tab->lock);
 }
 
-/* ---- open files ------------------------------------------------------------------------------ */
+/* ---- who is told ----------------------------------------------------------------------------- */
 
-/* A handle is the index and, above it, the generation; `lock` guards the table, not the entries,
- * which the kernel lets go of (RELEASE) only after all that uses them. */
-struct fuse_files {
-    pthread_mutex_t lock;
-    struct chunks c;
+struct seek {
+    const struct pl_node *node;
+    uint64_t nodeid;
 };
 
-struct fuse_files *fuse_files_new(void)
+static void seek_it(struct at *at, void *arg)
 {
-    struct fuse_files *tab = calloc(1, sizeof(*tab));
-    if (!tab)
-        return NULL;
-    pthread_mutex_init(&tab->lock, NULL);
-    tab->c.size = sizeof(struct fuse_file);
-    return tab;
+    struct seek *s = arg;
+    if (at->k->node == s->node)
+        s->nodeid = at->half->base + at->i;
 }
 
-void fuse_files_free(struct fuse_files *tab)
+uint64_t fuse_nodes_id(struct fuse_nodes *tab, const struct pl_node *node, uint64_t ino)
 {
-    chunks_done(&tab->c);
-    pthread_mutex_destroy(&tab->lock);
-    free(tab);
+    struct seek s = {node, 0};
+    each(tab, ino, seek_it, &s);
+    return s.nodeid;
 }
 
-uint64_t fuse_files_add(struct fuse_files *tab, struct pl_file *file, enum fuse_how how,
-                        const struct pl_cred *opener)
+void fuse_nodes_set_watched(struct fuse_nodes *tab, uint64_t nodeid, bool watched)
 {
+    struct at at;
     pthread_mutex_lock(&tab->lock);
-    struct fuse_file *f = NULL;
-    uint32_t i = tab->c.free;
-    if (i)
-        tab->c.free = ((struct fuse_file *)entry(&tab->c, i))->next_free;
-    else
-        i = grow(&tab->c);
-    if (i) {
-        f = entry(&tab->c, i);
-        f->file = file;
-        f->poll = NULL;
-        f->how = how;
-        f->locked = false;
-        f->uid = opener->uid;
-        f->gid = opener->gid;
-        f->generation++;
+    if (find(tab, nodeid, &at))
+        at.k->watched = watched;
+    pthread_mutex_unlock(&tab->lock);
+}
+
+bool fuse_nodes_watched(struct fuse_nodes *tab, uint64_t nodeid)
+{
+    struct at at;
+    pthread_mutex_lock(&tab->lock);
+    bool watched = find(tab, nodeid, &at) && at.k->watched;
+    pthread_mutex_unlock(&tab->lock);
+    return watched;
+}
+
+uint64_t fuse_nodes_next(struct fuse_nodes *tab, uint64_t nodeid)
+{
+    struct at at;
+    uint64_t found = 0;
+    pthread_mutex_lock(&tab->lock);
+    if (nodeid <= UINT32_MAX) {
+        uint32_t used = tab->main.l->head->nodes_used;
+        while (!found && ++nodeid <= used)
+            found = find(tab, nodeid, &at) ? nodeid : 0;
+        nodeid = tab->more.base;
     }
-    uint64_t fh = f ? (uint64_t)f->generation << 32 | i : 0;
-    pthread_mutex_unlock(&tab->lock);
-    return fh;
-}
-
-static struct fuse_file *find(struct fuse_files *tab, uint64_t fh)
-{
-    uint32_t i = (uint32_t)fh;
-    struct fuse_file *f = i && i < tab->c.used ? entry(&tab->c, i) : NULL;
-    return f && f->file && f->generation == fh >> 32 ? f : NULL;
-}
-
-struct fuse_file *fuse_files_get(struct fuse_files *tab, uint64_t fh)
-{
-    pthread_mutex_lock(&tab->lock);
-    struct fuse_file *f = find(tab, fh);
-    pthread_mutex_unlock(&tab->lock);
-    return f;
-}
-
-static void take_out(struct fuse_files *tab, struct fuse_file *f, uint32_t i, struct fuse_file *ret)
-{
-    *ret = *f;
-    f->file = NULL;
-    f->poll = NULL;
-    f->next_free = tab->c.free;
-    tab->c.free = i;
-}
-
-bool fuse_files_del(struct fuse_files *tab, uint64_t fh, struct fuse_file *ret)
-{
-    pthread_mutex_lock(&tab->lock);
-    struct fuse_file *f = find(tab, fh);
-    if (f)
-        take_out(tab, f, (uint32_t)fh, ret);
-    pthread_mutex_unlock(&tab->lock);
-    return f;
-}
-
-bool fuse_files_pop(struct fuse_files *tab, uint32_t *cursor, struct fuse_file *ret)
-{
-    bool found = false;
-    pthread_mutex_lock(&tab->lock);
-    while (!found && ++*cursor < tab->c.used) {
-        struct fuse_file *f = entry(&tab->c, *cursor);
-        if ((found = f->file))
-            take_out(tab, f, *cursor, ret);
+    if (!found && tab->more.l) {
+        uint64_t last = tab->more.base + tab->extra.head->nodes_used;
+        while (!found && ++nodeid <= last)
+            found = find(tab, nodeid, &at) ? nodeid : 0;
     }
     pthread_mutex_unlock(&tab->lock);
     return found;

@@ -8,6 +8,7 @@
  *     plenum umount n
  *
  * One function serves all the calendar files: what differs is the argument it was added with.
+ * There is nothing to lose if the server dies: another tells the same time.
  */
 #include <errno.h>
 #include <plenum/plenum.h>

@@ -11,6 +11,9 @@
  *
  * A command is what was written when the file is closed; its error is that of close(2), which
  * programs tell, but the echo that is built into a shell does not.
+ *
+ * The lamp is in this program's memory, so the mount ends if its server dies: better than another
+ * lamp that says "off" to those who have switched it on.
  */
 #include <errno.h>
 #include <plenum/plenum.h>
@@ -54,5 +57,6 @@ int main(int argc, char **argv)
     struct pl_made *m = pl_made_new();
     pl_made_ctl(m, "ctl", command, NULL);
     pl_made_file(m, "state", state, NULL);
+    pl_made_private(m);
     return pl_main(argc, argv, pl_made_tree(m));
 }

@@ -8,7 +8,8 @@
  *     plenum umount n             # after the readers have ended
  *
  * Every minute that passes is an event too. Readers wait without polling. One that falls 64 KiB
- * behind loses the oldest events and is told.
+ * behind loses the oldest events and is told; so are all if the server dies and another takes its
+ * place, which is all that anybody sees of it.
  */
 #include <plenum/plenum.h>
 #include <stdio.h>

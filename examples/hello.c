@@ -6,6 +6,8 @@
  *     cat n/hello
  *     plenum umount n
  *
+ * If its server dies, another greets in its place.
+ *
  * Without a mount: ./hello --serve 'tcp!localhost!5640' &  plenum cat '9p:tcp!localhost!5640' hello
  */
 #include <plenum/plenum.h>

@@ -10,6 +10,7 @@
  *     plenum umount n             # the next run finds what is there
  *
  * A value is replaced as a whole or not at all: written beside the old one, then renamed over it.
+ * All is in that directory, so nothing is lost if the server dies: another finds it there.
  */
 #include <dirent.h>
 #include <errno.h>

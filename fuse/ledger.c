@@ -13,7 +13,8 @@
 #define MAGIC 0x706c6c65u /* "pl" */
 #define PAGE  4096
 
-_Static_assert(sizeof(struct ledger_node) == 112, "ledger_node has no holes");
+_Static_assert(sizeof(struct ledger_node) == 104, "ledger_node has no holes");
+_Static_assert(sizeof(struct ledger_slot) == 256, "slots share no cache line");
 _Static_assert(sizeof(struct ledger_head) <= PAGE, "the head is one page");
 
 static size_t paged(size_t n)
@@ -22,14 +23,15 @@ static size_t paged(size_t n)
 }
 
 struct layout {
-    size_t node, file, slot, lock, keep, size;
+    size_t node, bucket, file, slot, lock, keep, size;
 };
 
 static struct layout layout(uint32_t nnodes)
 {
     struct layout l;
     l.node = PAGE;
-    l.file = l.node + paged(nnodes * sizeof(struct ledger_node));
+    l.bucket = l.node + paged((nnodes + 1ul) * sizeof(struct ledger_node));
+    l.file = l.bucket + paged(nnodes * sizeof(uint32_t));
     l.slot = l.file + paged(LEDGER_FILES * sizeof(struct ledger_file));
     l.lock = l.slot + paged(LEDGER_SLOTS * sizeof(struct ledger_slot));
     l.keep = l.lock + paged(LEDGER_LOCKS * sizeof(struct ledger_lock));
@@ -43,6 +45,7 @@ static void found(struct ledger *l, char *base, uint32_t nnodes)
     struct layout at = layout(nnodes);
     l->head = (struct ledger_head *)base;
     l->node = (struct ledger_node *)(base + at.node);
+    l->bucket = (_Atomic uint32_t *)(base + at.bucket);
     l->file = (struct ledger_file *)(base + at.file);
     l->slot = (struct ledger_slot *)(base + at.slot);
     l->lock = (struct ledger_lock *)(base + at.lock);
@@ -141,6 +144,17 @@ void ledger_claims(const struct ledger *l, void (*fn)(void *arg, int fd), void *
     while (pl_keep_next(l->keep, kept.record, &kept))
         if (kept.fd > 0)
             fn(arg, kept.fd);
+}
+
+void ledger_blame(struct ledger *l)
+{
+    uint32_t used = atomic_load(&l->head->slots_used);
+    for (uint32_t i = 0; i < LEDGER_SLOTS && i < used; i++) {
+        struct ledger_slot *s = &l->slot[i];
+        uint32_t state = atomic_load(&s->state);
+        if ((state == LEDGER_TAKEN || state == LEDGER_BEGUN) && !atomic_load(&s->waits))
+            atomic_fetch_add(&s->tries, 1);
+    }
 }
 
 uint32_t ledger_hash(const char *name)

@@ -6,7 +6,8 @@
  * each nodeid stands for, which files are open, and what became of each request in flight. All that
  * is in one memory file (memfd), sparse and of fixed size, mapped shared by the keeper, which reads
  * it when there is no successor, and by the server, for which it *is* the table: nothing is written
- * twice. What a server needs beside it (pointers, hash chains) is its own and made anew.
+ * twice, and a successor has nothing to build before it answers. What a server needs beside it
+ * (pointers) is its own and made when it is needed.
  *
  * Everything in it is written by plain stores in an order that makes sense at every instant: an
  * entry becomes valid by its last store (`nlookup`, `state`), so that a reader after a SIGKILL sees
@@ -23,7 +24,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#define LEDGER_VERSION 1          /* of the layout: a successor of another version is refused */
+#define LEDGER_VERSION 2          /* of the layout: a successor of another version is refused */
 #define LEDGER_NODES   (1u << 24) /* nodes at most, unless the mount says otherwise */
 #define LEDGER_FILES   (1u << 16) /* open files; further ones are not kept */
 #define LEDGER_SLOTS   4096       /* requests in flight */
@@ -42,35 +43,56 @@ struct ledger_head {
     _Atomic uint32_t epoch;    /* how many servers have taken over */
     _Atomic uint32_t overflow; /* nodes that found no room: they are lost with the server */
     _Atomic uint32_t nodes_used, files_used, slots_used; /* entries ever used: the rest is zero */
-    _Atomic uint64_t answered; /* requests answered; a server that adds to it has made progress */
+    _Atomic uint32_t notes; /* of LEDGER_NOTES_*: the source has been seen to note intents */
     _Atomic uint32_t crash_point, crash_count; /* tests: see ledger_point() */
+    /* Written with each request: a cache line of its own. */
+    _Atomic uint64_t answered __attribute__((aligned(64))); /* a server that adds to it has made
+                                                               progress */
+    /* Of the nodes, guarded by their server's lock; see ledger_nodes.c. */
+    _Atomic uint32_t free __attribute__((aligned(64))); /* the first entry not in use, 0: none */
+    _Atomic uint32_t nodes_known, nbuckets;
+    _Atomic uint32_t moving, splitting; /* what was being done, for whoever must end it */
+};
+enum {
+    LEDGER_NOTES_REMOVE = 1,
+    LEDGER_NOTES_RENAME = 2,
+    LEDGER_NOTES_SIZE = 4, /* of appending writes */
 };
 
-/* Entry i is nodeid i. Valid while nlookup > 0 (of the root: always). */
+/* Entry i is nodeid i. Valid while nlookup > 0 (of the root: always). A node of a predecessor is
+ * found again from it when it is first needed: by its key, else by its parent and inode number. */
 struct ledger_node {
-    uint64_t ino; /* pl_attr.ino */
-    _Atomic uint64_t nlookup;
-    uint32_t generation;     /* counts the uses of the entry */
-    uint32_t mode, uid, gid; /* as last told: what the keeper answers with */
-    uint32_t parent;         /* nodeid of the directory where it was last found, 0: unknown */
-    uint32_t name_hash;      /* of its name there: ledger_hash() */
-    int32_t backing;         /* id of a passthrough descriptor that open files use, 0: none */
-    uint16_t flags;
-    uint8_t keylen, pad;
-    uint8_t key[PL_KEY_MAX]; /* pl_key()'s; keylen 0: none */
+    uint64_t ino;               /* pl_attr.ino */
+    _Atomic uint32_t nlookup;   /* stays at UINT32_MAX once it gets there */
+    uint32_t generation;        /* counts the uses of the entry */
+    uint32_t uid, gid;          /* as last told, as mode: what the keeper answers with */
+    _Atomic uint32_t parent;    /* nodeid of the directory where it was last found, 0: unknown */
+    _Atomic uint32_t name_hash; /* of its name there: ledger_hash() */
+    _Atomic uint32_t next;      /* in its bucket's chain, or in the list of free entries */
+    uint16_t mode;
+    _Atomic uint8_t flags;
+    _Atomic uint8_t keylen;  /* 0: it has none. Set after the key */
+    uint8_t key[PL_KEY_MAX]; /* pl_key()'s */
 };
-enum { LEDGER_LOCKED = 1 /* POSIX locks have been set */ };
+enum {
+    LEDGER_LOCKED = 1,  /* POSIX locks have been set */
+    LEDGER_NAMELESS = 2 /* a name of it was removed, perhaps the last: its source may keep something
+                           for it, until it is found and let go of */
+};
 
 /* An open file. Its handle is its index and, above it, its generation. */
 struct ledger_file {
     uint64_t nodeid;
+    uint64_t opener;     /* unique of the request that opened it: if that comes again and no slot
+                            has its reply, this entry is dropped */
+    _Atomic uint64_t kh; /* whom the kernel wants woken when it is ready, 0: nobody */
     uint32_t generation;
     uint32_t flags;         /* pl_file.flags */
-    int32_t kept;           /* pl_file.kept */
-    _Atomic uint32_t state; /* of LEDGER_*, 0: free. Set last */
-    uint64_t opener;        /* unique of the request that opened it: if that comes again and no slot
-                               has its reply, this entry is dropped */
+    _Atomic int32_t kept;   /* pl_file.kept */
+    int32_t backing;        /* id of a passthrough descriptor that it uses, 0: none */
     uint32_t uid, gid;      /* of the opener */
+    _Atomic uint32_t state; /* of LEDGER_*, 0: free. Set last */
+    uint32_t pad;
 };
 enum {
     LEDGER_OPEN = 1,
@@ -78,36 +100,43 @@ enum {
     LEDGER_PASSED = 4, /* the kernel was told FOPEN_PASSTHROUGH */
     LEDGER_CACHED = 8, /* it was told neither that nor FOPEN_DIRECT_IO */
     LEDGER_STREAM = 16,
-    LEDGER_TOLD = 32, /* the reply of the open has reached the kernel */
 };
 
-/* A request in flight whose answer must not depend on doing it twice. */
+/* A request in flight. */
 struct ledger_slot {
     _Atomic uint64_t unique; /* without the resend bit; 0: free */
     _Atomic uint32_t state;
-    uint32_t opcode;
-    uint64_t began;          /* CLOCK_REALTIME ns, just before the op */
-    struct pl_intent intent; /* noted by the source */
-    uint32_t tries;          /* servers that died with it in flight; at LEDGER_TRIES it is -EIO */
+    uint16_t opcode;
+    _Atomic uint16_t waits;   /* it has said that it waits, perhaps for long */
+    uint64_t began;           /* CLOCK_REALTIME ns, just before the op */
+    struct pl_intent intent;  /* noted by the source */
+    _Atomic uint64_t learned; /* nodeid of which a lookup was counted for its reply, 0: none */
+    _Atomic uint32_t tries;   /* servers that died of a fault with it in hand: see ledger_blame() */
     uint32_t reply_len;
     uint8_t reply[LEDGER_REPLY]; /* from the header on; its unique is filled in anew */
 };
-enum { LEDGER_FREE, LEDGER_BEGUN, LEDGER_DONE };
+enum {
+    LEDGER_FREE,
+    LEDGER_TAKEN, /* what may be done twice */
+    LEDGER_BEGUN, /* what may not, or had better not */
+    LEDGER_DONE,  /* the reply is noted */
+};
 #define LEDGER_TRIES 3
 
-/* A locked range (or whole file, flock) set through the mount, for trees that keep no locks of
- * their own over a restart: it is set again. Bounded by LEDGER_LOCKS. */
+/* A locked range (or whole file, flock) set through the mount: a successor sets it again, which
+ * where the source holds it still is harmless. Bounded by LEDGER_LOCKS. */
 #define LEDGER_LOCKS 4096
 struct ledger_lock {
     _Atomic uint64_t fh; /* 0: free */
-    uint64_t owner, start, end;
+    uint64_t nodeid, owner, start, end;
     uint32_t type, flock, pid, pad;
 };
 
 /* A mapped ledger. */
 struct ledger {
     struct ledger_head *head;
-    struct ledger_node *node; /* [head->nnodes], entry 0 is not used */
+    struct ledger_node *node; /* [head->nnodes + 1], entry 0 is not used */
+    _Atomic uint32_t *bucket; /* [head->nnodes] */
     struct ledger_file *file; /* [LEDGER_FILES], likewise */
     struct ledger_slot *slot; /* [LEDGER_SLOTS] */
     struct ledger_lock *lock; /* [LEDGER_LOCKS] */
@@ -128,7 +157,30 @@ void ledger_unmap(struct ledger *l); /* and closes fd */
  * perhaps twice: a successor keeps these and closes what else it finds. */
 void ledger_claims(const struct ledger *l, void (*fn)(void *arg, int fd), void *arg);
 
+/* The keeper: the server died by its own fault, or hung. Whatever it had in hand is suspect; a
+ * request that was LEDGER_TRIES times in a row is answered with -EIO. Not for a server that was
+ * killed by somebody else: then a request that merely takes long would be blamed. */
+void ledger_blame(struct ledger *l);
+
 uint32_t ledger_hash(const char *name);
+
+/* ---- nodes (ledger_nodes.c): the caller has a lock that guards them all ---- */
+/* The entry of a nodeid that is in use, or NULL. */
+static inline struct ledger_node *ledger_node(const struct ledger *l, uint64_t id)
+{
+    return id && id <= atomic_load_explicit(&l->head->nodes_used, memory_order_relaxed) &&
+                   atomic_load_explicit(&l->node[id].nlookup, memory_order_relaxed)
+               ? &l->node[id]
+               : NULL;
+}
+/* The next nodeid after `after` (0: the first) whose object has this inode number; 0: none. */
+uint32_t ledger_node_find(const struct ledger *l, uint64_t ino, uint32_t after);
+/* Enters a node, `nlookup` and `generation` aside (it begins with one lookup): its nodeid, 0: the
+ * table is full. */
+uint32_t ledger_node_add(struct ledger *l, const struct ledger_node *node);
+void ledger_node_del(struct ledger *l, uint32_t id);
+/* A successor: ends what a predecessor was about when it was killed. */
+void ledger_mend(struct ledger *l);
 
 /* Tests: dies by SIGKILL here when this point's turn has come (`PLENUM_CRASH=point:N` in the
  * environment of the first server: at the Nth passing of that point, counted over all successors,

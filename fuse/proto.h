@@ -101,7 +101,9 @@ enum {
     FUSE_SETXATTR_EXT = 1u << 29,
     FUSE_INIT_EXT = 1u << 30,
 };
+#define FUSE_HAS_EXPIRE_ONLY      (1ull << 35)
 #define FUSE_DIRECT_IO_ALLOW_MMAP (1ull << 36)
+#define FUSE_HAS_RESEND           (1ull << 39)
 #define FUSE_PASSTHROUGH          (1ull << 37)
 
 /* Of the device: hands the kernel the file that `fd` has open, for bytes to be moved through it; an
@@ -142,14 +144,33 @@ struct fuse_out_header {
     uint64_t unique;
 };
 
-enum { FUSE_NOTIFY_POLL = 1, FUSE_NOTIFY_INVAL_INODE = 2 };
+enum {
+    FUSE_NOTIFY_POLL = 1,
+    FUSE_NOTIFY_INVAL_INODE = 2,
+    FUSE_NOTIFY_INVAL_ENTRY = 3,
+    FUSE_NOTIFY_RESEND = 7,    /* with FUSE_HAS_RESEND; no argument */
+    FUSE_NOTIFY_INC_EPOCH = 8, /* from 7.44; no argument. Detaches all mounts within this one */
+    FUSE_NOTIFY_PRUNE = 9,     /* from 7.45 */
+};
+#define FUSE_MINOR_EPOCH 44
+#define FUSE_MINOR_PRUNE 45
 
 struct fuse_notify_inval_inode_out {
     uint64_t ino;
     int64_t off; /* negative: only the attributes */
     int64_t len;
 };
-#define FUSE_INT_REQ_BIT 1 /* set in the unique of the INTERRUPT of a request */
+enum { FUSE_EXPIRE_ONLY = 1 };
+struct fuse_notify_inval_entry_out { /* the name and a NUL follow */
+    uint64_t parent;
+    uint32_t namelen, flags;
+};
+struct fuse_notify_prune_out { /* nodeids follow */
+    uint32_t count, padding;
+    uint64_t spare;
+};
+#define FUSE_INT_REQ_BIT   1            /* set in the unique of the INTERRUPT of a request */
+#define FUSE_UNIQUE_RESEND (1ull << 63) /* set in that of a request that comes again */
 
 /* ---- attributes ---- */
 struct fuse_attr {

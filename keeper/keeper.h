@@ -106,4 +106,9 @@ struct keeper_job {
  * so that the ends of channels are held by the server alone. */
 int keeper_run(const struct keeper_job *job);
 
+/* Has the keeper of what is mounted at `dir` (absolute) replace the server by the installed
+ * program; waits until that is done. 0 and what was done in `text`, or a negative errno and
+ * sentence: then the old program goes on. */
+int keeper_upgrade(const char *dir, char text[200], struct pl_err *err);
+
 #endif

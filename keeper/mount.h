@@ -52,6 +52,9 @@ int mount_end_dev(const char *path, dev_t dev, bool force, struct pl_err *err);
 /* Aborts the FUSE connection of a mount by its device number (stat's st_dev minor), through
  * /sys/fs/fuse/connections (mounting fusectl privately if need be); 0 or a negative errno. */
 int mount_abort(dev_t dev);
+/* Opens now what mount_abort(dev) takes, and keeps it: for a process that will not be allowed to.
+ */
+void mount_abort_keep(dev_t dev);
 /* The device number of the FUSE file system mounted at `dir` (topmost), from mountinfo. -ENOENT:
  * nothing of FUSE is mounted there. */
 int mount_dev(const char *dir, dev_t *ret);

@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,6 +31,14 @@
 
 #define TYPE     "fuse.plenum"
 #define PROBE_MS 2000 /* so long may a file system of the network take to answer */
+
+/* See mount_abort_keep. */
+static struct kept_abort {
+    dev_t dev;
+    int fd;
+} * kept;
+static size_t nkept;
+static pthread_mutex_t kept_lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* What stands at a path. */
 struct point {
@@ -301,30 +310,67 @@ int mount_check(const char *dir, bool nonempty, char *ret_path, struct pl_err *e
 
 /* ---- taking away ---- */
 
-int mount_abort(dev_t dev)
+/* The file that aborts the connection, open for writing, or a negative errno. */
+static int open_abort(dev_t dev)
 {
     char name[64];
     unsigned number = minor(dev) | major(dev) << 20; /* as fusectl prints it */
     snprintf(name, sizeof(name), "/sys/fs/fuse/connections/%u/abort", number);
-    int fd = open(name, O_WRONLY | O_CLOEXEC), rc = -errno;
-    if (fd < 0 && rc == -ENOENT) {
-        /* fusectl is not mounted (or not here): a mount of it that is nowhere to be seen */
-        int fs = fsopen("fusectl", FSOPEN_CLOEXEC), mnt = -1;
-        if (fs >= 0 && fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0)
-            mnt = fsmount(fs, FSMOUNT_CLOEXEC, 0);
-        rc = mnt < 0 ? -errno : 0;
-        if (mnt >= 0) {
-            snprintf(name, sizeof(name), "%u/abort", number);
-            fd = openat(mnt, name, O_WRONLY | O_CLOEXEC);
-            rc = -errno;
-            close(mnt);
-        }
-        if (fs >= 0)
-            close(fs);
+    int fd = open(name, O_WRONLY | O_CLOEXEC);
+    if (fd >= 0 || errno != ENOENT)
+        return fd < 0 ? -errno : fd;
+    /* fusectl is not mounted (or not here): a mount of it that is nowhere to be seen */
+    int fs = fsopen("fusectl", FSOPEN_CLOEXEC), mnt = -1;
+    if (fs >= 0 && fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0)
+        mnt = fsmount(fs, FSMOUNT_CLOEXEC, 0);
+    int rc = mnt < 0 ? -errno : 0;
+    if (mnt >= 0) {
+        snprintf(name, sizeof(name), "%u/abort", number);
+        fd = openat(mnt, name, O_WRONLY | O_CLOEXEC);
+        rc = fd < 0 ? -errno : fd;
+        close(mnt);
     }
+    if (fs >= 0)
+        close(fs);
+    return rc;
+}
+
+void mount_abort_keep(dev_t dev)
+{
+    int fd = open_abort(dev);
     if (fd < 0)
-        return rc;
-    rc = write(fd, "1", 1) == 1 ? 0 : -errno;
+        return;
+    pthread_mutex_lock(&kept_lock);
+    struct kept_abort *more = realloc(kept, (nkept + 1) * sizeof(*kept));
+    if (more) {
+        kept = more;
+        kept[nkept++] = (struct kept_abort){dev, fd};
+    } else {
+        close(fd);
+    }
+    pthread_mutex_unlock(&kept_lock);
+}
+
+/* A duplicate of what was kept, or -ENOENT. */
+static int kept_fd(dev_t dev)
+{
+    int fd = -1;
+    pthread_mutex_lock(&kept_lock);
+    for (size_t i = 0; i < nkept && fd < 0; i++)
+        if (kept[i].dev == dev)
+            fd = fcntl(kept[i].fd, F_DUPFD_CLOEXEC, 0);
+    pthread_mutex_unlock(&kept_lock);
+    return fd < 0 ? -ENOENT : fd;
+}
+
+int mount_abort(dev_t dev)
+{
+    int fd = kept_fd(dev);
+    if (fd < 0)
+        fd = open_abort(dev);
+    if (fd < 0)
+        return fd;
+    int rc = write(fd, "1", 1) == 1 ? 0 : -errno;
     close(fd);
     return rc;
 }

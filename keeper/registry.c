@@ -22,13 +22,16 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 #define MAGIC   0x706c6e72
-#define VERSION 1
+#define VERSION 2
 #define PLACES  3
+#define CONTROL 32 /* sizeof(reg_page.control) */
 
 struct reg_entry {
     int fd, dir; /* -1: a private page */
@@ -192,11 +195,24 @@ int reg_add(const char *kind, const char *dir, const char *spec, struct reg_entr
     return e->fd < 0 ? rc : 0;
 }
 
+static void control_name(char ret[CONTROL], const char *name)
+{
+    snprintf(ret, CONTROL, "ctl-%.*s", CONTROL - 5, name);
+}
+
+static void unlink_control(int dir, const char *name)
+{
+    char control[CONTROL];
+    control_name(control, name);
+    unlinkat(dir, control, 0);
+}
+
 void reg_del(struct reg_entry *e)
 {
     if (!e)
         return;
     if (e->fd >= 0) {
+        unlink_control(e->dir, e->name);
         unlinkat(e->dir, e->name, 0);
         close(e->dir);
         close(e->fd);
@@ -226,8 +242,10 @@ static struct reg_page *open_entry(int dir, const char *name)
     if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_uid != geteuid())
         goto out;
     if (flock(fd, LOCK_EX | LOCK_NB) == 0) {
-        if (fstat(fd, &st) == 0 && st.st_nlink > 0)
+        if (fstat(fd, &st) == 0 && st.st_nlink > 0) {
+            unlink_control(dir, name);
             unlinkat(dir, name, 0);
+        }
         goto out;
     }
     if (errno != EWOULDBLOCK || st.st_size != sizeof(struct reg_page))
@@ -314,6 +332,94 @@ void reg_put(struct reg_page *page)
 {
     if (page)
         munmap(page, sizeof(*page));
+}
+
+/* ---- taking over, and orders ---- */
+
+int reg_adopt(int fd, int dir, const char *name, struct reg_entry **ret, struct reg_page **page)
+{
+    struct reg_entry *e = calloc(1, sizeof(*e));
+    struct stat st;
+    int rc = e ? -EPROTO : -ENOMEM;
+    if (e && fstat(fd, &st) == 0 && st.st_size == sizeof(struct reg_page) && (e->page = map(fd)) &&
+        atomic_load(&e->page->magic) == MAGIC && e->page->version == VERSION) {
+        e->fd = fd;
+        e->dir = dir;
+        snprintf(e->name, sizeof(e->name), "%s", name);
+        *ret = e;
+        *page = e->page;
+        return 0;
+    }
+    if (e && e->page)
+        munmap(e->page, sizeof(*e->page));
+    free(e);
+    close(fd);
+    close(dir);
+    return rc;
+}
+
+bool reg_fds(const struct reg_entry *e, int *fd, int *dir, const char **name)
+{
+    *fd = e->fd;
+    *dir = e->dir;
+    *name = e->name;
+    return e->fd >= 0;
+}
+
+/* The address of a socket in an open directory, whose own path may be longer than an address. */
+static struct sockaddr_un address(int dir, const char *name)
+{
+    struct sockaddr_un un = {.sun_family = AF_UNIX};
+    snprintf(un.sun_path, sizeof(un.sun_path), "/proc/self/fd/%d/%.64s", dir, name);
+    return un;
+}
+
+static int new_socket(bool block)
+{
+    int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | (block ? 0 : SOCK_NONBLOCK), 0);
+    return s < 0 ? -errno : s;
+}
+
+int reg_listen(struct reg_entry *e)
+{
+    char name[CONTROL];
+    if (e->fd < 0)
+        return -ENOENT;
+    int s = new_socket(false);
+    if (s < 0)
+        return s;
+    control_name(name, e->name);
+    struct sockaddr_un un = address(e->dir, name);
+    if (bind(s, (struct sockaddr *)&un, sizeof(un)) < 0 || fchmodat(e->dir, name, 0600, 0) < 0 ||
+        listen(s, 4) < 0) {
+        int rc = -errno;
+        close(s);
+        return rc;
+    }
+    copy(e->page->control, sizeof(e->page->control), name);
+    return s;
+}
+
+int reg_dial(const char *dir)
+{
+    struct reg_page *page = reg_find(dir);
+    int rc = -ENOENT;
+    for (int i = 0; page && *page->control && rc == -ENOENT && i < PLACES; i++) {
+        int d = open_place(i, false);
+        if (d < 0)
+            continue;
+        struct sockaddr_un un = address(d, page->control);
+        int s = new_socket(true);
+        if (s >= 0 && connect(s, (struct sockaddr *)&un, sizeof(un)) < 0) {
+            rc = errno == ECONNREFUSED ? -ENOENT : -errno;
+            close(s);
+        } else {
+            rc = s;
+        }
+        close(d);
+    }
+    reg_put(page);
+    return rc;
 }
 
 /* ---- the trace ---- */

@@ -26,14 +26,18 @@
 struct reg_page {
     _Atomic uint32_t magic; /* set last */
     uint32_t version;
-    char kind[8];                   /* "mount", "duct", "serve" */
-    char dir[4096];                 /* absolute; empty if nothing is mounted */
-    char spec[1024];                /* as given (cut): escape it for a terminal */
-    char peer[128];                 /* escaped */
-    char state[32];                 /* "starting", "up", "ending", or */
-#define REG_UNMOUNTED "unmounted"   /* served no more, while others of the same server go on */
-    int64_t started;                /* CLOCK_REALTIME seconds */
-    _Atomic int32_t keeper, server; /* pids, 0: none */
+    char kind[8];                 /* "mount", "duct", "serve" */
+    char dir[4096];               /* absolute; empty if nothing is mounted */
+    char spec[1024];              /* as given (cut): escape it for a terminal */
+    char peer[128];               /* escaped */
+    char state[160];              /* "starting", "up", "ending", "restarting" (no server, the next
+                                     one comes), "stopped" and "hangs" (one, which takes nothing),
+                                     "failed: SENTENCE", or */
+#define REG_UNMOUNTED "unmounted" /* served no more, while others of the same server go on */
+    char control[32];             /* name of the keeper's socket in this directory; empty: none */
+    int64_t started;              /* CLOCK_REALTIME seconds */
+    _Atomic int32_t keeper, server, nursery; /* pids, 0: none */
+    _Atomic uint32_t restarts;               /* servers that have followed the first */
     struct stats stats;
     /* The trace: a tracer sets trace_until (CLOCK_MONOTONIC ns) again and again; while it lies in
      * the future the server appends lines to the ring, newline-terminated, at trace_head modulo the
@@ -51,6 +55,20 @@ struct reg_entry; /* a registered file, held */
 int reg_add(const char *kind, const char *dir, const char *spec, struct reg_entry **ret,
             struct reg_page **page);
 void reg_del(struct reg_entry *e); /* unlinks and unmaps; NULL is fine */
+
+/* The entry of another process, from what reg_fds() gave there: for who takes its place. Takes the
+ * descriptors over, also when it fails. -EPROTO: of another version. */
+int reg_adopt(int fd, int dir, const char *name, struct reg_entry **ret, struct reg_page **page);
+/* The entry's file, its directory and its name there; false for a private page. */
+bool reg_fds(const struct reg_entry *e, int *fd, int *dir, const char **name);
+
+/* A socket (unix, SOCK_SEQPACKET, close-on-exec, non-blocking) in the entry's directory, for this
+ * user and root, on which its keeper takes orders: the listening descriptor, or a negative errno.
+ * It goes with the entry. */
+int reg_listen(struct reg_entry *e);
+/* The keeper of what is mounted at `dir` (absolute): a connected descriptor; -ENOENT: no such mount
+ * of this user, or it takes no orders. */
+int reg_dial(const char *dir);
 
 void reg_set_state(struct reg_page *page, const char *state);
 void reg_set_peer(struct reg_page *page, const char *peer); /* escaped already */

@@ -7,6 +7,7 @@
  * `lock` guards go, prepared, stopping and each mount's fd, dev and gone. Commands that arrive
  * before `go` was seen by the main thread (the mounts) are complete by then.
  */
+#include "base/confine.h"
 #include "base/log.h"
 #include "base/own.h"
 #include "keeper/wire.h"
@@ -47,6 +48,13 @@ void wire_say(int sock, uint32_t type, size_t index, int64_t value, const char *
     fdpass_send(sock, &m);
 }
 
+void wire_leave(void)
+{
+    setsid();
+    if (chdir("/") < 0)
+        _exit(1);
+}
+
 void wire_null_stdio(bool all)
 {
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -62,9 +70,7 @@ void wire_null_stdio(bool all)
 
 static void leave(struct server *s)
 {
-    setsid();
-    if (chdir("/") < 0)
-        _exit(1);
+    wire_leave();
     fflush(NULL);
     wire_null_stdio(true);
     log_background();
@@ -86,6 +92,7 @@ static void take_mount(struct server *s, struct fdpass *m)
      * that it would be unsafe to go on. */
     if (own_mount_add(k->dev) < 0)
         _exit(1);
+    mount_abort_keep(k->dev); /* later this process may not look for it */
 }
 
 static void stop(struct server *s)
@@ -99,9 +106,12 @@ static void stop(struct server *s)
         s->job->stop(s->job->arg);
 }
 
-/* The keeper is gone and with it whoever would take the mounts away. */
+/* The keeper is gone and with it whoever may unmount: a confined server may not. It ends the
+ * connections, so that everything waiting gets an error; what is left in place is dead, and cleared
+ * by the next mount there. */
 static void orphaned(struct server *s)
 {
+    bool left = false;
     pthread_mutex_lock(&s->lock);
     s->orphan = true;
     bool prepared = s->prepared;
@@ -111,10 +121,12 @@ static void orphaned(struct server *s)
         pthread_mutex_lock(&s->lock);
         dev_t dev = k->gone ? 0 : k->dev;
         pthread_mutex_unlock(&s->lock);
-        if (dev)
-            mount_end_dev(k->path, dev, true, NULL);
+        if (dev && mount_end_dev(k->path, dev, true, NULL) < 0)
+            left = true;
     }
-    log_say(true, "%s: the keeper was killed: the mounts are taken away", s->job->prefix);
+    log_say(true, "%s: the keeper was killed: %s", s->job->prefix,
+            left ? "the mounts are dead (plenum umount DIR, or a new mount there, clears one)"
+                 : "the mounts are taken away");
     if (prepared) {
         stop(s);
         sleep(PATIENCE);
@@ -189,18 +201,26 @@ static void serve_all(struct server *s)
 {
     struct serving *v = calloc(s->job->nmounts, sizeof(*v));
     size_t n = 0;
+    if (confine_server() < 0)
+        log_say(false, "%s: a thread keeps the rights that the server was started with",
+                s->job->prefix);
     for (; v && n < s->job->nmounts; n++) {
         v[n].s = s;
         v[n].i = n;
+        if (s->mounts[n].fd < 0) /* gone before this server began */
+            continue;
         if (pthread_create(&v[n].thread, NULL, serve, &v[n]) != 0)
             break;
     }
     for (size_t i = n; i < s->job->nmounts; i++) {
+        if (s->mounts[i].fd < 0)
+            continue;
         close(s->mounts[i].fd);
         wire_say(s->sock, MSG_GONE, i, -EAGAIN, "no memory for a thread");
     }
     for (size_t i = 0; i < n; i++)
-        pthread_join(v[i].thread, NULL);
+        if (s->mounts[i].fd >= 0)
+            pthread_join(v[i].thread, NULL);
     free(v);
 }
 
@@ -213,6 +233,15 @@ static void start_commands(struct server *s)
     if (pthread_create(&thread, &attr, commands, s) != 0)
         _exit(1);
     pthread_attr_destroy(&attr);
+}
+
+void server_signals(const sigset_t *mask)
+{
+    signal(SIGINT, SIG_IGN); /* Ctrl-C reaches the keeper, which decides */
+    signal(SIGHUP, SIG_IGN);
+    signal(SIGTERM, SIG_DFL);
+    signal(SIGPIPE, SIG_IGN);
+    sigprocmask(SIG_SETMASK, mask, NULL);
 }
 
 _Noreturn void server_run(const struct keeper_job *job, struct kept *mounts, int sock)
@@ -231,7 +260,7 @@ _Noreturn void server_run(const struct keeper_job *job, struct kept *mounts, int
     pthread_mutex_lock(&s.lock);
     s.prepared = rc >= 0;
     pthread_mutex_unlock(&s.lock);
-    wire_say(sock, MSG_READY, 0, rc, err.text);
+    wire_say(sock, MSG_READY, lasts, rc, err.text);
     if (rc < 0)
         exit(1);
     if (rc == 0 && job->nmounts && wait_go(&s))

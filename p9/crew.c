@@ -15,6 +15,7 @@
  *
  * crew->lock guards all fields but those marked. tick_lock guards `ticking`, and the tick's sleep.
  */
+#include "base/confine.h"
 #include "p9/priv.h"
 #include <assert.h>
 #include <errno.h>
@@ -67,6 +68,7 @@ static int start_thread(pthread_t *ret, void *(*run)(void *), void *arg)
     pthread_attr_t attr;
     sigset_t all, old;
     sigfillset(&all);
+    sigdelset(&all, CONFINE_SIGNAL);
     pthread_attr_init(&attr);
     pthread_attr_setstacksize(&attr, STACK);
     pthread_sigmask(SIG_SETMASK, &all, &old);

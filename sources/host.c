@@ -7,6 +7,7 @@
  * checked against the root.
  */
 #include "sources/host.h"
+#include "base/confine.h"
 #include "base/cred.h"
 #include "base/own.h"
 
@@ -51,7 +52,7 @@ static int lookup_up(struct host *h, struct pl_call *call, struct host_node *n,
     r = host_statx(up, &stx);
     if (r == 0 && parent && parent->h.id.lo == stx.stx_ino &&
         parent->h.id.hi == makedev(stx.stx_dev_major, stx.stx_dev_minor)) {
-        host_attr(&stx, parent->slot, attr);
+        host_attr(parent, &stx, attr);
         *ret = &parent->h.node;
         parent = NULL;
     } else if (r == 0) {
@@ -96,6 +97,8 @@ static int host_lookup(HOST_T, struct pl_node *dir, const char *name, struct pl_
 static void host_done(struct pl_tree *tree)
 {
     struct host *h = host_of(tree);
+    host_keep_done(h);
+    host_watch_free(h);
     pl_node_unref(&h->root->h.node);
     pl_nodes_free(h->nodes);
     free((void *)h->slots);
@@ -146,6 +149,9 @@ static const struct pl_ops host_ops = {
     .syncfs = host_syncfs,
     .key = host_key,
     .find = host_find,
+    .keep = host_keep,
+    .resume = host_resume,
+    .watch = host_watch,
 };
 
 /* ---- opening the tree ---- */
@@ -231,14 +237,15 @@ static struct host *new_host(dev_t root_dev)
     h->idle.prev = h->idle.next = &h->idle;
     h->max_fds = fd_bound();
     h->acts = cred_able();
+    confine_need(CONFINE_FILES | CONFINE_ADMIN);
     h->root_dev = root_dev;
-    h->mountinfo = -1;
+    h->mountinfo = h->root_fd = -1;
     return h;
 }
 
 static uint32_t flags_of(int fd)
 {
-    uint32_t flags = PL_TREE_LOCKS;
+    uint32_t flags = PL_TREE_LOCKS | PL_TREE_LASTING;
     struct host_proc p = host_proc(fd);
     if (getxattr(p.path, "system.posix_acl_access", NULL, 0) >= 0 || errno == ENODATA)
         flags |= PL_TREE_POSIX_ACL;
@@ -249,7 +256,14 @@ static uint32_t flags_of(int fd)
 
 int pl_host_open(const char *dir, struct pl_tree **ret, struct pl_err *err)
 {
-    int fd = open_dir(dir, err);
+    return host_open_kept(dir, NULL, ret, err);
+}
+
+int host_open_kept(const char *dir, struct pl_keep *keep, struct pl_tree **ret, struct pl_err *err)
+{
+    int fd = host_kept_root(keep);
+    if (fd < 0)
+        fd = open_dir(dir, err);
     if (fd < 0)
         return fd;
     struct statx stx;

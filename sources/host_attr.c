@@ -23,7 +23,7 @@ int host_getattr(HOST_T, struct pl_node *node, struct pl_file *file, struct pl_a
         host_fd_done(h, n);
     }
     if (r == 0)
-        host_attr(&stx, n->slot, attr);
+        host_attr(n, &stx, attr);
     return r;
 }
 
@@ -88,7 +88,7 @@ int host_setattr(HOST_T, struct pl_node *node, struct pl_file *file, const struc
         r = set_all(fd, file, S_ISLNK(node->fmt), set);
     host_end();
     if (r == 0 && (r = host_statx(fd, &stx)) == 0)
-        host_attr(&stx, n->slot, attr);
+        host_attr(n, &stx, attr);
     if (!file)
         host_fd_done(h, n);
     return r;

@@ -3,6 +3,9 @@
  * Open directories. The kernel's position cookies are ours; a buffer of entries is kept with the
  * position at which it goes on, so that a client that reads on gets the next entry of it. The mutex
  * guards all of struct host_dir and the descriptor's offset.
+ *
+ * A descriptor from before a restart (host_resume) is as good as any: a position is the kernel's
+ * cookie, to which it is moved before anything is read.
  */
 #include "sources/host.h"
 
@@ -15,8 +18,10 @@
 
 #define BUFFER 32768
 /* Cookies that a position cannot hold (0, or past 2^63: some network file systems) are kept in a
- * list, and positions from here on are places in it. */
+ * list, and positions from here on are places in it, in the order of the directory: after a restart
+ * it is made again by reading. */
 #define ODD_BASE 0x7ffffe0000000000u
+#define ODD_MAX  (1u << 24)
 
 struct host_dir {
     pthread_mutex_t mutex;
@@ -25,6 +30,7 @@ struct host_dir {
     int64_t *odd;
     size_t nodd;
     bool fresh;   /* at its start, nothing read */
+    bool pointed; /* `points` is known: */
     char *points; /* names that are mount points, as host_points_in() tells; or NULL */
     char buf[] __attribute__((aligned(8)));
 };
@@ -42,7 +48,7 @@ int host_dir_new(struct host_file *f)
     f->dir = malloc(sizeof(*f->dir) + BUFFER);
     if (!f->dir)
         return -ENOMEM;
-    *f->dir = (struct host_dir){.fresh = true};
+    *f->dir = (struct host_dir){.fresh = lseek(f->fd, 0, SEEK_CUR) == 0};
     pthread_mutex_init(&f->dir->mutex, NULL);
     return 0;
 }
@@ -94,12 +100,43 @@ static uint64_t ino_of(struct host *h, const struct host_dir *d, struct host_nod
     return ino;
 }
 
+/* Fills the buffer. 0 at the end (a directory that was removed is an empty one). */
+static int read_on(struct host_dir *d, int fd)
+{
+    long n = syscall(SYS_getdents64, fd, d->buf, BUFFER);
+    if (n < 0 && errno != ENOENT)
+        return -errno;
+    d->at = 0;
+    d->len = n < 0 ? 0 : (size_t)n;
+    return d->len > 0;
+}
+
+/* Makes the list of odd cookies again, as far as it takes to know that of position `off`. */
+static int find_odd(struct host_dir *d, int fd, uint64_t off)
+{
+    int r = lseek(fd, 0, SEEK_SET) < 0 ? -errno : 1;
+    d->nodd = 0;
+    while (r > 0 && d->nodd <= off - ODD_BASE) {
+        r = read_on(d, fd);
+        for (; r > 0 && d->at < d->len; d->at += ((struct entry *)(d->buf + d->at))->len)
+            if (pos_of(d, ((struct entry *)(d->buf + d->at))->off) == 0)
+                r = -ENOMEM;
+    }
+    return r < 0 ? r : 0;
+}
+
 /* Goes to `off`, unless the buffer is there. */
 static int go_to(struct host_dir *d, int fd, uint64_t off)
 {
     if (off == d->next && (off != 0 || d->fresh)) {
         d->fresh = false;
         return 0;
+    }
+    d->fresh = false;
+    if (off >= ODD_BASE + d->nodd && off < ODD_BASE + ODD_MAX) {
+        int r = find_odd(d, fd, off);
+        if (r < 0)
+            return r;
     }
     d->at = d->len = 0;
     if (lseek(fd, cookie_of(d, off), SEEK_SET) < 0)
@@ -113,11 +150,9 @@ static int fill_from(struct host *h, struct pl_file *file, pl_fill_fn *fill, voi
     struct host_dir *d = file_of(file)->dir;
     for (;;) {
         if (d->at == d->len) {
-            long n = syscall(SYS_getdents64, file_of(file)->fd, d->buf, BUFFER);
-            if (n <= 0) /* a directory that was removed is an empty one */
-                return n == 0 || errno == ENOENT ? 0 : -errno;
-            d->at = 0;
-            d->len = (size_t)n;
+            int r = read_on(d, file_of(file)->fd);
+            if (r <= 0)
+                return r;
         }
         struct entry *e = (struct entry *)(d->buf + d->at);
         struct pl_dirent ent = {
@@ -140,8 +175,9 @@ int host_readdir(HOST_T, struct pl_file *dir, uint64_t off, pl_fill_fn *fill, vo
     struct host_dir *d = file_of(dir)->dir;
     pthread_mutex_lock(&d->mutex);
     int r = go_to(d, file_of(dir)->fd, off);
-    if (r == 0 && off == 0) {
+    if (r == 0 && (off == 0 || !d->pointed)) {
         free(d->points);
+        d->pointed = true;
         d->points = host_points_in(host_of(tree), file_of(dir)->fd);
     }
     if (r == 0)

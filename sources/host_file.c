@@ -25,12 +25,13 @@
 static int new_file(struct host *h, struct host_node *n, int fd, struct pl_file **ret)
 {
     struct host_file *f = calloc(1, sizeof(*f));
+    if (f)
+        f->fd = f->f.kept = fd;
     if (!f || (S_ISDIR(n->h.node.fmt) && host_dir_new(f) < 0)) {
         free(f);
         close(fd);
         return -ENOMEM;
     }
-    f->fd = fd;
     f->f.fd = S_ISREG(n->h.node.fmt) && n->mount->lends ? fd : -1;
     host_file_add(h, n, f);
     *ret = &f->f;
@@ -77,12 +78,23 @@ static int open_handle(struct host *h, struct pl_call *call, struct host_node *n
     return r;
 }
 
+/* What a successor may conclude of an open that truncates: nothing was noted, or the file still has
+ * this size: it was not done. */
+static void note_truncate(struct pl_tree *tree, struct pl_call *call, struct pl_node *node)
+{
+    struct pl_attr attr;
+    if (call->intent && host_getattr(tree, call, node, NULL, &attr) == 0)
+        atomic_store(&call->intent->size1, attr.size + 1);
+}
+
 int host_open(HOST_T, struct pl_node *node, int flags, struct pl_file **ret)
 {
     struct host *h = host_of(tree);
     struct host_node *n = node_of(node);
     if (!S_ISREG(node->fmt) && !S_ISDIR(node->fmt))
         return -ENXIO; /* FIFOs, sockets and devices are the client's to interpret */
+    if (flags & O_TRUNC)
+        note_truncate(tree, call, node);
     int direct = open_handle(h, call, n, flags);
     if (direct >= 0)
         return new_file(h, n, direct, ret);
@@ -93,6 +105,52 @@ int host_open(HOST_T, struct pl_node *node, int flags, struct pl_file **ret)
     host_end();
     host_fd_done(h, n);
     return fd < 0 ? fd : new_file(h, n, fd, ret);
+}
+
+/* The file that a predecessor had open, and lost: again, as whoever we are. */
+static int reopen(struct host *h, struct host_node *n, int flags)
+{
+    int path = host_fd(h, n);
+    if (path < 0)
+        return path;
+    cred_reset();
+    int fd = open(host_proc(path).path, (flags & OPEN_TAKES & ~O_TRUNC) | OPEN_ADDS);
+    fd = fd < 0 ? -errno : fd;
+    host_fd_done(h, n);
+    return fd;
+}
+
+/* A descriptor brings its position, its flags and its flock with it. */
+int host_resume(HOST_T, struct pl_node *node, int flags, int kept, struct pl_file **ret)
+{
+    struct host *h = host_of(tree);
+    struct host_node *n = node ? node_of(pl_node_ref(node)) : NULL;
+    struct pl_attr attr;
+    int r = 0;
+    cred_reset();
+    if (kept > 0 && n)
+        r = host_is(n, kept) ? 0 : -ESTALE;
+    else if (kept > 0)
+        r = host_open_node(h, kept, &n, &attr);
+    else
+        r = kept = n ? reopen(h, n, flags) : -ESTALE;
+    if (r >= 0 && !S_ISREG(n->h.node.fmt) && !S_ISDIR(n->h.node.fmt))
+        r = -ESTALE;
+    if (r >= 0)
+        r = new_file(h, n, kept, ret);
+    else if (kept > 0)
+        close(kept);
+    host_end();
+    if (r < 0) {
+        pl_node_unref(n ? &n->h.node : NULL);
+        return r;
+    }
+    (*ret)->tree = tree;
+    (*ret)->node = &n->h.node;
+    (*ret)->flags = (uint32_t)flags;
+    host_lock_resume(h, n, file_of(*ret));
+    host_claim_over(h, n);
+    return 0;
 }
 
 /* The file that create found to be there already. */
@@ -113,7 +171,7 @@ static int open_there(struct host *h, struct pl_call *call, struct pl_node *dir,
     if (r == 0 && (flags & O_TRUNC)) {
         struct statx stx;
         if (host_statx(file_of(*ret_file)->fd, &stx) == 0)
-            host_attr(&stx, node_of(n)->slot, attr);
+            host_attr(node_of(n), &stx, attr);
     }
     if (r < 0)
         pl_node_unref(n);
@@ -137,6 +195,11 @@ static int made(struct host *h, struct host_node *dir, const char *name, int fd,
         pl_node_unref(&n->h.node);
     else
         *ret = &n->h.node;
+    if (r == 0 && !name && h->keep && host_fd(h, n) >= 0) { /* born without a name */
+        host_leaving(h, n);
+        host_left(h, n);
+        host_fd_done(h, n);
+    }
     return r;
 }
 
@@ -222,12 +285,26 @@ ssize_t host_read(HOST_T, struct pl_file *file, void *buf, size_t n, uint64_t of
     return r < 0 ? -errno : r;
 }
 
+/*
+ * What a successor may conclude of an appending write: nothing was noted: nothing was written. Else
+ * what lies in the file from that size on is ours as far as it agrees with what was to be written
+ * (the kernel lets one of the mount append at a time; one killed on the way writes the first part):
+ * the rest is still to be appended, and the result is the whole.
+ */
+static void note_append(struct pl_call *call, struct pl_file *file)
+{
+    struct stat st;
+    if (call->intent && file->flags & O_APPEND && fstat(file_of(file)->fd, &st) == 0)
+        atomic_store(&call->intent->size1, (uint64_t)st.st_size + 1);
+}
+
 ssize_t host_write(HOST_T, struct pl_file *file, const void *buf, size_t n, uint64_t off)
 {
     ssize_t w;
     int r = host_act(host_of(tree), call);
     if (r < 0)
         return r;
+    note_append(call, file);
     do
         w = pwrite(file_of(file)->fd, buf, n, (off_t)off);
     while (w < 0 && errno == EINTR);

@@ -9,6 +9,12 @@
  * opens counts only if it is found beneath the root: a node that is known is; a directory tells its
  * path; a file may have to be looked for in its parent. The second kind works without privileges:
  * it is found by walking down along names with the right hashes.
+ *
+ * A door that looks for a key out of its own ledger (call->own) has had the node from us: a handle
+ * is then as good as the node, whatever has been renamed since. The second kind goes stale when
+ * anything on the way is renamed; the door looks in the last parent that it knows for an entry of
+ * the same inode number then (the numbers of readdir are those of lookup, or 0 where they cannot
+ * be told without one).
  */
 #include "base/cred.h"
 #include "sources/host.h"
@@ -157,7 +163,7 @@ static int key_of_handle(struct host *h, struct host_node *n, uint8_t key[PL_KEY
 struct mount_want {
     struct host *h;
     uint64_t fsid;
-    struct host_node *found;
+    struct host_mount *found;
 };
 
 static bool is_mount(void *arg, const char *rel)
@@ -168,22 +174,21 @@ static bool is_mount(void *arg, const char *rel)
     if (host_walk(w->h, rel, &n, &attr) < 0)
         return false;
     if (n->mount->fsid == w->fsid && n->mount->fd >= 0)
-        w->found = n;
-    else
-        pl_node_unref(&n->h.node);
+        w->found = host_mount_ref(w->h, n->mount);
+    pl_node_unref(&n->h.node);
     return w->found;
 }
 
-/* A node whose mount has this file system; its reference keeps the mount. NULL: none. */
-static struct host_node *find_mount(struct host *h, uint64_t fsid)
+/* A mount of this file system, with a reference. NULL: none. */
+static struct host_mount *find_mount(struct host *h, uint64_t fsid)
 {
     struct mount_want w = {.h = h, .fsid = fsid};
-    if (h->root->mount->fsid != fsid) {
+    if (h->root->mount->fsid == fsid)
+        return host_mount_ref(h, h->root->mount);
+    w.found = host_mount_find(h, fsid);
+    if (!w.found)
         host_each_point(h, is_mount, &w);
-        return w.found;
-    }
-    pl_node_ref(&h->root->h.node);
-    return h->root;
+    return w.found;
 }
 
 /* The object that `fd` has open, if its path leads to it beneath the root. */
@@ -224,34 +229,37 @@ static int in_parent(struct host *h, struct host_mount *m, const uint8_t *p, siz
     return r;
 }
 
-static int find_handle(struct host *h, const uint8_t *key, size_t len, struct host_node **ret,
-                       struct pl_attr *attr)
+static int find_handle(struct host *h, const uint8_t *key, size_t len, bool own,
+                       struct host_node **ret, struct pl_attr *attr)
 {
     struct statx stx;
     if (len < F_HEAD + 2 || len < (size_t)F_HEAD + 2 + key[F_HEAD + 1])
         return -EINVAL;
     cred_reset();
-    struct host_node *in = find_mount(h, get(key + 1, 8));
+    struct host_mount *in = find_mount(h, get(key + 1, 8));
     if (!in)
         return -ESTALE;
     const uint8_t *hd = key + F_HEAD;
     size_t used = F_HEAD + 2u + hd[1];
-    int fd = host_open_handle(in->mount, hd[0], hd + 2, hd[1], O_PATH);
+    int fd = host_open_handle(in, hd[0], hd + 2, hd[1], O_PATH);
     int r = fd < 0 ? -ESTALE : host_statx(fd, &stx);
     if (r == 0) {
         struct host_node *n = host_known(h, fd, &stx);
         if (n) {
-            host_attr(&stx, n->slot, attr);
+            host_attr(n, &stx, attr);
             *ret = n;
+        } else if (own) {
+            r = host_adopt(h, NULL, NULL, fd, true, true, ret, attr);
+            fd = -1;
         } else {
             r = by_path(h, fd, host_id(&stx), ret, attr);
             if (r < 0 && !S_ISDIR(stx.stx_mode))
-                r = in_parent(h, in->mount, key + used, len - used, host_id(&stx), ret, attr);
+                r = in_parent(h, in, key + used, len - used, host_id(&stx), ret, attr);
         }
     }
     if (fd >= 0)
         close(fd);
-    pl_node_unref(&in->h.node);
+    host_mount_unref(h, in);
     return r;
 }
 
@@ -337,11 +345,11 @@ static int find_names(struct host *h, const uint8_t *key, size_t len, struct hos
     }
     if (n && is_it(n, key)) {
         int r = host_getattr(&h->tree, NULL, &n->h.node, NULL, attr);
-        if (r == 0)
+        if (r == 0) {
             *ret = n;
-        else
-            pl_node_unref(&n->h.node);
-        return r;
+            return 0;
+        }
+        /* It is known and cannot be reached by what we know of its name: the key may do. */
     }
     if (n)
         pl_node_unref(&n->h.node);
@@ -361,9 +369,11 @@ int host_find(HOST_T, const uint8_t *key, size_t len, struct pl_node **ret, stru
 {
     struct host *h = host_of(tree);
     struct host_node *n = NULL;
-    int r = key[0] == 'F'   ? find_handle(h, key, len, &n, attr)
+    int r = key[0] == 'F'   ? find_handle(h, key, len, call->own, &n, attr)
             : key[0] == 'N' ? find_names(h, key, len, &n, attr)
                             : -EINVAL;
+    if (r == 0 && call->own)
+        host_claim_over(h, n);
     if (r == 0)
         *ret = &n->h.node;
     host_end();

@@ -7,6 +7,9 @@
  * also noted (`held`, without types), so that the descriptor goes when nothing is left. flock locks
  * are on the open file's own descriptor.
  *
+ * A successor finds the locks where they are: each owner's descriptor is recorded before anything
+ * is locked through it, and the kernel tells what is (/proc/self/fdinfo).
+ *
  * To wait is to try again: at once when a lock of ours is dropped, else after growing pauses.
  * `locks.mutex` guards owners and the files' lists of them; no system call is made under it.
  */
@@ -14,6 +17,7 @@
 #include "sources/host.h"
 
 #include <errno.h>
+#include <plenum/keep.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -26,8 +30,9 @@ struct held {
 struct host_owner {
     struct host_owner *next; /* of the node's */
     uint64_t owner;
-    uint32_t pid;
+    uint32_t pid, record; /* record: pl_keep's */
     int fd;
+    int file; /* descriptor of the open file by which it came (resumed: in the predecessor) */
     bool writes, reads; /* what fd was opened for */
     bool blind;         /* no memory to note what is held: kept until flush */
     bool dead;          /* out of the list; the last user closes it */
@@ -103,8 +108,9 @@ static void unlist(struct host *h, struct host_node *n, struct host_owner *o)
     atomic_fetch_sub(&h->locks.owners, 1);
 }
 
-static void free_owner(struct host_owner *o)
+static void free_owner(struct host *h, struct host_owner *o)
 {
+    pl_keep_del(h->keep, o->record);
     close(o->fd);
     free(o->held);
     free(o);
@@ -115,6 +121,25 @@ static void dropped(struct host *h)
 {
     h->locks.gen++;
     pthread_cond_broadcast(&h->locks.cond);
+}
+
+/* What is recorded of an owner. */
+struct kept_owner {
+    uint8_t kind, pad[3];
+    uint32_t pid;
+    uint64_t owner;
+    struct host_kept_id id;
+    int32_t file;
+};
+
+static void keep_owner(struct host *h, const struct host_node *n, struct host_owner *o)
+{
+    struct kept_owner k = {.kind = HOST_KEPT_LOCK,
+                           .pid = o->pid,
+                           .owner = o->owner,
+                           .id = host_kept_id(n),
+                           .file = o->file};
+    o->record = pl_keep_add(h->keep, o->fd, &k, sizeof(k));
 }
 
 static struct host_owner *open_owner(struct host *h, struct host_file *f, const struct pl_lock *l)
@@ -145,6 +170,8 @@ static struct host_owner *open_owner(struct host *h, struct host_file *f, const 
     }
     o->owner = l->owner;
     o->pid = l->pid;
+    o->file = f->fd;
+    keep_owner(h, node_of(f->f.node), o);
     return o;
 }
 
@@ -190,7 +217,7 @@ static int get_owner(struct host *h, struct host_node *n, struct host_file *f,
     }
     pthread_mutex_unlock(&h->locks.mutex);
     if (fresh)
-        free_owner(fresh);
+        free_owner(h, fresh);
     *ret = o;
     return r;
 }
@@ -205,7 +232,7 @@ static void put_owner(struct host *h, struct host_node *n, struct host_owner *o)
     pthread_mutex_unlock(&h->locks.mutex);
     if (!last)
         return;
-    free_owner(o);
+    free_owner(h, o);
     pthread_mutex_lock(&h->locks.mutex);
     dropped(h);
     pthread_mutex_unlock(&h->locks.mutex);
@@ -425,4 +452,79 @@ void host_unlock_file(struct host *h, struct host_node *n, struct host_file *f)
     free(f->owners);
     f->owners = NULL;
     f->nowners = 0;
+}
+
+void host_unlock_all(struct host *h, struct host_node *n)
+{
+    while (n->owners)
+        host_unlock_owner(h, n, n->owners->owner);
+}
+
+/* ---- the locks of a predecessor ---- */
+
+/* What is locked through the descriptor, as the kernel tells: "lock: 1: OFDLCK ADVISORY WRITE -1
+ * 08:01:1234 0 EOF". */
+static void ask_held(struct host_owner *o)
+{
+    char path[64], line[256], end[24];
+    unsigned long long start;
+    snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", o->fd);
+    FILE *f = fopen(path, "re");
+    o->blind = !f;
+    while (f && fgets(line, sizeof(line), f))
+        if (sscanf(line, "lock: %*d: OFDLCK %*s %*s %*d %*s %llu %23s", &start, end) == 2)
+            is_held(o, start, strcmp(end, "EOF") ? strtoull(end, NULL, 10) : PL_OFF_MAX);
+    if (f)
+        fclose(f);
+}
+
+int host_lock_take(struct host *h, const struct pl_kept *kept)
+{
+    struct kept_owner k;
+    struct host_node *n;
+    struct pl_attr attr;
+    struct host_owner *o = calloc(1, sizeof(*o));
+    int r = o && kept->n == sizeof(k) ? 0 : -EINVAL;
+    if (r == 0) {
+        memcpy(&k, kept->data, sizeof(k));
+        r = host_kept_node(h, kept->fd, k.id, &n, &attr);
+    }
+    if (r < 0) {
+        free(o);
+        return r;
+    }
+    int how = fcntl(kept->fd, F_GETFL) & O_ACCMODE;
+    *o = (struct host_owner){.owner = k.owner,
+                             .pid = k.pid,
+                             .record = kept->record,
+                             .fd = kept->fd,
+                             .file = k.file,
+                             .writes = how != O_RDONLY,
+                             .reads = how != O_WRONLY};
+    ask_held(o);
+    pthread_mutex_lock(&h->locks.mutex);
+    bool use = (o->nheld || o->blind) && !find_owner(n, o->owner);
+    if (use) {
+        o->next = n->owners;
+        n->owners = o;
+        atomic_fetch_add(&h->locks.owners, 1);
+    }
+    pthread_mutex_unlock(&h->locks.mutex);
+    if (use) {
+        host_claim(h, n);
+        return 0;
+    }
+    free(o->held);
+    free(o);
+    pl_node_unref(&n->h.node);
+    return -ESTALE; /* nothing was locked yet */
+}
+
+void host_lock_resume(struct host *h, struct host_node *n, struct host_file *f)
+{
+    pthread_mutex_lock(&h->locks.mutex);
+    for (struct host_owner *o = n->owners; o; o = o->next)
+        if (o->file == f->fd)
+            note_file(f, o->owner);
+    pthread_mutex_unlock(&h->locks.mutex);
 }

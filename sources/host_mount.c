@@ -4,7 +4,8 @@
  *
  * Slots make inode numbers unique in the tree: the root's device has slot 0 and keeps its numbers,
  * another device gets a slot from a hash of its number, so that it mostly has the same one in the
- * next run. The table of slots is filled without locks and never shrinks.
+ * next run, and always in a successor, which is told (host_last.c). The table of slots is filled
+ * without locks and never shrinks.
  */
 #include "base/cred.h"
 #include "sources/host.h"
@@ -35,8 +36,10 @@ unsigned host_slot(struct host *h, dev_t dev)
     unsigned start = (unsigned)(mix64(dev) % (HOST_SLOTS - 1)), i = start;
     do {
         uint64_t was = atomic_load_explicit(&h->slots[1 + i], memory_order_relaxed);
-        if (was == 0 && atomic_compare_exchange_strong(&h->slots[1 + i], &was, dev + 1))
+        if (was == 0 && atomic_compare_exchange_strong(&h->slots[1 + i], &was, dev + 1)) {
+            host_keep_device(h, 1 + i, dev);
             return 1 + i;
+        }
         if (was == dev + 1)
             return 1 + i;
         i = (i + 1) % (HOST_SLOTS - 1);
@@ -115,6 +118,13 @@ static uint64_t fsid_of(int fd)
     return id ? mix64(id ^ (uint64_t)st.f_type << 1) : 0;
 }
 
+static void raw_fsid(int fd, int id[2])
+{
+    struct statfs st = {0};
+    if (fstatfs(fd, &st) == 0)
+        memcpy(id, st.f_fsid.__val, 2 * sizeof(*id));
+}
+
 struct host_mount *host_mount_of(struct host *h, int fd, const struct statx *stx)
 {
     uint64_t id = stx->stx_mask & STATX_MNT_ID ? stx->stx_mnt_id
@@ -132,8 +142,12 @@ struct host_mount *host_mount_of(struct host *h, int fd, const struct statx *stx
         m->fd = handle_fd(h, fd);
         struct statfs st;
         bool told = fstatfs(fd, &st) == 0;
+        m->dev = makedev(stx->stx_dev_major, stx->stx_dev_minor);
+        m->inos = UINT32_MAX;
         m->close_tells = !told || close_tells((unsigned)st.f_type);
         m->lends = told && lends(&st);
+        m->tells = !m->close_tells; /* a server far away has other clients */
+        raw_fsid(fd, m->fsid_raw);
         m->fsid = m->fd >= 0 ? fsid_of(m->fd) : 0;
         m->next = h->mounts;
         h->mounts = m;
@@ -147,6 +161,18 @@ struct host_mount *host_mount_ref(struct host *h, struct host_mount *m)
 {
     pthread_mutex_lock(&h->mounts_lock);
     m->refs++;
+    pthread_mutex_unlock(&h->mounts_lock);
+    return m;
+}
+
+struct host_mount *host_mount_find(struct host *h, uint64_t fsid)
+{
+    pthread_mutex_lock(&h->mounts_lock);
+    struct host_mount *m = h->mounts;
+    while (m && (m->fd < 0 || m->fsid != fsid))
+        m = m->next;
+    if (m)
+        m->refs++;
     pthread_mutex_unlock(&h->mounts_lock);
     return m;
 }
@@ -229,6 +255,13 @@ static bool add_point(void *arg, const char *rel)
     return !add_string(arg, rel);
 }
 
+char *host_points(struct host *h)
+{
+    struct strings l = {0};
+    host_each_point(h, add_point, &l);
+    return l.s;
+}
+
 /* Reads the list anew when the kernel says that mounts have changed. Call with `mounts_lock`. */
 static void refresh_points(struct host *h)
 {
@@ -237,10 +270,8 @@ static void refresh_points(struct host *h)
         p.fd = h->mountinfo = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
     else if (poll(&p, 1, 0) == 0)
         return;
-    struct strings l = {0};
     free(h->points);
-    host_each_point(h, add_point, &l);
-    h->points = l.s;
+    h->points = host_points(h);
 }
 
 char *host_points_in(struct host *h, int fd)

@@ -68,22 +68,39 @@ int host_link(HOST_T, struct pl_node *node, struct pl_node *dir, const char *nam
         r = linkat(AT_FDCWD, host_proc(fd).path, dirfd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
     host_end();
     if (r == 0 && (r = host_statx(fd, &stx)) == 0) {
-        host_attr(&stx, n->slot, attr);
+        host_attr(n, &stx, attr);
         host_moved(h, n, d, name);
     }
+    if (r == 0)
+        host_named(h, n);
     host_fd_done(h, d);
     host_fd_done(h, n);
     return r;
 }
 
+static int stat_name(int dirfd, const char *name, struct statx *stx)
+{
+    int how = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
+    return statx(dirfd, name, how, STATX_INO | STATX_TYPE, stx) < 0 ? -errno : 0;
+}
+
+/* As attributes tell it. */
+static uint64_t ino_of(struct host *h, const struct statx *stx)
+{
+    return host_ino(host_slot(h, host_id(stx).hi), stx->stx_ino);
+}
+
 /* The node of that name, if it is known, with the use of a descriptor: what loses its last name is
- * found neither by name nor, if nobody has it open, by handle. */
-static struct host_node *hold(struct host *h, int dirfd, const char *name)
+ * found neither by name nor, if nobody has it open, by handle. *ino (may be NULL): its number,
+ * known or not; 0 when there is no such name. Done as the caller; may switch credentials. */
+static struct host_node *hold(struct host *h, int dirfd, const char *name, uint64_t *ino)
 {
     struct statx stx;
-    int how = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
-    if (statx(dirfd, name, how, STATX_INO, &stx) < 0)
+    int r = stat_name(dirfd, name, &stx);
+    if (r < 0)
         return NULL;
+    if (ino)
+        *ino = ino_of(h, &stx);
     struct host_node *n = (struct host_node *)pl_nodes_get(h->nodes, host_id(&stx));
     if (n && host_fd(h, n) < 0) {
         pl_node_unref(&n->h.node);
@@ -100,6 +117,15 @@ static void hold_done(struct host *h, struct host_node *n)
     pl_node_unref(&n->h.node);
 }
 
+/*
+ * What a successor may conclude. The name's number is noted when all else is ready, so 0 means that
+ * nothing was done yet, or that there was nothing to remove: to do it (again) is right. Else, if
+ * the name stands for that number now, it was not done: do it. If it stands for another, or for
+ * nothing, it was done, with result 0; or somebody beside us took the name away in that very
+ * instant, which comes to the same. (The number is not given to a new object before the kernel has
+ * forgotten the old one: its descriptor is kept.)
+ */
+
 int host_remove(HOST_T, struct pl_node *dir, const char *name, int flags)
 {
     struct host *h = host_of(tree);
@@ -107,11 +133,18 @@ int host_remove(HOST_T, struct pl_node *dir, const char *name, int flags)
     int dirfd = host_fd(h, d);
     if (dirfd < 0)
         return dirfd;
-    struct host_node *victim = hold(h, dirfd, name);
+    uint64_t ino = 0;
     int r = host_act(h, call);
+    struct host_node *victim = r < 0 ? NULL : hold(h, dirfd, name, call->intent ? &ino : NULL);
+    host_leaving(h, victim);
+    if (call->intent)
+        atomic_store(&call->intent->ino, ino);
+    if (r == 0)
+        r = host_act(h, call);
     if (r == 0 && unlinkat(dirfd, name, flags) < 0)
         r = -errno;
     host_end();
+    host_left(h, victim);
     hold_done(h, victim);
     host_fd_done(h, d);
     return r;
@@ -121,8 +154,7 @@ int host_remove(HOST_T, struct pl_node *dir, const char *name, int flags)
 static void note_name(struct host *h, struct host_node *dir, int dirfd, const char *name)
 {
     struct statx stx;
-    int how = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
-    if (statx(dirfd, name, how, STATX_INO | STATX_TYPE, &stx) < 0)
+    if (stat_name(dirfd, name, &stx) < 0)
         return;
     struct host_node *n = (struct host_node *)pl_nodes_get(h->nodes, host_id(&stx));
     if (!n)
@@ -130,6 +162,22 @@ static void note_name(struct host *h, struct host_node *dir, int dirfd, const ch
     if ((stx.stx_mode & S_IFMT) == n->h.node.fmt)
         host_moved(h, n, dir, name);
     pl_node_unref(&n->h.node);
+}
+
+/*
+ * What a successor may conclude: `ino`, noted last, is 0: nothing was done. Else it was done, with
+ * result 0, if the new name stands for `ino` and the old one does not (of an exchange: the old name
+ * for `ino2`). If both stand for `ino` they were links of one file to begin with (ino2 says so, and
+ * rename does nothing then), and in every other case it was not done: do it (again).
+ */
+static void note_rename(struct host *h, struct pl_call *call, int fromfd, const char *oldname,
+                        uint64_t to)
+{
+    struct statx stx;
+    if (!call->intent)
+        return;
+    atomic_store(&call->intent->ino2, to);
+    atomic_store(&call->intent->ino, stat_name(fromfd, oldname, &stx) == 0 ? ino_of(h, &stx) : 0);
 }
 
 int host_rename(HOST_T, struct pl_node *olddir, const char *oldname, struct pl_node *newdir,
@@ -143,8 +191,14 @@ int host_rename(HOST_T, struct pl_node *olddir, const char *oldname, struct pl_n
             host_fd_done(h, from);
         return tofd;
     }
-    struct host_node *victim = hold(h, tofd, newname);
+    uint64_t ino = 0;
     int r = host_act(h, call);
+    struct host_node *victim = r < 0 ? NULL : hold(h, tofd, newname, call->intent ? &ino : NULL);
+    struct host_node *leaves = flags & (RENAME_EXCHANGE | RENAME_NOREPLACE) ? NULL : victim;
+    host_leaving(h, leaves);
+    if (r == 0)
+        r = host_act(h, call);
+    note_rename(h, call, fromfd, oldname, ino);
     if (r == 0 && renameat2(fromfd, oldname, tofd, newname, flags) < 0)
         r = -errno;
     if (r == 0) {
@@ -153,6 +207,7 @@ int host_rename(HOST_T, struct pl_node *olddir, const char *oldname, struct pl_n
             note_name(h, from, fromfd, oldname);
     }
     host_end();
+    host_left(h, leaves);
     hold_done(h, victim);
     host_fd_done(h, to);
     host_fd_done(h, from);

@@ -34,10 +34,10 @@ int64_t host_btime(const struct statx *stx)
     return (int64_t)((uint64_t)stx->stx_btime.tv_sec * 1000000000u + stx->stx_btime.tv_nsec);
 }
 
-void host_attr(const struct statx *stx, unsigned slot, struct pl_attr *attr)
+void host_attr(struct host_node *n, const struct statx *stx, struct pl_attr *attr)
 {
     *attr = (struct pl_attr){
-        .ino = host_ino(slot, stx->stx_ino),
+        .ino = host_ino(n->slot, stx->stx_ino),
         .size = stx->stx_size,
         .blocks = stx->stx_blocks,
         .nlink = stx->stx_nlink,
@@ -50,6 +50,7 @@ void host_attr(const struct statx *stx, unsigned slot, struct pl_attr *attr)
         .atime = time_of(stx->stx_atime),
         .mtime = time_of(stx->stx_mtime),
         .ctime = time_of(stx->stx_ctime),
+        .told = host_told(n, stx),
     };
     if (stx->stx_mask & STATX_BTIME)
         attr->btime = time_of(stx->stx_btime);
@@ -75,13 +76,22 @@ bool host_handle(int fd, struct host_handle *hd)
         char room[sizeof(struct file_handle) + HOST_HANDLE];
     } u;
     int mount;
+    /* One that need not open again will do to tell objects apart, where there is no other. */
+    enum { HANDLE_FID = 0x200 };
     u.fh.handle_bytes = HOST_HANDLE;
-    if (name_to_handle_at(fd, "", &u.fh, &mount, AT_EMPTY_PATH) < 0)
+    if (name_to_handle_at(fd, "", &u.fh, &mount, AT_EMPTY_PATH) < 0 &&
+        (errno != EOPNOTSUPP ||
+         name_to_handle_at(fd, "", &u.fh, &mount, AT_EMPTY_PATH | HANDLE_FID) < 0))
         return false;
     hd->bytes = u.fh.handle_bytes;
     hd->type = u.fh.handle_type;
     memcpy(hd->data, u.fh.f_handle, hd->bytes);
     return true;
+}
+
+bool host_same_handle(const struct host_node *n, int type, const void *data, unsigned bytes)
+{
+    return n->handle_len == bytes && n->handle_type == type && !memcmp(n->handle, data, bytes);
 }
 
 int host_open_handle(struct host_mount *m, int type, const uint8_t *data, unsigned n, int flags)
@@ -270,7 +280,7 @@ static int fd_direct(struct host *h, struct host_node *n)
     pthread_mutex_unlock(&h->cache);
     if (have >= 0)
         return have;
-    if (fd == -EAGAIN && n->handle_len) {
+    if (fd == -EAGAIN && host_by_handle(n)) {
         cred_reset();
         fd = host_open_handle(n->mount, n->handle_type, n->handle, n->handle_len, O_PATH);
     }
@@ -285,7 +295,7 @@ struct step {
     char name[PL_NAME_MAX + 1];
 };
 
-static bool is_object(int fd, const struct host_node *n)
+bool host_is(const struct host_node *n, int fd)
 {
     struct statx stx;
     if (host_statx(fd, &stx) < 0)
@@ -328,14 +338,14 @@ static int step_down(struct host *h, struct host_node *dir, int dirfd, struct st
 {
     bool crossed;
     int fd = host_open_child(dirfd, s->name, &crossed);
-    if (fd >= 0 && is_object(fd, s->node))
+    if (fd >= 0 && host_is(s->node, fd))
         return install(h, s->node, fd);
     if (fd >= 0)
         close(fd);
     else if (fd != -ENOENT && fd != -ELOOP && fd != -ENOTDIR)
         return fd; /* -EACCES, -EMFILE: it may be there */
     fd = host_search(dirfd, s->node->h.id, s->name);
-    if (fd >= 0 && !is_object(fd, s->node)) {
+    if (fd >= 0 && !host_is(s->node, fd)) {
         close(fd);
         fd = -ESTALE;
     }
@@ -432,13 +442,14 @@ void host_moved(struct host *h, struct host_node *n, struct host_node *dir, cons
 {
     if (n == h->root || n == dir)
         return;
-    if (n->handle_len && atomic_load_explicit(&n->parent, memory_order_relaxed) == dir)
+    host_watch_found(h, n, dir);
+    if (host_by_handle(n) && atomic_load_explicit(&n->parent, memory_order_relaxed) == dir)
         return;
     struct host_node *old = NULL, *cut = NULL;
     pthread_mutex_lock(&h->names);
     if (n->parent != dir || (n->name && strcmp(n->name, name))) {
-        char *copy = n->handle_len ? NULL : strdup(name);
-        if (copy || n->handle_len) {
+        char *copy = host_by_handle(n) ? NULL : strdup(name);
+        if (copy || host_by_handle(n)) {
             /* Directories that others moved about may seem to be beneath each other: what is known
              * of the lower one's way up is outdated then. */
             for (struct host_node *p = dir; p && S_ISDIR(n->h.node.fmt); p = p->parent) {
@@ -497,12 +508,23 @@ static bool same_object(struct host *h, struct host_node *n, int fd, const struc
     struct host_handle hd;
     if (held || !host_handle(fd, &hd))
         return true;
-    if (hd.type != n->handle_type || hd.bytes != n->handle_len ||
-        memcmp(hd.data, n->handle, hd.bytes) != 0)
+    if (!host_same_handle(n, hd.type, hd.data, hd.bytes))
         return false;
     if (n->btime && !is_young(n->btime)) /* it has outlived the doubt */
         atomic_store_explicit(&n->young, false, memory_order_relaxed);
     return true;
+}
+
+/* Where the inode number stands in file handles of this file system, by what all have in common. */
+static void learn_inos(struct host_mount *m, const struct host_handle *hd, uint64_t ino)
+{
+    uint32_t words = 0;
+    for (unsigned i = 0; i < 32 && i * 4 + 4 <= hd->bytes; i++) {
+        uint32_t word;
+        memcpy(&word, hd->data + i * 4, sizeof(word));
+        words |= (uint32_t)(word == (uint32_t)ino) << i;
+    }
+    atomic_fetch_and_explicit(&m->inos, words, memory_order_relaxed);
 }
 
 static struct host_node *new_node(struct host *h, struct host_node *dir, const char *name, int fd,
@@ -513,11 +535,12 @@ static struct host_node *new_node(struct host *h, struct host_node *dir, const c
     if (!m)
         return NULL;
     struct host_handle hd = {0};
-    if (m->fd >= 0 && (!host_handle(fd, &hd) || hd.bytes > UINT8_MAX))
+    if ((m->fd < 0 && !host_watching(h)) || !host_handle(fd, &hd) || hd.bytes > UINT8_MAX)
         hd.bytes = 0;
     struct host_node *n = calloc(1, sizeof(*n) + hd.bytes);
-    char *copy = !hd.bytes && name ? strdup(name) : NULL;
-    if (!n || (!hd.bytes && name && !copy)) {
+    bool named = name && (!hd.bytes || m->fd < 0);
+    char *copy = named ? strdup(name) : NULL;
+    if (!n || (named && !copy)) {
         host_mount_unref(h, m);
         free(n);
         return NULL;
@@ -536,11 +559,17 @@ static struct host_node *new_node(struct host *h, struct host_node *dir, const c
     n->handle_type = hd.type;
     n->handle_len = (uint8_t)hd.bytes;
     memcpy(n->handle, hd.data, hd.bytes);
+    if (hd.bytes)
+        learn_inos(m, &hd, stx->stx_ino);
+    if (S_ISDIR(stx->stx_mode))
+        atomic_fetch_add(&h->dirs, 1);
     return n;
 }
 
 static void free_node(struct host *h, struct host_node *n)
 {
+    if (S_ISDIR(n->h.node.fmt))
+        atomic_fetch_sub(&h->dirs, 1);
     host_mount_unref(h, n->mount);
     free(n->name);
     free(n);
@@ -562,6 +591,7 @@ int host_adopt(struct host *h, struct host_node *dir, const char *name, int fd, 
 {
     struct statx stx;
     struct host_node *n = NULL, *fresh = NULL;
+    uint64_t seq = host_watch_seq(h);
     int r = host_statx(fd, &stx);
     while (r == 0 && !n) {
         n = host_known(h, fd, &stx);
@@ -586,8 +616,16 @@ int host_adopt(struct host *h, struct host_node *dir, const char *name, int fd, 
             pl_node_unref(&dir->h.node);
         free_node(h, fresh);
     }
-    if (r == 0)
-        host_attr(&stx, n->slot, attr);
+    if (r == 0) {
+        if (!dir || crossed || n == fresh) /* else host_moved() has said so */
+            host_watch_found(h, n, crossed ? NULL : dir);
+        if (host_watch_cover(h, n, fd, &stx) || (n == fresh && host_watch_seq(h) != seq))
+            r = host_statx(fd, &stx);
+        if (r == 0)
+            host_attr(n, &stx, attr);
+        else
+            pl_node_unref(&n->h.node);
+    }
     if (r == 0 && keep) {
         install(h, n, fd);
         host_fd_done(h, n);
@@ -609,15 +647,20 @@ void host_release(struct pl_tree *tree, struct pl_node *node)
         pl_nodes_del(h->nodes, &n->h);
         pthread_mutex_lock(&h->cache);
         int fd = n->fd;
-        assert(!n->files && (n->users == 0 || n == h->root));
+        assert(!n->files && !n->claimed && (n->users == (n->record != 0) || n == h->root));
         if (fd >= 0) {
             h->nfds--;
             if (n->link.next)
                 idle_del(n);
         }
         pthread_mutex_unlock(&h->cache);
+        pl_keep_del(h->keep, n->record);
+        n->fd = fd; /* nobody else sees it any more */
+        host_watch_forget(h, n);
         if (fd >= 0)
             close(fd);
+        if (n->owners)
+            host_unlock_all(h, n);
         free_node(h, n);
         n = parent && atomic_fetch_sub(&parent->h.node.refs, 1) == 1 ? parent : NULL;
     }

@@ -9,8 +9,22 @@
 
 /* ---- nodes ---- */
 
-struct made_node *made_node_new(struct pl_made *m, enum made_kind kind, const char *name,
-                                uint32_t mode)
+/* A number for that name which nobody has, between those that are counted and those of entries.
+ * With the lock held. */
+static uint64_t new_number(struct pl_made *m, const struct made_node *dir, const char *name)
+{
+    const uint64_t bit = UINT64_C(1) << 61;
+    uint64_t h = made_entry_ino(dir, name), ino;
+    struct made_node *there;
+    do {
+        ino = (h++ & (bit - 1)) | bit;
+        HASH_FIND(hh, m->numbers, &ino, sizeof(ino), there);
+    } while (there);
+    return ino;
+}
+
+struct made_node *made_node_new(struct pl_made *m, struct made_node *dir, enum made_kind kind,
+                                const char *name, uint32_t mode)
 {
     struct made_node *n = calloc(1, sizeof(*n));
     if (!n || !(n->name = strdup(name))) {
@@ -20,15 +34,29 @@ struct made_node *made_node_new(struct pl_made *m, enum made_kind kind, const ch
     pl_node_init(&n->node, &m->tree, mode);
     n->kind = kind;
     n->fd = -1;
-    n->attr = (struct pl_attr){.ino = ++m->next_ino,
-                               .nlink = S_ISDIR(mode) ? 2 : 1,
+    n->attr = (struct pl_attr){.nlink = S_ISDIR(mode) ? 2 : 1,
                                .mode = mode,
                                .uid = geteuid(),
                                .gid = getegid(),
                                .blksize = 4096};
     pl_attr_touch(&n->attr, PL_SET_ATIME_NOW | PL_SET_MTIME_NOW);
     n->attr.btime = n->attr.ctime;
+    if (kind == MADE_ENTRY) {
+        n->attr.ino = made_entry_ino(dir, name);
+    } else {
+        n->attr.ino = dir ? new_number(m, dir, name) : ++m->next_ino;
+        HASH_ADD(hh, m->numbers, attr.ino, sizeof(n->attr.ino), n);
+    }
     return n;
+}
+
+/* It has lost its name, or never got it. With the lock held. */
+static void lose_number(struct pl_made *m, struct made_node *n)
+{
+    if (n->hh.tbl)
+        HASH_DELETE(hh, m->numbers, n);
+    n->hh.tbl = NULL;
+    n->attr.ino = ++m->next_ino;
 }
 
 static void node_free(struct made_node *n)
@@ -183,19 +211,24 @@ static bool entry_at(struct made_node *d, struct made_file *f, uint64_t pos, str
     bool store = d->kind == MADE_STORE;
     pthread_mutex_lock(&m->lock);
     struct name *e = NULL;
+    const struct made_item *item = NULL;
     if (pos < 2) {
         struct made_node *n = pos && d->parent ? d->parent : d;
         *ent = (struct pl_dirent){n->attr.ino, pos + 1, DT_DIR, name};
         strcpy(name, pos ? ".." : ".");
-    } else if ((e = names_from(store ? &f->list : &d->dir, pos - 1))) {
-        struct name *known = store ? names_find(&d->dir, e->text) : e;
+    } else if (store && (item = made_list_from(&f->list, pos))) {
+        struct name *known = names_find(&d->dir, item->name);
         struct made_node *n = known ? known->value : NULL;
-        *ent = (struct pl_dirent){n ? n->attr.ino : made_entry_ino(d, e->text), e->pos + 2,
-                                  n ? (uint32_t)IFTODT(n->node.fmt) : DT_REG, name};
+        *ent = (struct pl_dirent){n ? n->attr.ino : made_entry_ino(d, item->name), item->pos + 1,
+                                  DT_REG, name};
+        strcpy(name, item->name);
+    } else if (!store && (e = names_from(&d->dir, pos - 1))) {
+        struct made_node *n = e->value;
+        *ent = (struct pl_dirent){n->attr.ino, e->pos + 2, IFTODT(n->node.fmt), name};
         strcpy(name, e->text);
     }
     pthread_mutex_unlock(&m->lock);
-    return pos < 2 || e;
+    return pos < 2 || e || item;
 }
 
 static int made_readdir(struct pl_tree *tree, struct pl_call *call, struct pl_file *dir,
@@ -205,10 +238,16 @@ static int made_readdir(struct pl_tree *tree, struct pl_call *call, struct pl_fi
     struct made_file *f = made_file_of(dir);
     struct pl_dirent ent;
     char name[PL_NAME_MAX + 1];
-    if (d->kind == MADE_STORE && off == 0) {
-        int r = made_store_list(call, d, f);
+    if (d->kind == MADE_STORE && (off == 0 || !f->list.read)) {
+        struct made_list list = {0};
+        int r = made_store_list(call, d, &list);
         if (r < 0)
             return r;
+        pthread_mutex_lock(&made_of(tree)->lock);
+        struct made_list was = f->list;
+        f->list = list;
+        pthread_mutex_unlock(&made_of(tree)->lock);
+        made_list_done(&was);
     }
     for (; entry_at(d, f, off, &ent, name) && fill(arg, &ent) == 0; off = ent.next)
         ;
@@ -223,6 +262,8 @@ static void take_away(struct pl_made *m, struct made_node *top)
     while (todo) {
         struct made_node *n = todo;
         struct name *e = n->kind == MADE_DIR ? names_from(&n->dir, 0) : NULL;
+        if (!n->gone && n->kind != MADE_ENTRY)
+            lose_number(m, n);
         n->gone = true;
         n->attr.nlink = 0;
         if (e) {
@@ -280,6 +321,8 @@ static const struct pl_ops made_ops = {
     .poll = made_poll,
     .getxattr = made_getxattr,
     .listxattr = made_listxattr,
+    .keep = made_keep,
+    .resume = made_resume,
 };
 
 /* ---- building ---- */
@@ -290,17 +333,23 @@ struct pl_made *pl_made_new(void)
     if (!m)
         return NULL;
     pl_tree_init(&m->tree, &made_ops, NULL);
-    m->tree.flags = PL_TREE_GENERATED;
+    m->tree.flags = PL_TREE_GENERATED | PL_TREE_LASTING;
     m->memory = MADE_UNTRIED;
     pthread_mutex_init(&m->lock, NULL);
     pl_cond_init(&m->over_cond);
-    m->root = made_node_new(m, MADE_DIR, "", S_IFDIR | 0755);
+    m->root = made_node_new(m, NULL, MADE_DIR, "", S_IFDIR | 0755);
     if (!m->root) {
         pl_tree_unref(&m->tree);
         return NULL;
     }
     m->root->parent = m->root;
     return m;
+}
+
+void pl_made_private(struct pl_made *m)
+{
+    if (m)
+        m->tree.flags &= ~(uint32_t)PL_TREE_LASTING;
 }
 
 struct pl_tree *pl_made_tree(struct pl_made *m)
@@ -347,11 +396,13 @@ static int add_locked(struct pl_made *m, const char *path, const struct made_nod
             return proto->kind == MADE_DIR && there->kind == MADE_DIR ? 0 : -EEXIST;
         }
         if (!e) {
-            struct made_node *n =
-                made_node_new(m, last ? proto->kind : MADE_DIR, name, last ? mode : S_IFDIR | 0755);
+            struct made_node *n = made_node_new(m, dir, last ? proto->kind : MADE_DIR, name,
+                                                last ? mode : S_IFDIR | 0755);
             if (!n || !(e = names_add(&dir->dir, name, n))) {
-                if (n)
+                if (n) {
+                    lose_number(m, n);
                     node_free(n);
+                }
                 return -ENOMEM;
             }
             n->parent = dir;

@@ -2,7 +2,11 @@
 /*
  * Made trees, inside. made.c keeps the hierarchy, made_file.c the open files, made_store.c the
  * directories of documents, made_stream.c the streams, made_text.c the texts, made_body.c the
- * content of open files, made_range.c the documents that are read in ranges.
+ * content of open files, made_range.c the documents that are read in ranges, made_last.c what
+ * outlives the process.
+ *
+ * Inode numbers are made of names, so that a program that makes the same files again has the same
+ * numbers. What loses its name gets one that is counted, for its own is its next owner's.
  *
  * Locks: pl_made.lock guards the hierarchy, and of every node all but what is set when it is made
  * (kind, functions, arg, text). It is never held while a function of the program runs. An open file
@@ -34,9 +38,12 @@ const char *made_text_str(struct pl_text *t);
 struct made_body {
     struct pl_text text; /* when fd is -1 */
     int fd;
-    uint64_t digest; /* of what was there when it was filled or copied last */
+    uint64_t digest;  /* of what was there when it was filled or copied last */
+    uint64_t counted; /* bytes of text, in pl_made.held */
 };
 
+/* Makes that memory, if it may, while the process still may: it is given up later. */
+void made_memory_start(struct pl_made *m);
 /* A new empty file in the tree's memory, of which all together are bounded; -1: none to be had. */
 int made_memory_file(struct pl_made *m);
 /* Begins with `text`, which it takes over; in a file if it can and is asked to. 0, -ENOSPC. */
@@ -49,6 +56,10 @@ int made_body_write(struct pl_made *m, struct made_body *b, const void *buf, siz
 int made_body_resize(struct pl_made *m, struct made_body *b, size_t n);
 /* Whether somebody has written to its file since it was copied last (we included). */
 bool made_body_changed(const struct made_body *b);
+/* Somebody has. */
+void made_body_soil(struct made_body *b);
+/* It goes on with the file that a predecessor had for it. */
+void made_body_resume(struct pl_made *m, struct made_body *b, int fd);
 /* All of it into `out`, which is empty; nothing counts as written since. */
 int made_body_copy(struct made_body *b, struct pl_text *out);
 
@@ -64,8 +75,21 @@ enum made_kind {
     MADE_RANGED,
 };
 
+/* The names in a store's directory, by position: a hash of the name, so that a listing goes on
+ * after a restart where it was. */
+struct made_item {
+    uint64_t pos; /* 2 to 2^62 + 1; the next of two that are the same has one more */
+    char *name;
+};
+struct made_list {
+    struct made_item *item; /* sorted */
+    size_t n, room;
+    bool read;
+};
+
 struct made_node {
     struct pl_node node;
+    UT_hash_handle hh; /* in pl_made.numbers, by attr.ino */
     enum made_kind kind;
     struct pl_attr attr;
     struct made_node *parent; /* NULL when removed; of the root, itself; no reference, except of an
@@ -98,6 +122,8 @@ struct pl_made {
     struct made_node *root;
     struct pl_stream *streams; /* that the program has not ended */
     uint64_t next_ino;
+    struct made_node *numbers; /* that have a name and are no entries */
+    bool kept;                 /* a successor may want what open files have; set before use */
     int failed;                /* the first failure of a step */
     int memory;                /* the file system of open documents, -1: none */
     atomic_int_least64_t held; /* bytes of those that are not in it */
@@ -126,10 +152,11 @@ struct made_file {
     bool busy;                /* held; what follows is the holder's */
     bool dirty;               /* there is something to commit */
     bool refused;             /* the last commit of it failed */
+    bool broken;              /* a command was being run when the server died */
     bool creator;             /* its open made the entry (set before others see it) */
     struct made_body body;    /* the content, this open's own; of a control file what was written */
     struct made_range *range; /* MADE_RANGED: a reference */
-    struct names list;        /* of a store's directory: the names when it was last read from 0 */
+    struct made_list list;    /* of a store's directory: the names when it was last read from 0 */
     struct made_reader reader;
 };
 
@@ -148,9 +175,10 @@ static inline struct made_file *made_file_of(struct pl_file *file)
     return (struct made_file *)file;
 }
 
-/* A node of the tree with one reference; NULL: out of memory. With the lock held. */
-struct made_node *made_node_new(struct pl_made *m, enum made_kind kind, const char *name,
-                                uint32_t mode);
+/* A node of the tree, to be in `dir`, with one reference; NULL: out of memory. With the lock held.
+ */
+struct made_node *made_node_new(struct pl_made *m, struct made_node *dir, enum made_kind kind,
+                                const char *name, uint32_t mode);
 struct pl_attr made_attr(struct made_node *n);
 int made_may(struct pl_call *call, struct made_node *n, int mask);
 /* Runs the program's function on the node's content. -ENOENT when it is gone. */
@@ -162,6 +190,11 @@ int made_request(struct made_node *n, struct pl_call *call, struct pl_made_req *
 
 /* made_file.c: ops, and an open file of n with this text (taken over). */
 int made_file_new(struct made_node *n, struct pl_text *text, int flags, struct pl_file **ret);
+/* It is to be committed. */
+void made_soil(struct made_file *f);
+/* Opens without asking whether the caller may. */
+int made_open_judged(struct pl_tree *, struct pl_call *, struct pl_node *, int flags,
+                     struct pl_file **);
 int made_open(struct pl_tree *, struct pl_call *, struct pl_node *, int flags, struct pl_file **);
 int made_close(struct pl_tree *, struct pl_call *, struct pl_file *);
 int made_flush(struct pl_tree *, struct pl_call *, struct pl_file *, uint64_t owner);
@@ -185,7 +218,10 @@ struct made_node *made_pin(struct made_node *n);
 void made_store_unpin(struct pl_made *m, struct made_node *store);
 /* The number of the entry of that name, whether it is known or not. */
 uint64_t made_entry_ino(const struct made_node *store, const char *name);
-int made_store_list(struct pl_call *call, struct made_node *store, struct made_file *f);
+int made_store_list(struct pl_call *call, struct made_node *store, struct made_list *ret);
+/* The first at position pos or after, or NULL. */
+const struct made_item *made_list_from(const struct made_list *l, uint64_t pos);
+void made_list_done(struct made_list *l);
 int made_create(struct pl_tree *, struct pl_call *, struct pl_node *, const char *, int, mode_t,
                 struct pl_node **, struct pl_attr *, struct pl_file **);
 int made_make(struct pl_tree *, struct pl_call *, struct pl_node *, const char *,
@@ -216,6 +252,18 @@ ssize_t made_range_read(struct made_node *n, struct pl_call *call, struct made_r
 ssize_t made_getxattr(struct pl_tree *, struct pl_call *, struct pl_node *, const char *, void *,
                       size_t);
 ssize_t made_listxattr(struct pl_tree *, struct pl_call *, struct pl_node *, char *, size_t);
+/* The reader had the stream open before: what it had not read is gone, and it is told. */
+void made_stream_resumed(struct pl_stream *s, struct made_reader *r);
+
+/* made_last.c: ops, and what a control file does to keep what is written: notes it (before it
+ * counts), says that it is about to be run, and that it is over. 0, or why it cannot be kept. */
+void made_keep(struct pl_tree *, struct pl_keep *);
+int made_resume(struct pl_tree *, struct pl_call *, struct pl_node *, int flags, int kept,
+                struct pl_file **);
+int made_ctl_new(struct made_file *f);
+int made_ctl_note(struct made_file *f, const void *buf, size_t n);
+int made_ctl_begin(struct made_file *f);
+void made_ctl_end(struct made_file *f);
 
 /* made_work.c: starts the thread once; ends and joins it. */
 int made_work_start(struct pl_made *m);

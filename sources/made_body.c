@@ -9,6 +9,7 @@
  * What the kernel writes is seen by the time of modification, which we set to a mark that no clock
  * shows; and what a program changed through a mapping, which leaves the time as it is, by a digest.
  */
+#include "base/confine.h"
 #include "base/limits.h"
 #include "sources/made.h"
 #include <errno.h>
@@ -39,25 +40,39 @@ static int make_memory(void)
     return fd;
 }
 
+static int memory(struct pl_made *m)
+{
+    if (m->memory == MADE_UNTRIED && (m->memory = make_memory()) >= 0)
+        confine_need(CONFINE_ADMIN); /* to lend its files to the kernel */
+    return m->memory;
+}
+
+void made_memory_start(struct pl_made *m)
+{
+    pthread_mutex_lock(&m->lock);
+    memory(m);
+    pthread_mutex_unlock(&m->lock);
+}
+
 int made_memory_file(struct pl_made *m)
 {
     pthread_mutex_lock(&m->lock);
-    if (m->memory == MADE_UNTRIED)
-        m->memory = make_memory();
-    int dir = m->memory;
+    int dir = memory(m);
     pthread_mutex_unlock(&m->lock);
     return dir < 0 ? -1 : openat(dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 }
 
 /* ---- counting -------------------------------------------------------------------------------- */
 
-/* Takes n bytes more (or gives them back, with n negative). 0 or -ENOSPC. */
-static int hold_bytes(struct pl_made *m, int64_t n)
+/* The body is to hold n bytes. 0 or -ENOSPC. */
+static int hold_bytes(struct pl_made *m, struct made_body *b, uint64_t n)
 {
-    int64_t held = atomic_fetch_add(&m->held, n) + n;
-    if (n <= 0 || held <= LIMIT_DOCUMENTS)
+    int64_t more = (int64_t)n - (int64_t)b->counted, held = atomic_fetch_add(&m->held, more) + more;
+    if (more <= 0 || held <= LIMIT_DOCUMENTS) {
+        b->counted = n;
         return 0;
-    atomic_fetch_sub(&m->held, n);
+    }
+    atomic_fetch_sub(&m->held, more);
     return -ENOSPC;
 }
 
@@ -98,7 +113,7 @@ int made_body_init(struct pl_made *m, struct made_body *b, struct pl_text *text,
     *text = (struct pl_text){0};
     b->fd = in_file ? made_memory_file(m) : -1;
     if (b->fd < 0) {
-        int r = hold_bytes(m, (int64_t)b->text.n);
+        int r = hold_bytes(m, b, b->text.n);
         if (r < 0)
             made_text_done(&b->text);
         return r;
@@ -120,7 +135,7 @@ void made_body_done(struct pl_made *m, struct made_body *b)
     if (b->fd >= 0)
         close(b->fd);
     else
-        hold_bytes(m, -(int64_t)b->text.n);
+        hold_bytes(m, b, 0);
     b->fd = -1;
     made_text_done(&b->text);
 }
@@ -151,9 +166,9 @@ int made_body_resize(struct pl_made *m, struct made_body *b, size_t n)
     if (b->fd >= 0)
         return ftruncate(b->fd, (off_t)n) < 0 ? -errno : 0;
     size_t was = b->text.n;
-    int r = hold_bytes(m, (int64_t)n - (int64_t)was);
+    int r = hold_bytes(m, b, n);
     if (r == 0 && (r = made_text_resize(&b->text, n)) < 0)
-        hold_bytes(m, (int64_t)was - (int64_t)n);
+        hold_bytes(m, b, was);
     return r;
 }
 
@@ -196,6 +211,20 @@ bool made_body_changed(const struct made_body *b)
     bool changed = read_all(b, &now) < 0 || digest(&now) != b->digest;
     made_text_done(&now);
     return changed;
+}
+
+void made_body_soil(struct made_body *b)
+{
+    if (b->fd >= 0)
+        futimens(b->fd, NULL);
+}
+
+/* Whether it was changed through a mapping only, nobody knows any more: it counts as changed. */
+void made_body_resume(struct pl_made *m, struct made_body *b, int fd)
+{
+    made_body_done(m, b);
+    b->fd = fd;
+    b->digest = 0;
 }
 
 int made_body_copy(struct made_body *b, struct pl_text *out)

@@ -103,6 +103,23 @@ static void fixed_done(struct made_node *n)
         close(fd);
 }
 
+/* It is to be committed; so that a successor knows too, its file says so. */
+void made_soil(struct made_file *f)
+{
+    f->dirty = true;
+    made_body_soil(&f->body);
+}
+
+static void free_file(struct pl_made *m, struct made_file *f)
+{
+    made_list_done(&f->list);
+    made_body_done(m, &f->body);
+    made_range_unref(f->range);
+    pthread_cond_destroy(&f->cond);
+    pthread_mutex_destroy(&f->lock);
+    free(f);
+}
+
 int made_file_new(struct made_node *n, struct pl_text *text, int flags, struct pl_file **ret)
 {
     struct pl_made *m = made_of(n->node.tree);
@@ -121,6 +138,13 @@ int made_file_new(struct made_node *n, struct pl_text *text, int flags, struct p
     f->file.fd = n->kind == MADE_FIXED ? fixed_fd(n) : f->body.fd;
     f->file.direct = n->kind != MADE_FIXED;
     f->file.stream = n->kind == MADE_STREAM || n->kind == MADE_CTL;
+    if (m->kept && f->body.fd >= 0)
+        f->file.kept = f->body.fd; /* the kernel may be writing to it still */
+    r = n->kind == MADE_CTL && m->kept ? made_ctl_new(f) : 0;
+    if (r < 0) {
+        free_file(m, f);
+        return r;
+    }
     if (n->kind == MADE_STREAM)
         made_stream_join(n->stream, &f->reader);
     *ret = &f->file;
@@ -157,15 +181,23 @@ int made_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *node, 
               struct pl_file **ret)
 {
     struct made_node *n = made_node_of(node);
-    struct made_range *range = NULL;
-    struct pl_text text = {0};
     struct pl_attr attr = made_attr(n);
-    bool trunc = is_doc(n) && flags & O_TRUNC;
     int r = open_ok(n, flags);
     if (r == 0)
         r = pl_may_open(call, &attr, flags);
+    return r < 0 ? r : made_open_judged(tree, call, node, flags, ret);
+}
+
+int made_open_judged(struct pl_tree *tree, struct pl_call *call, struct pl_node *node, int flags,
+                     struct pl_file **ret)
+{
+    struct made_node *n = made_node_of(node);
+    struct made_range *range = NULL;
+    struct pl_text text = {0};
+    bool trunc = is_doc(n) && flags & O_TRUNC;
+    int r = 0;
     pthread_mutex_lock(&made_of(tree)->lock);
-    if (r == 0 && n->gone && n->kind != MADE_FIXED && n->kind != MADE_DIR)
+    if (n->gone && n->kind != MADE_FIXED && n->kind != MADE_DIR)
         r = -ENOENT;
     pthread_mutex_unlock(&made_of(tree)->lock);
     if (r == 0 && n->kind == MADE_RANGED)
@@ -181,7 +213,8 @@ int made_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *node, 
         return r;
     }
     struct made_file *f = made_file_of(*ret);
-    f->dirty = trunc || again;
+    if (trunc || again)
+        made_soil(f);
     f->range = range;
     if (range)
         f->file.fd = made_range_fd(range);
@@ -233,13 +266,9 @@ int made_close(struct pl_tree *tree, struct pl_call *call, struct pl_file *file)
         n->pending = false;
         pthread_mutex_unlock(&made_of(tree)->lock);
     }
-    for (struct name *e; (e = names_from(&f->list, 0));)
-        names_del(&f->list, e);
-    made_body_done(made_of(tree), &f->body);
-    made_range_unref(f->range);
-    pthread_cond_destroy(&f->cond);
-    pthread_mutex_destroy(&f->lock);
-    free(f);
+    if (f->file.kept > 0 && f->file.kept != f->body.fd)
+        close(f->file.kept);
+    free_file(made_of(tree), f);
     return 0;
 }
 
@@ -274,13 +303,19 @@ static int commit(struct made_node *n, struct pl_call *call, struct made_file *f
     int r = hold(f, call);
     if (r < 0)
         return r;
-    if (f->dirty || made_body_changed(&f->body)) {
-        r = unlinked(n) ? 0 : take_all(n, call, f);
+    if (f->broken) { /* it may have been run: nobody knows */
+        r = -EIO;
+        f->broken = false;
+    } else if (f->dirty || made_body_changed(&f->body)) {
+        r = n->kind == MADE_CTL ? made_ctl_begin(f) : 0;
+        if (r == 0 && !unlinked(n))
+            r = take_all(n, call, f);
         f->dirty = r < 0;
         f->refused = r < 0 && is_doc(n);
         if (n->kind == MADE_CTL) { /* a command that failed is not run again */
             f->dirty = false;
             made_body_resize(made_of(n->node.tree), &f->body, 0);
+            made_ctl_end(f);
         }
     }
     unhold(f);
@@ -318,6 +353,22 @@ ssize_t made_read(struct pl_tree *tree, struct pl_call *call, struct pl_file *fi
     return got;
 }
 
+/*
+ * Whatever its offset, a write to a control file appends. The text's length before is noted, and if
+ * it was noted already (this write was begun by a server that died), all behind it is that write's,
+ * which is done anew: a door has only to ask again with the same intent.
+ */
+static void note_command(struct pl_call *call, struct made_file *f)
+{
+    if (!call->intent)
+        return;
+    uint64_t before = atomic_load(&call->intent->size1);
+    if (before && before - 1 <= f->body.text.n)
+        f->body.text.n = before - 1;
+    else
+        atomic_store(&call->intent->size1, f->body.text.n + 1);
+}
+
 ssize_t made_write(struct pl_tree *tree, struct pl_call *call, struct pl_file *file,
                    const void *buf, size_t n, uint64_t off)
 {
@@ -330,10 +381,14 @@ ssize_t made_write(struct pl_tree *tree, struct pl_call *call, struct pl_file *f
         return r;
     }
     size_t max = node->kind == MADE_CTL ? MADE_CTL_MAX : MADE_TEXT_MAX;
+    if (node->kind == MADE_CTL)
+        note_command(call, f);
     if (node->kind == MADE_CTL || file->flags & O_APPEND)
         off = made_body_size(&f->body);
     if (n > max || off > max - n)
         r = -EFBIG;
+    if (r == 0 && node->kind == MADE_CTL)
+        r = made_ctl_note(f, buf, n);
     if (r == 0)
         r = made_body_write(made_of(tree), &f->body, buf, n, off);
     if (r == 0)

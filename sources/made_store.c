@@ -28,15 +28,21 @@ static bool is_gone(struct pl_made *m, struct made_node *store)
     return gone;
 }
 
-/* The number of the entry of that name; those that are counted out stay below. */
-uint64_t made_entry_ino(const struct made_node *store, const char *name)
+/* Of 62 bits. */
+static uint64_t hash_name(uint64_t seed, const char *name)
 {
-    uint64_t h = 0xcbf29ce484222325u ^ store->attr.ino;
+    uint64_t h = 0xcbf29ce484222325u ^ seed;
     for (const unsigned char *p = (const unsigned char *)name; *p; p++)
         h = (h ^ *p) * 0x100000001b3u;
     h ^= h >> 32;
     h *= 0x9e3779b97f4a7c15u;
-    return (h ^ h >> 29) >> 2 | UINT64_C(1) << 62;
+    return (h ^ h >> 29) >> 2;
+}
+
+/* The number of the entry of that name; all others stay below. */
+uint64_t made_entry_ino(const struct made_node *store, const char *name)
+{
+    return hash_name(store->attr.ino, name) | UINT64_C(1) << 62;
 }
 
 /* The live node of that name with a reference added, or NULL. With the lock held. */
@@ -54,7 +60,7 @@ static int get_node(struct pl_made *m, struct made_node *store, const char *name
     struct made_node *n = live(store, name);
     if (!n) {
         struct name *e = names_find(&store->dir, name); /* of one that is being released */
-        n = made_node_new(m, MADE_ENTRY, name, ENTRY_MODE);
+        n = made_node_new(m, store, MADE_ENTRY, name, ENTRY_MODE);
         if (!n || !(e ? e : (e = names_add(&store->dir, name, n)))) {
             if (n)
                 free(n->name);
@@ -63,7 +69,6 @@ static int get_node(struct pl_made *m, struct made_node *store, const char *name
         }
         e->value = n;
         n->parent = store;
-        n->attr.ino = made_entry_ino(store, name);
         pl_node_ref(&store->node);
         n->fill = store->store.get;
         n->take = store->store.put;
@@ -156,20 +161,80 @@ int made_store_lookup(struct pl_made *m, struct pl_call *call, struct made_node 
     return r;
 }
 
+/* ---- listing ---- */
+
+void made_list_done(struct made_list *l)
+{
+    for (size_t i = 0; i < l->n; i++)
+        free(l->item[i].name);
+    free(l->item);
+    *l = (struct made_list){0};
+}
+
+const struct made_item *made_list_from(const struct made_list *l, uint64_t pos)
+{
+    size_t lo = 0, hi = l->n;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (l->item[mid].pos < pos)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < l->n ? &l->item[lo] : NULL;
+}
+
+static int by_position(const void *a, const void *b)
+{
+    const struct made_item *x = a, *y = b;
+    return x->pos != y->pos ? (x->pos > y->pos) - (x->pos < y->pos) : strcmp(x->name, y->name);
+}
+
+/* Sorts, and takes out what was named twice. */
+static void list_sort(struct made_list *l)
+{
+    size_t n = 0;
+    if (l->n)
+        qsort(l->item, l->n, sizeof(*l->item), by_position);
+    for (size_t i = 0; i < l->n; i++) {
+        struct made_item *last = n ? &l->item[n - 1] : NULL, *item = &l->item[i];
+        if (last && !strcmp(last->name, item->name)) {
+            free(item->name);
+            continue;
+        }
+        if (last && item->pos <= last->pos)
+            item->pos = last->pos + 1;
+        l->item[n++] = *item;
+    }
+    l->n = n;
+}
+
 static int add_name(void *arg, const char *name)
 {
-    struct names *list = arg;
+    struct made_list *l = arg;
     size_t n = strlen(name);
     if (n == 0 || n > PL_NAME_MAX || strchr(name, '/') || !strcmp(name, ".") || !strcmp(name, ".."))
         return -EINVAL;
-    return names_find(list, name) || names_add(list, name, NULL) ? 0 : -ENOMEM;
+    if (l->n == l->room) {
+        size_t room = l->room ? l->room * 2 : 16;
+        struct made_item *more = realloc(l->item, room * sizeof(*more));
+        if (!more)
+            return -ENOMEM;
+        l->item = more;
+        l->room = room;
+    }
+    char *copy = strdup(name);
+    if (!copy)
+        return -ENOMEM;
+    l->item[l->n++] = (struct made_item){2 + hash_name(0, name), copy};
+    return 0;
 }
 
-int made_store_list(struct pl_call *call, struct made_node *store, struct made_file *f)
+int made_store_list(struct pl_call *call, struct made_node *store, struct made_list *ret)
 {
     struct pl_made *m = made_of(store->node.tree);
     struct pl_made_req req = {call, store->name, store->store.arg};
-    struct names list = {.next = f->list.next}; /* older positions stay behind these */
+    struct made_list list = {.read = true};
     int r = is_gone(m, store) ? 0 : store->store.list(&req, add_name, &list);
     pthread_mutex_lock(&m->lock);
     uint64_t at = 0;
@@ -178,15 +243,14 @@ int made_store_list(struct pl_call *call, struct made_node *store, struct made_f
         if (n->pending && !n->gone)
             r = add_name(&list, e->text);
     }
-    if (r >= 0) {
-        struct names was = f->list;
-        f->list = list;
-        list = was;
-    }
     pthread_mutex_unlock(&m->lock);
-    for (struct name *e; (e = names_from(&list, 0));)
-        names_del(&list, e);
-    return r < 0 ? r : 0;
+    if (r < 0) {
+        made_list_done(&list);
+        return r;
+    }
+    list_sort(&list);
+    *ret = list;
+    return 0;
 }
 
 /* ---- changes ---- */
@@ -254,7 +318,7 @@ int made_create(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir,
         r = made ? made_file_new(n, &text, flags, ret_file)
                  : made_open(tree, call, &n->node, flags, ret_file);
     if (r == 0 && made) {
-        made_file_of(*ret_file)->dirty = true;
+        made_soil(made_file_of(*ret_file));
         made_file_of(*ret_file)->creator = true;
     }
     if (r < 0) {

@@ -14,7 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NOTE_MAX 32 /* "(lost 18446744073709551615)\n" */
+#define NOTE_MAX 32         /* "(lost 18446744073709551615)\n" */
+#define UNKNOWN  UINT64_MAX /* how many were lost with another server */
 
 struct made_record {
     struct made_record *next;
@@ -88,7 +89,7 @@ static void drop_first(struct pl_stream *s)
     for (struct made_reader *r = s->readers; rec->refs && r; r = r->next) {
         if (r->pos == rec) {
             r->pos = rec->next;
-            r->lost++;
+            r->lost += r->lost != UNKNOWN;
         }
     }
     s->first = rec->next;
@@ -121,6 +122,13 @@ void made_stream_join(struct pl_stream *s, struct made_reader *r)
     pthread_mutex_unlock(&s->pollers);
 }
 
+void made_stream_resumed(struct pl_stream *s, struct made_reader *r)
+{
+    pthread_mutex_lock(&s->lock);
+    r->lost = UNKNOWN;
+    pthread_mutex_unlock(&s->lock);
+}
+
 void made_stream_leave(struct pl_stream *s, struct made_reader *r)
 {
     pthread_mutex_lock(&s->pollers);
@@ -151,7 +159,9 @@ static int begin(struct pl_stream *s, struct made_reader *r)
 {
     char text[NOTE_MAX];
     if (r->lost) {
-        int n = snprintf(text, sizeof(text), "(lost %llu)\n", (unsigned long long)r->lost);
+        int n = r->lost == UNKNOWN
+                    ? snprintf(text, sizeof(text), "(lost ?)\n")
+                    : snprintf(text, sizeof(text), "(lost %llu)\n", (unsigned long long)r->lost);
         r->now = record(text, (size_t)n);
     } else {
         r->now = record(r->pos->bytes, r->pos->n);

@@ -9,6 +9,10 @@
  *     PROG --serve ADDR...         exports it over 9P
  *     PROG --stdio                 speaks 9P on its standard input and output
  *     PROG --help
+ *
+ * Mounted, the tree's functions run in a process that has given up its capabilities, set-user-ID
+ * programs and system calls such as mount(2), even if root started it (plenum-mount(1), Rights); a
+ * tree that needs them is mounted with -o noconfine.
  */
 #ifndef PLENUM_APP_H
 #define PLENUM_APP_H

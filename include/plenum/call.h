@@ -47,7 +47,8 @@ struct pl_cred {
 struct pl_intent {
     _Atomic uint64_t ino;   /* remove: of what is about to lose the name; rename: of what moves */
     _Atomic uint64_t ino2;  /* rename: of what the new name stood for, 0: nothing */
-    _Atomic uint64_t size1; /* an appending write: the file's size before, plus 1; 0: not noted */
+    _Atomic uint64_t size1; /* an appending write, and an open with O_TRUNC: the file's size
+                               before, plus 1; 0: not noted */
 };
 
 struct pl_call {

@@ -20,6 +20,23 @@
  * All return 0 or a negative errno: -EEXIST (PATH is there), -EINVAL (bad PATH), -ENOMEM. As a
  * convenience the first failure is remembered, so that a program may check only pl_made_tree().
  *
+ * When the server of a mount dies (killed, or by a fault of the program) another takes its place: a
+ * process with the program's memory as it was when pl_main() was called, in which nothing has run
+ * yet but what came before. So what a program keeps in files, in a database or on another machine
+ * is there again, and what it has only in memory is not: if that matters, say pl_made_private(),
+ * and the mount ends with its server, with clean errors. Else nobody sees more of it than this:
+ *  - Inode numbers are made of names: files of the same names are the same files. What was added to
+ *    or taken from the tree after pl_main() the new process has to add or take away again (a thread
+ *    of pl_made_work() may), and chmod and chown of before are forgotten.
+ *  - A generated file that is open is generated again: who reads on reads the new text, from where
+ *    he was.
+ *  - A command that was written and not yet run is kept, and run at close. If the server died while
+ *    it was being run, nobody knows how far it got: it is not run again, and close(2) says EIO.
+ *  - The readers of a stream are told by a record "(lost ?)\n" that they may have missed some. A
+ *    record that was read in part does not go on.
+ *  - A listing of a store goes on exactly where it was; of another directory too, if files are
+ * added in the same order.
+ *
  * Files belong to the user of this process: directories are 0755, files 0444, documents 0644,
  * control files 0200; whoever may can chmod and chown them, for as long as the tree lives. The
  * length of what `fill` writes is known once a file is open; before, stat(2) says 0, as in /proc,
@@ -54,6 +71,9 @@ PL_API struct pl_made *pl_made_new(void);
 /* The tree, to give to a door; `made` goes with it (but may be used to add and remove files as
  * long as the tree lives). NULL if any step before failed or `made` is NULL; all is freed then. */
 PL_API struct pl_tree *pl_made_tree(struct pl_made *made);
+
+/* The program's state is in its memory, and a mount must end when its server dies; see below. */
+PL_API void pl_made_private(struct pl_made *);
 
 /* A directory (adding one that is there is fine). */
 PL_API int pl_made_dir(struct pl_made *, const char *path);

@@ -121,12 +121,16 @@ struct pl_file {
  * where the source cannot tell the difference. */
 enum pl_changed { PL_CHANGED_ATTR = 1, PL_CHANGED_DATA = 2 };
 struct pl_watcher {
-    /* `node` has changed: `what` of enum pl_changed. */
-    void (*changed)(struct pl_watcher *, struct pl_node *node, uint32_t what);
-    /* `name` in `dir` may stand for something else now, or for nothing. */
-    void (*renamed)(struct pl_watcher *, struct pl_node *dir, const char *name);
+    /* `node`, whose pl_attr.ino is `ino`, has changed: `what` of enum pl_changed. */
+    void (*changed)(struct pl_watcher *, struct pl_node *node, uint64_t ino, uint32_t what);
+    /* `name` in `dir`, whose pl_attr.ino is `ino`, may stand for something else now, or for
+     * nothing. */
+    void (*renamed)(struct pl_watcher *, struct pl_node *dir, uint64_t ino, const char *name);
     /* Changes went by unseen: all that was `told` is in doubt. `sentence`: why. */
     void (*lost)(struct pl_watcher *, const char *sentence);
+    /* May be NULL. The few words that pl_watch() gave are others now: not all can be watched, or
+     * all can again. */
+    void (*how)(struct pl_watcher *, const char *words);
 };
 
 /* Wants to know when an open file may be ready; one a file. */

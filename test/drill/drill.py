@@ -47,17 +47,22 @@ class Drill:
         self.options = options
         self.done, self.pauses = 0, []
         self.stop, self.failed = threading.Event(), None
-        self.dir = self.back = None
+        self.dir = self.back = self.keeper = None
 
     def over(self):
         return self.done >= self.faults or self.failed is not None
 
     def up(self):
-        cmd = [self.plenum, "mount"] + (["-o", self.options] if self.options else [])
-        p = subprocess.run(cmd + [f"host:{self.below}", str(self.mount)], stdin=subprocess.DEVNULL,
-                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=30)
-        if p.returncode:
-            raise Broken(f"mount: {p.stderr.decode(errors='replace')}")
+        cmd = [self.plenum, "mount", "-f"] + (["-o", self.options] if self.options else [])
+        with open(f"{self.scratch}/log", "wb") as log:
+            self.keeper = subprocess.Popen(cmd + [f"host:{self.below}", str(self.mount)], stdin=subprocess.DEVNULL,
+                                           stdout=subprocess.DEVNULL, stderr=log)
+        self.server()
+
+    def log(self):
+        """What the keeper and the servers have said."""
+        with open(f"{self.scratch}/log", errors="replace") as f:
+            return f.read()[-2000:]
 
     def entry(self):
         out = subprocess.run([self.plenum, "status", "--json", str(self.mount)], capture_output=True, timeout=30).stdout
@@ -123,6 +128,8 @@ class Drill:
         if p.returncode:
             subprocess.run([self.plenum, "umount", "-f", str(self.mount)], capture_output=True, timeout=60)
         subprocess.run(["umount", "-l", str(self.mount)], capture_output=True, timeout=30)
+        if self.keeper:
+            self.keeper.wait(30)
         shutil.rmtree(self.base, ignore_errors=True)
         shutil.rmtree(self.scratch, ignore_errors=True)
         return p.returncode == 0, p.stderr.decode(errors="replace")
@@ -133,8 +140,11 @@ def drill(load, **kw):
     d = Drill(**kw)
     try:
         d.run(load)
-    except BaseException:
+    except BaseException as e:
+        log = d.log()
         d.clean()
+        if isinstance(e, Exception):
+            raise Broken(f"{e}\nThe mount said:\n{log}") from e
         raise
     ok, text = d.clean()
     if not ok:

@@ -22,6 +22,7 @@ import time
 
 def run(d, *cmd, **kw):
     kw.setdefault("stdin", subprocess.DEVNULL)
+    kw.setdefault("cwd", d.scratch)
     p = subprocess.run([str(c) for c in cmd], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600, **kw)
     if p.returncode:
         raise AssertionError(f"{cmd[0]} ended with status {p.returncode}:\n{p.stdout.decode(errors='replace')[-3000:]}")

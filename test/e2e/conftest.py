@@ -5,6 +5,7 @@ PLENUM names the program (else build/plenum). Every test has a directory of its 
 beneath it, and every process that the test started, is taken away afterwards, and a test that left
 a process behind fails. Nothing that others run is touched.
 """
+import errno
 import faulthandler
 import json
 import os
@@ -49,6 +50,16 @@ def mounts_under(path):
 
 def mounted(path):
     return str(path) in mounts_under(path)
+
+
+def dead(path):
+    """A mount whose keeper was killed: nothing hangs there, and nothing is answered any more."""
+    try:
+        os.statvfs(path)  # attributes may be known still
+    except OSError as e:
+        assert e.errno in (errno.ENOTCONN, errno.ECONNABORTED), e
+        return True
+    return False
 
 
 def alive(pid):
@@ -128,6 +139,11 @@ class Program:
     def entry(self, directory):
         found = [e for e in self.status() if e["dir"] == str(directory)]
         return found[0] if found else None
+
+    def dead(self, path):
+        """Waits until a mount whose keeper was killed is dead, and takes it away."""
+        wait_for(lambda: dead(path), "the mount goes on without a keeper")
+        self.run("umount", path)
 
     def dir(self, name):
         path = self.tmp / name

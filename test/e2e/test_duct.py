@@ -226,11 +226,13 @@ def test_killed(plenum, how, who, stage):
         os.kill(e[name], signal.SIGKILL)
     plenum.ended(pair.a, None)
     if who == "keeper" and stage == "half ended":
-        plenum.ended(pair.b, 0)  # the server took its mount away, and nothing was left in use
+        plenum.ended(pair.b, 0)  # the server ended its mount, and nothing was left in use
     else:
         assert "lost" in plenum.ended(pair.b, 1)
     wait_for(lambda: not mounted(pair.at[1]), "the mount stays")
     wait_for(lambda: not alive(e["server"]), "the server stays")
+    if who == "keeper":
+        plenum.dead(pair.at[0])
     if who != "both":  # with both gone nobody is left to take the killed side's mount away
         wait_for(lambda: not mounted(pair.at[0]), "the mount stays")
     if reader:

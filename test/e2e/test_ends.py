@@ -334,6 +334,9 @@ def run_stage(plenum, how, stage, what):
     for p, k in zip(j.p, killed):
         check_end(plenum, p, k)
     reaped(*workers)
+    for k, at in zip(killed, j.at):
+        if k == "keeper" and mounted(at):
+            plenum.dead(at)
     all_gone(plenum)
     j.wire.done()
 
@@ -381,6 +384,8 @@ def test_killed_over_a_command(plenum, stage, what):
         os.kill((near if "near" in what else far)[who], signal.SIGKILL)
     plenum.ended(p, {"near keeper": -9, "shell": None}.get(what, 1))
     reaped(*workers)
+    if who == "keeper":
+        plenum.dead(at_a if "near" in what else at_b)
     all_gone(plenum)
 
 
@@ -587,6 +592,8 @@ def test_client_and_server_at_every_stage(plenum, stage, what):
         says = plenum.ended(c.p, 1)
         assert says.count("\n") == 1 and says.startswith("plenum: mount: "), says
     reaped(*workers)
+    if what == "keeper" and mounted(c.at):
+        plenum.dead(c.at)
     wait_for(lambda: not mounted(c.at), "the mount stays")
     if what == "serve":
         plenum.ended(c.server, -9)

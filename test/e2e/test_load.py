@@ -598,8 +598,11 @@ def test_locks_of_the_dead(plenum, how, who):
     all_end_well(waiter)
     if who != "process":
         os.kill(holder, signal.SIGKILL)
-        wait_for(lambda: not mounted(t.at[1]))
     os.waitpid(holder, 0)
+    if who == "keeper":
+        plenum.dead(t.at[1])
+    if who != "process":
+        wait_for(lambda: not mounted(t.at[1]))
     os.close(r)
     os.close(w)
     t.end()

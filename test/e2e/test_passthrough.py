@@ -568,7 +568,10 @@ def test_document(plenum, docs):
         (docs / "fixed").write_text("x")
 
 
-def test_document_mapped(docs):
+def test_document_mapped(plenum, docs):
+    (docs / "doc").read_text()
+    if not plenum.entry(docs)["passed"]:
+        pytest.skip("by messages the kernel maps no file of which it does not know the size")
     libc = ctypes.CDLL(None, use_errno=True)  # Python asks for the size, which nobody knows yet
     libc.mmap.restype = ctypes.c_void_p
     fd = opened(docs / "doc", os.O_RDWR)
@@ -655,3 +658,56 @@ def test_big_document(plenum, docs):
     before = plenum.entry(docs)["passed"]
     if os.getxattr(big, "user.plenum.progress") == b"1048576/1048576":
         wait_for(lambda: big.read_bytes() == text and plenum.entry(docs)["passed"] > before)
+
+
+# ---- when the server dies
+
+def killed(plenum, here):
+    server = plenum.entry(here)["server"]
+    os.kill(server, signal.SIGKILL)
+    wait_for(lambda: plenum.entry(here)["server"] not in (0, server), "there is no successor")
+
+
+def test_server_killed(plenum, at):
+    """Passed files go on; the next server knows by which ids, and that there are such files."""
+    for n in "fgh":
+        (at.here / n).write_bytes(n.encode() * 4096)
+    fd = opened(at.here / "f", os.O_RDWR)
+    held = opened(at.here / "g", os.O_RDONLY)
+    (at.here / "h").read_bytes()  # kept by the server
+    m = mmap.mmap(fd, 4096)
+    killed(plenum, at.here)
+    assert os.pwrite(fd, b"1", 0) == 1 and m[:2] == b"1f"
+    second = opened(at.here / "f", os.O_RDWR)
+    assert os.pwrite(second, b"2", 1) == 1 and os.pread(fd, 3, 0) == b"12f"
+    m[2] = ord("3")
+    assert os.pread(second, 4, 0) == b"123f"
+    os.fsync(fd)
+    os.ftruncate(fd, 4)
+    assert os.fstat(second).st_size == 4
+    assert (at.here / "g").read_bytes() == b"g" * 4096 and (at.here / "h").read_bytes()[:1] == b"h"
+    killed(plenum, at.here)
+    assert os.pread(second, 10, 0) == os.pread(fd, 10, 0) == b"123f"
+    for x in (second, fd, held):
+        os.close(x)
+    m.close()
+    before = at.passed()
+    for n in "fgh":
+        wait_for(lambda: (opened_and_closed(at.here / n), at.passed() > before)[1])
+        before = at.passed()
+    assert (at.below / "f").read_bytes() == b"123f"
+
+
+def test_document_of_a_dead_server(plenum, docs):
+    """What was written to an open document is there, whoever moved the bytes, and is committed."""
+    fd = opened(docs / "doc", os.O_RDWR)
+    other = opened(docs / "doc", os.O_WRONLY | os.O_TRUNC)
+    os.pwrite(fd, b"FIR", 0)
+    killed(plenum, docs)
+    assert os.pread(fd, 10, 0) == b"FIRst\n"
+    os.pwrite(fd, b"ST\n", 3)
+    os.pwrite(other, b"other", 0)
+    os.close(fd)
+    assert (docs / "doc").read_text() == "FIRST\n"
+    os.close(other)
+    assert (docs / "doc").read_text() == "other"

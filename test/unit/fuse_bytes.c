@@ -117,7 +117,8 @@ static uint64_t known(const char *name)
         r = pl_make(tree, &req.call, root, name, &mk, &n, &a);
     assert_int_equal(r, 0);
     pl_node_unref(root);
-    return fuse_nodes_learn(s.nodes, n, 1, &generation, &sure);
+    struct fuse_found found = {.node = n, .attr = &a, .dir = FUSE_ROOT_ID, .name = name};
+    return fuse_nodes_learn(s.nodes, &found, &generation, &sure, NULL);
 }
 
 struct opened {
@@ -137,7 +138,9 @@ static struct opened opened(uint64_t nodeid, int flags)
         assert_int_equal(fuse_bytes_open(&req, o.f.file, nodeid, &o.way), 0);
     }
     pl_node_unref(n);
-    o.f.how = o.way.how;
+    o.f.how = (uint8_t)o.way.how;
+    o.f.flags = o.f.file->flags;
+    o.f.nodeid = nodeid;
     o.f.uid = req.call.cred.uid;
     o.f.gid = req.call.cred.gid;
     return o;
@@ -145,7 +148,7 @@ static struct opened opened(uint64_t nodeid, int flags)
 
 static void closed(const struct opened *o)
 {
-    fuse_bytes_close(&req, o->nodeid, &o->f, true);
+    fuse_bytes_close(&req, &o->f, true);
 }
 
 static void is(const struct opened *o, enum fuse_how how, uint32_t flags, int32_t backing)
@@ -180,21 +183,27 @@ static void test_joined(void **state)
     closed(&other);
 }
 
+static bool told(uint64_t nodeid)
+{
+    struct pl_attr a = {.ino = nodeid, .mode = S_IFREG};
+    return fuse_nodes_told(s.nodes, nodeid, &a);
+}
+
 /* While a passed file may be mapped, no attributes are to be believed. */
 static void test_mapped(void **state)
 {
     uint64_t f = known("f");
     struct opened a = opened(f, O_RDONLY);
-    assert_true(fuse_nodes_told(s.nodes, f, 2));
+    assert_true(told(f));
     assert_int_equal(doubts, 0);
     struct opened b = opened(f, O_RDWR), c = opened(f, O_RDWR | O_APPEND);
     assert_int_equal(doubts, 1);
-    assert_false(fuse_nodes_told(s.nodes, f, 3));
+    assert_false(told(f));
     closed(&b);
     closed(&a);
-    assert_false(fuse_nodes_told(s.nodes, f, 3));
+    assert_false(told(f));
     closed(&c);
-    assert_true(fuse_nodes_told(s.nodes, f, 3));
+    assert_true(told(f));
 }
 
 static void test_by_messages_first(void **state)
@@ -311,7 +320,7 @@ static void test_kept(void **state)
     fuse_bytes_forget(&s, f);
     assert_int_equal(lent, 0);
     a = opened(f, O_RDONLY);
-    fuse_bytes_close(&req, f, &a.f, false);
+    fuse_bytes_close(&req, &a.f, false);
     assert_int_equal(lent, 0);
     a = opened(f, O_RDONLY);
     closed(&a);

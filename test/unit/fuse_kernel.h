@@ -45,6 +45,8 @@ struct kernel {
     uint64_t unique;
     uint32_t uid, pid;
     struct fuse_init_out init;
+    int notes, note; /* notifications so far, and the code of the last */
+    char noted[512] __attribute__((aligned(8)));
     size_t got; /* bytes of the last reply after its header */
     char reply[1 << 17] __attribute__((aligned(8)));
 };
@@ -138,6 +140,24 @@ UNUSED static int take(struct kernel *k, uint64_t *unique)
     return h.error;
 }
 
+/* A notification has come, and is the one to be looked at. */
+UNUSED static void note(struct kernel *k, int code)
+{
+    k->notes++;
+    k->note = code;
+    memcpy(k->noted, k->reply, k->got < sizeof(k->noted) ? k->got : sizeof(k->noted));
+}
+
+/* Waits for the next one: its code. */
+UNUSED static int await_note(struct kernel *k)
+{
+    uint64_t unique;
+    int code = take(k, &unique);
+    assert_int_equal(unique, 0);
+    note(k, code);
+    return code;
+}
+
 UNUSED static bool silent(struct kernel *k)
 {
     struct pollfd p = {.fd = k->fd, .events = POLLIN};
@@ -149,6 +169,8 @@ UNUSED static int ask3(struct kernel *k, uint32_t op, uint64_t node, struct part
 {
     uint64_t got, unique = post(k, op, node, a, b, c);
     int error = take(k, &got);
+    for (; got == 0; error = take(k, &got)) /* a notification may come first */
+        note(k, error);
     assert_int_equal(got, unique);
     return error;
 }

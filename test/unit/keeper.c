@@ -152,6 +152,18 @@ static void second_signal(void **state)
     want_nothing_left();
 }
 
+static void check_says(const char *dir, bool nonempty, int code, const char *words)
+{
+    char path[PATH_MAX];
+    struct pl_err err = {0};
+    int rc = mount_check(dir, nonempty, path, &err);
+    if (rc != code || (words && !strstr(err.text, words)))
+        print_error("%s: got %d \"%s\", want %d \"%s\"\n", dir, rc, err.text, code, words);
+    assert_int_equal(rc, code);
+    if (words)
+        assert_non_null(strstr(err.text, words));
+}
+
 static void keeper_killed(void **state)
 {
     struct pids p = background(2, FINISH_WAITS);
@@ -163,7 +175,14 @@ static void keeper_killed(void **state)
     assert_int_equal(ended(p.server), 1);
     assert_int_equal(note->finished, 1);
     assert_int_equal(note->stopped, 1);
-    want_logged("the keeper was killed");
+    want_logged("the keeper was killed: the mounts are dead");
+    for (size_t i = 0; i < 2; i++) { /* what the server may not take away is cleared by the next */
+        struct statfs sf;
+        assert_true(mounted(i));
+        assert_int_equal(statfs(dirs[i], &sf), -1);
+        check_says(dirs[i], false, 0, NULL);
+        assert_false(mounted(i));
+    }
     want_nothing_left();
 }
 
@@ -312,18 +331,6 @@ static void channel_is_the_servers(void **state)
     kill(pid, SIGTERM);
     assert_int_equal(ended(pid), 0);
     want_nothing_left();
-}
-
-static void check_says(const char *dir, bool nonempty, int code, const char *words)
-{
-    char path[PATH_MAX];
-    struct pl_err err = {0};
-    int rc = mount_check(dir, nonempty, path, &err);
-    if (rc != code || (words && !strstr(err.text, words)))
-        print_error("%s: got %d \"%s\", want %d \"%s\"\n", dir, rc, err.text, code, words);
-    assert_int_equal(rc, code);
-    if (words)
-        assert_non_null(strstr(err.text, words));
 }
 
 static void mount_points(void **state)

@@ -296,14 +296,27 @@ static int join_names(void *arg, const struct pl_dirent *e)
     return 0;
 }
 
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* The names in alphabetical order: a store lists them in one of its own. */
 static const char *ls(struct pl_node *dir)
 {
     static char s[1024];
+    char all[1024] = "", *name[64];
+    size_t n = 0;
     struct pl_file *f;
-    *s = 0;
     assert_int_equal(pl_open(t, c, dir, O_RDONLY | O_DIRECTORY, &f), 0);
-    assert_int_equal(pl_readdir(t, c, f, 0, join_names, s), 0);
+    assert_int_equal(pl_readdir(t, c, f, 0, join_names, all), 0);
     shut(f);
+    for (char *p = strtok(all, " "); p; p = strtok(NULL, " "))
+        name[n++] = p;
+    qsort(name, n, sizeof(*name), by_text);
+    *s = 0;
+    for (size_t i = 0; i < n; i++)
+        strcat(strcat(s, name[i]), " ");
     return s;
 }
 

@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: MIT */
+/* The system calls that no file server makes, denied by a seccomp filter. */
+#ifndef BASE_FILTER_H
+#define BASE_FILTER_H
+
+/* From now on they fail with EPERM in all threads, and in processes started later. Sets
+ * no_new_privs. 0, or a negative errno: the kernel has no filters, or a thread has filters of its
+ * own; nothing has changed then. */
+int filter_load(void);
+
+#endif

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+#include "base/memory.h"
+#include <linux/capability.h>
+#include <stdbool.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#endif
+
+/* Is CAP_IPC_LOCK in effect? The limit does not hold then. */
+static bool by_cap(void)
+{
+    struct __user_cap_header_struct hdr = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct cap[2];
+    return syscall(SYS_capget, &hdr, cap) == 0 && cap[0].effective & 1u << CAP_IPC_LOCK;
+}
+
+enum memory_lock memory_lock(void)
+{
+    struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
+    bool lifted = setrlimit(RLIMIT_MEMLOCK, &all) == 0;
+    if (!lifted && !by_cap())
+        return MEMORY_FREE;
+    if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) < 0)
+        return MEMORY_FREE;
+    return lifted ? MEMORY_LOCKED : MEMORY_BY_CAP;
+}
+
+void memory_flusher(void)
+{
+    prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+}

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: MIT */
+#include "keeper/stand_in.h"
+#include "fuse/msg.h"
+#include "keeper/wire.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define DEV_IOC_CLONE 0x8004e500u
+#define NOTIFY_RESEND 7
+#define BUFFER        ((1u << 20) + 4096) /* of the largest request, unless the mount says more */
+#define MOST          (16u << 20)
+#define BATCH         256     /* requests in a row, so that other mounts get their turn */
+#define FORGOT_MAX    1000000 /* beyond, nodes are kept until the mount ends */
+
+struct forgot {
+    uint64_t nodeid, nlookup;
+};
+
+int stand_in_open(struct kept *m)
+{
+    if (m->in.fd >= 0 || m->fd < 0)
+        return m->in.fd;
+    int fd = open("/dev/fuse", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    uint32_t of = (uint32_t)m->fd;
+    if (fd >= 0 && ioctl(fd, DEV_IOC_CLONE, &of) < 0) {
+        close(fd);
+        fd = -1;
+    }
+    m->in.fd = fd;
+    return fd;
+}
+
+void stand_in_close(struct kept *m)
+{
+    if (m->in.fd >= 0)
+        close(m->in.fd);
+    free(m->in.forgot);
+    m->in = (struct stand_in){.fd = -1};
+}
+
+/* One buffer for all mounts: what is in it is dealt with before the next is read. */
+static void *buffer(const struct kept *m, size_t *size)
+{
+    static void *buf;
+    static size_t have;
+    size_t want = m->ledger ? (size_t)m->ledger->head->max_write + 4096 : 0;
+    want = want < BUFFER ? BUFFER : want > MOST ? MOST : want;
+    if (want > have) {
+        void *p = mmap(NULL, want, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED)
+            return NULL;
+        if (buf)
+            munmap(buf, have);
+        buf = p;
+        have = want;
+    }
+    *size = have;
+    return buf;
+}
+
+int stand_in_read(struct kept *m, void **ret)
+{
+    size_t size;
+    *ret = buffer(m, &size);
+    if (!*ret)
+        return -ENOMEM;
+    for (;;) {
+        ssize_t n = read(m->in.fd, *ret, size);
+        if (n >= 0)
+            return (int)n;
+        if (errno == EAGAIN)
+            return 0;
+        if (errno != EINTR && errno != ENOENT) /* ENOENT: taken back while it was read */
+            return -errno;
+    }
+}
+
+/* Tries the clone, then the server's descriptor. */
+void stand_in_answer(struct kept *m, uint64_t unique, int error, const void *data, size_t n)
+{
+    struct fuse_out_header h = {(uint32_t)(sizeof(h) + n), error, unique};
+    struct iovec iov[2] = {{&h, sizeof(h)}, {(void *)data, n}};
+    if (writev(m->in.fd, iov, n ? 2 : 1) < 0 && errno == ENOENT && m->fd >= 0 &&
+        writev(m->fd, iov, n ? 2 : 1) < 0)
+        errno = 0; /* answered meanwhile, or asked again: then its INTERRUPT comes again too */
+}
+
+int stand_in_resend(struct kept *m)
+{
+    struct fuse_out_header h = {sizeof(h), NOTIFY_RESEND, 0};
+    int fd = m->in.fd >= 0 ? m->in.fd : m->fd;
+    return write(fd, &h, sizeof(h)) < 0 ? -errno : 0;
+}
+
+static void note(struct stand_in *in, uint64_t nodeid, uint64_t nlookup)
+{
+    if (in->nforgot == in->room) {
+        size_t room = in->room ? 2 * in->room : 256;
+        struct forgot *more =
+            room > FORGOT_MAX ? NULL : realloc(in->forgot, room * sizeof(*in->forgot));
+        if (!more)
+            return;
+        in->forgot = more;
+        in->room = room;
+    }
+    in->forgot[in->nforgot++] = (struct forgot){nodeid, nlookup};
+}
+
+static void note_batch(struct stand_in *in, const struct fuse_msg *msg)
+{
+    struct fuse_forget_one one;
+    for (size_t at = 0; at + sizeof(one) <= msg->size; at += sizeof(one)) {
+        memcpy(&one, (const char *)msg->data + at, sizeof(one));
+        note(in, one.nodeid, one.nlookup);
+    }
+}
+
+void stand_in_let_go(struct kept *m)
+{
+    bool ext = m->ledger && (m->ledger->head->flags & FUSE_SETXATTR_EXT);
+    struct fuse_msg msg;
+    void *buf;
+    int n;
+    for (int i = 0; i < BATCH && (n = stand_in_read(m, &buf)) > 0; i++) {
+        bool good = fuse_msg_decode(buf, (size_t)n, ext, &msg) == 0;
+        if (good && msg.h.opcode == FUSE_INTERRUPT)
+            stand_in_answer(m, msg.a.interrupt.unique, -EINTR, NULL, 0);
+        else if (good && msg.h.opcode == FUSE_FORGET)
+            note(&m->in, msg.h.nodeid, msg.a.forget.nlookup);
+        else if (good && msg.h.opcode == FUSE_BATCH_FORGET)
+            note_batch(&m->in, &msg);
+        else
+            m->in.swallowed = true;
+    }
+}
+
+void stand_in_end(struct kept *m)
+{
+    if (!m->in.swallowed)
+        return;
+    m->in.swallowed = false;
+    stand_in_resend(m);
+}
+
+void stand_in_settle(struct kept *m)
+{
+    struct stand_in *in = &m->in;
+    for (size_t i = 0; i < in->nforgot; i++) {
+        uint64_t id = in->forgot[i].nodeid, n = in->forgot[i].nlookup;
+        if (!m->ledger || id <= FUSE_ROOT_ID || id >= m->ledger->head->nnodes)
+            continue;
+        _Atomic uint32_t *count = &m->ledger->node[id].nlookup;
+        uint32_t have = atomic_load(count);
+        if (have != UINT32_MAX)
+            atomic_store(count, n < have ? have - (uint32_t)n : 0);
+    }
+    in->nforgot = 0;
+    in->swallowed = false;
+}
