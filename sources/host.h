@@ -41,7 +41,7 @@ struct host_mount {
     int fsid_raw[2];       /* statfs's f_fsid, by which events name the file system */
     _Atomic uint32_t inos; /* the words of file handles there (bit i: bytes 4i to 4i+3) that have
                               held the inode number's lower half in every handle seen */
-    bool close_tells;
+    bool close_tells, lends;
     bool tells; /* all changes are made by this kernel, which tells of them */
 };
 
