@@ -53,6 +53,8 @@ static void add_json(struct json_object *array, struct reg_page *p)
     json_object_object_add(o, "invalidated", json_object_new_uint64(get(&p->stats.invalidated)));
     json_object_object_add(o, "sent", json_object_new_uint64(get(&p->stats.sent)));
     json_object_object_add(o, "received", json_object_new_uint64(get(&p->stats.received)));
+    json_object_object_add(o, "passed", json_object_new_uint64(get(&p->stats.passed)));
+    json_object_object_add(o, "bytes", attr_string(p->stats.bytes));
     json_object_array_add(array, o);
 }
 
@@ -78,13 +80,22 @@ static void add_row(const struct listing *l, struct reg_page *p)
                "SPEC, PEER");
     const char *why = strchr(p->state, ':'); /* "failed: SENTENCE": that goes to the end */
     printf("%-6.8s %-9.*s %-*s %9llu %7llu %9s %9s %7lld %8s %8s  %s%s%s%s\n", p->kind,
-           (int)strcspn(p->state, ":"), p->state, l->width, safe(dir, sizeof(dir), p->dir), (unsigned long long)get(&p->stats.requests),
-           (unsigned long long)get(&p->stats.errors), text_bytes(rd, get(&p->stats.bytes_read)),
-           text_bytes(wr, get(&p->stats.bytes_written)),
+           (int)strcspn(p->state, ":"), p->state, l->width, safe(dir, sizeof(dir), p->dir),
+           (unsigned long long)get(&p->stats.requests), (unsigned long long)get(&p->stats.errors),
+           text_bytes(rd, get(&p->stats.bytes_read)), text_bytes(wr, get(&p->stats.bytes_written)),
            (long long)atomic_load_explicit(&p->stats.waiting, memory_order_relaxed),
            pid_text(keeper, atomic_load(&p->keeper)), pid_text(server, atomic_load(&p->server)),
            safe(spec, sizeof(spec), p->spec), *p->peer ? ", " : "",
            *p->peer ? safe(peer, sizeof(peer), p->peer) : "", why ? why : "");
+}
+
+/* How one mount runs, below its row. */
+static void add_details(struct reg_page *p)
+{
+    char text[4 * sizeof(p->stats.bytes)];
+    if (*p->stats.bytes)
+        printf("\nbytes move %s; %llu open files were passed to the kernel\n",
+               safe(text, sizeof(text), p->stats.bytes), (unsigned long long)get(&p->stats.passed));
 }
 
 static int each(void *arg, struct reg_page *page)
@@ -102,6 +113,8 @@ static int each(void *arg, struct reg_page *page)
         add_json(l->json, page);
     else
         add_row(l, page);
+    if (!l->json && l->dir)
+        add_details(page);
     l->n++;
     return 0;
 }
@@ -144,8 +157,12 @@ const struct cmd cmd_status = {
     .help =
         "  --json  one array with an object for each: kind, dir, spec, state, keeper, server,\n"
         "          nursery (process ids), restarts (servers that have followed the first), lasts\n"
-        "          (whether it outlives its server, and why not), peer, started, requests, errors, bytes_read, bytes_written,\n"
-        "          waiting (requests not yet answered), sent, received (bytes on the channel)\n\n"
+        "          (whether it outlives its server, and why not), peer, started, requests,\n"
+        "          errors, bytes_read, bytes_written, waiting (requests not yet answered), sent,\n"
+        "          received (bytes on the channel), passed (open files whose bytes the kernel\n"
+        "          moves by itself), bytes (how they move, and why)\n\n"
+        "Of one mount it also says how bytes move (by the kernel itself, or by messages) and\n"
+        "whether it outlives its server.\n"
         "Nobody is asked for it, so it answers also when a server hangs.\n",
     .example = "  plenum status --json\n",
     .run = run,

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Made trees when their server dies: the program makes the same files again, with the same numbers,
- * and open files are opened again. Only a control file has something of its own to keep: what was
- * written and not yet run. It is in a memory file that outlives the process, behind a byte that
- * says whether the command is being run:
+ * and open files are opened again. A document that lives in a file goes on with it: the kernel may
+ * have it as well. A control file keeps what was written and not yet run. It is in a memory file
+ * that outlives the process, behind a byte that says whether the command is being run:
  *
  *     0 text      written so far
  *     R text      being run: whoever finds it so cannot know how far it got
@@ -21,7 +21,9 @@
 
 void made_keep(struct pl_tree *tree, struct pl_keep *keep)
 {
-    made_of(tree)->kept = keep;
+    struct pl_made *m = made_of(tree);
+    m->kept = keep;
+    made_memory_start(m);
 }
 
 /* ---- control files ---- */
@@ -39,11 +41,11 @@ int made_ctl_note(struct made_file *f, const void *buf, size_t n)
 {
     if (f->file.kept <= 0)
         return 0;
-    ssize_t w = pwrite(f->file.kept, buf, n, 1 + (off_t)f->text.n);
+    ssize_t w = pwrite(f->file.kept, buf, n, 1 + (off_t)f->body.text.n);
     if (w == (ssize_t)n)
         return 0;
     w = w < 0 ? -errno : -ENOSPC;
-    (void)!ftruncate(f->file.kept, 1 + (off_t)f->text.n);
+    (void)!ftruncate(f->file.kept, 1 + (off_t)f->body.text.n);
     return (int)w;
 }
 
@@ -66,15 +68,15 @@ static int ctl_take(struct made_file *f, int fd)
     size_t n = size > 1 ? (size_t)size - 1 : 0;
     if (size < 0 || n > MADE_CTL_MAX)
         return -ESTALE;
-    int r = made_text_resize(&f->text, n);
+    int r = made_text_resize(&f->body.text, n);
     if (r == 0 && size > 0 && pread(fd, &state, 1, 0) != 1)
         r = -EIO;
-    if (r == 0 && n && pread(fd, f->text.buf, n, 1) != (ssize_t)n)
+    if (r == 0 && n && pread(fd, f->body.text.buf, n, 1) != (ssize_t)n)
         r = -EIO;
     f->broken = state == 'R';
     f->dirty = n && !f->broken;
     if (r == 0 && f->broken) {
-        f->text.n = 0;
+        f->body.text.n = 0;
         r = ftruncate(fd, 0) < 0 ? -errno : 0;
     }
     return r;
@@ -93,7 +95,12 @@ int made_resume(struct pl_tree *tree, struct pl_call *call, struct pl_node *node
         f->file.node = node;
         f->file.flags = (uint32_t)flags;
     }
-    if (r == 0 && n->kind == MADE_CTL && kept > 0) {
+    bool text = r == 0 && (n->kind == MADE_DOC || n->kind == MADE_ENTRY || n->kind == MADE_FILE);
+    if (text && kept > 0) {
+        made_body_resume(made_of(tree), &f->body, kept);
+        f->file.fd = f->file.kept = kept;
+        kept = 0;
+    } else if (r == 0 && n->kind == MADE_CTL && kept > 0) {
         r = ctl_take(f, kept);
         int own = f->file.kept;
         f->file.kept = kept;
