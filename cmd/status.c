@@ -96,6 +96,9 @@ static void add_details(struct reg_page *p)
     if (*p->stats.bytes)
         printf("\nbytes move %s; %llu open files were passed to the kernel\n",
                safe(text, sizeof(text), p->stats.bytes), (unsigned long long)get(&p->stats.passed));
+    if (*p->stats.lasts)
+        printf("%sit %s; servers so far: %u\n", *p->stats.bytes ? "" : "\n",
+               safe(text, sizeof(text), p->stats.lasts), atomic_load(&p->restarts) + 1);
 }
 
 static int each(void *arg, struct reg_page *page)
