@@ -424,22 +424,29 @@ static bool is_old(struct dev *d, uint64_t unique)
     return unique && came_again(d, unique)->unique == unique;
 }
 
-/* `w` has the request in hand, or is just done with it: true if it answers that, or has answered,
- * in the place of whoever comes with it again as `unique`. Called with the lock. */
-static bool answers(struct dev *d, struct worker *w, uint64_t unique)
+/* Somebody else answers the request, or has, which comes again as `unique`. Called with the lock.
+ */
+static bool is_answered(struct dev *d, const struct worker *self, uint64_t unique)
 {
-    uint64_t name = atomic_load(&w->answer);
-    if (name && atomic_compare_exchange_strong(&w->answer, &name, unique)) {
-        w->unique = unique;
-        return true;
+    uint64_t plain = unique & ~FUSE_UNIQUE_RESEND;
+    struct worker *w;
+    while ((w = at_work(d, unique, self))) {
+        uint64_t name = atomic_load(&w->answer);
+        if (name && atomic_compare_exchange_strong(&w->answer, &name, unique)) {
+            w->unique = unique;
+            return true;
+        }
+        w->cancelling++;
+        while (w->unique)
+            pthread_cond_wait(&d->cancelled, &d->lock);
+        bool sent = w->sent == 0;
+        if (--w->cancelling == 0)
+            pthread_cond_broadcast(&d->cancelled);
+        if (sent)
+            return true;
+        /* It was not; of all who have waited for it one goes on, and the others find that one. */
     }
-    w->cancelling++;
-    while (w->unique)
-        pthread_cond_wait(&d->cancelled, &d->lock);
-    bool answered = w->sent == 0;
-    if (--w->cancelling == 0)
-        pthread_cond_broadcast(&d->cancelled);
-    return answered;
+    return came_again(d, plain)->unique == plain && came_again(d, plain)->sent;
 }
 
 /* A request that comes again: true if somebody has it in hand already and will answer it, or has.
@@ -449,9 +456,8 @@ static bool duplicate(struct worker *self)
     struct dev *d = self->dev;
     uint64_t unique = self->req.m.h.unique, plain = unique & ~FUSE_UNIQUE_RESEND;
     pthread_mutex_lock(&d->lock);
-    struct worker *w = at_work(d, unique, self);
+    bool dropped = is_answered(d, self, unique);
     struct came_again *c = came_again(d, plain);
-    bool dropped = w ? answers(d, w, unique) : c->unique == plain && c->sent;
     if (c->unique != plain)
         *c = (struct came_again){plain, false};
     if (dropped) /* whom an INTERRUPT means is the other */
