@@ -237,3 +237,11 @@ int chan_check(const char *addr, struct pl_err *err)
     int rc = addr_parse(addr, &a, err);
     return rc == -ENAMETOOLONG ? 0 : rc; /* well-formed, and will fail */
 }
+
+bool chan_again(const char *addr)
+{
+    struct addr a;
+    if (addr_parse(addr, &a, NULL) < 0 || a.kind == ADDR_STDIO || a.kind == ADDR_FD)
+        return false;
+    return a.kind != ADDR_UNIX || *a.rest == '/';
+}

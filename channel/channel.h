@@ -81,5 +81,8 @@ void chan_listener_free(struct chan_listener *l);
 bool chan_is_addr(const char *addr);
 /* The same, and what is behind the form's name can be right: 0, or -EINVAL with the sentence. */
 int chan_check(const char *addr, struct pl_err *err);
+/* True if another process can dial it again later, whatever its working directory: not stdio, fd!,
+ * or a unix socket by a relative path. (What exec! runs is run anew.) */
+bool chan_again(const char *addr);
 
 #endif

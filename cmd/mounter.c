@@ -22,6 +22,7 @@ struct state {
     struct loss loss;
     struct spec_watch watch;
     struct spec_far far;
+    bool lasts;
 };
 
 static void lost(void *arg, const char *sentence)
@@ -55,7 +56,7 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
     struct state *s = arg;
     struct pl_tree *tree = s->m->tree;
     util_many_descriptors();
-    s->watch = (struct spec_watch){.lost = lost, .arg = s};
+    s->watch = (struct spec_watch){.lost = lost, .arg = s, .keep = s->mount.ledger.keep};
     int r = 0;
     if (s->m->spec) {
         struct relay relay;
@@ -72,6 +73,7 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
     reg_set_peer(s->mount.page, s->far.peer);
     ring_init(&s->ring, s->mount.page);
     *lasts = tree_lasts(s, tree);
+    s->lasts = *lasts;
     if (*lasts)
         pl_keep(tree, s->mount.ledger.keep);
     s->tree = ring_over(&s->ring, tree);
@@ -86,7 +88,7 @@ static int serve(void *arg, size_t i, int fd, struct stats *stats, void (*up)(vo
     if (r < 0)
         return r;
     struct fuse_opts opts = s->m->opts.fuse;
-    opts.ledger = &s->mount.ledger;
+    opts.ledger = s->lasts ? &s->mount.ledger : NULL;
     r = fuse_serve(fd, s->tree, "", &opts, stats, up, up_arg, err);
     return loss_end(&s->loss, i, r, err);
 }
@@ -107,7 +109,8 @@ int mounter_run(const struct mounter *m)
         confine_need(CONFINE_NOTHING);
     if (loss_init(&s.loss, 1) < 0)
         return 1;
-    s.mount = (struct keeper_mount){.dir = m->dir, .spec = m->text, .opts = m->opts.mount};
+    s.mount = (struct keeper_mount){
+        .dir = m->dir, .spec = m->text, .opts = m->opts.mount, .nodes = m->opts.nodes};
     struct keeper_job job = {
         .kind = "mount",
         .prefix = m->prefix,

@@ -9,8 +9,9 @@
 struct mountopt {
     struct mount_opts mount;
     struct fuse_opts fuse;
-    unsigned hang; /* seconds, 0: a server that hangs is left alone */
-    bool confine;  /* the server gives up what it has no use for (base/confine.h) */
+    unsigned nodes; /* in the ledger at most, 0: as many as there may be */
+    unsigned hang;  /* seconds, 0: a server that hangs is left alone */
+    bool confine;   /* the server gives up what it has no use for (base/confine.h) */
 };
 void mountopt_init(struct mountopt *o);
 /* Takes "ro,timeout=2s,..."; -EINVAL with a sentence. */
@@ -26,14 +27,19 @@ int mountopt_parse(struct mountopt *o, const char *text, struct pl_err *err);
     "  [no]watch                             the kernel is told of changes by others, or asks\n"   \
     "  direct_io                             no content is cached in the kernel\n"                 \
     "  writeback                             the kernel gathers writes (one client only)\n"        \
+    "  noopen                                opens never reach the server (many small files)\n"    \
+    "  open                                  all reach it, those of directories too\n"             \
     "  [no]passthrough                       the kernel itself moves bytes of open files where "   \
     "it\n"                                                                                         \
     "                                        can (the default; see plenum status DIR), or not\n"   \
     "  hang=SECONDS                          a server that takes nothing for so long is "          \
     "replaced\n"                                                                                   \
     "                                        (30), if the mount outlives it; 0: never\n"           \
+    "  nodes=N                               as many known files survive a server (16777216)\n"    \
     "  noconfine                             the server keeps all rights that it was started "     \
     "with\n"                                                                                       \
+    "  uring                                 requests over io_uring; the mount ends with its "     \
+    "server\n"                                                                                     \
     "  threads=N max_write=SIZE              at most N at once (16); bytes a write (1M)\n"
 
 #endif

@@ -4,6 +4,7 @@
 #include "cmd/sshlink.h"
 #include "cmd/util.h"
 #include "p9/conn.h"
+#include "sources/host.h"
 #include "sources/p9.h"
 #include <errno.h>
 #include <limits.h>
@@ -123,10 +124,10 @@ static int path_parse(struct spec *s, char *text, char **lower, struct pl_err *e
     return asprintf(&s->text, "host:%s", s->rest) < 0 ? no_memory(err) : 0;
 }
 
-static int host_open(const struct spec *s, const struct opening *o, struct pl_tree **ret,
-                     struct pl_err *err)
+static int dir_open(const struct spec *s, const struct opening *o, struct pl_tree **ret,
+                    struct pl_err *err)
 {
-    return pl_host_open(s->rest, ret, err);
+    return host_open_kept(s->rest, o->watch ? o->watch->keep : NULL, ret, err);
 }
 
 static int mem_parse(struct spec *s, char *text, char **lower, struct pl_err *err)
@@ -182,7 +183,11 @@ static int p9_open(const struct spec *s, const struct opening *o, struct pl_tree
 {
     struct chan chan;
     int r = chan_dial(s->rest, &chan, err);
-    return r < 0 ? r : attach(&chan, s, o, ret, err);
+    if (r == 0)
+        r = attach(&chan, s, o, ret, err);
+    if (r == 0 && chan_again(s->rest))
+        (*ret)->flags |= PL_TREE_LASTING;
+    return r;
 }
 
 static int exec_parse(struct spec *s, char *text, char **lower, struct pl_err *err)
@@ -225,7 +230,11 @@ static int ssh_open(const struct spec *s, const struct opening *o, struct pl_tre
     struct chan chan;
     int r = sshlink_start(&link, &chan, err);
     struct spec root = {.aname = ""};
-    return r < 0 ? r : attach(&chan, &root, o, ret, err);
+    if (r == 0)
+        r = attach(&chan, &root, o, ret, err);
+    if (r == 0) /* a directory over there, whoever serves it */
+        (*ret)->flags |= PL_TREE_LASTING;
+    return r;
 }
 
 /* ---- layers ---- */
@@ -362,7 +371,7 @@ static struct pl_tree *fault_over(const struct spec *s, struct pl_tree *lower)
 
 static const struct spec_kind kinds[] = {
     {"host", "host:DIR", "a directory of this host; a path alone means the same",
-     "plenum mount host:/srv /mnt", false, path_parse, host_open, NULL},
+     "plenum mount host:/srv /mnt", false, path_parse, dir_open, NULL},
     {"mem", "mem:[SIZE]", "an empty tree in memory, of at most SIZE bytes of content",
      "plenum mount mem:64M /mnt", false, mem_parse, mem_open, NULL},
     {"9p", "9p:ADDR[,aname=NAME]", "what a 9P2000.L server at ADDR serves",

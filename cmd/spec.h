@@ -21,10 +21,15 @@ void spec_free(struct spec *spec);
 /* The SPEC as text with absolute paths, valid until spec_free. */
 const char *spec_text(const struct spec *spec);
 
+struct pl_keep;
+
 /* Who wants to know that a connection under the tree was lost (a 9p, ssh or exec source). */
 struct spec_watch {
     void (*lost)(void *arg, const char *sentence); /* in a thread of the engine; must not block */
     void *arg;
+    struct pl_keep *keep; /* what a predecessor left, for who gives it to pl_keep() too; or NULL. A
+                             host directory is the one that was served, even if its path leads
+                             elsewhere by now: onto the mount itself, perhaps */
 };
 /* The far end of such a connection. */
 struct spec_far {

@@ -23,6 +23,7 @@
  * held while a call is cancelled, for that may take long; the worker waits for it at its end.
  */
 #include "doors/fuse_door.h"
+#include "doors/fuse_uring.h"
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
@@ -42,9 +43,10 @@
 #define PAGE        4096
 #define WRITE_HEAD  (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
 /* Every request without bulk data fits: SYMLINK's header, name and target are 40 + 256 + 4096. */
-#define SMALL  4608
-#define SECTOR 512 /* data of a WRITE begins at a multiple of it, for files opened with O_DIRECT   \
-                    */
+#define SMALL 4608
+#define SECTOR                                                                                     \
+    512 /* data of a WRITE begins at a multiple of it, for files opened with O_DIRECT              \
+         */
 
 struct dev;
 
@@ -83,12 +85,17 @@ struct dev {
     struct worker *workers, *gone;
     char *buffers; /* free ones, linked by their first bytes */
     unsigned nbuffers;
+    struct fuse_uring *uring; /* or NULL */
 };
 
 /* ---- buffers --------------------------------------------------------------------------------- */
 
 /* A buffer is a page, at whose end the heads of a WRITE are read, and then the data: page-aligned,
- * and at least as large as any reply. */
+ * and at least as large as any reply.
+ *
+ * Where there is to be a successor all of it is there from the start: the kernel hands a request
+ * over by copying it, and if a page is missing and the reader is being killed, the request has
+ * failed (EIO) before anybody has had it. */
 static char *buffer_get(struct dev *d)
 {
     char *buf = d->buffers;
@@ -99,7 +106,12 @@ static char *buffer_get(struct dev *d)
     }
     buf = mmap(NULL, PAGE + d->bufsize, PROT_READ | PROT_WRITE,
                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return buf == MAP_FAILED ? NULL : buf;
+    if (buf == MAP_FAILED)
+        return NULL;
+    /* (MAP_POPULATE does nothing where memory is locked on fault.) */
+    for (size_t i = 0; fuse_lasts(&d->s) && i < PAGE + d->bufsize; i += PAGE)
+        ((volatile char *)buf)[i] = 0;
+    return buf;
 }
 
 static void buffer_put(struct dev *d, char *buf)
@@ -481,7 +493,7 @@ static void interrupt(struct dev *d, struct fuse_req *r)
     if (w)
         cancel(d, w);
     pthread_mutex_unlock(&d->lock);
-    if (w)
+    if (w || (d->uring && fuse_uring_cancel(d->uring, r->m.a.interrupt.unique)))
         return;
     sched_yield();
     struct fuse_out_header h = {sizeof(h), -EAGAIN, r->m.h.unique};
@@ -703,7 +715,9 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
     struct dev *d = calloc(1, sizeof(*d));
     if (!d)
         return pl_fail(err, -ENOMEM, "out of memory");
-    int r = fuse_sess_init(&d->s, tree, aname, opts, stats, err);
+    int r = opts && opts->uring ? fuse_uring_check(err) : 0;
+    if (r == 0)
+        r = fuse_sess_init(&d->s, tree, aname, opts, stats, err);
     if (r < 0) {
         free(d);
         return r;
@@ -722,6 +736,9 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
     pl_cond_init(&d->tick);
 
     r = begin(d, err);
+    if (r > 0 && (d->s.flags & FUSE_OVER_IO_URING) &&
+        !(d->uring = fuse_uring_start(&d->s, fd, d->bufsize)))
+        r = pl_fail(err, -errno, "-o uring: no ring: %s", strerror(errno));
     if (r > 0) {
         fuse_told_start(&d->s);
         if (up)
@@ -732,6 +749,7 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
         else if (r < 0)
             pl_fail(err, r, "/dev/fuse: %s", strerror(-r));
     }
+    fuse_uring_end(d->uring);
     fuse_told_stop(&d->s);
     fuse_sess_done(&d->s);
     while (d->buffers)

@@ -8,6 +8,7 @@
 #define DOORS_FUSE_DOOR_H
 
 #include "doors/fuse.h"
+#include "doors/fuse_noopen.h"
 #include "doors/fuse_table.h"
 #include "fuse/msg.h"
 #include <sys/uio.h>
@@ -41,6 +42,7 @@ struct fuse_sess {
     struct fuse_valid long_lived[FUSE_BELIEFS]; /* of what somebody tells */
     struct fuse_told *told;                     /* NULL: the tree is not watched */
     bool cache_dirs;
+    struct fuse_noopen *noopen;
     /* Agreed by INIT. */
     uint32_t minor;
     uint64_t flags;
@@ -73,9 +75,11 @@ struct fuse_req {
     struct fuse_sess *s;
     struct fuse_msg m;
     struct pl_call call;
-    struct pl_node *node; /* of m.h.nodeid, held during the op; NULL for ops without one */
-    uint64_t told_seq;    /* as the op began: see fuse_valid() */
-    char *buf;            /* for replies: page-aligned, at least as large as the kernel may ask */
+    struct pl_node *node;     /* of m.h.nodeid, held during the op; NULL for ops without one */
+    struct pl_file *file[2];  /* without opens: of the node, and of a copy's target */
+    struct cached *cached[2]; /* ... and their places in fuse_noopen.c */
+    uint64_t told_seq;        /* as the op began: see fuse_valid() */
+    char *buf; /* for replies: page-aligned, at least as large as the kernel may ask */
     size_t bufsize;
     bool buf_used; /* the reply, or the request, is in it: the transport may not take it back */
     bool crowded;  /* the transport has no thread left to put in the place of one that waits */
@@ -145,6 +149,12 @@ void fuse_renamed(struct fuse_req *r);
  * wrote, if the tree has not done it. */
 void fuse_kill_priv(struct fuse_req *r, struct pl_file *file, bool sgid_always);
 
+/* Do opens of files stay in the kernel? */
+static inline bool fuse_noopen_on(const struct fuse_sess *s)
+{
+    return s->flags & FUSE_NO_OPEN_SUPPORT;
+}
+
 /* ---- how bytes travel (fuse_bytes.c) --------------------------------------------------------- */
 void fuse_bytes_init(struct fuse_sess *s);
 void fuse_bytes_done(struct fuse_sess *s);
@@ -194,6 +204,8 @@ void fuse_told_attr(struct fuse_sess *s, uint64_t nodeid);
 
 static inline struct pl_file *fuse_req_file(struct fuse_req *r, uint64_t fh)
 {
+    if (!fh)
+        return r->file[0];
     struct fuse_file *f = fuse_files_get(r->s->files, fh);
     return f ? f->file : NULL;
 }

@@ -2,6 +2,7 @@
 /* The session of the FUSE door, the dispatcher, and the operations on attributes. */
 #include "base/cred.h"
 #include "doors/fuse_door.h"
+#include "fuse/features.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -95,6 +96,9 @@ int fuse_sess_init(struct fuse_sess *s, struct pl_tree *tree, const char *aname,
         s->opts = *opts;
     else
         fuse_opts_init(&s->opts);
+    const char *why = s->opts.opens == FUSE_OFF ? fuse_noopen_refusal(tree->flags, &s->opts) : NULL;
+    if (why)
+        return pl_fail(err, -EINVAL, "-o noopen: %s", why);
     if (s->opts.ledger && atomic_load(&s->opts.ledger->head->agreed))
         s->opts.max_write = s->opts.ledger->head->max_write; /* what was agreed holds */
     s->opts.max_write = bounded(s->opts.max_write, 1 << 20, 1 << 12, 1 << 20);
@@ -109,8 +113,12 @@ int fuse_sess_init(struct fuse_sess *s, struct pl_tree *tree, const char *aname,
     pl_call_done(&call);
     if (r < 0)
         return pl_fail(err, r, "%s: %s", aname && *aname ? aname : "/", strerror(-r));
-    if (make_tables(s, root, &attr) == 0)
+    /* A predecessor may have agreed to what we would not ask for. */
+    if (!(s->noopen = fuse_noopen_new(tree)))
+        pl_node_unref(root);
+    else if (make_tables(s, root, &attr) == 0)
         return 0;
+    fuse_noopen_free(s->noopen);
     return pl_fail(err, -ENOMEM, "out of memory");
 }
 
@@ -125,6 +133,7 @@ void fuse_sess_done(struct fuse_sess *s)
         fuse_poll_free(f.poll);
     }
     pl_call_done(&call);
+    fuse_noopen_free(s->noopen);
     fuse_files_free(s->files);
     fuse_bytes_done(s);
     fuse_nodes_free(s->nodes);
@@ -135,16 +144,18 @@ void fuse_sess_done(struct fuse_sess *s)
     pthread_mutex_destroy(&s->slot_lock);
 }
 
-/* What we want of what the kernel offers. */
-static uint64_t wanted(const struct fuse_sess *s)
+uint64_t fuse_wants(uint32_t tree, const struct fuse_opts *opts)
 {
-    uint32_t tree = s->tree->flags;
     uint64_t want = FUSE_ASYNC_READ | FUSE_ATOMIC_O_TRUNC | FUSE_EXPORT_SUPPORT | FUSE_BIG_WRITES |
                     FUSE_DONT_MASK | FUSE_HAS_IOCTL_DIR | FUSE_AUTO_INVAL_DATA | FUSE_ASYNC_DIO |
                     FUSE_PARALLEL_DIROPS | FUSE_ABORT_ERROR | FUSE_MAX_PAGES | FUSE_SETXATTR_EXT |
-                    FUSE_INIT_EXT | FUSE_HANDLE_KILLPRIV_V2 | FUSE_DIRECT_IO_ALLOW_MMAP |
-                    FUSE_HAS_EXPIRE_ONLY;
-    if (tree & PL_TREE_LOCKS)
+                    FUSE_INIT_EXT | FUSE_HANDLE_KILLPRIV | FUSE_HANDLE_KILLPRIV_V2 |
+                    FUSE_DIRECT_IO_ALLOW_MMAP | FUSE_HAS_EXPIRE_ONLY;
+    want |= fuse_noopen_wants(tree, opts);
+    /* No FLUSH would tell when locks are to go: the kernel keeps them itself, and it truncates. */
+    if (want & FUSE_NO_OPEN_SUPPORT)
+        want &= ~(uint64_t)FUSE_ATOMIC_O_TRUNC;
+    else if (tree & PL_TREE_LOCKS)
         want |= FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS;
     if (tree & PL_TREE_POSIX_ACL)
         want |= FUSE_POSIX_ACL;
@@ -153,11 +164,13 @@ static uint64_t wanted(const struct fuse_sess *s)
     /* Far away, attributes that nobody asked for would cost a round trip for each entry. */
     if (!(tree & PL_TREE_REMOTE))
         want |= FUSE_DO_READDIRPLUS;
-    if (s->opts.writeback)
+    if (opts->writeback)
         want |= FUSE_WRITEBACK_CACHE;
-    if (fuse_lasts(s))
-        want |= FUSE_HAS_RESEND;
-    return want | fuse_bytes_wanted(s);
+    if (opts->uring)
+        want |= FUSE_OVER_IO_URING;
+    if (opts->passthrough != FUSE_OFF)
+        want |= FUSE_PASSTHROUGH;
+    return want;
 }
 
 int fuse_sess_agree(struct fuse_sess *s, const struct fuse_init_in *in, struct fuse_init_out *out)
@@ -167,14 +180,30 @@ int fuse_sess_agree(struct fuse_sess *s, const struct fuse_init_in *in, struct f
     out->minor = FUSE_MINOR;
     if (in->major > FUSE_MAJOR)
         return 0;
-    if (in->major < FUSE_MAJOR || in->minor < FUSE_MINOR_MIN)
+    s->minor = in->minor < FUSE_MINOR ? in->minor : FUSE_MINOR;
+    if (s->opts.mask_minor && s->minor > s->opts.mask_minor)
+        s->minor = s->opts.mask_minor;
+    if (in->major < FUSE_MAJOR || s->minor < FUSE_MINOR_MIN)
         return -EPROTO;
     uint64_t offered = in->flags;
     if (in->flags & FUSE_INIT_EXT)
         offered |= (uint64_t)in->flags2 << 32;
-    s->minor = in->minor < FUSE_MINOR ? in->minor : FUSE_MINOR;
-    s->flags = offered & wanted(s) & ~s->opts.mask;
+    offered &= ~(s->opts.mask | fuse_features_after(s->minor));
+    if (!(offered & FUSE_INIT_EXT))
+        offered &= UINT32_MAX;
+    uint64_t noopen = fuse_noopen_wants(s->tree->flags, &s->opts);
+    if (!fuse_noopen_agrees(s->tree->flags, offered, noopen))
+        s->opts.opens = FUSE_ON;
+    out->minor = s->minor;
+    s->flags = offered & (fuse_wants(s->tree->flags, &s->opts) |
+                          (fuse_lasts(s) ? (uint64_t)FUSE_HAS_RESEND : 0));
+    if (!fuse_bytes_wanted(s))
+        s->flags &= ~(uint64_t)FUSE_PASSTHROUGH;
     out->max_stack_depth = fuse_bytes_agreed(s);
+    /* The older way has the tree know by itself whose writes clear set-user-ID bits: it does,
+     * unless the kernel writes back in the name of others. */
+    if ((s->flags & FUSE_HANDLE_KILLPRIV_V2) || s->opts.writeback)
+        s->flags &= ~(uint64_t)FUSE_HANDLE_KILLPRIV;
     if (!(s->flags & FUSE_HAS_EXPIRE_ONLY)) { /* names cannot be told: see fuse_told.c */
         s->long_lived[FUSE_OF_ENTRY] = s->asked[FUSE_OF_ENTRY];
         s->long_lived[FUSE_OF_NEGATIVE] = s->asked[FUSE_OF_NEGATIVE];
@@ -679,6 +708,16 @@ static int load_groups(struct pl_call *call)
     return 0;
 }
 
+/* With the open files that requests without a handle need. */
+static int run_handler(struct fuse_req *r, fuse_handler *handler)
+{
+    int error = fuse_noopen_begin(r);
+    if (error == 0)
+        error = r->redo ? fuse_redo(r, handler) : handler(r);
+    fuse_noopen_end(r);
+    return error;
+}
+
 static void forget(struct fuse_sess *s, uint64_t nodeid, uint64_t n)
 {
     if (fuse_nodes_forget(s->nodes, nodeid, n))
@@ -723,10 +762,12 @@ static int dispatch(struct fuse_req *r)
     int error = fuse_journal_begin(r);
     if (error)
         return error > 0 ? 0 : error;
+    bool needed = r->m.h.opcode != FUSE_DESTROY && r->m.h.opcode != FUSE_RELEASE &&
+                  r->m.h.opcode != FUSE_RELEASEDIR;
     r->node = r->m.h.opcode == FUSE_DESTROY ? NULL : fuse_nodes_get(r->s->nodes, r->m.h.nodeid);
-    if (!r->node && r->m.h.opcode != FUSE_DESTROY)
+    if (!r->node && needed)
         return -ESTALE;
-    return r->redo ? fuse_redo(r, handler) : handler(r);
+    return run_handler(r, handler);
 }
 
 void fuse_handle(struct fuse_req *r, int decoded)

@@ -165,9 +165,29 @@ void fuse_removed(struct fuse_req *r)
         fuse_nodes_nameless(r->s->nodes, ino);
 }
 
+/* What is about to lose its name may sleep: once it has none, nobody could wake it any more. So it
+ * is woken now, and its source sees to it that it stays. The reference, or NULL. */
+static struct pl_node *wake_victim(struct fuse_req *r, struct pl_node *dir, const char *name)
+{
+    struct pl_node *node;
+    struct pl_attr attr;
+    struct pl_call call;
+    if (!fuse_lasts(r->s) || atomic_load(&r->s->ledger->head->epoch) == 0)
+        return NULL;
+    pl_call_init_self(&call);
+    int error = pl_lookup(r->s->tree, &call, dir, name, &node, &attr);
+    pl_call_done(&call);
+    if (error < 0)
+        return NULL;
+    fuse_nodes_meet(r->s->nodes, node, &attr);
+    return node;
+}
+
 static int remove_name(struct fuse_req *r, int flags)
 {
+    struct pl_node *victim = wake_victim(r, r->node, r->m.name);
     int error = pl_remove(r->s->tree, &r->call, r->node, r->m.name, flags);
+    pl_node_unref(victim);
     fuse_journal_deed(r);
     if (error == 0)
         fuse_removed(r);
@@ -217,7 +237,9 @@ int fuse_op_rename(struct fuse_req *r)
     struct pl_node *newdir = fuse_nodes_get(r->s->nodes, in->newdir);
     if (!newdir)
         return -ESTALE;
+    struct pl_node *victim = wake_victim(r, newdir, r->m.name2);
     int error = pl_rename(r->s->tree, &r->call, r->node, r->m.name, newdir, r->m.name2, in->flags);
+    pl_node_unref(victim);
     pl_node_unref(newdir);
     fuse_journal_deed(r);
     if (error == 0)

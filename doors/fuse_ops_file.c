@@ -82,6 +82,8 @@ int fuse_reply_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
 {
     struct fuse_way way;
     fuse_journal_deed(r);
+    if (fuse_noopen_on(r->s))
+        return fuse_noopen_created(r, file, entry);
     int error = fuse_bytes_open(r, file, nodeid, &way);
     if (error == 0)
         return reply_open(r, file, &way, nodeid, entry);
@@ -288,7 +290,8 @@ int fuse_op_write(struct fuse_req *r)
 int fuse_op_copy(struct fuse_req *r)
 {
     const struct fuse_copy_in *in = &r->m.a.copy;
-    struct pl_file *from = fuse_req_file(r, in->fh_in), *to = fuse_req_file(r, in->fh_out);
+    struct pl_file *from = fuse_req_file(r, in->fh_in);
+    struct pl_file *to = fuse_noopen_on(r->s) ? r->file[1] : fuse_req_file(r, in->fh_out);
     bool wide = r->m.h.opcode == FUSE_COPY_FILE_RANGE_64;
     if (!from || !to)
         return -EBADF;
@@ -324,9 +327,8 @@ int fuse_op_flush(struct fuse_req *r)
     struct pl_file *file = fuse_req_file(r, r->m.a.flush.fh);
     if (!file)
         return -EBADF;
-    int error = pl_flush(r->s->tree, &r->call, file, r->m.a.flush.lock_owner);
-    fuse_locks_end(r->s, r->m.h.nodeid, 0, r->m.a.flush.lock_owner);
-    return done(r, error);
+    fuse_locks_end(r->s, r->m.h.nodeid, 0, r->m.a.flush.lock_owner); /* as unlocking */
+    return done(r, pl_flush(r->s->tree, &r->call, file, r->m.a.flush.lock_owner));
 }
 
 int fuse_op_release(struct fuse_req *r)

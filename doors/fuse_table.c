@@ -11,7 +11,9 @@
  * What finds no room in the ledger goes into a second one, which is private: `extra`. A successor
  * knows nothing of that. So that it gives none of those nodeids to something else, which the kernel
  * would take for the old, each server has nodeids of its own there: its number is in the upper
- * half.
+ * half. What is open is found all the same, by the open file; for the rest the kernel, which is
+ * told that it is stale, asks again by name. That does not help who works in a directory: so the
+ * last part of the ledger is for directories alone.
  */
 #include "doors/fuse_table.h"
 #include "fuse/proto.h"
@@ -19,6 +21,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+
+#define DIRS_ONLY 8 /* this part of the ledger */
 
 struct known {
     struct pl_node *node; /* NULL: it sleeps, or the entry is free */
@@ -231,8 +235,8 @@ struct pl_node *fuse_nodes_get_at(struct fuse_nodes *tab, uint64_t nodeid, unsig
     struct fuse_dormant d;
     struct pl_node *node = NULL;
     pthread_mutex_lock(&tab->lock);
-    bool sleeps = false;
-    if (find(tab, nodeid, &at)) {
+    bool sleeps = false, there = find(tab, nodeid, &at);
+    if (there) {
         sleeps = !at.k->node;
         if (sleeps)
             d = dormant(&at);
@@ -240,6 +244,8 @@ struct pl_node *fuse_nodes_get_at(struct fuse_nodes *tab, uint64_t nodeid, unsig
             node = pl_node_ref(at.k->node);
     }
     pthread_mutex_unlock(&tab->lock);
+    if (!there && nodeid > UINT32_MAX)
+        return tab->ops->orphan(tab->arg, nodeid);
     return sleeps ? wake(tab, &d, depth) : node;
 }
 
@@ -285,6 +291,7 @@ void fuse_nodes_woken(struct fuse_nodes *tab, uint64_t nodeid, struct pl_node *n
 /* What learning needs beside the lock: the key, asked for once. */
 struct learning {
     const struct fuse_found *f;
+    uint64_t counted; /* nodeid of which the lookup is counted already, 0: none */
     uint8_t key[PL_KEY_MAX];
     int keylen;
     bool has_key; /* or it has none, as keylen tells */
@@ -352,8 +359,10 @@ static bool add(struct fuse_nodes *tab, const struct learning *g, struct at *ret
     const struct pl_attr *attr = g->f->attr;
     struct ledger_node n = {.ino = attr->ino};
     struct half *h = &tab->main;
+    uint32_t most = h->l->head->nnodes, i = 0;
     set_key(&n, g->key, g->keylen);
-    uint32_t i = ledger_node_add(h->l, &n);
+    if (!shared(h) || S_ISDIR(attr->mode) || h->l->head->nodes_known < most - most / DIRS_ONLY)
+        i = ledger_node_add(h->l, &n);
     if (!i && (h = overflow(tab)))
         i = ledger_node_add(h->l, &n);
     if (!i)
@@ -361,6 +370,27 @@ static bool add(struct fuse_nodes *tab, const struct learning *g, struct at *ret
     *ret = entry(h, i);
     *ret->k = (struct known){.node = g->f->node};
     return true;
+}
+
+/* Asks for the node's key. Called with the lock, which is let go of meanwhile. */
+static void ask_key(struct fuse_nodes *tab, struct learning *g)
+{
+    pthread_mutex_unlock(&tab->lock);
+    g->keylen = tab->ops->key(tab->arg, g->f->node, g->key);
+    g->has_key = true;
+    pthread_mutex_lock(&tab->lock);
+}
+
+void fuse_nodes_meet(struct fuse_nodes *tab, struct pl_node *node, const struct pl_attr *attr)
+{
+    struct fuse_found f = {.node = node, .attr = attr};
+    struct learning g = {.f = &f};
+    struct at at;
+    pthread_mutex_lock(&tab->lock);
+    while (search(tab, &tab->main, &g, &at) < 0)
+        if (!g.has_key)
+            ask_key(tab, &g);
+    pthread_mutex_unlock(&tab->lock);
 }
 
 /* The node's entry, found (with its lookup counted) or made; called with the lock. */
@@ -372,25 +402,22 @@ static bool enter(struct fuse_nodes *tab, struct learning *g, struct at *at, boo
             r = search(tab, &tab->more, g, at);
         *made = false;
         if (r > 0) {
-            if (atomic_load_explicit(&at->n->nlookup, memory_order_relaxed) < UINT32_MAX)
+            if (at->half->base + at->i != g->counted &&
+                atomic_load_explicit(&at->n->nlookup, memory_order_relaxed) < UINT32_MAX)
                 atomic_fetch_add_explicit(&at->n->nlookup, 1, memory_order_relaxed);
             return true;
         }
         if (r == 0 && (g->has_key || !shared(&tab->main)))
             return *made = add(tab, g, at);
-        if (!g->has_key) {
-            pthread_mutex_unlock(&tab->lock);
-            g->keylen = tab->ops->key(tab->arg, g->f->node, g->key);
-            g->has_key = true;
-            pthread_mutex_lock(&tab->lock);
-        }
+        if (!g->has_key)
+            ask_key(tab, g);
     }
 }
 
 uint64_t fuse_nodes_learn(struct fuse_nodes *tab, const struct fuse_found *f,
                           uint64_t *ret_generation, bool *ret_sure, _Atomic uint64_t *note)
 {
-    struct learning g = {.f = f};
+    struct learning g = {.f = f, .counted = note ? atomic_load(note) : 0};
     struct at at;
     bool made = false;
     uint64_t nodeid = 0;

@@ -23,6 +23,8 @@ struct fuse_nodes_ops {
     /* The node again, with a reference; NULL: it is gone. `depth`: to be handed on to
      * fuse_nodes_get_at() for what this needs. Called without locks, by several threads perhaps. */
     struct pl_node *(*wake)(void *arg, const struct fuse_dormant *d, unsigned depth);
+    /* A node of which a predecessor's private table knew, with a reference, or NULL. */
+    struct pl_node *(*orphan)(void *arg, uint64_t nodeid);
     /* Its key and the length; 0 or less: it has none. */
     int (*key)(void *arg, struct pl_node *node, uint8_t key[PL_KEY_MAX]);
 };
@@ -56,9 +58,11 @@ struct fuse_found {
 };
 /* Counts one lookup (takes over the reference): its nodeid, new or the one it had. 0: no memory,
  * nothing counted. `sure`: as of fuse_nodes_told(). `note`, if not NULL, gets the nodeid right
- * after it was counted. */
+ * after it was counted; if it has that nodeid already, a predecessor has counted it. */
 uint64_t fuse_nodes_learn(struct fuse_nodes *tab, const struct fuse_found *f,
                           uint64_t *ret_generation, bool *ret_sure, _Atomic uint64_t *note);
+/* If the node (the reference stays the caller's) is one that sleeps, it is awake now. */
+void fuse_nodes_meet(struct fuse_nodes *tab, struct pl_node *node, const struct pl_attr *attr);
 /* Takes back `n` lookups; at zero the node is dropped (true), and its nodeid used again with
  * another generation. */
 bool fuse_nodes_forget(struct fuse_nodes *tab, uint64_t nodeid, uint64_t n);

@@ -113,6 +113,20 @@ static struct pl_node *wake_node(void *arg, const struct fuse_dormant *d, unsign
     return node;
 }
 
+static struct pl_node *orphan(void *arg, uint64_t nodeid)
+{
+    struct fuse_sess *s = arg;
+    struct ledger_file copy;
+    uint32_t cursor = 0;
+    uint64_t fh;
+    while ((fh = fuse_files_next(s->files, &cursor, &copy))) {
+        struct fuse_file *f = copy.nodeid == nodeid ? fuse_files_get(s->files, fh) : NULL;
+        if (f)
+            return pl_node_ref(f->file->node);
+    }
+    return NULL;
+}
+
 static int key(void *arg, struct pl_node *node, uint8_t key[PL_KEY_MAX])
 {
     struct fuse_sess *s = arg;
@@ -124,7 +138,7 @@ static int key(void *arg, struct pl_node *node, uint8_t key[PL_KEY_MAX])
     return n;
 }
 
-const struct fuse_nodes_ops fuse_nodes_ops = {wake_node, key};
+const struct fuse_nodes_ops fuse_nodes_ops = {wake_node, orphan, key};
 
 /* ---- open files ------------------------------------------------------------------------------ */
 
@@ -132,8 +146,9 @@ static bool is_of(struct fuse_sess *s, struct pl_call *call, struct pl_file *fil
 {
     struct pl_attr attr;
     struct fuse_dormant d;
-    return pl_getattr(s->tree, call, file->node, file, &attr) == 0 &&
-           fuse_nodes_entry(s->nodes, nodeid, &d) && is_it(&d, &attr);
+    if (!fuse_nodes_entry(s->nodes, nodeid, &d))
+        return nodeid > UINT32_MAX; /* the ledger had no room for it */
+    return pl_getattr(s->tree, call, file->node, file, &attr) == 0 && is_it(&d, &attr);
 }
 
 /* By what was kept, which needs no name any more. The node may be the one that sleeps. */
@@ -163,8 +178,8 @@ struct pl_file *fuse_wake_file_of(void *arg, uint64_t fh, const struct ledger_fi
     pl_call_init(&call, f->uid, f->gid);
     call.own = true;
     if (f->kept > 0 && !(file = by_kept(s, &call, f)))
-        fuse_files_unkept(s->files, fh); /* the node, when it is woken, must not wait for us */
-    if (!file) {
+        fuse_files_unkept(s->files, fh);    /* the node, when it is woken, must not wait for us */
+    if (!file && f->nodeid <= UINT32_MAX) { /* else it would be looked for by this very file */
         struct pl_node *node = fuse_nodes_get(s->nodes, f->nodeid);
         if (node && pl_resume(s->tree, &call, node, (int)f->flags, 0, &file) < 0)
             file = NULL;

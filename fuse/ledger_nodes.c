@@ -13,6 +13,7 @@
  * whatever is in the memory.
  */
 #include "fuse/ledger.h"
+#include "fuse/proto.h"
 
 #define GET(p) atomic_load_explicit(p, memory_order_relaxed)
 /* What the processor has done it has done, whoever is killed: only the compiler must be told. */
@@ -163,4 +164,17 @@ void ledger_mend(struct ledger *l)
     SET(&h->moving, 0);
     if (GET(&h->splitting))
         split(l);
+}
+
+void ledger_forget(struct ledger *l, uint64_t nodeid, uint64_t n)
+{
+    const struct ledger_node *e = ledger_node(l, nodeid);
+    if (!e || nodeid == FUSE_ROOT_ID)
+        return;
+    ledger_mend(l);
+    uint32_t has = GET(&e->nlookup);
+    if (n >= has)
+        ledger_node_del(l, (uint32_t)nodeid);
+    else if (has < UINT32_MAX)
+        SET(&l->node[nodeid].nlookup, has - (uint32_t)n);
 }

@@ -7,12 +7,13 @@
  * interrupted callers are let go (stand_in.h); not at once, since most are back sooner, and then
  * nobody shall notice anything.
  *
- * A server that is there and hangs is found by looking: every LOOK ms while requests come, whether
- * some wait and none was taken since the last look. When nothing has happened for QUIET looks, the
- * looking ends, and the next request wakes the keeper (it polls the device): an idle mount wakes
- * nobody, a busy one wakes the keeper four times a second. While a server hangs, the keeper reads
- * in its place for a moment every SLOW ms and has all asked again at once, since it may be only
- * slow.
+ * A server that is there and hangs is found by looking whether requests wait and none was taken
+ * since the last look: every LOOK ms while something happens, else ever more seldom, down to twice
+ * in job->hang. So a busy mount wakes the keeper four times a second, an idle one four times a
+ * minute (with the default of 30 s), and a server is killed between one and one and a half times
+ * job->hang after it took its last request. (Polling the device tells nothing: that would wake us
+ * at each request.) While a server hangs, the keeper reads in its place for a moment every SLOW / 2
+ * ms and has all asked again at once, since it may be only slow.
  */
 #include "base/log.h"
 #include "keeper/nested.h"
@@ -27,7 +28,6 @@
 
 #define AWAY    50
 #define LOOK    250
-#define QUIET   8
 #define SLOW    2000 /* from the first look that found it so; then every SLOW / 2 */
 #define QUICK   1000 /* a crash that soon after its start ... */
 #define CRASHES 20   /* ... so many times in a row is as if nothing had been answered */
@@ -213,12 +213,7 @@ void life_begin(struct keeper *k)
 
 void life_ready(struct keeper *k, bool lasts)
 {
-    if (lasts && k->life.nurse >= 0) {
-        k->life.lasts = true;
-    } else {
-        k->life.lasts = false;
-        life_dismiss(k); /* what is the server's alone must close with it */
-    }
+    k->life.lasts = lasts && k->life.nurse >= 0; /* if not: see life_tick() */
 }
 
 void life_not_ready(struct keeper *k, const char *text)
@@ -324,6 +319,9 @@ bool life_next(struct keeper *k, int status, const char *text)
         return false;
     if (!*l->why || l->hung)
         snprintf(l->why, sizeof(l->why), "%s", l->hung ? "the server hung and was killed" : text);
+    for (size_t i = 0; (crashed || l->hung) && i < k->n; i++)
+        if (k->m[i].ledger)
+            ledger_blame(k->m[i].ledger);
     int wait = control_taking(k) ? 0 : next_try(k, crashed);
     if (wait < 0) {
         snprintf(line, sizeof(line), "%s (given up after %zu tries)", l->why, TRIES + 1);
@@ -331,8 +329,7 @@ bool life_next(struct keeper *k, int status, const char *text)
         life_give_up(k, line);
         return true;
     }
-    log_say(false, "%s: %s: %s: the next one carries on%s", k->job->prefix, k->m[0].path, l->why,
-            wait > 10 ? " after a pause" : "");
+    snprintf(line, sizeof(line), "%s", l->why);
     l->why[0] = 0;
     k->forced = false;
     k->deadline = 0;
@@ -343,6 +340,8 @@ bool life_next(struct keeper *k, int status, const char *text)
     control_died(k);
     if (wait == 0)
         life_begin(k);
+    log_say(false, "%s: %s: %s: the next one carries on%s", k->job->prefix, k->m[0].path, line,
+            wait > 10 ? " after a pause" : "");
     return true;
 }
 
@@ -358,11 +357,12 @@ bool life_serve_failed(struct keeper *k, struct kept *m, const char *text)
 void life_dismiss(struct keeper *k)
 {
     struct life *l = &k->life;
+    l->retry_at = 0;
+    if (l->nursery > 0) /* first: the end of its socket means to it that we are dead */
+        kill(l->nursery, SIGKILL);
     if (l->nurse >= 0)
         close(l->nurse);
     l->nurse = -1;
-    if (l->nursery > 0)
-        kill(l->nursery, SIGKILL);
     control_dismiss(k);
 }
 
@@ -552,8 +552,10 @@ static void look(struct keeper *k)
         kill_hung(k);
         return;
     }
-    k->life.quiet = any ? 0 : k->life.quiet + 1;
-    k->life.look_at = k->life.quiet < QUIET ? now_ms() + LOOK : 0;
+    int64_t most = (int64_t)k->job->hang * 1000 / 2;
+    k->life.pause = any ? LOOK : 2 * k->life.pause;
+    k->life.pause = k->life.pause < most ? k->life.pause : most < LOOK ? LOOK : most;
+    k->life.look_at = now_ms() + k->life.pause;
 }
 
 /* ---- waiting ---- */
@@ -583,10 +585,6 @@ static void on_device(struct keeper *k, void *arg, short events)
         nested_answer(m);
     } else if (k->life.away_at) {
         stand_in_let_go(m);
-    } else if (!k->life.look_at) {
-        k->life.look_at = now_ms() + LOOK;
-        k->life.quiet = 0;
-        m->seen = atomic_load_explicit(&m->page->stats.requests, memory_order_relaxed);
     }
 }
 
@@ -618,8 +616,6 @@ void life_waits(struct keeper *k, struct waits *w)
             continue;
         if (m->in.nested || stands_in(k, m))
             wait_for(w, stand_in_open(m), POLLIN, on_device, m);
-        else if (watches(k) && !l->look_at)
-            wait_for(w, m->fd, POLLIN, on_device, m);
     }
     if (k->phase != UP)
         return;
@@ -635,13 +631,17 @@ void life_tick(struct keeper *k)
     struct life *l = &k->life;
     if (k->server == 0 && !l->begun && !l->retry_at && !control_busy(k))
         life_dismiss(k); /* there will be none */
+    if (k->server > 0 && k->ready && !l->lasts)
+        life_dismiss(k); /* what is the server's alone must close with it */
     if (k->phase != UP)
         return;
     if (l->retry_at && now_ms() >= l->retry_at)
         life_begin(k);
-    if (l->look_at && !watches(k))
+    if (!watches(k))
         l->look_at = 0;
-    if (l->look_at && now_ms() >= l->look_at)
+    else if (!l->look_at)
+        l->look_at = now_ms() + (l->pause = LOOK);
+    else if (now_ms() >= l->look_at)
         look(k);
     if (l->stopped && k->job->hang && !l->hung && !control_busy(k) && k->server > 0 &&
         now_ms() >= l->stopped_at + (int64_t)k->job->hang * 1000)

@@ -151,15 +151,8 @@ void stand_in_end(struct kept *m)
 void stand_in_settle(struct kept *m)
 {
     struct stand_in *in = &m->in;
-    for (size_t i = 0; i < in->nforgot; i++) {
-        uint64_t id = in->forgot[i].nodeid, n = in->forgot[i].nlookup;
-        if (!m->ledger || id <= FUSE_ROOT_ID || id >= m->ledger->head->nnodes)
-            continue;
-        _Atomic uint32_t *count = &m->ledger->node[id].nlookup;
-        uint32_t have = atomic_load(count);
-        if (have != UINT32_MAX)
-            atomic_store(count, n < have ? have - (uint32_t)n : 0);
-    }
+    for (size_t i = 0; m->ledger && i < in->nforgot; i++)
+        ledger_forget(m->ledger, in->forgot[i].nodeid, in->forgot[i].nlookup);
     in->nforgot = 0;
     in->swallowed = false;
 }

@@ -45,7 +45,7 @@ int start_register(struct keeper *k, struct pl_err *err)
         m->page = k->m[i].page;
         if (!k->job->lasts)
             continue;
-        int rc = ledger_new(&m->ledger, 0, true);
+        int rc = ledger_new(&m->ledger, m->nodes, true);
         if (rc < 0)
             return pl_fail(err, rc, "no memory for the ledger: %s", strerror(-rc));
         k->m[i].ledger = &m->ledger;

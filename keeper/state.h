@@ -32,8 +32,8 @@ struct life {
     int64_t retry_at;
     int64_t stopped_at;
     int64_t away_at; /* since when nobody takes requests */
-    int64_t look_at; /* the next look whether it hangs; 0: the next request wakes us */
-    unsigned quiet;  /* looks in a row at which nothing had happened */
+    int64_t look_at; /* the next look whether it hangs */
+    int64_t pause;   /* until the one after that, if nothing happens */
     int mountinfo;   /* FAILED: polled for changes */
     char why[200];   /* what the last server had to say */
 };
@@ -41,6 +41,7 @@ struct life {
 struct upgrade {
     enum { IDLE, TRIAL, STOPPING, WAITING, TAKING } step;
     int listener, client;
+    bool wanted;   /* the client has said so */
     int nurse;     /* to the new program */
     pid_t pid;     /* it; 0: not known yet */
     int old_nurse; /* until the new server is up: the way back */

@@ -18,8 +18,8 @@
 
 #define BUFFER 32768
 /* Cookies that a position cannot hold (0, or past 2^63: some network file systems) are kept in a
- * list, and positions from here on are places in it, in the order of the directory: after a restart
- * it is made again by reading. */
+ * list, and positions from here on are places in it, in the order of the directory: who goes on in
+ * the middle, after a restart, has to read all to make it again. */
 #define ODD_BASE 0x7ffffe0000000000u
 #define ODD_MAX  (1u << 24)
 
@@ -29,6 +29,7 @@ struct host_dir {
     uint64_t next;  /* the position of the one at `at` */
     int64_t *odd;
     size_t nodd;
+    bool whole;   /* `odd` has all up to here: we began at the start */
     bool fresh;   /* at its start, nothing read */
     bool pointed; /* `points` is known: */
     char *points; /* names that are mount points, as host_points_in() tells; or NULL */
@@ -111,30 +112,45 @@ static int read_on(struct host_dir *d, int fd)
     return d->len > 0;
 }
 
-/* Makes the list of odd cookies again, as far as it takes to know that of position `off`. */
-static int find_odd(struct host_dir *d, int fd, uint64_t off)
+static struct entry *entry(struct host_dir *d)
+{
+    return (struct entry *)(d->buf + d->at);
+}
+
+/* Makes the list of odd cookies anew. The buffer is lost, and the offset. */
+static int find_odd(struct host_dir *d, int fd)
 {
     int r = lseek(fd, 0, SEEK_SET) < 0 ? -errno : 1;
     d->nodd = 0;
-    while (r > 0 && d->nodd <= off - ODD_BASE) {
-        r = read_on(d, fd);
-        for (; r > 0 && d->at < d->len; d->at += ((struct entry *)(d->buf + d->at))->len)
-            if (pos_of(d, ((struct entry *)(d->buf + d->at))->off) == 0)
-                r = -ENOMEM;
-    }
-    return r < 0 ? r : 0;
+    d->whole = true;
+    while (r > 0 && (r = read_on(d, fd)) > 0)
+        for (; r > 0 && d->at < d->len; d->at += entry(d)->len)
+            r = pos_of(d, entry(d)->off) ? r : -ENOMEM;
+    d->at = d->len = 0;
+    return r;
+}
+
+/* After the buffer was filled: whether the list is needed to go on. */
+static bool meets_odd(struct host_dir *d)
+{
+    bool odd = false;
+    for (; !d->whole && d->at < d->len; d->at += entry(d)->len)
+        odd |= entry(d)->off <= 0;
+    d->at = 0;
+    return odd;
 }
 
 /* Goes to `off`, unless the buffer is there. */
 static int go_to(struct host_dir *d, int fd, uint64_t off)
 {
+    d->whole |= off == 0;
     if (off == d->next && (off != 0 || d->fresh)) {
         d->fresh = false;
         return 0;
     }
     d->fresh = false;
-    if (off >= ODD_BASE + d->nodd && off < ODD_BASE + ODD_MAX) {
-        int r = find_odd(d, fd, off);
+    if (!d->whole && off >= ODD_BASE && off < ODD_BASE + ODD_MAX) {
+        int r = find_odd(d, fd);
         if (r < 0)
             return r;
     }
@@ -153,8 +169,16 @@ static int fill_from(struct host *h, struct pl_file *file, pl_fill_fn *fill, voi
             int r = read_on(d, file_of(file)->fd);
             if (r <= 0)
                 return r;
+            if (meets_odd(d)) {
+                r = find_odd(d, file_of(file)->fd);
+                if (r == 0 && lseek(file_of(file)->fd, cookie_of(d, d->next), SEEK_SET) < 0)
+                    r = -errno;
+                if (r < 0)
+                    return r;
+                continue;
+            }
         }
-        struct entry *e = (struct entry *)(d->buf + d->at);
+        struct entry *e = entry(d);
         struct pl_dirent ent = {
             .ino = ino_of(h, d, node_of(file->node), e),
             .next = pos_of(d, e->off),

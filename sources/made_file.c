@@ -354,19 +354,19 @@ ssize_t made_read(struct pl_tree *tree, struct pl_call *call, struct pl_file *fi
 }
 
 /*
- * Whatever its offset, a write to a control file appends. The text's length before is noted, and if
- * it was noted already (this write was begun by a server that died), all behind it is that write's,
- * which is done anew: a door has only to ask again with the same intent.
+ * The text's length before something is appended is noted, and if it was noted already (this write
+ * was begun by a server that died), all behind it is that write's, which is done anew: a door has
+ * only to ask again with the same intent. (The kernel sends one write to a file at a time.)
  */
-static void note_command(struct pl_call *call, struct made_file *f)
+static int note_append(struct pl_made *m, struct pl_call *call, struct made_file *f)
 {
     if (!call->intent)
-        return;
-    uint64_t before = atomic_load(&call->intent->size1);
-    if (before && before - 1 <= f->body.text.n)
-        f->body.text.n = before - 1;
-    else
-        atomic_store(&call->intent->size1, f->body.text.n + 1);
+        return 0;
+    uint64_t before = atomic_load(&call->intent->size1), size = made_body_size(&f->body);
+    if (before && before - 1 <= size)
+        return before - 1 < size ? made_body_resize(m, &f->body, before - 1) : 0;
+    atomic_store(&call->intent->size1, size + 1);
+    return 0;
 }
 
 ssize_t made_write(struct pl_tree *tree, struct pl_call *call, struct pl_file *file,
@@ -381,11 +381,11 @@ ssize_t made_write(struct pl_tree *tree, struct pl_call *call, struct pl_file *f
         return r;
     }
     size_t max = node->kind == MADE_CTL ? MADE_CTL_MAX : MADE_TEXT_MAX;
-    if (node->kind == MADE_CTL)
-        note_command(call, f);
-    if (node->kind == MADE_CTL || file->flags & O_APPEND)
+    if (node->kind == MADE_CTL || file->flags & O_APPEND) {
+        r = note_append(made_of(tree), call, f);
         off = made_body_size(&f->body);
-    if (n > max || off > max - n)
+    }
+    if (r == 0 && (n > max || off > max - n))
         r = -EFBIG;
     if (r == 0 && node->kind == MADE_CTL)
         r = made_ctl_note(f, buf, n);

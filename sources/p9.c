@@ -278,9 +278,12 @@ int pl_p9_dial(const char *addr, const char *aname, struct pl_tree **ret, struct
     } else {
         chan_close(&chan);
     }
-    if (r < 0)
+    if (r < 0) {
         p9_crew_free(crew);
-    else
-        p9s_of(*ret)->crew = crew;
-    return r;
+        return r;
+    }
+    p9s_of(*ret)->crew = crew;
+    if (chan_again(addr))
+        (*ret)->flags |= PL_TREE_LASTING;
+    return 0;
 }

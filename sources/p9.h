@@ -14,7 +14,10 @@
 int pl_p9_open(struct p9_conn *conn, bool own, const char *aname, const char *uname,
                struct pl_tree **ret, struct pl_err *err);
 
-/* Dials ADDR and attaches there: the tree owns all that it takes. Blocks. */
+/* Dials ADDR and attaches there: the tree owns all that it takes. Blocks. The tree is
+ * PL_TREE_LASTING if ADDR can be dialed again (whoever calls pl_p9_open() knows that for itself):
+ * its inode numbers are the far side's, open files are opened again, locks are the door's to set
+ * again, and there are no keys, so that nodes are found by their parent and number. */
 int pl_p9_dial(const char *addr, const char *aname, struct pl_tree **ret, struct pl_err *err);
 
 #endif

@@ -136,6 +136,9 @@ static void forms(void **state)
         assert_int_equal(a.kind, good[i].kind);
         assert_true(chan_is_addr(good[i].text));
         assert_int_equal(chan_check(good[i].text, &err), 0);
+        bool lost = a.kind == ADDR_STDIO || a.kind == ADDR_FD;
+        bool relative = a.kind == ADDR_UNIX && *a.rest != '/';
+        assert_int_equal(chan_again(good[i].text), !lost && !relative);
         if (good[i].host) {
             assert_string_equal(a.host, good[i].host);
             assert_string_equal(a.port, good[i].port);

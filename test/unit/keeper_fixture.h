@@ -54,6 +54,11 @@ static int log_fd = -1;   /* what syslog got */
 
 struct note {
     _Atomic int prepared, finished, stopped, up, hanging;
+    _Atomic int answers_hang;  /* "hang" is answered after all */
+    _Atomic int fail_prepare;  /* so many of the next ones do */
+    _Atomic int die;           /* the signal of who looks up "die" */
+    _Atomic int claimed, lost; /* descriptors of the first server: kept, and not */
+    _Atomic int wrong;         /* a later one has not found them so */
 };
 static struct note *note; /* shared memory */
 
@@ -68,6 +73,8 @@ enum how {
     FINISH_HANGS,
     FINISH_WAITS, /* for stop */
     TAKES_STDIN,
+    LASTS,
+    LASTS_NOT, /* though the job might */
 };
 
 struct work {
@@ -75,10 +82,39 @@ struct work {
     const char *second;
 };
 
+static struct keeper_mount mounts[2];
+
+static inline bool is_open(int fd)
+{
+    return fcntl(fd, F_GETFD) >= 0;
+}
+
+/* The first server opens two files and claims one; the next ones must find just that. Both are far
+ * up, where no other descriptor comes to be. */
+static inline void prepare_lasting(void)
+{
+    int far = 900, one = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (!atomic_load(&note->claimed)) {
+        atomic_store(&note->claimed, fcntl(one, F_DUPFD_CLOEXEC, far));
+        atomic_store(&note->lost, fcntl(one, F_DUPFD_CLOEXEC, far));
+        pl_keep_add(mounts[0].ledger.keep, note->claimed, "x", 1);
+    } else if (!is_open(note->claimed) || is_open(note->lost)) {
+        atomic_store(&note->wrong, 1);
+    }
+    close(one);
+}
+
 static inline int prepare(void *arg, bool *lasts, struct pl_err *err)
 {
     struct work *w = arg;
     atomic_fetch_add(&note->prepared, 1);
+    if (atomic_load(&note->fail_prepare) > 0) {
+        atomic_fetch_sub(&note->fail_prepare, 1);
+        return pl_fail(err, -EIO, "the tree cannot be opened");
+    }
+    if (w->how == LASTS)
+        prepare_lasting();
+    *lasts = w->how == LASTS;
     switch (w->how) {
     case PREPARE_FAILS:
         return pl_fail(err, -ECONNREFUSED, "tcp!nowhere!1: connection refused (start it)");
@@ -118,14 +154,18 @@ static inline void stop(void *arg)
 /* ---- the door: "f" has a line, reading "hang" never ends, looking up "quit" loses the link ----
  */
 
-enum { ROOT = 1, F, HANG };
+enum { ROOT = 1, F, HANG, D };
+
+/* Of the thread that serves. */
+static _Thread_local struct stats *counted;
+static _Thread_local struct ledger *ledger; /* or NULL */
 
 static inline void attr_of(uint64_t node, struct fuse_attr *a)
 {
     memset(a, 0, sizeof(*a));
     a->ino = node;
     a->nlink = 1;
-    a->mode = node == ROOT ? S_IFDIR | 0755 : S_IFREG | 0644;
+    a->mode = node == ROOT ? S_IFDIR | 0755 : node == D ? S_IFDIR | 0711 : S_IFREG | 0644;
     a->size = node == F ? 6 : node == HANG ? 1000 : 0;
     a->uid = geteuid();
 }
@@ -137,6 +177,9 @@ static inline void answer(int fd, uint64_t unique, int error, const void *data, 
     memcpy(buf, &h, sizeof(h));
     if (n)
         memcpy(buf + sizeof(h), data, n);
+    atomic_fetch_sub(&counted->waiting, 1);
+    if (ledger)
+        atomic_fetch_add(&ledger->head->answered, 1);
     if (write(fd, buf, sizeof(h) + n) < 0 && errno != ENOENT && errno != ENODEV)
         perror("answer");
 }
@@ -148,7 +191,33 @@ static inline void do_init(int fd, const struct fuse_in_header *in)
                                 .minor = FUSE_KERNEL_MINOR_VERSION,
                                 .max_readahead = q->max_readahead,
                                 .max_write = 4096};
+    if (ledger) {
+        ledger->node[ROOT].ino = ROOT;
+        ledger->node[ROOT].mode = S_IFDIR | 0755;
+        ledger->node[ROOT].uid = geteuid();
+        ledger->head->max_write = 4096;
+        atomic_store(&ledger->head->agreed, 1);
+    }
     answer(fd, in->unique, 0, &out, sizeof(out));
+}
+
+/* As a door does that tells the kernel of a node. */
+static inline void tell(uint64_t id, const char *name, struct fuse_entry_out *out)
+{
+    out->generation = 7;
+    if (!ledger)
+        return;
+    struct ledger_node *n = &ledger->node[id];
+    n->ino = out->attr.ino;
+    n->generation = 7;
+    n->mode = out->attr.mode;
+    n->uid = out->attr.uid;
+    n->gid = out->attr.gid;
+    n->parent = ROOT;
+    n->name_hash = ledger_hash(name);
+    if (ledger->head->nodes_used < D)
+        ledger->head->nodes_used = D;
+    atomic_fetch_add(&n->nlookup, 1);
 }
 
 /* 0, or 1 when the link is lost. */
@@ -156,10 +225,24 @@ static inline int do_lookup(int fd, const struct fuse_in_header *in)
 {
     const char *name = (const char *)(in + 1);
     struct fuse_entry_out out = {0};
-    out.nodeid = strcmp(name, "f") == 0 ? F : strcmp(name, "hang") == 0 ? HANG : 0;
+    out.nodeid = strcmp(name, "f") == 0      ? F
+                 : strcmp(name, "hang") == 0 ? HANG
+                 : strcmp(name, "d") == 0    ? D
+                                             : 0;
     attr_of(out.nodeid, &out.attr);
     if (strcmp(name, "quit") == 0)
         return 1;
+    if (strcmp(name, "die") == 0 && atomic_load(&note->die)) {
+        signal(atomic_load(&note->die), SIG_DFL); /* not cmocka's */
+        kill(getpid(), atomic_load(&note->die));
+        for (;;) /* another thread may be the one that it comes to */
+            pause();
+    }
+    if (strcmp(name, "spin") == 0 && atomic_load(&note->prepared) == 1)
+        for (atomic_fetch_add(&note->hanging, 1);;)
+            pause();
+    if (out.nodeid)
+        tell(out.nodeid, name, &out);
     answer(fd, in->unique, out.nodeid ? 0 : -ENOENT, &out, out.nodeid ? sizeof(out) : 0);
     return 0;
 }
@@ -167,10 +250,18 @@ static inline int do_lookup(int fd, const struct fuse_in_header *in)
 static inline int serve(void *arg, size_t i, int fd, struct stats *stats, void (*up)(void *),
                         void *up_arg, struct pl_err *err)
 {
-    static _Thread_local char buf[FUSE_MIN_READ_BUFFER + 4096];
+    static _Thread_local _Alignas(8) char buf[FUSE_MIN_READ_BUFFER + 4096];
     struct fuse_in_header *in = (void *)buf;
     struct fuse_attr_out attr = {0};
     struct fuse_open_out open_out = {.open_flags = FOPEN_DIRECT_IO};
+    counted = stats;
+    ledger = mounts[i].ledger.head ? &mounts[i].ledger : NULL;
+    if (ledger && ledger->head->agreed) { /* a successor */
+        struct fuse_out_header resend = {sizeof(resend), 7, 0};
+        if (write(fd, &resend, sizeof(resend)) < 0 && errno != ENODEV)
+            return pl_fail(err, -errno, "resend: %s", strerror(errno));
+        up(up_arg);
+    }
     for (;;) {
         ssize_t n = read(fd, buf, sizeof(buf));
         if (n < 0 && errno == ENODEV)
@@ -180,6 +271,7 @@ static inline int serve(void *arg, size_t i, int fd, struct stats *stats, void (
         if (n < 0)
             return pl_fail(err, -errno, "/dev/fuse: %s", strerror(errno));
         stats_add(&stats->requests, 1);
+        atomic_fetch_add(&stats->waiting, 1);
         switch (in->opcode) {
         case FUSE_INIT:
             do_init(fd, in);
@@ -201,9 +293,16 @@ static inline int serve(void *arg, size_t i, int fd, struct stats *stats, void (
         case FUSE_READ:
             if (in->nodeid == F)
                 answer(fd, in->unique, 0, "hello\n", 6);
+            else if (atomic_load(&note->answers_hang))
+                answer(fd, in->unique, 0, "!", 1); /* which is all that the reader takes */
             else
                 atomic_fetch_add(&note->hanging, 1);
             break;
+        case FUSE_STATFS: {
+            struct fuse_statfs_out statfs_out = {.st = {.bsize = 4096}};
+            answer(fd, in->unique, 0, &statfs_out, sizeof(statfs_out));
+            break;
+        }
         case FUSE_READDIR:
         case FUSE_RELEASE:
         case FUSE_RELEASEDIR:
@@ -214,6 +313,7 @@ static inline int serve(void *arg, size_t i, int fd, struct stats *stats, void (
         case FUSE_FORGET:
         case FUSE_BATCH_FORGET:
         case FUSE_INTERRUPT:
+            atomic_fetch_sub(&stats->waiting, 1);
             break;
         default:
             answer(fd, in->unique, -ENOSYS, NULL, 0);
@@ -223,7 +323,6 @@ static inline int serve(void *arg, size_t i, int fd, struct stats *stats, void (
 
 /* ---- running it ---- */
 
-static struct keeper_mount mounts[2];
 static struct work work;
 static char dirs[2][128];
 static int said_fd = -1; /* standard error of the user's process */
@@ -243,6 +342,7 @@ static inline struct keeper_job job_of(size_t n, bool foreground, enum how how)
                                .nmounts = n,
                                .mounts = mounts,
                                .foreground = foreground,
+                               .lasts = how == LASTS || how == LASTS_NOT,
                                .arg = &work,
                                .prepare = prepare,
                                .serve = serve,
@@ -327,6 +427,7 @@ static inline int count_one(void *arg, struct reg_page *page)
 static inline void want_nothing_left(void)
 {
     int entries = 0;
+    assert_int_equal(note->wrong, 0);
     assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); /* no process */
     assert_int_equal(errno, ECHILD);
     for (size_t i = 0; i < 2; i++) {
@@ -338,23 +439,23 @@ static inline void want_nothing_left(void)
 }
 
 struct pids {
-    pid_t keeper, server;
+    pid_t keeper, server, nursery;
 };
 
 static inline struct pids pids_of(size_t i)
 {
     struct reg_page *p = reg_find(dirs[i]);
     assert_non_null(p);
-    struct pids pids = {atomic_load(&p->keeper), atomic_load(&p->server)};
+    struct pids pids = {atomic_load(&p->keeper), atomic_load(&p->server), atomic_load(&p->nursery)};
     reg_put(p);
     assert_true(pids.keeper > 0 && pids.server > 0);
     return pids;
 }
 
-/* A mount in the background that works. */
-static inline struct pids background(size_t n, enum how how)
+static inline struct pids background_for(size_t n, enum how how, unsigned hang)
 {
     struct keeper_job job = job_of(n, false, how);
+    job.hang = hang;
     int status = ended(start(&job, -1));
     want_said("");
     assert_int_equal(status, 0);
@@ -362,6 +463,12 @@ static inline struct pids background(size_t n, enum how how)
     for (size_t i = 0; i < n; i++)
         assert_true(mounted(i));
     return pids_of(0);
+}
+
+/* A mount in the background that works. */
+static inline struct pids background(size_t n, enum how how)
+{
+    return background_for(n, how, 0);
 }
 
 static inline const char *under(size_t i, const char *name)

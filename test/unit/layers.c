@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The layers over a memory tree, and what the gate does on the way through them. */
+#include "base/keep.h"
 #include "layers/trace.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -198,12 +199,45 @@ static void gate_refuses(void **state)
     pl_node_unref(f_node);
 }
 
+/* What a tree leaves to a successor goes through layers to the source; so does what it is. */
+static void lasting(void **state)
+{
+    struct env *e = *state;
+    struct pl_tree *host, *t, *m = pl_ro_new(pl_tree_ref(e->mem));
+    struct pl_node *root;
+    struct pl_file *f;
+    struct pl_kept k = {0};
+    struct pl_keep *keep = keep_over(calloc(1, keep_size(4)), 4);
+    assert_int_equal(m->flags & PL_TREE_LASTING, 0);
+    assert_int_equal(pl_resume(m, &e->call, e->root, O_RDONLY | O_DIRECTORY, 0, &f), 0);
+    assert_int_equal(pl_close(m, &e->call, f), 0);
+    int fd = dup(0);
+    assert_int_equal(pl_resume(m, &e->call, NULL, O_RDONLY, fd, &f), -ESTALE);
+    assert_int_equal(close(fd), -1);
+    pl_keep(m, keep);
+    assert_false(pl_keep_next(keep, 0, &k));
+    assert_int_equal(pl_host_open("/", &host, NULL), 0);
+    t = pl_fault_new(PL_OP_open, -EIO, 0, 1, pl_ro_new(pl_delay_new(0, host)));
+    assert_true(t->flags & PL_TREE_LASTING);
+    pl_keep(t, keep);
+    assert_true(pl_keep_next(keep, 0, &k));
+    assert_int_equal(pl_attach(t, &e->call, "", &root, &e->attr), 0);
+    fd = open("/", O_RDONLY | O_DIRECTORY);
+    assert_int_equal(pl_resume(t, &e->call, root, O_RDONLY | O_DIRECTORY, fd, &f), 0);
+    assert_int_equal(pl_close(t, &e->call, f), 0);
+    pl_node_unref(root);
+    pl_tree_unref(t);
+    pl_tree_unref(m);
+    assert_false(pl_keep_next(keep, 0, &k));
+    free(keep);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         T(null_passes),        T(ro_refuses),    T(fault_counts_down), T(close_happens_anyway),
-        T(delay_is_cancelled), T(trace_escapes), T(gate_refuses),
+        T(delay_is_cancelled), T(trace_escapes), T(gate_refuses),      T(lasting),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* The 9P source over servers that lie, that are old, or that are made up for the purpose. */
 #include "p9_source_fixture.h"
+/* after it */
+#include <plenum/app.h>
 
 /* ---- servers that lie ---- */
 
@@ -363,8 +365,9 @@ static int dial_host(struct host *h, const char *addr, const char *aname, struct
     struct pl_node *top;
     struct pl_attr attr;
     pthread_create(&th, NULL, host, h);
-    int r = pl_p9_dial(addr, aname, &t, err);
+    int r = *addr == 'r' ? pl_tree_open(addr, &t, err) : pl_p9_dial(addr, aname, &t, err);
     if (r == 0) {
+        assert_true(t->flags & PL_TREE_LASTING); /* it can be dialed again */
         assert_int_equal(pl_attach(t, &call, "", &top, &attr), 0);
         pl_node_unref(top);
         pl_tree_unref(t);
@@ -390,6 +393,9 @@ static void dialing(void **state)
     struct p9_export e = {"here", mem};
     assert_int_equal(p9_door_new(&e, 1, crew, NULL, &h.door), 0);
     assert_int_equal(dial_host(&h, addr, "here", &err), 0);
+    char spec[128];
+    snprintf(spec, sizeof(spec), "ro(9p:%s,aname=here)", addr);
+    assert_int_equal(dial_host(&h, spec, "", &err), 0);
     assert_int_equal(dial_host(&h, addr, "there", &err), -ENOENT);
     assert_non_null(strstr(err.text, "\"there\""));
     assert_true(pl_p9_dial("exec!echo this is a web server, not a file server", "", &t, &err) < 0);
@@ -452,6 +458,7 @@ static void made_up(void **state)
     assert_int_equal(p9_door_conn(door, &chan, false, NULL, NULL, &conn, NULL), 0);
     assert_int_equal(pl_p9_open(use(crew, fds[1]), true, "", NULL, &t, NULL), 0);
     assert_int_equal(t->flags & PL_TREE_GENERATED, made->flags & PL_TREE_GENERATED);
+    assert_int_equal(t->flags & PL_TREE_LASTING, 0); /* a pair of descriptors */
     assert_int_equal(pl_attach(t, &call, "", &top, &attr), 0);
 
     node = look(t, top, "time");
