@@ -199,7 +199,7 @@ void made_stream_resumed(struct pl_stream *s, struct made_reader *r);
 void made_keep(struct pl_tree *, struct pl_keep *);
 int made_resume(struct pl_tree *, struct pl_call *, struct pl_node *, int flags, int kept,
                 struct pl_file **);
-int made_ctl_new(struct made_file *f);
+int made_ctl_new(struct made_node *n, struct made_file *f);
 int made_ctl_note(struct made_file *f, const void *buf, size_t n);
 int made_ctl_begin(struct made_file *f);
 void made_ctl_end(struct made_file *f);

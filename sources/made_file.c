@@ -85,7 +85,7 @@ int made_file_new(struct made_node *n, struct pl_text *text, struct pl_file **re
     f->file.fd = -1;
     f->file.direct = n->kind != MADE_FIXED;
     f->file.stream = n->kind == MADE_STREAM || n->kind == MADE_CTL;
-    int r = n->kind == MADE_CTL && made_of(n->node.tree)->kept ? made_ctl_new(f) : 0;
+    int r = n->kind == MADE_CTL && made_of(n->node.tree)->kept ? made_ctl_new(n, f) : 0;
     if (r < 0) {
         free_file(f);
         return r;
