@@ -62,7 +62,8 @@ uint32_t pl_keep_add(struct pl_keep *k, int fd, const void *data, size_t n)
         raise_to(&k->used, i + 1);
         r->fd = fd;
         r->n = (uint32_t)n;
-        memcpy(r->data, data, n);
+        if (n)
+            memcpy(r->data, data, n);
         atomic_store_explicit(&r->state, VALID, memory_order_release);
         atomic_store_explicit(&k->hint, i + 1, memory_order_relaxed);
         return i + 1;

@@ -2,6 +2,7 @@
 #include "cmd/mountopt.h"
 #include "base/text.h"
 #include "cmd/util.h"
+#include "fuse/features.h"
 #include <errno.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -9,7 +10,7 @@
 #include <string.h>
 
 /* USE and DONT: of an enum fuse_choice. */
-enum kind { ON, OFF, USE, DONT, DURATION, COUNT, SECONDS, NODES, SIZE };
+enum kind { ON, OFF, USE, DONT, DURATION, COUNT, SECONDS, NODES, SIZE, MASK };
 
 #define M(field) offsetof(struct mountopt, mount.field)
 #define F(field) offsetof(struct mountopt, fuse.field)
@@ -47,6 +48,10 @@ static const struct option_row {
     {"nowatch", DONT, F(watch), 0, 0},
     {"direct_io", ON, F(direct_io), 0, 0},
     {"writeback", ON, F(writeback), 0, 0},
+    {"open", USE, F(opens), 0, 0},
+    {"noopen", DONT, F(opens), 0, 0},
+    {"passthrough", USE, F(passthrough), 0, 0},
+    {"nopassthrough", DONT, F(passthrough), 0, 0},
     {"confine", ON, offsetof(struct mountopt, confine), 0, 0},
     {"noconfine", OFF, offsetof(struct mountopt, confine), 0, 0},
     {"uring", ON, F(uring), 0, 0},
@@ -54,6 +59,7 @@ static const struct option_row {
     {"max_write", SIZE, F(max_write), 4096, 1 << 20},
     {"nodes", NODES, offsetof(struct mountopt, nodes), 1, LEDGER_NODES},
     {"hang", SECONDS, offsetof(struct mountopt, hang), 0, 86400},
+    {"mask", MASK, 0, 0, 0}, /* for tests */
 };
 #define ROWS (sizeof(rows) / sizeof(*rows))
 
@@ -78,6 +84,16 @@ static int unknown(const char *name, struct pl_err *err)
     return pl_fail(err, -EINVAL, "-o %s: unknown mount option (see plenum mount --help)", name);
 }
 
+static int mask(struct mountopt *o, const char *text, struct pl_err *err)
+{
+    char bad[64] = "";
+    if (text && fuse_features_parse(text, &o->fuse.mask, &o->fuse.mask_minor, bad) == 0)
+        return 0;
+    const char *near = util_closest(bad, fuse_feature_name);
+    return pl_fail(err, -EINVAL, "-o mask=%s: not a feature of the kernel's FUSE%s%s%s", bad,
+                   near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
+}
+
 /* The value of a row that takes one, or -1. */
 static int64_t value_of(const struct option_row *row, const char *text)
 {
@@ -94,6 +110,8 @@ static int apply(struct mountopt *o, const struct option_row *row, const char *v
         [SIZE] = "a size from 4k to 1M",
     };
     char *at = (char *)o + row->at;
+    if (row->kind == MASK)
+        return mask(o, value, err);
     if (row->kind < DURATION) {
         if (value)
             return pl_fail(err, -EINVAL, "-o %s: takes no value", row->name);

@@ -27,6 +27,11 @@ int mountopt_parse(struct mountopt *o, const char *text, struct pl_err *err);
     "  [no]watch                             the kernel is told of changes by others, or asks\n"   \
     "  direct_io                             no content is cached in the kernel\n"                 \
     "  writeback                             the kernel gathers writes (one client only)\n"        \
+    "  noopen                                opens never reach the server (many small files)\n"    \
+    "  open                                  all reach it, those of directories too\n"             \
+    "  [no]passthrough                       the kernel itself moves bytes of open files where "   \
+    "it\n"                                                                                         \
+    "                                        can (the default; see plenum status DIR), or not\n"   \
     "  hang=SECONDS                          a server that takes nothing for so long is "          \
     "replaced\n"                                                                                   \
     "                                        (30), if the mount outlives it; 0: never\n"           \

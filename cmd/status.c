@@ -50,6 +50,8 @@ static void add_json(struct json_object *array, struct reg_page *p)
     json_object_object_add(o, "invalidated", json_object_new_uint64(get(&p->stats.invalidated)));
     json_object_object_add(o, "sent", json_object_new_uint64(get(&p->stats.sent)));
     json_object_object_add(o, "received", json_object_new_uint64(get(&p->stats.received)));
+    json_object_object_add(o, "passed", json_object_new_uint64(get(&p->stats.passed)));
+    json_object_object_add(o, "bytes", attr_string(p->stats.bytes));
     json_object_array_add(array, o);
 }
 
@@ -83,6 +85,15 @@ static void add_row(const struct listing *l, struct reg_page *p)
            *p->peer ? safe(peer, sizeof(peer), p->peer) : "");
 }
 
+/* How one mount runs, below its row. */
+static void add_details(struct reg_page *p)
+{
+    char text[4 * sizeof(p->stats.bytes)];
+    if (*p->stats.bytes)
+        printf("\nbytes move %s; %llu open files were passed to the kernel\n",
+               safe(text, sizeof(text), p->stats.bytes), (unsigned long long)get(&p->stats.passed));
+}
+
 static int each(void *arg, struct reg_page *page)
 {
     struct listing *l = arg;
@@ -98,6 +109,8 @@ static int each(void *arg, struct reg_page *page)
         add_json(l->json, page);
     else
         add_row(l, page);
+    if (!l->json && l->dir)
+        add_details(page);
     l->n++;
     return 0;
 }
@@ -140,7 +153,10 @@ const struct cmd cmd_status = {
     .help =
         "  --json  one array with an object for each: kind, dir, spec, state, keeper, server\n"
         "          (process ids), peer, started, requests, errors, bytes_read, bytes_written,\n"
-        "          waiting (requests not yet answered), sent, received (bytes on the channel)\n\n"
+        "          waiting (requests not yet answered), sent, received (bytes on the channel),\n"
+        "          passed (open files whose bytes the kernel moves by itself), bytes (how\n"
+        "          they move, and why)\n\n"
+        "Of one mount it also says how bytes move: by the kernel itself, or by messages.\n"
         "Nobody is asked for it, so it answers also when a server hangs.\n",
     .example = "  plenum status --json\n",
     .run = run,

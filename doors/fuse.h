@@ -25,10 +25,15 @@ struct fuse_opts {
                          head says `agreed`, a predecessor has served it and this call carries on where
                          that one was killed, instead of waiting for INIT. NULL: a private one */
     unsigned max_write;           /* bytes, 0: 1 MiB */
-    unsigned threads; /* at most so many run at once; those that wait are not counted, up to
-                         1024: then SETLKW is -ENOLCK and streams do not wait. 0: 16 */
+    unsigned threads;    /* at most so many run at once; those that wait are not counted, up to
+                            1024: then SETLKW is -ENOLCK and streams do not wait. 0: 16 */
+    uint32_t mask_minor; /* tests: the kernel speaks no newer 7.N than this; 0: as new as it likes
+                          */
 };
 void fuse_opts_init(struct fuse_opts *opts);
+
+/* What the door takes of what the kernel offers at INIT, for a tree of these flags: FUSE_*. */
+uint64_t fuse_wants(uint32_t tree_flags, const struct fuse_opts *opts);
 
 /* Serves `tree` (its sub-tree at `aname`) on `fd` until it is unmounted or aborted, in this thread
  * and others that it starts and joins: 0 when unmounted, a negative errno with a sentence else

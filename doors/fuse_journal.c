@@ -178,6 +178,7 @@ static void begin(struct fuse_req *r)
         SET(&slot->intent.ino2, 0);
         SET(&slot->intent.size1, 0);
         SET(&slot->learned, 0);
+        SET(&slot->xattr, 0);
         slot->began = now();
     }
     SET(&slot->state, journal ? LEDGER_BEGUN : LEDGER_TAKEN);

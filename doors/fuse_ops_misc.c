@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/xattr.h>
 
 static int done(struct fuse_req *r, int error)
 {
@@ -57,11 +58,26 @@ int fuse_op_listxattr(struct fuse_req *r)
     return reply_xattr(r, pl_listxattr(r->s->tree, &r->call, r->node, size ? r->buf : NULL, size));
 }
 
+/* Whether there is such an attribute decides what the op makes of it: noted beforehand, it tells a
+ * successor what was done. */
+static void note_xattr(struct fuse_req *r)
+{
+    struct pl_call call;
+    if (!r->journal || atomic_load(&r->slot->xattr))
+        return;
+    pl_call_init_self(&call);
+    bool there = pl_getxattr(r->s->tree, &call, r->node, r->m.name, NULL, 0) >= 0;
+    pl_call_done(&call);
+    atomic_store(&r->slot->xattr, there ? LEDGER_THERE : LEDGER_ABSENT);
+}
+
 int fuse_op_setxattr(struct fuse_req *r)
 {
     const struct fuse_setxattr_in *in = &r->m.a.setxattr;
     if (no_xattrs(r))
         return FUSE_NEVER;
+    if (in->flags & XATTR_CREATE)
+        note_xattr(r);
     int error =
         pl_setxattr(r->s->tree, &r->call, r->node, r->m.name, r->m.data, r->m.size, (int)in->flags);
     /* The kernel asks for it with a default ACL too, which does not touch the mode. */
@@ -75,6 +91,7 @@ int fuse_op_removexattr(struct fuse_req *r)
 {
     if (no_xattrs(r))
         return FUSE_NEVER;
+    note_xattr(r);
     if (strcmp(r->m.name, "security.capability") != 0)
         return done(r, pl_removexattr(r->s->tree, &r->call, r->node, r->m.name));
     /* The kernel takes them away whoever writes to the file, and lets none but the privileged ask
@@ -120,16 +137,20 @@ int fuse_op_getlk(struct fuse_req *r)
 
 int fuse_op_setlk(struct fuse_req *r)
 {
-    struct pl_file *file = fuse_req_file(r, r->m.a.lk.fh);
+    struct fuse_file *f = fuse_files_get(r->s->files, r->m.a.lk.fh);
     struct pl_lock lock = map_lock(&r->m.a.lk);
-    if (!file)
+    if (!f)
         return -EBADF;
+    f->locked = true;
     if (!lock.flock && lock.type != F_UNLCK)
         fuse_nodes_lock(r->s->nodes, r->m.h.nodeid);
     /* Rather a refusal than that nobody is left to take the unlock. */
     lock.wait = r->m.h.opcode == FUSE_SETLKW && !r->crowded;
-    int error = pl_lock(r->s->tree, &r->call, file, &lock);
-    if (error == 0)
+    /* Once it is unlocked another may have it: a successor must not set it again then. */
+    if (lock.type == F_UNLCK)
+        fuse_locks_set(r->s, r->m.h.nodeid, r->m.a.lk.fh, &lock);
+    int error = pl_lock(r->s->tree, &r->call, f->file, &lock);
+    if (error == 0 && lock.type != F_UNLCK)
         fuse_locks_set(r->s, r->m.h.nodeid, r->m.a.lk.fh, &lock);
     if (error == -EAGAIN && r->m.h.opcode == FUSE_SETLKW)
         error = -ENOLCK;

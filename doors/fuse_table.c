@@ -11,7 +11,9 @@
  * What finds no room in the ledger goes into a second one, which is private: `extra`. A successor
  * knows nothing of that. So that it gives none of those nodeids to something else, which the kernel
  * would take for the old, each server has nodeids of its own there: its number is in the upper
- * half.
+ * half. What is open is found all the same, by the open file; for the rest the kernel, which is
+ * told that it is stale, asks again by name. That does not help who works in a directory: so the
+ * last part of the ledger is for directories alone.
  */
 #include "doors/fuse_table.h"
 #include "fuse/proto.h"
@@ -20,12 +22,15 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#define DIRS_ONLY 8 /* this part of the ledger */
+
 struct known {
     struct pl_node *node; /* NULL: it sleeps, or the entry is free */
     uint32_t told;        /* the stamp of what the kernel believes, 0: unknown */
     uint32_t same : 1;    /* that has not changed since the last open */
     uint32_t lost : 1;    /* it sleeps, and could not be woken */
     uint32_t watched : 1; /* a directory: changes of its names are told */
+    uint32_t mapped : 29; /* open files with which it may be mapped unseen */
 };
 
 struct half {
@@ -230,8 +235,8 @@ struct pl_node *fuse_nodes_get_at(struct fuse_nodes *tab, uint64_t nodeid, unsig
     struct fuse_dormant d;
     struct pl_node *node = NULL;
     pthread_mutex_lock(&tab->lock);
-    bool sleeps = false;
-    if (find(tab, nodeid, &at)) {
+    bool sleeps = false, there = find(tab, nodeid, &at);
+    if (there) {
         sleeps = !at.k->node;
         if (sleeps)
             d = dormant(&at);
@@ -239,6 +244,8 @@ struct pl_node *fuse_nodes_get_at(struct fuse_nodes *tab, uint64_t nodeid, unsig
             node = pl_node_ref(at.k->node);
     }
     pthread_mutex_unlock(&tab->lock);
+    if (!there && nodeid > UINT32_MAX)
+        return tab->ops->orphan(tab->arg, nodeid);
     return sleeps ? wake(tab, &d, depth) : node;
 }
 
@@ -352,8 +359,10 @@ static bool add(struct fuse_nodes *tab, const struct learning *g, struct at *ret
     const struct pl_attr *attr = g->f->attr;
     struct ledger_node n = {.ino = attr->ino};
     struct half *h = &tab->main;
+    uint32_t most = h->l->head->nnodes, i = 0;
     set_key(&n, g->key, g->keylen);
-    uint32_t i = ledger_node_add(h->l, &n);
+    if (!shared(h) || S_ISDIR(attr->mode) || h->l->head->nodes_known < most - most / DIRS_ONLY)
+        i = ledger_node_add(h->l, &n);
     if (!i && (h = overflow(tab)))
         i = ledger_node_add(h->l, &n);
     if (!i)
@@ -406,7 +415,7 @@ static bool enter(struct fuse_nodes *tab, struct learning *g, struct at *at, boo
 }
 
 uint64_t fuse_nodes_learn(struct fuse_nodes *tab, const struct fuse_found *f,
-                          uint64_t *ret_generation, _Atomic uint64_t *note)
+                          uint64_t *ret_generation, bool *ret_sure, _Atomic uint64_t *note)
 {
     struct learning g = {.f = f, .counted = note ? atomic_load(note) : 0};
     struct at at;
@@ -418,6 +427,7 @@ uint64_t fuse_nodes_learn(struct fuse_nodes *tab, const struct fuse_found *f,
         if (note)
             atomic_store_explicit(note, nodeid, memory_order_relaxed);
         *ret_generation = at.n->generation;
+        *ret_sure = !at.k->mapped;
         tell(&at, f->attr);
         if (shared(at.half))
             set_where(&at, f->dir, f->name);
@@ -428,14 +438,14 @@ uint64_t fuse_nodes_learn(struct fuse_nodes *tab, const struct fuse_found *f,
     return nodeid;
 }
 
-void fuse_nodes_forget(struct fuse_nodes *tab, uint64_t nodeid, uint64_t n)
+bool fuse_nodes_forget(struct fuse_nodes *tab, uint64_t nodeid, uint64_t n)
 {
     struct pl_node *drop = NULL;
     struct at at;
     if (nodeid == FUSE_ROOT_ID)
-        return;
+        return false;
     pthread_mutex_lock(&tab->lock);
-    bool there = find(tab, nodeid, &at);
+    bool gone = false, there = find(tab, nodeid, &at);
     if (there && !at.k->node && (at.n->flags & LEDGER_NAMELESS) && !at.k->lost &&
         n >= at.n->nlookup) {
         /* Its source may hold a descriptor for it: by being let go of it learns that it need not.
@@ -452,11 +462,13 @@ void fuse_nodes_forget(struct fuse_nodes *tab, uint64_t nodeid, uint64_t n)
             atomic_store_explicit(&at.n->nlookup, has - (uint32_t)n, memory_order_relaxed);
     } else if (has) {
         drop = at.k->node;
+        gone = true;
         ledger_node_del(at.half->l, at.i);
         *at.k = (struct known){0};
     }
     pthread_mutex_unlock(&tab->lock);
     pl_node_unref(drop);
+    return gone;
 }
 
 /* Calls fn for each entry of the inode number, with the lock. */
@@ -539,13 +551,17 @@ uint32_t fuse_stamp(const struct pl_attr *a)
     return (uint32_t)h ? (uint32_t)h : 1;
 }
 
-void fuse_nodes_told(struct fuse_nodes *tab, uint64_t nodeid, const struct pl_attr *attr)
+bool fuse_nodes_told(struct fuse_nodes *tab, uint64_t nodeid, const struct pl_attr *attr)
 {
     struct at at;
+    bool sure = true;
     pthread_mutex_lock(&tab->lock);
-    if (find(tab, nodeid, &at))
+    if (find(tab, nodeid, &at)) {
         tell(&at, attr);
+        sure = !at.k->mapped;
+    }
     pthread_mutex_unlock(&tab->lock);
+    return sure;
 }
 
 struct fuse_opened fuse_nodes_opened(struct fuse_nodes *tab, uint64_t nodeid)
@@ -560,6 +576,26 @@ struct fuse_opened fuse_nodes_opened(struct fuse_nodes *tab, uint64_t nodeid)
     }
     pthread_mutex_unlock(&tab->lock);
     return o;
+}
+
+void fuse_nodes_unsure(struct fuse_nodes *tab, uint64_t nodeid)
+{
+    struct at at;
+    pthread_mutex_lock(&tab->lock);
+    if (find(tab, nodeid, &at))
+        at.k->same = 0;
+    pthread_mutex_unlock(&tab->lock);
+}
+
+bool fuse_nodes_mapped(struct fuse_nodes *tab, uint64_t nodeid, int more)
+{
+    struct at at;
+    pthread_mutex_lock(&tab->lock);
+    bool there = find(tab, nodeid, &at), first = there && !at.k->mapped;
+    if (there)
+        at.k->mapped = (at.k->mapped + (uint32_t)more) & 0x1fffffff;
+    pthread_mutex_unlock(&tab->lock);
+    return first;
 }
 
 void fuse_nodes_lock(struct fuse_nodes *tab, uint64_t nodeid)

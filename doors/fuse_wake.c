@@ -3,10 +3,10 @@
  * What a predecessor has left: nodes and open files that sleep in the ledger until they are needed,
  * and how they are found again.
  *
- * A node is found by its key; by an open file that a kept descriptor makes again; or in the
- * directory where it was last found, which is woken first, by its inode number. Whatever is found
- * counts only if it has that number and type: an object that is gone is never taken for another.
- * An open file is made again by the descriptor that was kept, else its node is opened anew.
+ * A node is found by its key; in the directory where it was last found, which is woken first, by
+ * its inode number; or by an open file that a kept descriptor makes again. Whatever is found counts
+ * only if it has that number and type: an object that is gone is never taken for another. An open
+ * file is made again by the descriptor that was kept, else its node is opened anew.
  *
  * All this is asked in our own name: permission was judged when the kernel was told.
  */
@@ -100,8 +100,6 @@ static struct pl_node *wake_node(void *arg, const struct fuse_dormant *d, unsign
     pl_call_init_self(&call);
     call.own = true;
     struct pl_node *node = by_key(s, &call, d);
-    if (!node)
-        node = by_file(s, &call, d);
     if (!node && d->n.parent && depth < DEPTH_MAX) {
         struct pl_node *dir = fuse_nodes_get_at(s->nodes, d->n.parent, depth + 1);
         if (dir) {
@@ -109,8 +107,24 @@ static struct pl_node *wake_node(void *arg, const struct fuse_dormant *d, unsign
             pl_node_unref(dir);
         }
     }
+    if (!node) /* last: not every source knows what a descriptor was kept for without its node */
+        node = by_file(s, &call, d);
     pl_call_done(&call);
     return node;
+}
+
+static struct pl_node *orphan(void *arg, uint64_t nodeid)
+{
+    struct fuse_sess *s = arg;
+    struct ledger_file copy;
+    uint32_t cursor = 0;
+    uint64_t fh;
+    while ((fh = fuse_files_next(s->files, &cursor, &copy))) {
+        struct fuse_file *f = copy.nodeid == nodeid ? fuse_files_get(s->files, fh) : NULL;
+        if (f)
+            return pl_node_ref(f->file->node);
+    }
+    return NULL;
 }
 
 static int key(void *arg, struct pl_node *node, uint8_t key[PL_KEY_MAX])
@@ -124,7 +138,7 @@ static int key(void *arg, struct pl_node *node, uint8_t key[PL_KEY_MAX])
     return n;
 }
 
-const struct fuse_nodes_ops fuse_nodes_ops = {wake_node, key};
+const struct fuse_nodes_ops fuse_nodes_ops = {wake_node, orphan, key};
 
 /* ---- open files ------------------------------------------------------------------------------ */
 
@@ -132,8 +146,9 @@ static bool is_of(struct fuse_sess *s, struct pl_call *call, struct pl_file *fil
 {
     struct pl_attr attr;
     struct fuse_dormant d;
-    return pl_getattr(s->tree, call, file->node, file, &attr) == 0 &&
-           fuse_nodes_entry(s->nodes, nodeid, &d) && is_it(&d, &attr);
+    if (!fuse_nodes_entry(s->nodes, nodeid, &d))
+        return nodeid > UINT32_MAX; /* the ledger had no room for it */
+    return pl_getattr(s->tree, call, file->node, file, &attr) == 0 && is_it(&d, &attr);
 }
 
 /* By what was kept, which needs no name any more. The node may be the one that sleeps. */
@@ -163,8 +178,8 @@ struct pl_file *fuse_wake_file_of(void *arg, uint64_t fh, const struct ledger_fi
     pl_call_init(&call, f->uid, f->gid);
     call.own = true;
     if (f->kept > 0 && !(file = by_kept(s, &call, f)))
-        fuse_files_unkept(s->files, fh); /* the node, when it is woken, must not wait for us */
-    if (!file) {
+        fuse_files_unkept(s->files, fh);    /* the node, when it is woken, must not wait for us */
+    if (!file && f->nodeid <= UINT32_MAX) { /* else it would be looked for by this very file */
         struct pl_node *node = fuse_nodes_get(s->nodes, f->nodeid);
         if (node && pl_resume(s->tree, &call, node, (int)f->flags, 0, &file) < 0)
             file = NULL;
@@ -198,6 +213,7 @@ int fuse_carry_on(struct fuse_sess *s)
     s->flags = head->flags;
     /* What a dead server had in hand is not in hand any more. */
     atomic_store(&s->stats->waiting, 0);
+    fuse_bytes_carry_on(s);
     fuse_locks_again(s);
     ledger_point(s->ledger, LEDGER_AT_resume);
     wake_pollers(s);

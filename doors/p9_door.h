@@ -170,5 +170,7 @@ void p9d_xattr_free(struct p9d_session *s, struct p9d_xattr *x);
 uint64_t p9d_lock_owner(struct p9d_session *s, const void *id, size_t n, uint32_t proc_id);
 /* Drops all locks that were taken through the fid. */
 void p9d_unlock_all(struct pl_call *call, struct p9d_fid *fid, struct pl_file *file);
+/* The owner has let go of all that it locked through the fid. */
+void p9d_lock_forget(struct p9d_fid *fid, uint64_t owner, bool flock);
 
 #endif

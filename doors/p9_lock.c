@@ -77,12 +77,12 @@ static int remember(struct p9d_fid *fid, const struct pl_lock *lock)
     return r;
 }
 
-static void forget(struct p9d_fid *fid, const struct pl_lock *lock)
+void p9d_lock_forget(struct p9d_fid *fid, uint64_t owner, bool flock)
 {
     struct p9d_session *s = fid->session;
     pthread_mutex_lock(&s->mutex);
     struct p9d_owner **p = &fid->owners, *gone;
-    while (*p && ((*p)->owner != lock->owner || (*p)->flock != lock->flock))
+    while (*p && ((*p)->owner != owner || (*p)->flock != flock))
         p = &(*p)->next;
     if ((gone = *p)) {
         *p = gone->next;
@@ -179,7 +179,7 @@ int p9d_lock(struct p9d_op *op)
         return r;
     r = set_lock(op, file, &lock, op->in->lock.flags & P9_LOCK_BLOCK);
     if (r == 0 && lock.type == F_UNLCK && lock.start == 0 && lock.end == PL_OFF_MAX)
-        forget(op->fid, &lock);
+        p9d_lock_forget(op->fid, lock.owner, lock.flock);
     op->out->status = r == -EAGAIN ? P9_LOCK_BLOCKED : P9_LOCK_SUCCESS;
     return r == -EAGAIN ? 0 : r;
 }

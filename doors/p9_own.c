@@ -64,6 +64,9 @@ int p9d_flushfile(struct p9d_op *op)
     if (!file)
         return -EBADF;
     uint64_t owner = p9d_lock_owner(op->session, &op->in->owner, sizeof(op->in->owner), 0);
+    /* It drops what the owner has locked: a clunk of this fid that comes late is not to drop what
+     * the owner has locked anew by then. */
+    p9d_lock_forget(op->fid, owner, false);
     return pl_flush(op->fid->at->tree, op->call, file, owner);
 }
 

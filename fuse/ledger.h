@@ -29,7 +29,7 @@
 #define LEDGER_FILES   (1u << 16) /* open files; further ones are not kept */
 #define LEDGER_SLOTS   4096       /* requests in flight */
 #define LEDGER_RECORDS 4096       /* of pl_keep */
-#define LEDGER_REPLY   192        /* bytes of a reply that is remembered */
+#define LEDGER_REPLY   184        /* bytes of a reply that is remembered */
 
 /* What INIT agreed and what has happened since. */
 struct ledger_head {
@@ -111,8 +111,9 @@ struct ledger_slot {
     uint64_t began;           /* CLOCK_REALTIME ns, just before the op */
     struct pl_intent intent;  /* noted by the source */
     _Atomic uint64_t learned; /* nodeid of which a lookup was counted for its reply, 0: none */
-    _Atomic uint32_t tries;   /* servers that died of a fault with it in hand: see ledger_blame() */
-    uint32_t reply_len;
+    _Atomic uint32_t xattr; /* what was there when the op was begun: LEDGER_ABSENT, LEDGER_THERE */
+    _Atomic uint32_t tries; /* servers that died of a fault with it in hand: see ledger_blame() */
+    uint32_t reply_len, pad;
     uint8_t reply[LEDGER_REPLY]; /* from the header on; its unique is filled in anew */
 };
 enum {
@@ -121,6 +122,7 @@ enum {
     LEDGER_BEGUN, /* what may not, or had better not */
     LEDGER_DONE,  /* the reply is noted */
 };
+enum { LEDGER_ABSENT = 1, LEDGER_THERE };
 #define LEDGER_TRIES 3
 
 /* A locked range (or whole file, flock) set through the mount: a successor sets it again, which

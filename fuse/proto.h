@@ -8,6 +8,7 @@
 #define FUSE_PROTO_H
 
 #include <stdint.h>
+#include <sys/ioctl.h>
 
 #define FUSE_MAJOR     7
 #define FUSE_MINOR     45
@@ -77,33 +78,58 @@ enum fuse_opcode {
 };
 
 /* ---- INIT ---- */
-enum {
-    FUSE_ASYNC_READ = 1u << 0,
-    FUSE_POSIX_LOCKS = 1u << 1,
-    FUSE_ATOMIC_O_TRUNC = 1u << 3,
-    FUSE_EXPORT_SUPPORT = 1u << 4,
-    FUSE_BIG_WRITES = 1u << 5,
-    FUSE_DONT_MASK = 1u << 6,
-    FUSE_FLOCK_LOCKS = 1u << 10,
-    FUSE_HAS_IOCTL_DIR = 1u << 11,
-    FUSE_AUTO_INVAL_DATA = 1u << 12,
-    FUSE_DO_READDIRPLUS = 1u << 13,
-    FUSE_READDIRPLUS_AUTO = 1u << 14,
-    FUSE_ASYNC_DIO = 1u << 15,
-    FUSE_WRITEBACK_CACHE = 1u << 16,
-    FUSE_PARALLEL_DIROPS = 1u << 18,
-    FUSE_POSIX_ACL = 1u << 20,
-    FUSE_ABORT_ERROR = 1u << 21,
-    FUSE_MAX_PAGES = 1u << 22,
-    FUSE_CACHE_SYMLINKS = 1u << 23,
-    FUSE_HANDLE_KILLPRIV_V2 = 1u << 28,
-    FUSE_SETXATTR_EXT = 1u << 29,
-    FUSE_INIT_EXT = 1u << 30,
+/* X(bit, NAME, name, the minor version that brought it). */
+#define FUSE_FEATURES(X)                                                                           \
+    X(0, ASYNC_READ, async_read, 6)                                                                \
+    X(1, POSIX_LOCKS, posix_locks, 7)                                                              \
+    X(3, ATOMIC_O_TRUNC, atomic_o_trunc, 9)                                                        \
+    X(4, EXPORT_SUPPORT, export_support, 10)                                                       \
+    X(5, BIG_WRITES, big_writes, 9)                                                                \
+    X(6, DONT_MASK, dont_mask, 12)                                                                 \
+    X(10, FLOCK_LOCKS, flock_locks, 17)                                                            \
+    X(11, HAS_IOCTL_DIR, has_ioctl_dir, 18)                                                        \
+    X(12, AUTO_INVAL_DATA, auto_inval_data, 20)                                                    \
+    X(13, DO_READDIRPLUS, do_readdirplus, 21)                                                      \
+    X(14, READDIRPLUS_AUTO, readdirplus_auto, 21)                                                  \
+    X(15, ASYNC_DIO, async_dio, 22)                                                                \
+    X(16, WRITEBACK_CACHE, writeback_cache, 23)                                                    \
+    X(17, NO_OPEN_SUPPORT, no_open_support, 23)                                                    \
+    X(18, PARALLEL_DIROPS, parallel_dirops, 25)                                                    \
+    X(19, HANDLE_KILLPRIV, handle_killpriv, 26)                                                    \
+    X(20, POSIX_ACL, posix_acl, 26)                                                                \
+    X(21, ABORT_ERROR, abort_error, 27)                                                            \
+    X(22, MAX_PAGES, max_pages, 28)                                                                \
+    X(23, CACHE_SYMLINKS, cache_symlinks, 28)                                                      \
+    X(24, NO_OPENDIR_SUPPORT, no_opendir_support, 29)                                              \
+    X(25, EXPLICIT_INVAL_DATA, explicit_inval_data, 30)                                            \
+    X(28, HANDLE_KILLPRIV_V2, handle_killpriv_v2, 33)                                              \
+    X(29, SETXATTR_EXT, setxattr_ext, 33)                                                          \
+    X(30, INIT_EXT, init_ext, 36)                                                                  \
+    X(34, CREATE_SUPP_GROUP, create_supp_group, 38)                                                \
+    X(35, HAS_EXPIRE_ONLY, has_expire_only, 38)                                                    \
+    X(36, DIRECT_IO_ALLOW_MMAP, direct_io_allow_mmap, 39)                                          \
+    X(37, PASSTHROUGH, passthrough, 40)                                                            \
+    X(38, NO_EXPORT_SUPPORT, no_export_support, 40)                                                \
+    X(39, HAS_RESEND, has_resend, 40)                                                              \
+    X(40, ALLOW_IDMAP, allow_idmap, 41)                                                            \
+    X(41, OVER_IO_URING, over_io_uring, 42)                                                        \
+    X(42, REQUEST_TIMEOUT, request_timeout, 43)
+
+enum fuse_feature {
+#define X(bit, name, lower, since) FUSE_##name = (int64_t)1 << bit,
+    FUSE_FEATURES(X)
+#undef X
 };
-#define FUSE_HAS_EXPIRE_ONLY      (1ull << 35)
-#define FUSE_DIRECT_IO_ALLOW_MMAP (1ull << 36)
-#define FUSE_HAS_RESEND           (1ull << 39)
-#define FUSE_OVER_IO_URING        (1ull << 41)
+
+/* Of the device: hands the kernel the file that `fd` has open, for bytes to be moved through it; an
+ * id > 0 for FOPEN_PASSTHROUGH. And takes it back: the files opened with it go on. */
+struct fuse_backing_map {
+    int32_t fd;
+    uint32_t flags;
+    uint64_t padding;
+};
+#define FUSE_DEV_IOC_BACKING_OPEN  _IOW(229, 1, struct fuse_backing_map)
+#define FUSE_DEV_IOC_BACKING_CLOSE _IOW(229, 2, uint32_t)
 
 struct fuse_init_in {
     uint32_t major, minor, max_readahead, flags;
@@ -275,6 +301,7 @@ enum {
     FOPEN_STREAM = 1 << 4,
     FOPEN_NOFLUSH = 1 << 5, /* from 7.35 */
     FOPEN_PARALLEL_DIRECT_WRITES = 1 << 6,
+    FOPEN_PASSTHROUGH = 1 << 7, /* from 7.40; goes with DIRECT_IO (but for mmap), NOFLUSH */
 };
 struct fuse_open_out {
     uint64_t fh;

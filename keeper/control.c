@@ -55,9 +55,9 @@ void control_open(struct keeper *k)
 /* The new program is not needed, or not any more. */
 static void drop_new(struct keeper *k)
 {
-    close_it(&k->up.nurse);
-    if (k->up.pid > 0)
+    if (k->up.pid > 0) /* first: the end of its socket would mean that we are dead */
         kill(k->up.pid, SIGKILL);
+    close_it(&k->up.nurse);
 }
 
 void control_dismiss(struct keeper *k)
@@ -146,8 +146,6 @@ void control_upgraded(struct keeper *k, pid_t pid)
 
 static const char *cannot(const struct keeper *k)
 {
-    if (k->up.step != IDLE || k->up.pid || k->up.old_pid)
-        return "an upgrade is going on";
     if (!k->life.lasts || k->life.nurse < 0)
         return "it ends with its server, so it cannot be upgraded (unmount it and mount it again)";
     if (k->phase != UP || k->server <= 0 || k->life.retry_at || k->life.hung || k->life.stopped)
@@ -265,8 +263,8 @@ void control_up(struct keeper *k)
     char text[200];
     if (u->step != TAKING || u->old_pid == 0)
         return;
-    close_it(&u->old_nurse);
     kill(u->old_pid, SIGKILL);
+    close_it(&u->old_nurse);
     u->step = IDLE;
     u->until = 0;
     snprintf(text, sizeof(text), "served by process %d of the installed program, after %lld ms",
@@ -299,11 +297,12 @@ static void on_client(struct keeper *k, void *arg, short events)
     if (rc == -EAGAIN)
         return;
     if (rc > 0 && m.type == MSG_UPGRADE && u->step == IDLE) {
-        begin(k);
+        u->wanted = true; /* when what is left of the last one has ended */
         return;
     }
     if (rc > 0)
         fdpass_drop(&m);
+    u->wanted = false;
     close_it(&u->client); /* it lost patience; what was begun is done all the same */
 }
 
@@ -339,6 +338,10 @@ void control_waits(struct keeper *k, struct waits *w)
 void control_tick(struct keeper *k)
 {
     struct upgrade *u = &k->up;
+    if (u->wanted && u->step == IDLE && !u->pid && !u->old_pid) {
+        u->wanted = false;
+        begin(k);
+    }
     if (u->step == IDLE || !u->until || now_ms() < u->until)
         return;
     if (u->step == TAKING)

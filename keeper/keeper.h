@@ -37,8 +37,8 @@
  * 0, keeper exits 0. One of several mounts unmounted: the others go on. SIGINT, SIGTERM, SIGHUP to
  * the keeper -> unmounts all (a busy one: aborted and detached), tells the server (stop), exits 0;
  * a second signal forces (the server is killed), and so does a server that does not end within 10
- * s. Keeper dies -> the socket closes; server (or, if that is dead too, nursery) takes the mounts
- * away and exits.
+ * s. Keeper dies -> the sockets close; the nursery (or, if there is none, the server) takes the
+ * mounts away, and both exit.
  */
 #ifndef KEEPER_KEEPER_H
 #define KEEPER_KEEPER_H

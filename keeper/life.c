@@ -213,12 +213,7 @@ void life_begin(struct keeper *k)
 
 void life_ready(struct keeper *k, bool lasts)
 {
-    if (lasts && k->life.nurse >= 0) {
-        k->life.lasts = true;
-    } else {
-        k->life.lasts = false;
-        life_dismiss(k); /* what is the server's alone must close with it */
-    }
+    k->life.lasts = lasts && k->life.nurse >= 0; /* if not: see life_tick() */
 }
 
 void life_not_ready(struct keeper *k, const char *text)
@@ -362,11 +357,12 @@ bool life_serve_failed(struct keeper *k, struct kept *m, const char *text)
 void life_dismiss(struct keeper *k)
 {
     struct life *l = &k->life;
+    l->retry_at = 0;
+    if (l->nursery > 0) /* first: the end of its socket means to it that we are dead */
+        kill(l->nursery, SIGKILL);
     if (l->nurse >= 0)
         close(l->nurse);
     l->nurse = -1;
-    if (l->nursery > 0)
-        kill(l->nursery, SIGKILL);
     control_dismiss(k);
 }
 
@@ -635,6 +631,8 @@ void life_tick(struct keeper *k)
     struct life *l = &k->life;
     if (k->server == 0 && !l->begun && !l->retry_at && !control_busy(k))
         life_dismiss(k); /* there will be none */
+    if (k->server > 0 && k->ready && !l->lasts)
+        life_dismiss(k); /* what is the server's alone must close with it */
     if (k->phase != UP)
         return;
     if (l->retry_at && now_ms() >= l->retry_at)

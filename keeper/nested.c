@@ -41,9 +41,10 @@ static uint32_t find_node(const struct ledger *l, uint32_t dir, const char *name
 {
     uint32_t hash = ledger_hash(name), found = 0;
     uint32_t used = atomic_load(&l->head->nodes_used);
-    for (uint32_t i = FUSE_ROOT_ID + 1; dir && i <= used && i < l->head->nnodes; i++) {
-        const struct ledger_node *n = &l->node[i];
-        if (atomic_load(&n->nlookup) == 0 || n->parent != dir || n->name_hash != hash)
+    used = used < l->head->nnodes ? used : l->head->nnodes;
+    for (uint32_t i = FUSE_ROOT_ID + 1; dir && i <= used; i++) {
+        const struct ledger_node *n = ledger_node(l, i);
+        if (!n || atomic_load(&n->parent) != dir || atomic_load(&n->name_hash) != hash)
             continue;
         if (found)
             return 0; /* two names with one hash */

@@ -11,8 +11,8 @@
  * So nothing may stay open here beyond `base` but `pidfd`, and nothing may be called that keeps a
  * descriptor of its own.
  *
- * It ends when the keeper is gone: then it takes the mounts away, if no server does. (A keeper that
- * needs no nursery any more kills it.)
+ * It ends when the keeper is gone, after it has taken the mounts away. (A keeper that needs no
+ * nursery any more kills it.)
  */
 #include "base/log.h"
 #include "keeper/upgrade.h"
@@ -35,9 +35,7 @@
 #define CLONE_PIDFD 0x00001000
 #endif
 
-#define PATIENCE 1000 /* ms that a server without keeper gets to take the mounts away */
-#define MORE     5000 /* ... and to end */
-#define LOOK     20
+#define PATIENCE 5000 /* ms that a server without keeper gets to end */
 
 struct fds {
     int *list;
@@ -178,30 +176,22 @@ static bool server_gone(const struct nursery *n, int timeout_ms)
     return n->pidfd < 0 || poll(&p, 1, timeout_ms) > 0;
 }
 
-static bool any_present(const struct nursery *n)
-{
-    for (size_t i = 0; i < n->job->nmounts; i++)
-        if (n->mounts[i].dev && mount_present(n->mounts[i].dev))
-            return true;
-    return false;
-}
-
-/* The keeper is gone. A server that is well takes the mounts away; if there is none, or it is
- * stopped or hangs, it is done here. */
+/* The keeper is gone: the mounts are taken away here, since a server may be dead, stopped, or not
+ * allowed to. One that is well ends in good order meanwhile, and says what has happened. */
 static _Noreturn void orphaned(struct nursery *n)
 {
-    for (int ms = 0; ms < PATIENCE && !server_gone(n, LOOK) && any_present(n); ms += LOOK)
-        ;
-    if (any_present(n)) {
-        if (!server_gone(n, 0))
-            pidfd_send_signal(n->pidfd, SIGKILL, NULL, 0);
-        for (size_t i = n->job->nmounts; i-- > 0;)
-            if (n->mounts[i].dev)
-                mount_end_dev(n->mounts[i].path, n->mounts[i].dev, true, NULL);
-        log_say(true, "%s: the keeper was killed: the mounts are taken away", n->job->prefix);
+    bool alone = server_gone(n, 0), any = false;
+    for (size_t i = n->job->nmounts; i-- > 0;) {
+        any = any || n->mounts[i].dev;
+        if (n->mounts[i].dev)
+            mount_end_dev(n->mounts[i].path, n->mounts[i].dev, true, NULL);
     }
-    if (!server_gone(n, MORE))
+    if (!alone && !server_gone(n, PATIENCE)) {
         pidfd_send_signal(n->pidfd, SIGKILL, NULL, 0);
+        alone = true;
+    }
+    if (alone && any)
+        log_say(true, "%s: the keeper was killed: the mounts are taken away", n->job->prefix);
     _exit(1);
 }
 

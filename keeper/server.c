@@ -106,9 +106,9 @@ static void stop(struct server *s)
         s->job->stop(s->job->arg);
 }
 
-/* The keeper is gone and with it whoever may unmount: a confined server may not. It ends the
- * connections, so that everything waiting gets an error; what is left in place is dead, and cleared
- * by the next mount there. */
+/* The keeper is gone. If there is a nursery, it takes the mounts away; else nobody may be left who
+ * may unmount, for a confined server may not: it ends the connections, so that everything waiting
+ * gets an error; what is left in place is dead, and cleared by the next mount there. */
 static void orphaned(struct server *s)
 {
     bool left = false;
@@ -121,7 +121,9 @@ static void orphaned(struct server *s)
         pthread_mutex_lock(&s->lock);
         dev_t dev = k->gone ? 0 : k->dev;
         pthread_mutex_unlock(&s->lock);
-        if (dev && mount_end_dev(k->path, dev, true, NULL) < 0)
+        if (dev && atomic_load(&k->page->nursery))
+            mount_abort(dev);
+        else if (dev && mount_end_dev(k->path, dev, true, NULL) < 0)
             left = true;
     }
     log_say(true, "%s: the keeper was killed: %s", s->job->prefix,

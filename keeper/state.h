@@ -41,6 +41,7 @@ struct life {
 struct upgrade {
     enum { IDLE, TRIAL, STOPPING, WAITING, TAKING } step;
     int listener, client;
+    bool wanted;   /* the client has said so */
     int nurse;     /* to the new program */
     pid_t pid;     /* it; 0: not known yet */
     int old_nurse; /* until the new server is up: the way back */

@@ -282,6 +282,9 @@ int host_open_kept(const char *dir, struct pl_keep *keep, struct pl_tree **ret, 
         /* The root keeps its descriptor in use for good. */
         r = host_fd(h, h->root);
         h->tree.flags |= flags_of(r);
+        /* Positions of network file systems may be another open's. */
+        if (h->acts && !h->root->mount->close_tells && (h->tree.flags & PL_TREE_POSIX_ACL))
+            h->tree.flags |= PL_TREE_STATELESS;
         *ret = &h->tree;
         return 0;
     }

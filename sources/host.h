@@ -41,7 +41,7 @@ struct host_mount {
     int fsid_raw[2];       /* statfs's f_fsid, by which events name the file system */
     _Atomic uint32_t inos; /* the words of file handles there (bit i: bytes 4i to 4i+3) that have
                               held the inode number's lower half in every handle seen */
-    bool close_tells;
+    bool close_tells, lends;
     bool tells; /* all changes are made by this kernel, which tells of them */
 };
 
@@ -64,8 +64,9 @@ struct host_node {
     int64_t btime;                    /* nanoseconds, 0: unknown */
     int fd;                           /* -1: none. Guarded by `cache` */
     unsigned users;                   /* of fd */
-    uint32_t record;                  /* of pl_keep: it has no name, and a use of fd is for that.
-                                         This and the next two: guarded by `cache` */
+    uint32_t record;                  /* of pl_keep: it has no name. This and the next three:
+                                         guarded by `cache` */
+    bool pinned;                      /* it has no name, and a use of fd is for that */
     uint16_t leaving;                 /* ops under way that may take its last name */
     bool claimed;                     /* in the list of claims */
     uint16_t slot;                    /* of its device, see host_ino() */
@@ -340,6 +341,8 @@ int host_lock(HOST_T, struct pl_file *file, const struct pl_lock *lock);
 int host_getlock(HOST_T, struct pl_file *file, struct pl_lock *lock);
 /* Drops the locks of one owner on the node; of all who locked through `file`, before its close. */
 void host_unlock_owner(struct host *h, struct host_node *n, uint64_t owner);
+/* The same at the flush of an open file by which it may have come. */
+void host_unlock_by(struct host *h, struct host_file *f, uint64_t owner);
 void host_unlock_file(struct host *h, struct host_node *n, struct host_file *f);
 /* Of everybody: nobody knows the node any more. */
 void host_unlock_all(struct host *h, struct host_node *n);

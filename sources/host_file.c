@@ -32,7 +32,7 @@ static int new_file(struct host *h, struct host_node *n, int fd, struct pl_file 
         close(fd);
         return -ENOMEM;
     }
-    f->f.fd = S_ISREG(n->h.node.fmt) ? fd : -1;
+    f->f.fd = S_ISREG(n->h.node.fmt) && n->mount->lends ? fd : -1;
     host_file_add(h, n, f);
     *ret = &f->f;
     return 0;
@@ -195,7 +195,7 @@ static int made(struct host *h, struct host_node *dir, const char *name, int fd,
         pl_node_unref(&n->h.node);
     else
         *ret = &n->h.node;
-    if (r == 0 && !name && h->keep && host_fd(h, n) >= 0) { /* born without a name */
+    if (r == 0 && !name && host_fd(h, n) >= 0) { /* born without a name */
         host_leaving(h, n);
         host_left(h, n);
         host_fd_done(h, n);
@@ -268,7 +268,7 @@ int host_flush(HOST_T, struct pl_file *file, uint64_t owner)
 {
     struct host *h = host_of(tree);
     if (atomic_load_explicit(&h->locks.owners, memory_order_acquire))
-        host_unlock_owner(h, node_of(file->node), owner);
+        host_unlock_by(h, file_of(file), owner);
     if ((file->flags & O_ACCMODE) == O_RDONLY || !node_of(file->node)->mount->close_tells)
         return 0;
     /* Network file systems report late write errors at close, of any descriptor of the file. */

@@ -154,4 +154,5 @@ const struct watch_kind watch_inotify = {
     .mark = ino_mark,
     .unmark = ino_unmark,
     .read = ino_read,
+    .settle_ms = 2,
 };

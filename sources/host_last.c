@@ -5,7 +5,8 @@
  *
  *   root     the descriptor of the tree's directory, which may be renamed, or lie beneath our mount
  *   lock     a descriptor that holds the POSIX locks of an owner (host_lock.c)
- *   unnamed  a descriptor of a node that has lost its last name while others refer to it
+ *   unnamed  a descriptor of a node that has lost its last name while others refer to it (which
+ *            is kept open without a record, too: nothing else would find the node)
  *   devices  which slots devices have: inode numbers are made of them
  *
  * Nothing else is: nodes are found by their keys, open files by pl_file.kept.
@@ -186,28 +187,34 @@ void host_keep_done(struct host *h)
 
 void host_leaving(struct host *h, struct host_node *n)
 {
-    if (!h->keep || !n)
+    if (!n)
         return;
     struct kept_node is = kept_node(KEPT_UNNAMED, n);
     pthread_mutex_lock(&h->cache);
     n->leaving++;
-    if (!n->record && (n->record = pl_keep_add(h->keep, n->fd, &is, sizeof(is))))
+    if (!n->pinned) {
+        n->record = pl_keep_add(h->keep, n->fd, &is, sizeof(is));
+        n->pinned = true;
         n->users++;
+        h->nfds--; /* it is none of those that can be closed */
+    }
     pthread_mutex_unlock(&h->cache);
 }
 
 void host_left(struct host *h, struct host_node *n)
 {
     struct statx stx;
-    if (!h->keep || !n)
+    if (!n)
         return;
     bool named = statx(n->fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_NLINK, &stx) == 0 &&
                  stx.stx_nlink > 0;
     pthread_mutex_lock(&h->cache);
-    if (--n->leaving == 0 && named && n->record) {
+    if (--n->leaving == 0 && named && n->pinned) {
         pl_keep_del(h->keep, n->record);
         n->record = 0;
+        n->pinned = false;
         n->users--; /* not the last: the caller has one */
+        h->nfds++;
     }
     pthread_mutex_unlock(&h->cache);
 }
@@ -215,7 +222,7 @@ void host_left(struct host *h, struct host_node *n)
 void host_named(struct host *h, struct host_node *n)
 {
     pthread_mutex_lock(&h->cache);
-    bool was = n->record;
+    bool was = n->pinned;
     pthread_mutex_unlock(&h->cache);
     if (was) {
         host_leaving(h, n);
@@ -241,7 +248,7 @@ static int take_unnamed(struct host *h, const struct pl_kept *k)
         n->fd = k->fd;
         n->users = 1;
         n->record = k->record;
-        h->nfds++;
+        n->pinned = true;
     }
     pthread_mutex_unlock(&h->cache);
     if (mine)

@@ -444,6 +444,18 @@ void host_unlock_owner(struct host *h, struct host_node *n, uint64_t owner)
     put_owner(h, n, o);
 }
 
+void host_unlock_by(struct host *h, struct host_file *f, uint64_t owner)
+{
+    /* The close of the file comes later, and perhaps much later: what the owner may have locked by
+     * then, through another open file, is none of its business. */
+    pthread_mutex_lock(&h->locks.mutex);
+    for (size_t i = 0; i < f->nowners; i++)
+        if (f->owners[i] == owner)
+            f->owners[i--] = f->owners[--f->nowners];
+    pthread_mutex_unlock(&h->locks.mutex);
+    host_unlock_owner(h, node_of(f->f.node), owner);
+}
+
 void host_unlock_file(struct host *h, struct host_node *n, struct host_file *f)
 {
     /* The file is being closed: nobody else uses its list any more. */

@@ -68,8 +68,10 @@ int host_link(HOST_T, struct pl_node *node, struct pl_node *dir, const char *nam
         r = linkat(AT_FDCWD, host_proc(fd).path, dirfd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
     host_end();
     if (r == 0 && (r = host_statx(fd, &stx)) == 0) {
-        host_attr(n, &stx, attr);
         host_moved(h, n, d, name);
+        if (host_watch_cover(h, n, fd, &stx)) /* it has several names now */
+            r = host_statx(fd, &stx);
+        host_attr(n, &stx, attr);
     }
     if (r == 0)
         host_named(h, n);

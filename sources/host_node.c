@@ -535,7 +535,9 @@ static struct host_node *new_node(struct host *h, struct host_node *dir, const c
     if (!m)
         return NULL;
     struct host_handle hd = {0};
-    if ((m->fd < 0 && !host_watching(h)) || !host_handle(fd, &hd) || hd.bytes > UINT8_MAX)
+    /* One that opens nothing is of use to events; the root's may be needed later. */
+    bool want = m->fd >= 0 || host_watching(h) || !dir;
+    if (!want || !host_handle(fd, &hd) || hd.bytes > UINT8_MAX)
         hd.bytes = 0;
     struct host_node *n = calloc(1, sizeof(*n) + hd.bytes);
     bool named = name && (!hd.bytes || m->fd < 0);
@@ -561,15 +563,11 @@ static struct host_node *new_node(struct host *h, struct host_node *dir, const c
     memcpy(n->handle, hd.data, hd.bytes);
     if (hd.bytes)
         learn_inos(m, &hd, stx->stx_ino);
-    if (S_ISDIR(stx->stx_mode))
-        atomic_fetch_add(&h->dirs, 1);
     return n;
 }
 
 static void free_node(struct host *h, struct host_node *n)
 {
-    if (S_ISDIR(n->h.node.fmt))
-        atomic_fetch_sub(&h->dirs, 1);
     host_mount_unref(h, n->mount);
     free(n->name);
     free(n);
@@ -609,6 +607,8 @@ int host_adopt(struct host *h, struct host_node *dir, const char *name, int fd, 
         if (n != fresh) { /* another thread was faster, or it is outdated: look again */
             pl_node_unref(&n->h.node);
             n = NULL;
+        } else if (S_ISDIR(stx.stx_mode)) {
+            atomic_fetch_add(&h->dirs, 1);
         }
     }
     if (fresh && n != fresh) {
@@ -647,13 +647,15 @@ void host_release(struct pl_tree *tree, struct pl_node *node)
         pl_nodes_del(h->nodes, &n->h);
         pthread_mutex_lock(&h->cache);
         int fd = n->fd;
-        assert(!n->files && !n->claimed && (n->users == (n->record != 0) || n == h->root));
+        assert(!n->files && !n->claimed && (n->users == n->pinned || n == h->root));
         if (fd >= 0) {
-            h->nfds--;
+            h->nfds -= !n->pinned;
             if (n->link.next)
                 idle_del(n);
         }
         pthread_mutex_unlock(&h->cache);
+        if (S_ISDIR(n->h.node.fmt))
+            atomic_fetch_sub(&h->dirs, 1);
         pl_keep_del(h->keep, n->record);
         n->fd = fd; /* nobody else sees it any more */
         host_watch_forget(h, n);

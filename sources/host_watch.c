@@ -113,12 +113,15 @@ bool host_watch_cover(struct host *h, struct host_node *n, int fd, const struct 
 void host_watch_forget(struct host *h, struct host_node *n)
 {
     struct host_watch *w = active(h);
-    if (!w || !(flags_of(w, n) & HOST_MARKED))
+    bool marked = w && (flags_of(w, n) & HOST_MARKED);
+    if (!marked && (!w || !atomic_load_explicit(&w->missed, memory_order_relaxed)))
         return;
-    cred_reset();
-    w->kind->unmark(w, n);
+    if (marked) {
+        cred_reset();
+        w->kind->unmark(w, n);
+    }
     pthread_mutex_lock(&w->lock);
-    if (w->fd >= 0) {
+    if (marked && w->fd >= 0) {
         w->marks--;
         w->dirs -= S_ISDIR(n->h.node.fmt);
     }
@@ -255,6 +258,7 @@ static void *take(void *arg)
         }
         if (p[2].revents & (POLLPRI | POLLERR))
             mounts_changed(w);
+        poll(&p[1], 1, w->kind->settle_ms);
         while (!atomic_load(&w->over) && w->kind->read(w, buf, BUFFER))
             ;
         flush(w);

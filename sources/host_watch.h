@@ -32,6 +32,7 @@ struct watch_kind {
     void (*unmark)(struct host_watch *w, struct host_node *n);
     /* Reads what is in the queue and passes it on; false when there was nothing. */
     bool (*read)(struct host_watch *w, char *buf, size_t size);
+    int settle_ms;  /* so long after the first event: then our own ops know what they have done */
     bool by_handle; /* events name files by handle, so only those that have one can be watched */
 };
 extern const struct watch_kind watch_fanotify, watch_inotify;

@@ -190,9 +190,22 @@ static int note(struct pl_locks *l, struct pl_lock_owners *by, const struct pl_l
     return list ? 0 : -ENOLCK;
 }
 
+/* It holds nothing any more: what it locks later through another open file stays when this one is
+ * closed. */
+static void unnote(struct pl_locks *l, struct pl_lock_owners *by, const struct pl_lock *lock)
+{
+    pthread_mutex_lock(&l->mutex);
+    for (size_t i = 0; i < by->n; i++)
+        if (same_owner(&by->list[i], lock))
+            by->list[i--] = by->list[--by->n];
+    pthread_mutex_unlock(&l->mutex);
+}
+
 int pl_locks_set_by(struct pl_locks *l, struct pl_call *call, struct pl_lock_owners *by,
                     const struct pl_lock *lock)
 {
+    if (lock->type == F_UNLCK && lock->start == 0 && lock->end >= PL_OFF_MAX)
+        unnote(l, by, lock);
     int r = lock->type == F_UNLCK ? 0 : note(l, by, lock);
     return r < 0 ? r : pl_locks_set(l, call, lock);
 }

@@ -323,7 +323,9 @@ enum pl_tree_flags {
     PL_TREE_LASTING = 1 << 6,   /* opened anew by another process it has the same objects, with the
                                    same inode numbers: a mount of it outlives its server */
     PL_TREE_STATELESS = 1 << 7, /* reading needs no open file: any later open of the node reads the
-                                   same (not: generated at open, streams) */
+                                   same, positions in directories included (not: generated at open,
+                                   streams); who may open is all in the mode and the ACL, so that
+                                   uid 0 may open in anybody's name */
 };
 
 /* A source or layer embeds it first in its own struct. */

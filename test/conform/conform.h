@@ -219,5 +219,8 @@ const char *stack_dir(const char *spec, char *buf, size_t size);
 extern const char *const feature_name[F_COUNT], *const feature_what[F_COUNT];
 /* May a case skip for want of the feature on a stack of this shape, its files in `dir`? */
 bool may_lack(const char *shape, const char *dir, bool root, enum feature f);
+/* Why a case ("xattrs.acl_is_obeyed") cannot pass when the kernel lacks these features (FUSE_* of
+ * INIT), or NULL. */
+const char *why_not(uint64_t lacking, const char *name);
 
 #endif

@@ -89,6 +89,9 @@ int level_unserve(struct level *l, struct pl_err *err)
 
 /* ---- FUSE ------------------------------------------------------------------------------------ */
 
+uint64_t fuse_mask;
+uint32_t fuse_mask_minor;
+
 /* Tells the waiting parent that the mount works; a sentence instead says why not. */
 static void up(void *arg)
 {
@@ -106,6 +109,10 @@ static _Noreturn void server(struct level *l, const char *scratch, int fuse_fd, 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     signal(SIGPIPE, SIG_IGN); /* nobody listens to ready_fd any more once the mount works */
     fuse_opts_init(&opts);
+    opts.kernel_checks = true;
+    opts.opens = l->kind == S_NOOPEN ? FUSE_OFF : FUSE_AUTO;
+    opts.mask = fuse_mask;
+    opts.mask_minor = fuse_mask_minor;
     int r = level_open(l->inner, scratch, &inner, &err);
     if (r == 0) {
         r = fuse_serve(fuse_fd, inner, "", &opts, &stats, up, &ready_fd, &err);

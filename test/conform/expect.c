@@ -5,6 +5,7 @@
  * its reason stands beside it.
  */
 #include "conform.h"
+#include "fuse/proto.h"
 
 #include <fnmatch.h>
 #include <sys/vfs.h>
@@ -32,10 +33,28 @@ static const struct {
     {"*host*", F_key_moved, "what a handle opens must be found beneath the root, by its directory"},
     {"*p9(*", F_groups, "9P names the caller by uid alone: whose groups count is the server's"},
     {"p9(*", F_key, "9P carries no keys"},
-    {"fuse(*", F_key_moved, "the kernel's handles do not outlive its cache: names are the keys"},
-    {"*fuse(*", F_shift, "the kernel's FUSE client does not pass them on"},
+    {"fuse*(*", F_key_moved, "the kernel's handles do not outlive its cache: names are the keys"},
+    {"*fuse*(*", F_shift, "the kernel's FUSE client does not pass them on"},
     {"*host*", F_version, "host file systems do not tell their change counters"},
 };
+
+/* What cannot hold on a kernel without the feature, whatever the server does. */
+static const struct {
+    uint64_t feature;
+    const char *name, *why;
+} cannot[] = {
+    {FUSE_DONT_MASK, "xattrs.default_acl", "the kernel has applied the umask before it asks"},
+    {FUSE_POSIX_ACL, "xattrs.acl_is_obeyed",
+     "what only the ACL allows, the kernel forbids by mode"},
+};
+
+const char *why_not(uint64_t lacking, const char *name)
+{
+    for (size_t i = 0; i < sizeof(cannot) / sizeof(*cannot); i++)
+        if ((lacking & cannot[i].feature) && !strcmp(cannot[i].name, name))
+            return cannot[i].why;
+    return NULL;
+}
 
 #define EXT4_MAGIC  0xef53
 #define TMPFS_MAGIC 0x01021994

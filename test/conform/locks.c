@@ -205,6 +205,20 @@ CASE(locks, close_leaves_nothing)
     OK(pl_lock(tree, me, b, &l));
 }
 
+/* A client's close, for which nobody waits, may come after its flush and its next lock. */
+CASE(locks, a_late_close_drops_no_new_lock)
+{
+    struct pl_node *f = lockable();
+    struct pl_file *a = open_(f, O_RDWR), *next = open_(f, O_RDWR), *b = open_(f, O_RDWR);
+    NEED(locks, t_lock(a, 1, F_WRLCK, 0, PL_OFF_MAX));
+    OK(pl_flush(tree, me, a, 1));
+    OK(t_lock(next, 1, F_WRLCK, 0, PL_OFF_MAX));
+    close_(a);
+    IS(t_lock(b, 2, F_WRLCK, 0, 0), -EAGAIN);
+    close_(next);
+    OK(t_lock(b, 2, F_WRLCK, 0, 0));
+}
+
 CASE(locks, of_two_names)
 {
     struct pl_node *f = lockable();

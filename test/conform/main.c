@@ -4,7 +4,11 @@
  * knows no tree.
  */
 #include "box.h"
+#include "doors/fuse.h"
 #include "env.h"
+#include "fuse/features.h"
+#include "fuse/proto.h"
+#include "stack.h"
 
 #include <fnmatch.h>
 #include <getopt.h>
@@ -22,6 +26,8 @@ struct result {
 static struct kase *cases;
 static size_t ncases;
 static int seconds = 60;
+static const char *patterns[16]; /* of the cases to run; none: all */
+static size_t npatterns;
 static uid_t run_as; /* 0: whoever started the suite */
 
 void case_add(struct kase *k)
@@ -40,11 +46,14 @@ static void full_name(const struct kase *k, char buf[128])
     snprintf(buf, 128, "%s.%s", k->group, k->name);
 }
 
-static bool wanted(const struct kase *k, const char *pattern)
+static bool wanted(const struct kase *k)
 {
     char name[128];
     full_name(k, name);
-    return !pattern || strstr(name, pattern) || !fnmatch(pattern, name, 0);
+    for (size_t i = 0; i < npatterns; i++)
+        if (strstr(name, patterns[i]) || !fnmatch(patterns[i], name, 0))
+            return true;
+    return npatterns == 0;
 }
 
 /* ---- the child ------------------------------------------------------------------------------- */
@@ -138,6 +147,17 @@ static void check_skip(struct result *res, const char *shape, const char *stack)
     }
 }
 
+static void excuse(struct result *res, const struct kase *k)
+{
+    char name[128];
+    full_name(k, name);
+    const char *why = why_not(fuse_mask, name);
+    if (!why)
+        return;
+    res->what = SKIPPED;
+    snprintf(res->text, sizeof(res->text), "%s", why);
+}
+
 static void json_text(FILE *f, const char *s)
 {
     putc('"', f);
@@ -173,17 +193,21 @@ static void report(FILE *json, const struct kase *k, const struct result *r, boo
 
 static int usage(FILE *f)
 {
-    fprintf(f,
-            "usage: conform [-l] [-k PATTERN] [-v] [-t SECONDS] [-u UID] [--json FILE] STACK\n"
-            "  STACK: mem, host:DIR, p9(STACK), fuse(STACK), null(STACK), trace(STACK),\n"
-            "  delay(STACK) (20 us for each op)\n"
-            "  -l lists the cases; -k runs those whose name has PATTERN in it (or matches it)\n"
-            "  -t kills a case after so long (%d); example: conform -k rename. 'p9(host:/tmp)'\n",
-            seconds);
+    fprintf(
+        f,
+        "usage: conform [-l] [-k PATTERN]... [-v] [-t SECONDS] [-u UID] [-m NAME[:NAME...]]\n"
+        "       [--json FILE] STACK\n"
+        "  STACK: mem, host:DIR, p9(STACK), fuse(STACK), null(STACK), trace(STACK),\n"
+        "  fuse-noopen(STACK) (-o noopen), delay(STACK) (20 us for each op)\n"
+        "  -l lists the cases; -k runs those whose name has PATTERN in it (or matches it)\n"
+        "  -m does without these features of the kernel's FUSE (posix_acl, minor36); each: runs\n"
+        "  all once without each of those that are used\n"
+        "  -t kills a case after so long (%d); example: conform -k rename. 'p9(host:/tmp)'\n",
+        seconds);
     return f == stderr ? 2 : 0;
 }
 
-static int run_all(const char *stack, const char *pattern, FILE *json)
+static int run_all(const char *stack, FILE *json)
 {
     char shape[256];
     struct pl_err err;
@@ -195,11 +219,13 @@ static int run_all(const char *stack, const char *pattern, FILE *json)
     if (json)
         fprintf(json, "[");
     for (const struct kase *k = cases; k; k = k->next) {
-        if (!wanted(k, pattern))
+        if (!wanted(k))
             continue;
         struct result r = run(k, stack);
         if (r.what == SKIPPED)
             check_skip(&r, shape, stack);
+        else if (r.what == FAILED)
+            excuse(&r, k);
         report(json, k, &r, !(count[0] + count[1] + count[2]));
         count[r.what]++;
     }
@@ -209,18 +235,45 @@ static int run_all(const char *stack, const char *pattern, FILE *json)
     return count[FAILED] || !(count[PASSED] + count[SKIPPED]) ? 1 : 0;
 }
 
+/* Once for each feature of the kernel that the door uses, without that one, and once with an old
+ * kernel. */
+static int run_masked(const char *stack)
+{
+    struct fuse_opts opts;
+    int r = 0;
+    fuse_opts_init(&opts);
+    opts.opens = strstr(stack, "noopen") ? FUSE_OFF : FUSE_AUTO;
+    opts.kernel_checks = true;
+    uint64_t wants = fuse_wants(PL_TREE_LOCKS | PL_TREE_POSIX_ACL | PL_TREE_STATELESS, &opts);
+    for (size_t i = 0; fuse_feature_name[i]; i++) {
+        if (!(wants & fuse_feature_bit[i]))
+            continue;
+        printf("---- without %s\n", fuse_feature_name[i]);
+        fuse_mask = fuse_feature_bit[i];
+        r = run_all(stack, NULL) ? 1 : r;
+    }
+    fuse_mask = 0;
+    fuse_mask_minor = FUSE_MINOR_MIN;
+    printf("---- version 7.%u\n", fuse_mask_minor);
+    return run_all(stack, NULL) ? 1 : r;
+}
+
 int main(int argc, char **argv)
 {
     static const struct option longs[] = {
         {"json", required_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {0}};
-    const char *pattern = NULL;
     FILE *json = NULL;
-    bool list = false;
-    for (int c; (c = getopt_long(argc, argv, "lk:vt:u:h", longs, NULL)) != -1;) {
+    bool list = false, masked = false;
+    char bad[64];
+    for (int c; (c = getopt_long(argc, argv, "lk:vt:u:m:h", longs, NULL)) != -1;) {
         if (c == 'l')
             list = true;
-        else if (c == 'k')
-            pattern = optarg;
+        else if (c == 'k' && npatterns < sizeof(patterns) / sizeof(*patterns))
+            patterns[npatterns++] = optarg;
+        else if (c == 'm' && !strcmp(optarg, "each"))
+            masked = true;
+        else if (c == 'm' && fuse_features_parse(optarg, &fuse_mask, &fuse_mask_minor, bad) == 0)
+            continue;
         else if (c == 'v')
             verbose = true;
         else if (c == 't' && atoi(optarg) > 0)
@@ -235,13 +288,13 @@ int main(int argc, char **argv)
             return usage(stderr);
     }
     for (const struct kase *k = cases; list && k; k = k->next)
-        if (wanted(k, pattern))
+        if (wanted(k))
             printf("%s.%s\n", k->group, k->name);
     if (list)
         return 0;
     if (optind + 1 != argc)
         return usage(stderr);
-    int r = run_all(argv[optind], pattern, json);
+    int r = masked ? run_masked(argv[optind]) : run_all(argv[optind], json);
     if (json && fclose(json))
         return perror("conform: --json"), 1;
     return r;

@@ -16,10 +16,15 @@
 
 static const char *const kind_name[] = {
     [S_MEM] = "mem",     [S_HOST] = "host", [S_NULL] = "null", [S_TRACE] = "trace",
-    [S_DELAY] = "delay", [S_P9] = "p9",     [S_FUSE] = "fuse",
+    [S_DELAY] = "delay", [S_P9] = "p9",     [S_FUSE] = "fuse", [S_NOOPEN] = "fuse-noopen",
 };
 
 static struct level *stack; /* the one that stack_open() built */
+
+static bool is_mount(const struct level *l)
+{
+    return l->kind == S_FUSE || l->kind == S_NOOPEN;
+}
 
 static void level_free(struct level *l)
 {
@@ -126,6 +131,7 @@ int level_open(struct level *l, const char *scratch, struct pl_tree **ret, struc
         r = host_open(l, scratch, ret, err);
         break;
     case S_FUSE:
+    case S_NOOPEN:
         r = level_mount(l, scratch, ret, err);
         break;
     default:
@@ -144,7 +150,7 @@ static int level_again(struct level *l, struct pl_tree **ret, struct pl_err *err
 {
     if (l->kind == S_MEM)
         *ret = pl_null_new(pl_tree_ref(l->tree));
-    else if (l->kind == S_HOST || l->kind == S_FUSE)
+    else if (l->kind == S_HOST || is_mount(l))
         return pl_host_open(l->dir, ret, err);
     else if (l->kind == S_P9)
         return level_dial(l, ret, err);
@@ -158,7 +164,7 @@ static int level_again(struct level *l, struct pl_tree **ret, struct pl_err *err
 int level_close(struct level *l, struct pl_err *err)
 {
     int r = 0;
-    if (l->kind == S_FUSE)
+    if (is_mount(l))
         return level_unmount(l, err); /* what is inside closes in the server's process */
     if (l->kind == S_P9)
         r = level_unserve(l, err);
@@ -182,7 +188,7 @@ int stack_again(struct pl_tree **ret, struct pl_err *err)
 
 const char *stack_path(void)
 {
-    return stack->kind == S_HOST || stack->kind == S_FUSE ? stack->dir : NULL;
+    return stack->kind == S_HOST || is_mount(stack) ? stack->dir : NULL;
 }
 
 int stack_close(struct pl_err *err)

@@ -5,9 +5,13 @@
 
 #include "conform.h"
 
-enum level_kind { S_MEM, S_HOST, S_NULL, S_TRACE, S_DELAY, S_P9, S_FUSE, S_COUNT };
+enum level_kind { S_MEM, S_HOST, S_NULL, S_TRACE, S_DELAY, S_P9, S_FUSE, S_NOOPEN, S_COUNT };
 
 struct p9_level;
+
+/* What the kernel is to seem to lack, for all FUSE levels; see fuse_opts. */
+extern uint64_t fuse_mask;
+extern uint32_t fuse_mask_minor;
 
 struct level {
     enum level_kind kind;

@@ -58,7 +58,7 @@ case $case in
 mem)
     profile=mem spec=mem:
     ;;
-shm | tmp | writeback | 9p | duct)
+shm | tmp | writeback | noopen | 9p | duct)
     mkdir "$work/behind"
     profile=$(kind_of "$work") spec=host:$work/behind
     [ "$profile" ] || skip "$work is neither tmpfs nor ext4"
@@ -72,6 +72,9 @@ case $case in
 writeback)
     [ "$profile" = tmpfs ] && skip 'the temporary directory is a tmpfs'
     profile=writeback opts=$opts,writeback
+    ;;
+noopen)
+    opts=$opts,noopen
     ;;
 9p)
     [ "$profile" = tmpfs ] && skip 'the temporary directory is a tmpfs'

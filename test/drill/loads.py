@@ -384,6 +384,8 @@ def held_lock(d):
             if status:
                 raise AssertionError(f"{name}: a lock that is held was given to another (status {status})")
         if d.over():
+            os.close(holder)
+            os.close(posix)
             return
         time.sleep(0.01)
 

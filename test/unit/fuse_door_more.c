@@ -142,6 +142,11 @@ static void locks(void **state)
     assert_int_equal(ask(k, FUSE_SETLK, f, ARG(in), NONE), -EBADF);
 }
 
+static void late(void **state)
+{
+    late_release(*state);
+}
+
 static void flocks(void **state)
 {
     struct kernel *k = *state;
@@ -400,6 +405,7 @@ int main(void)
         cmocka_unit_test(without),
         EACH(locks),
         EACH(flocks),
+        EACH(late),
         cmocka_unit_test(crowd),
         cmocka_unit_test(end_while_waiting),
         cmocka_unit_test(streams),

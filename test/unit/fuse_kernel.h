@@ -330,6 +330,21 @@ UNUSED static int setlk(struct kernel *k, uint32_t op, uint64_t node, uint64_t f
     return ask(k, op, node, ARG(in), NONE);
 }
 
+/* An owner locks through one open file, closes it, and locks through another: the release of the
+ * first, which nobody waits for, leaves that alone. */
+UNUSED static void late_release(struct kernel *k)
+{
+    uint64_t a, b, f = create(k, 1, "late", O_RDWR, &a);
+    assert_int_equal(setlk(k, FUSE_SETLK, f, a, 1, F_WRLCK), 0);
+    struct fuse_flush_in flush = {.fh = a, .lock_owner = 1};
+    assert_int_equal(ask(k, FUSE_FLUSH, f, ARG(flush), NONE), 0);
+    assert_int_equal(open_(k, FUSE_OPEN, f, O_RDWR, &b), 0);
+    assert_int_equal(setlk(k, FUSE_SETLK, f, b, 1, F_WRLCK), 0);
+    assert_int_equal(release(k, FUSE_RELEASE, f, a), 0);
+    assert_int_equal(setlk(k, FUSE_SETLK, f, b, 2, F_WRLCK), -EAGAIN);
+    assert_int_equal(release(k, FUSE_RELEASE, f, b), 0);
+}
+
 #define EACH(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 #endif

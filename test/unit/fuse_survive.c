@@ -114,7 +114,7 @@ static void server_main(void)
     if (r < 0)
         fprintf(stderr, "server: %s\n", err.text);
     pl_tree_unref(t);
-    _exit(-r);
+    exit(-r); /* with exit handlers: LeakSanitizer's */
 }
 
 static void server_start(void)

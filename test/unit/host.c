@@ -254,6 +254,45 @@ static void unlinked(void **state)
     pl_node_unref(m);
 }
 
+/* What has no name and is not open: whatever becomes of other descriptors. */
+static void nameless(void **state)
+{
+    struct pl_node *n[4], *x;
+    struct pl_file *f;
+    char name[32];
+    put(host("f"), "removed");
+    put(host("g"), "replaced");
+    put(host("h"), "new");
+    assert_int_equal(mkdir(host("d"), 0755), 0);
+    n[0] = node("f");
+    n[1] = node("g");
+    n[2] = node("d");
+    int r = pl_tmpfile(t, c, root, O_RDWR, 0600, &n[3], &at, &f);
+    assert_int_equal(r, 0);
+    assert_int_equal(pl_write(t, c, f, "tmpfile", 7, 0), 7);
+    pl_close(t, c, f);
+    assert_int_equal(pl_remove(t, c, root, "f", 0), 0);
+    assert_int_equal(pl_rename(t, c, root, "h", root, "g", 0), 0);
+    assert_int_equal(pl_remove(t, c, root, "d", AT_REMOVEDIR), 0);
+    for (int i = 0; i < 1000; i++) { /* more than it keeps */
+        snprintf(name, sizeof(name), "other%d", i);
+        put(host(name), "");
+        x = node(name);
+        pl_node_unref(x);
+    }
+    static const char *const text[] = {"removed", "replaced", NULL, "tmpfile"};
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(pl_getattr(t, c, n[i], NULL, &at), 0);
+        assert_int_equal(at.nlink, 0);
+        if (text[i]) {
+            f = opened(n[i], O_RDONLY);
+            shows(f, text[i]);
+            pl_close(t, c, f);
+        }
+        pl_node_unref(n[i]);
+    }
+}
+
 static void renames(void **state)
 {
     put(host("a"), "A");
@@ -657,25 +696,10 @@ static int group(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(sentences),
-        T(types),
-        T(hard_links),
-        T(dotdot),
-        T(create),
-        T(direct),
-        T(tmpfile_link),
-        T(unlinked),
-        T(renames),
-        T(sparse),
-        T(copies),
-        T(attributes),
-        T(xattrs),
-        T(acls),
-        T(ioctls),
-        T(directories),
-        T(removed_directory),
-        T(keys),
-        T(foreign_key),
+        T(sentences), T(types),        T(hard_links),        T(dotdot),   T(create),
+        T(direct),    T(tmpfile_link), T(unlinked),          T(nameless), T(renames),
+        T(sparse),    T(copies),       T(attributes),        T(xattrs),   T(acls),
+        T(ioctls),    T(directories),  T(removed_directory), T(keys),     T(foreign_key),
     };
     return cmocka_run_group_tests_name("host", tests, NULL, NULL);
 }
