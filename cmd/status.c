@@ -80,9 +80,9 @@ static void add_row(const struct listing *l, struct reg_page *p)
                "SPEC, PEER");
     const char *why = strchr(p->state, ':'); /* "failed: SENTENCE": that goes to the end */
     printf("%-6.8s %-9.*s %-*s %9llu %7llu %9s %9s %7lld %8s %8s  %s%s%s%s\n", p->kind,
-           (int)strcspn(p->state, ":"), p->state, l->width, safe(dir, sizeof(dir), p->dir), (unsigned long long)get(&p->stats.requests),
-           (unsigned long long)get(&p->stats.errors), text_bytes(rd, get(&p->stats.bytes_read)),
-           text_bytes(wr, get(&p->stats.bytes_written)),
+           (int)strcspn(p->state, ":"), p->state, l->width, safe(dir, sizeof(dir), p->dir),
+           (unsigned long long)get(&p->stats.requests), (unsigned long long)get(&p->stats.errors),
+           text_bytes(rd, get(&p->stats.bytes_read)), text_bytes(wr, get(&p->stats.bytes_written)),
            (long long)atomic_load_explicit(&p->stats.waiting, memory_order_relaxed),
            pid_text(keeper, atomic_load(&p->keeper)), pid_text(server, atomic_load(&p->server)),
            safe(spec, sizeof(spec), p->spec), *p->peer ? ", " : "",
@@ -101,8 +101,8 @@ static void add_details(struct reg_page *p)
                safe(text, sizeof(text), p->stats.told),
                (unsigned long long)get(&p->stats.invalidated));
     if (*p->stats.lasts)
-        printf("%s; %u servers have followed the first\n",
-               safe(text, sizeof(text), p->stats.lasts), atomic_load(&p->restarts));
+        printf("%s; %u servers have followed the first\n", safe(text, sizeof(text), p->stats.lasts),
+               atomic_load(&p->restarts));
 }
 
 static int each(void *arg, struct reg_page *page)
@@ -164,10 +164,12 @@ const struct cmd cmd_status = {
     .help =
         "  --json  one array with an object for each: kind, dir, spec, state, keeper, server,\n"
         "          nursery (process ids), restarts (servers that have followed the first), lasts\n"
-        "          (whether it outlives its server, and why not), peer, started, requests, errors,\n"
+        "          (whether it outlives its server, and why not), peer, started, requests, "
+        "errors,\n"
         "          bytes_read, bytes_written, waiting (requests not yet answered), sent, received\n"
         "          (bytes on the channel), passed (open files whose bytes the kernel moves by\n"
-        "          itself), bytes (how they move, and why), told (how the kernel learns of changes),\n"
+        "          itself), bytes (how they move, and why), told (how the kernel learns of "
+        "changes),\n"
         "          invalidated (what it was told to forget)\n\n"
         "Of one mount it also says in words how it runs, and why so.\n"
         "Nobody is asked for it, so it answers also when a server hangs.\n",
