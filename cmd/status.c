@@ -140,7 +140,10 @@ const struct cmd cmd_status = {
     .help =
         "  --json  one array with an object for each: kind, dir, spec, state, keeper, server\n"
         "          (process ids), peer, started, requests, errors, bytes_read, bytes_written,\n"
-        "          waiting (requests not yet answered), sent, received (bytes on the channel)\n\n"
+        "          waiting (requests not yet answered), told (how the kernel is told of changes "
+        "by\n"
+        "          others, or why it asks), invalidated (what it was told), sent, received (bytes\n"
+        "          on the channel)\n\n"
         "Nobody is asked for it, so it answers also when a server hangs.\n",
     .example = "  plenum status --json\n",
     .run = run,
