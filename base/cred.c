@@ -24,6 +24,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define ALL    UINT32_MAX
+#define NEED   (1u << CAP_SETUID | 1u << CAP_SETGID)
+#define SWITCH (NEED | 1u << CAP_IPC_LOCK) /* what a switched thread keeps */
+
 #define KEPT 64 /* lists of more groups are set anew each time */
 
 /* The process as it was at the first call, before any thread was switched. */
@@ -52,7 +56,8 @@ static _Thread_local struct {
 /* Where unshare is forbidden, the umask is the process's, and one op at a time has it. */
 static pthread_mutex_t shared_umask = PTHREAD_MUTEX_INITIALIZER;
 
-static int set_caps(bool cut)
+/* Sets the effective capabilities: the process's own, of those only that are in `keep`. */
+static int set_caps(uint32_t keep)
 {
     struct __user_cap_header_struct hdr = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct cap[2], now[2];
@@ -62,10 +67,9 @@ static int set_caps(bool cut)
         cap[i].permitted = (uint32_t)(permitted >> (32 * i));
         cap[i].inheritable = (uint32_t)(inheritable >> (32 * i));
     }
-    if (cut) {
-        cap[0].effective &= 1u << CAP_SETUID | 1u << CAP_SETGID | 1u << CAP_IPC_LOCK;
+    cap[0].effective &= keep;
+    if (keep != ALL)
         cap[1].effective = 0;
-    }
     if (syscall(SYS_capset, &hdr, cap) == 0)
         return 0;
     /* The process has given some up since, or is just about to: do without them. */
@@ -83,8 +87,7 @@ static void load_own(void)
 {
     struct __user_cap_header_struct hdr = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct cap[2];
-    uint32_t need = 1u << CAP_SETUID | 1u << CAP_SETGID;
-    if (geteuid() != 0 || syscall(SYS_capget, &hdr, cap) < 0 || (cap[0].effective & need) != need)
+    if (geteuid() != 0 || syscall(SYS_capget, &hdr, cap) < 0 || (cap[0].effective & NEED) != NEED)
         return;
     own.effective = cap[0].effective | (uint64_t)cap[1].effective << 32;
     own.permitted = cap[0].permitted | (uint64_t)cap[1].permitted << 32;
@@ -148,13 +151,13 @@ static int set_ids(uid_t uid, gid_t gid)
 static void start(void)
 {
     me.main = gettid() == getpid();
-    set_caps(false);
+    set_caps(ALL);
     me.known = false;
     me.ngroups = -1;
     int r = set_ids(0, own.gid);
     assert(r == 0);
     (void)r;
-    set_caps(false);
+    set_caps(ALL);
     me.cut = false;
     set_groups(own.groups, (size_t)own.ngroups);
     me.known = true;
@@ -171,7 +174,7 @@ int cred_set(uid_t uid, gid_t gid, const gid_t *groups, size_t n)
     if (r == 0)
         r = set_ids(uid, gid);
     if (r == 0 && me.cut != (uid != 0)) {
-        r = set_caps(uid != 0);
+        r = set_caps(uid ? SWITCH : ALL);
         me.cut = uid != 0;
     }
     if (r < 0)
@@ -185,6 +188,18 @@ void cred_reset(void)
         return;
     if (cred_set(0, own.gid, NULL, 0) < 0)
         start();
+}
+
+void cred_raise(void)
+{
+    if (me.known && me.cut)
+        set_caps(SWITCH | 1u << CAP_SYS_ADMIN | 1u << CAP_FSETID);
+}
+
+void cred_lower(void)
+{
+    if (me.known && me.cut)
+        set_caps(SWITCH);
 }
 
 void cred_umask(mode_t mask)

@@ -25,6 +25,11 @@ int cred_set(uid_t uid, gid_t gid, const gid_t *groups, size_t n);
 /* Back to the process's own. */
 void cred_reset(void);
 
+/* Between these two, this thread has CAP_SYS_ADMIN and CAP_FSETID again if the process has them; in
+ * all else it acts as it was switched to. */
+void cred_raise(void);
+void cred_lower(void);
+
 /* From now on this thread creates with this umask; other threads are not affected (where unshare(2)
  * is forbidden, they are, until cred_end). */
 void cred_umask(mode_t mask);

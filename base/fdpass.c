@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "base/fdpass.h"
 #include <errno.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -76,8 +77,12 @@ int fdpass_recv(int sock, struct fdpass *ret)
     ssize_t n;
     ret->nfd = 0;
     ret->len = 0;
-    while ((n = recvmsg(sock, &mh, MSG_CMSG_CLOEXEC)) < 0 && errno == EINTR)
-        ;
+    /* ECONNRESET, once: the other end has left something of ours unread; what it has said before it
+     * went comes after that. */
+    bool reset = false;
+    while ((n = recvmsg(sock, &mh, MSG_CMSG_CLOEXEC)) < 0 &&
+           (errno == EINTR || (errno == ECONNRESET && !reset)))
+        reset = errno == ECONNRESET;
     if (n < 0)
         return errno == ECONNRESET ? 0 : -errno;
     take(&mh, ret);

@@ -37,7 +37,8 @@
     X(LOCK_OWNERS, 16384, "owners", "that hold locks through the fids of one connection")          \
     X(USERS, 4096, "users", "of one mount of a 9P server, each with an attach of its own")         \
     X(LOCK_WAITS, 256, "requests", "of one connection that wait for a lock")                       \
-    X(IOCTL, 16384, "bytes", "of an ioctl's argument, each way")
+    X(IOCTL, 16384, "bytes", "of an ioctl's argument, each way")                                   \
+    X(DOCUMENTS, 1073741824, "bytes", "of all open documents of a made tree")
 
 enum limits {
 #define X(name, value, unit, what) LIMIT_##name = value,

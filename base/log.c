@@ -20,7 +20,8 @@ void log_background(void)
     atomic_store(&background, true);
 }
 
-/* Without the time, which the daemon notes itself. Is it not there or busy, the sentence is lost. */
+/* Without the time, which the daemon notes itself. Is it not there or busy, the sentence is lost.
+ */
 static void to_daemon(int level, const char *text)
 {
     struct sockaddr_un un = {.sun_family = AF_UNIX, .sun_path = "/dev/log"};

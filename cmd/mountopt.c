@@ -50,6 +50,8 @@ static const struct option_row {
     {"writeback", ON, F(writeback), 0, 0},
     {"open", USE, F(opens), 0, 0},
     {"noopen", DONT, F(opens), 0, 0},
+    {"passthrough", USE, F(passthrough), 0, 0},
+    {"nopassthrough", DONT, F(passthrough), 0, 0},
     {"confine", ON, offsetof(struct mountopt, confine), 0, 0},
     {"noconfine", OFF, offsetof(struct mountopt, confine), 0, 0},
     {"uring", ON, F(uring), 0, 0},

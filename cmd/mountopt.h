@@ -29,6 +29,9 @@ int mountopt_parse(struct mountopt *o, const char *text, struct pl_err *err);
     "  writeback                             the kernel gathers writes (one client only)\n"        \
     "  noopen                                opens never reach the server (many small files)\n"    \
     "  open                                  all reach it, those of directories too\n"             \
+    "  [no]passthrough                       the kernel itself moves bytes of open files where "   \
+    "it\n"                                                                                         \
+    "                                        can (the default; see plenum status DIR), or not\n"   \
     "  hang=SECONDS                          a server that takes nothing for so long is "          \
     "replaced\n"                                                                                   \
     "                                        (30), if the mount outlives it; 0: never\n"           \

@@ -36,6 +36,9 @@ static void add_json(struct json_object *array, struct reg_page *p)
     json_object_object_add(o, "state", attr_string(p->state));
     json_object_object_add(o, "keeper", json_object_new_int(atomic_load(&p->keeper)));
     json_object_object_add(o, "server", json_object_new_int(atomic_load(&p->server)));
+    json_object_object_add(o, "nursery", json_object_new_int(atomic_load(&p->nursery)));
+    json_object_object_add(o, "restarts", json_object_new_int64(atomic_load(&p->restarts)));
+    json_object_object_add(o, "lasts", attr_string(p->stats.lasts));
     json_object_object_add(o, "peer", attr_string(p->peer));
     json_object_object_add(o, "started", json_object_new_string(attr_time(when, &started)));
     json_object_object_add(o, "requests", json_object_new_uint64(get(&p->stats.requests)));
@@ -50,6 +53,8 @@ static void add_json(struct json_object *array, struct reg_page *p)
     json_object_object_add(o, "invalidated", json_object_new_uint64(get(&p->stats.invalidated)));
     json_object_object_add(o, "sent", json_object_new_uint64(get(&p->stats.sent)));
     json_object_object_add(o, "received", json_object_new_uint64(get(&p->stats.received)));
+    json_object_object_add(o, "passed", json_object_new_uint64(get(&p->stats.passed)));
+    json_object_object_add(o, "bytes", attr_string(p->stats.bytes));
     json_object_array_add(array, o);
 }
 
@@ -73,14 +78,31 @@ static void add_row(const struct listing *l, struct reg_page *p)
         printf("%-6s %-9s %-*s %9s %7s %9s %9s %7s %8s %8s  %s\n", "KIND", "STATE", l->width, "DIR",
                "REQUESTS", "ERRORS", "READ", "WRITTEN", "WAITING", "KEEPER", "SERVER",
                "SPEC, PEER");
-    printf("%-6.8s %-9.32s %-*s %9llu %7llu %9s %9s %7lld %8s %8s  %s%s%s\n", p->kind, p->state,
-           l->width, safe(dir, sizeof(dir), p->dir), (unsigned long long)get(&p->stats.requests),
-           (unsigned long long)get(&p->stats.errors), text_bytes(rd, get(&p->stats.bytes_read)),
-           text_bytes(wr, get(&p->stats.bytes_written)),
+    const char *why = strchr(p->state, ':'); /* "failed: SENTENCE": that goes to the end */
+    printf("%-6.8s %-9.*s %-*s %9llu %7llu %9s %9s %7lld %8s %8s  %s%s%s%s\n", p->kind,
+           (int)strcspn(p->state, ":"), p->state, l->width, safe(dir, sizeof(dir), p->dir),
+           (unsigned long long)get(&p->stats.requests), (unsigned long long)get(&p->stats.errors),
+           text_bytes(rd, get(&p->stats.bytes_read)), text_bytes(wr, get(&p->stats.bytes_written)),
            (long long)atomic_load_explicit(&p->stats.waiting, memory_order_relaxed),
            pid_text(keeper, atomic_load(&p->keeper)), pid_text(server, atomic_load(&p->server)),
            safe(spec, sizeof(spec), p->spec), *p->peer ? ", " : "",
-           *p->peer ? safe(peer, sizeof(peer), p->peer) : "");
+           *p->peer ? safe(peer, sizeof(peer), p->peer) : "", why ? why : "");
+}
+
+/* How one mount runs, below its row. */
+static void add_details(struct reg_page *p)
+{
+    char text[4 * sizeof(p->stats.bytes)];
+    if (*p->stats.bytes)
+        printf("\nbytes move %s; %llu open files were passed to the kernel\n",
+               safe(text, sizeof(text), p->stats.bytes), (unsigned long long)get(&p->stats.passed));
+    if (*p->stats.told)
+        printf("changes by others: %s; the kernel was told %llu times\n",
+               safe(text, sizeof(text), p->stats.told),
+               (unsigned long long)get(&p->stats.invalidated));
+    if (*p->stats.lasts)
+        printf("%s; %u servers have followed the first\n", safe(text, sizeof(text), p->stats.lasts),
+               atomic_load(&p->restarts));
 }
 
 static int each(void *arg, struct reg_page *page)
@@ -98,6 +120,8 @@ static int each(void *arg, struct reg_page *page)
         add_json(l->json, page);
     else
         add_row(l, page);
+    if (!l->json && l->dir)
+        add_details(page);
     l->n++;
     return 0;
 }
@@ -138,9 +162,16 @@ const struct cmd cmd_status = {
     .args = "[--json] [DIR]",
     .summary = "Shows this user's mounts, ducts and servers",
     .help =
-        "  --json  one array with an object for each: kind, dir, spec, state, keeper, server\n"
-        "          (process ids), peer, started, requests, errors, bytes_read, bytes_written,\n"
-        "          waiting (requests not yet answered), sent, received (bytes on the channel)\n\n"
+        "  --json  one array with an object for each: kind, dir, spec, state, keeper, server,\n"
+        "          nursery (process ids), restarts (servers that have followed the first), lasts\n"
+        "          (whether it outlives its server, and why not), peer, started, requests, "
+        "errors,\n"
+        "          bytes_read, bytes_written, waiting (requests not yet answered), sent, received\n"
+        "          (bytes on the channel), passed (open files whose bytes the kernel moves by\n"
+        "          itself), bytes (how they move, and why), told (how the kernel learns of "
+        "changes),\n"
+        "          invalidated (what it was told to forget)\n\n"
+        "Of one mount it also says in words how it runs, and why so.\n"
         "Nobody is asked for it, so it answers also when a server hangs.\n",
     .example = "  plenum status --json\n",
     .run = run,

@@ -17,31 +17,47 @@
 struct behind {
     bool duct;
     struct reg_page *page; /* or NULL */
-    struct pollfd fds[2];  /* keeper, server; fd -1: none, or gone */
+    struct pollfd fds[3];  /* keeper, server, nursery; fd -1: none, or gone */
 };
+
+#define BEHIND 3
+
+/* Holds those that are there now; a server may have followed the one of the last look. */
+static void hold(struct behind *b)
+{
+    pid_t pids[BEHIND] = {atomic_load(&b->page->keeper), atomic_load(&b->page->server),
+                          atomic_load(&b->page->nursery)};
+    for (int i = 0; i < BEHIND; i++) {
+        if (b->fds[i].fd >= 0)
+            close(b->fds[i].fd);
+        b->fds[i].fd = pids[i] > 0 ? pidfd_open(pids[i], 0) : -1;
+    }
+}
 
 static void look(struct behind *b, const char *dir)
 {
-    struct reg_page *page = reg_find(dir);
-    if (!page)
+    b->page = reg_find(dir);
+    if (!b->page)
         return;
-    pid_t pids[2] = {atomic_load(&page->keeper), atomic_load(&page->server)};
-    b->duct = !strcmp(page->kind, "duct");
-    for (int i = 0; i < 2; i++)
-        b->fds[i].fd = pids[i] > 0 ? pidfd_open(pids[i], 0) : -1;
-    b->page = page;
+    b->duct = !strcmp(b->page->kind, "duct");
+    hold(b);
 }
 
-/* Waits until both are gone: true, or false when the time is over. */
+static bool any(const struct behind *b)
+{
+    return b->fds[0].fd >= 0 || b->fds[1].fd >= 0 || b->fds[2].fd >= 0;
+}
+
+/* Waits until all are gone: true, or false when the time is over. */
 static bool gone(struct behind *b, int timeout_ms)
 {
-    while (b->fds[0].fd >= 0 || b->fds[1].fd >= 0) {
-        int n = poll(b->fds, 2, timeout_ms);
+    while (any(b)) {
+        int n = poll(b->fds, BEHIND, timeout_ms);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
             return false;
-        for (int i = 0; i < 2; i++) {
+        for (int i = 0; i < BEHIND; i++) {
             if (b->fds[i].fd >= 0 && b->fds[i].revents) {
                 close(b->fds[i].fd);
                 b->fds[i].fd = -1;
@@ -65,15 +81,24 @@ static bool ended(struct behind *b, int timeout_ms)
     return false;
 }
 
-/* Whatever does not end is killed: the server first, so that the keeper can clean up. */
+static void kill_held(struct behind *b, int i)
+{
+    if (b->fds[i].fd >= 0)
+        pidfd_send_signal(b->fds[i].fd, SIGKILL, NULL, 0);
+}
+
+/* Whatever does not end is killed: the server first, so that the keeper can clean up; then all. */
 static void wait_forced(struct behind *b)
 {
     if (b->duct ? ended(b, PATIENCE_MS) : gone(b, PATIENCE_MS))
         return;
-    if (b->fds[1].fd >= 0)
-        pidfd_send_signal(b->fds[1].fd, SIGKILL, NULL, 0);
-    if (!gone(b, PATIENCE_MS) && b->fds[0].fd >= 0)
-        pidfd_send_signal(b->fds[0].fd, SIGKILL, NULL, 0);
+    kill_held(b, 1);
+    if (gone(b, PATIENCE_MS))
+        return;
+    if (b->page)
+        hold(b);
+    for (int i = 0; i < BEHIND; i++)
+        kill_held(b, i);
     gone(b, PATIENCE_MS);
 }
 
@@ -82,7 +107,7 @@ static int end(const struct cmd *self, const char *dir, bool force, struct behin
 {
     struct pl_err err;
     /* The mount may be gone and a server that hangs still there: an unmount was given up. */
-    bool left = !b->duct && (b->fds[0].fd >= 0 || b->fds[1].fd >= 0);
+    bool left = !b->duct && any(b);
     int r = mount_end(dir, force, &err);
     if (r == -EINVAL && left && !force)
         return cmd_fail(
@@ -109,7 +134,9 @@ static int run(const struct cmd *self, int argc, char **argv)
     char dir[PATH_MAX];
     if (mount_path(argv[optind], dir, &err) < 0)
         return cmd_error(self, &err);
-    struct behind b = {.fds = {{.fd = -1, .events = POLLIN}, {.fd = -1, .events = POLLIN}}};
+    struct behind b = {.fds = {{.fd = -1, .events = POLLIN},
+                               {.fd = -1, .events = POLLIN},
+                               {.fd = -1, .events = POLLIN}}};
     look(&b, dir);
     int status = end(self, dir, force, &b);
     reg_put(b.page);
@@ -121,7 +148,7 @@ const struct cmd cmd_umount = {
     .args = "[-f] DIR",
     .summary = "Unmounts DIR and waits until the processes behind it are gone",
     .help = "  -f   also when the server or the peer is dead or hangs, and with open files;\n"
-            "       a server that does not end by itself is killed\n\n"
+            "       what has not ended by itself after 5 seconds is killed: it takes 15 at most\n\n"
             "A duct whose other direction is still in use goes on with that one.\n",
     .example = "  plenum umount /mnt\n",
     .run = run,

@@ -47,6 +47,9 @@
 #define WRITE_HEAD  (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
 /* Every request without bulk data fits: SYMLINK's header, name and target are 40 + 256 + 4096. */
 #define SMALL 4608
+#define SECTOR                                                                                     \
+    512 /* data of a WRITE begins at a multiple of it, for files opened with O_DIRECT              \
+         */
 
 struct dev;
 
@@ -65,7 +68,7 @@ struct worker {
     _Atomic uint64_t answer; /* the unique under which to answer; 0: it has been taken */
     int sent;                /* what came of the answer; 1: there was none yet */
     struct ledger_slot *slot;
-    char small[SMALL];
+    char small[SMALL + SECTOR];
 };
 
 struct dev {
@@ -176,6 +179,19 @@ static int req_send(struct fuse_req *r, const struct iovec *iov, int n)
 static int notify(struct fuse_sess *s, const struct iovec *iov, int n)
 {
     return send_iov(((struct dev *)s->transport)->fd, iov, n);
+}
+
+static int32_t backing_open(struct fuse_sess *s, int fd)
+{
+    struct fuse_backing_map map = {.fd = fd};
+    int id = ioctl(((struct dev *)s->transport)->fd, FUSE_DEV_IOC_BACKING_OPEN, &map);
+    return id > 0 ? id : id < 0 ? -errno : -EIO;
+}
+
+static void backing_close(struct fuse_sess *s, int32_t id)
+{
+    uint32_t arg = (uint32_t)id;
+    ioctl(((struct dev *)s->transport)->fd, FUSE_DEV_IOC_BACKING_CLOSE, &arg);
 }
 
 /* Reads a request: its length; 0: unmounted; -ENOTCONN: aborted; another error. */
@@ -326,6 +342,25 @@ static void look(struct dev *d, uint64_t *taken, uint64_t *overlap, unsigned *st
     *overlap = d->overlap;
 }
 
+static int wait_for(struct dev *d, long ns)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    t.tv_nsec += ns;
+    t.tv_sec += t.tv_nsec / 1000000000;
+    t.tv_nsec %= 1000000000;
+    return pthread_cond_timedwait(&d->tick, &d->lock, &t);
+}
+
+/* See fuse_bytes_tidy(). Called with the lock, which it lets go of meanwhile. */
+static bool tidy(struct dev *d)
+{
+    pthread_mutex_unlock(&d->lock);
+    bool more = fuse_bytes_tidy(&d->s);
+    pthread_mutex_lock(&d->lock);
+    return more;
+}
+
 static void *monitor(void *arg)
 {
     struct dev *d = arg;
@@ -335,15 +370,18 @@ static void *monitor(void *arg)
     while (!d->over) {
         d->asleep = d->taken == taken && (d->idle > 0 || d->running == 0);
         look(d, &taken, &overlap, &streak);
-        while (d->asleep && !d->over)
-            pthread_cond_wait(&d->tick, &d->lock);
-        struct timespec t;
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        t.tv_nsec += TICK;
-        t.tv_sec += t.tv_nsec / 1000000000;
-        t.tv_nsec %= 1000000000;
-        while (!d->over && pthread_cond_timedwait(&d->tick, &d->lock, &t) != ETIMEDOUT)
+        while (d->asleep && !d->over) {
+            bool more = tidy(d);
+            if (!d->asleep || d->over)
+                break;
+            if (more)
+                wait_for(d, 1000000000);
+            else
+                pthread_cond_wait(&d->tick, &d->lock);
+        }
+        while (!d->over && wait_for(d, TICK) != ETIMEDOUT)
             ;
+        tidy(d);
     }
     pthread_mutex_unlock(&d->lock);
     return NULL;
@@ -510,8 +548,11 @@ static int decode(struct worker *w, size_t n)
     struct dev *d = w->dev;
     const char *bytes = w->buf + PAGE - WRITE_HEAD;
     r->buf_used = n > SMALL;
-    if (!r->buf_used)
-        bytes = memcpy(w->small, bytes, n);
+    if (!r->buf_used) {
+        char *data = w->small + WRITE_HEAD;
+        data += -(uintptr_t)data & (SECTOR - 1);
+        bytes = memcpy(data - WRITE_HEAD, bytes, n);
+    }
     r->s = &d->s;
     r->buf = w->buf + PAGE;
     r->bufsize = d->bufsize;
@@ -730,6 +771,8 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
     }
     d->fd = fd;
     d->s.notify = notify;
+    d->s.backing_open = backing_open;
+    d->s.backing_close = backing_close;
     d->s.transport = d;
     d->swept = true;
     d->bufsize = d->s.opts.max_write > 128 << 10 ? d->s.opts.max_write : 128 << 10;

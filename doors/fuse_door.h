@@ -23,6 +23,8 @@ struct fuse_valid { /* a timeout as the protocol has it */
     uint32_t nsec;
 };
 
+struct carried;
+
 /* What the kernel may believe for how long. */
 enum fuse_belief { FUSE_OF_ENTRY, FUSE_OF_ATTR, FUSE_OF_NEGATIVE, FUSE_BELIEFS };
 
@@ -51,7 +53,20 @@ struct fuse_sess {
     uint8_t slot_owner[LEDGER_SLOTS];
     /* The transport's: sends a notification. Any thread. */
     int (*notify)(struct fuse_sess *s, const struct iovec *iov, int n);
+    /* The transport's: hands the kernel the file that fd has open, with the rights of this thread:
+     * an id > 0, or -ENOTTY where there is no such thing; and takes it back. Any thread. */
+    int32_t (*backing_open)(struct fuse_sess *s, int fd);
+    void (*backing_close)(struct fuse_sess *s, int32_t id);
     void *transport;
+    /* How bytes travel: fuse_bytes.c. */
+    struct {
+        bool on;                  /* the kernel takes descriptors */
+        atomic_bool denied, some; /* it has refused for good; it has taken one */
+        pthread_mutex_t lock;
+        struct carried *table; /* inodes with open files */
+        struct carried *kept;  /* those of them that only keep one, the oldest first */
+        atomic_uint nkept;
+    } bytes;
     /* Who lists directories, and whether for names only; see fuse_ops_dir.c. */
     _Atomic uint64_t lister[FUSE_LISTERS];
 };
@@ -122,8 +137,9 @@ int fuse_reply_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
 /* Answers CREATE and TMPFILE; takes over both. */
 int fuse_reply_created(struct fuse_req *r, struct pl_node *node, const struct pl_attr *attr,
                        struct pl_file *file);
-/* Closes the file and frees its handle; -EBADF: there is none. */
-int fuse_close(struct fuse_req *r, uint64_t fh);
+/* Closes the file and frees its handle; -EBADF: there is none. `released`: as of
+ * fuse_bytes_close(). */
+int fuse_close(struct fuse_req *r, uint64_t fh, bool released);
 /* What of open(2)'s flags a tree is told. */
 int fuse_open_flags(struct fuse_req *r, uint32_t flags);
 /* A name was removed, or renamed, as the request's intent tells: what the ledger knows follows. */
@@ -139,6 +155,34 @@ static inline bool fuse_noopen_on(const struct fuse_sess *s)
     return s->flags & FUSE_NO_OPEN_SUPPORT;
 }
 
+/* ---- how bytes travel (fuse_bytes.c) --------------------------------------------------------- */
+void fuse_bytes_init(struct fuse_sess *s);
+void fuse_bytes_done(struct fuse_sess *s);
+/* What to ask of INIT; after it: the levels of stacked file systems that may lie below. */
+uint64_t fuse_bytes_wanted(const struct fuse_sess *s);
+uint32_t fuse_bytes_agreed(struct fuse_sess *s);
+
+struct fuse_way {
+    enum fuse_how how;
+    uint32_t flags; /* FOPEN_* */
+    int32_t backing;
+};
+/* Chooses the way for a file just opened, a directory included; 0, or -ENOMEM. Unless it fails, one
+ * fuse_bytes_close() with the result's `how` goes with it. */
+int fuse_bytes_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
+                    struct fuse_way *ret);
+/* The file of the request's node that was open with these flags a moment ago and can be so again,
+ * its way chosen; NULL: there is none. */
+struct pl_file *fuse_bytes_again(struct fuse_req *r, uint32_t flags, struct fuse_way *ret);
+/* Closes the file, or keeps it for a while. `released`: the kernel has had it, and nothing is to be
+ * undone. */
+void fuse_bytes_close(struct fuse_req *r, const struct fuse_file *f, bool released);
+/* The kernel has forgotten the node. */
+void fuse_bytes_forget(struct fuse_sess *s, uint64_t nodeid);
+/* What a predecessor's open files use. */
+void fuse_bytes_carry_on(struct fuse_sess *s);
+/* Closes what was kept long enough; true: call it again within a second. Cheap when nothing is. */
+bool fuse_bytes_tidy(struct fuse_sess *s);
 /* How long the kernel may believe what this reply says; `told`: pl_attr.told, or of a negative
  * entry whether its directory is watched. Not at all if something has changed behind the tree's
  * back since the op began: it may have been said already, before the kernel knew what we say now.*/

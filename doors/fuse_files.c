@@ -59,8 +59,16 @@ struct fuse_files *fuse_files_new(struct ledger *ledger, fuse_wake_file *wake, v
     tab->used_more = LEDGER_FILES;
     uint32_t used = atomic_load(&ledger->head->files_used);
     for (uint32_t i = used < LEDGER_FILES ? used : LEDGER_FILES - 1; i > 0; i--) {
-        tab->file[i].used = atomic_load(&ledger->file[i].state);
-        if (!tab->file[i].used)
+        const struct ledger_file *e = &ledger->file[i];
+        uint32_t state = atomic_load(&e->state);
+        tab->file[i] = (struct fuse_file){.used = state,
+                                          .how = state & LEDGER_DIR      ? FUSE_NO_BYTES
+                                                 : state & LEDGER_PASSED ? FUSE_PASSED_BY_NAME
+                                                                         : FUSE_PLAIN,
+                                          .locked = true, /* perhaps */
+                                          .flags = e->flags,
+                                          .nodeid = e->nodeid};
+        if (!state)
             put_free(tab, i);
     }
     return tab;
@@ -99,14 +107,22 @@ static uint32_t take(struct fuse_files *tab)
     return i;
 }
 
-uint64_t fuse_files_add(struct fuse_files *tab, struct pl_file *file, const struct ledger_file *as)
+uint64_t fuse_files_add(struct fuse_files *tab, struct pl_file *file, const struct ledger_file *as,
+                        enum fuse_how how)
 {
     uint64_t fh = 0;
     pthread_mutex_lock(&tab->lock);
     uint32_t i = take(tab);
     if (i) {
         struct fuse_file *f = &tab->file[i];
-        *f = (struct fuse_file){.file = file, .generation = f->generation + 1, .used = true};
+        *f = (struct fuse_file){.file = file,
+                                .generation = f->generation + 1,
+                                .used = true,
+                                .how = how,
+                                .flags = file->flags,
+                                .uid = as->uid,
+                                .gid = as->gid,
+                                .nodeid = as->nodeid};
         if (inside(i)) {
             struct ledger_file *e = &tab->l->file[i];
             e->nodeid = as->nodeid;

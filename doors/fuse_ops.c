@@ -5,6 +5,7 @@
 #include "fuse/features.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -71,6 +72,7 @@ static int make_tables(struct fuse_sess *s, struct pl_node *root, const struct p
     s->nodes = fuse_nodes_new(s->ledger, root, attr, &fuse_nodes_ops, s);
     s->files = s->nodes ? fuse_files_new(s->ledger, fuse_wake_file_of, s) : NULL;
     if (s->files) {
+        fuse_bytes_init(s);
         pthread_mutex_init(&s->poll_lock, NULL);
         pthread_mutex_init(&s->lock_lock, NULL);
         pthread_mutex_init(&s->slot_lock, NULL);
@@ -133,6 +135,7 @@ void fuse_sess_done(struct fuse_sess *s)
     pl_call_done(&call);
     fuse_noopen_free(s->noopen);
     fuse_files_free(s->files);
+    fuse_bytes_done(s);
     fuse_nodes_free(s->nodes);
     if (s->ledger == &s->own)
         ledger_unmap(&s->own);
@@ -165,6 +168,8 @@ uint64_t fuse_wants(uint32_t tree, const struct fuse_opts *opts)
         want |= FUSE_WRITEBACK_CACHE;
     if (opts->uring)
         want |= FUSE_OVER_IO_URING;
+    if (opts->passthrough != FUSE_OFF)
+        want |= FUSE_PASSTHROUGH;
     return want;
 }
 
@@ -192,6 +197,9 @@ int fuse_sess_agree(struct fuse_sess *s, const struct fuse_init_in *in, struct f
     out->minor = s->minor;
     s->flags = offered & (fuse_wants(s->tree->flags, &s->opts) |
                           (fuse_lasts(s) ? (uint64_t)FUSE_HAS_RESEND : 0));
+    if (!fuse_bytes_wanted(s))
+        s->flags &= ~(uint64_t)FUSE_PASSTHROUGH;
+    out->max_stack_depth = fuse_bytes_agreed(s);
     /* The older way has the tree know by itself whose writes clear set-user-ID bits: it does,
      * unless the kernel writes back in the name of others. */
     if ((s->flags & FUSE_HANDLE_KILLPRIV_V2) || s->opts.writeback)
@@ -292,15 +300,17 @@ int fuse_entry(struct fuse_req *r, struct pl_node *node, const struct pl_attr *a
     struct fuse_sess *s = r->s;
     struct fuse_found f = {node, attr, r->m.h.nodeid, name};
     uint64_t generation;
+    bool sure;
     fuse_journal_deed(r);
     uint64_t id =
-        fuse_nodes_learn(s->nodes, &f, &generation, r->journal ? &r->slot->learned : NULL);
+        fuse_nodes_learn(s->nodes, &f, &generation, &sure, r->journal ? &r->slot->learned : NULL);
     if (!id)
         return -ENOMEM;
     /* From here on changes are passed on to the kernel; those before are noticed by fuse_valid().
      */
     struct fuse_valid ev = fuse_valid(r, FUSE_OF_ENTRY, attr->told);
-    struct fuse_valid av = fuse_valid(r, FUSE_OF_ATTR, attr->told);
+    struct fuse_valid av =
+        sure ? fuse_valid(r, FUSE_OF_ATTR, attr->told) : (struct fuse_valid){0, 0};
     if (s->told && S_ISDIR(attr->mode))
         fuse_nodes_set_watched(s->nodes, id, attr->told);
     out->nodeid = id;
@@ -328,10 +338,10 @@ int fuse_reply_entry(struct fuse_req *r, struct pl_node *node, const struct pl_a
 /* The kernel is about to be told these attributes of the request's node: for how long they hold. */
 static struct fuse_valid telling(struct fuse_req *r, const struct pl_attr *attr)
 {
-    fuse_nodes_told(r->s->nodes, r->m.h.nodeid, attr);
+    bool sure = fuse_nodes_told(r->s->nodes, r->m.h.nodeid, attr);
     if (r->s->told && S_ISDIR(attr->mode))
         fuse_nodes_set_watched(r->s->nodes, r->m.h.nodeid, attr->told);
-    return fuse_valid(r, FUSE_OF_ATTR, attr->told);
+    return sure ? fuse_valid(r, FUSE_OF_ATTR, attr->told) : (struct fuse_valid){0, 0};
 }
 
 int fuse_reply_attr(struct fuse_req *r, const struct pl_attr *attr)
@@ -340,6 +350,28 @@ int fuse_reply_attr(struct fuse_req *r, const struct pl_attr *attr)
     struct fuse_attr_out out = {v.sec, v.nsec, 0, {0}};
     fill_attr(&out.attr, attr);
     fuse_reply(r, &out, sizeof(out));
+    return 0;
+}
+
+/* What /proc says of a thread. */
+static int read_status(pid_t pid, char *text, size_t size)
+{
+    char path[40];
+    if (!pid)
+        return -ESRCH;
+    snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT) { /* perhaps hidden from whom this thread acted for before */
+        cred_reset();
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+    }
+    if (fd < 0)
+        return -errno;
+    ssize_t n = read(fd, text, size - 1);
+    close(fd);
+    if (n < 0)
+        return -EIO;
+    text[n] = 0;
     return 0;
 }
 
@@ -469,12 +501,52 @@ static bool is_touch(struct fuse_req *r, struct pl_setattr *set)
     return true;
 }
 
-static int set_times(struct fuse_req *r, struct pl_file *file, const struct pl_setattr *times,
+/* A kernel without HANDLE_KILLPRIV_V2 takes the suid and sgid bits of what is written to off by a
+ * plain change of the mode, in the name of the writer, who need not be the owner. One that checks
+ * permissions would not let him ask for it; one that does not is believed if he may write. */
+static bool is_kill(struct fuse_req *r, const struct fuse_setattr_in *in)
+{
+    struct pl_attr a;
+    struct pl_call call;
+    if ((r->s->flags & FUSE_HANDLE_KILLPRIV_V2) ||
+        (in->valid & ~(uint32_t)FATTR_CTIME) != FATTR_MODE)
+        return false;
+    pl_call_init(&call, 0, 0);
+    int error = pl_getattr(r->s->tree, &call, r->node, NULL, &a);
+    pl_call_done(&call);
+    uint32_t gone = (a.mode ^ in->mode) & 07777;
+    return error == 0 && S_ISREG(a.mode) && (a.mode & gone) == gone &&
+           !(gone & ~(uint32_t)(S_ISUID | S_ISGID)) &&
+           (r->s->opts.kernel_checks || pl_access(r->s->tree, &r->call, r->node, W_OK) == 0);
+}
+
+/* Whether the caller may leave these bits alone. */
+static bool may_fsetid(const struct fuse_req *r)
+{
+    char text[8192];
+    const char *p =
+        read_status(r->call.pid, text, sizeof(text)) == 0 ? strstr(text, "\nCapEff:") : NULL;
+    if (!p)
+        return r->m.h.uid == 0;
+    return strtoull(p + strlen("\nCapEff:"), NULL, 16) >> CAP_FSETID & 1;
+}
+
+/* And one that has it, and moves bytes by itself, says so by a change of nothing before it writes;
+ * also when only file capabilities are to go. */
+static bool kills(const struct fuse_req *r, const struct fuse_setattr_in *in)
+{
+    return in->valid & FATTR_KILL_SUIDGID ||
+           (!(in->valid & ~(uint32_t)(FATTR_FH | FATTR_CTIME)) && r->node->fmt == S_IFREG &&
+            (r->s->flags & FUSE_HANDLE_KILLPRIV_V2) && !may_fsetid(r));
+}
+
+/* In our own name. */
+static int set_by_us(struct fuse_req *r, struct pl_file *file, const struct pl_setattr *set,
                      struct pl_attr *attr)
 {
     struct pl_call call;
     pl_call_init(&call, 0, 0);
-    int error = pl_setattr(r->s->tree, &call, r->node, file, times, attr);
+    int error = pl_setattr(r->s->tree, &call, r->node, file, set, attr);
     pl_call_done(&call);
     return error;
 }
@@ -492,13 +564,16 @@ int fuse_op_setattr(struct fuse_req *r)
     int error = set.valid ? pl_setattr(r->s->tree, &r->call, r->node, file, &set, &attr) : 0;
     if (error == -EPERM && is_touch(r, &set))
         error = pl_setattr(r->s->tree, &r->call, r->node, file, &set, &attr);
+    if (error == -EPERM && is_kill(r, in))
+        error = set_by_us(r, file, &set, &attr);
     if (error == 0 && apart)
-        error = set_times(r, file, &times, &attr);
+        error = set_by_us(r, file, &times, &attr);
     if (error < 0)
         return error;
-    if (in->valid & FATTR_KILL_SUIDGID)
+    bool kill = kills(r, in);
+    if (kill)
         fuse_kill_priv(r, file, false);
-    if ((!set.valid && !apart) || (in->valid & FATTR_KILL_SUIDGID))
+    if ((!set.valid && !apart) || kill)
         error = pl_getattr(r->s->tree, &r->call, r->node, file, &attr);
     return error < 0 ? error : fuse_reply_attr(r, &attr);
 }
@@ -608,22 +683,10 @@ static fuse_handler *const handlers[FUSE_OPCODE_END] = {
 /* The supplementary groups of the caller: only /proc knows them. */
 static int load_groups(struct pl_call *call)
 {
-    char path[40], text[8192];
-    if (!call->pid)
-        return -ESRCH;
-    snprintf(path, sizeof(path), "/proc/%d/status", (int)call->pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 && errno == ENOENT) { /* perhaps hidden from whom this thread acted for before */
-        cred_reset();
-        fd = open(path, O_RDONLY | O_CLOEXEC);
-    }
-    if (fd < 0)
-        return -errno;
-    ssize_t n = read(fd, text, sizeof(text) - 1);
-    close(fd);
-    if (n < 0)
-        return -EIO;
-    text[n] = 0;
+    char text[8192];
+    int r = read_status(call->pid, text, sizeof(text));
+    if (r < 0)
+        return r;
     char *p = strstr(text, "\nGroups:");
     if (!p)
         return -EIO;
@@ -655,13 +718,19 @@ static int run_handler(struct fuse_req *r, fuse_handler *handler)
     return error;
 }
 
+static void forget(struct fuse_sess *s, uint64_t nodeid, uint64_t n)
+{
+    if (fuse_nodes_forget(s->nodes, nodeid, n))
+        fuse_bytes_forget(s, nodeid);
+}
+
 static void batch_forget(struct fuse_req *r)
 {
     const char *p = r->m.data;
     for (size_t i = 0; i < r->m.size; i += sizeof(struct fuse_forget_one)) {
         struct fuse_forget_one one;
         memcpy(&one, p + i, sizeof(one));
-        fuse_nodes_forget(r->s->nodes, one.nodeid, one.nlookup);
+        forget(r->s, one.nodeid, one.nlookup);
     }
 }
 
@@ -671,7 +740,7 @@ static bool silent(struct fuse_req *r)
     switch (r->m.h.opcode) {
     case FUSE_FORGET:
         ledger_point(r->s->ledger, LEDGER_AT_forget);
-        fuse_nodes_forget(r->s->nodes, r->m.h.nodeid, r->m.a.forget.nlookup);
+        forget(r->s, r->m.h.nodeid, r->m.a.forget.nlookup);
         return true;
     case FUSE_BATCH_FORGET:
         ledger_point(r->s->ledger, LEDGER_AT_forget);

@@ -27,57 +27,13 @@ int fuse_open_flags(struct fuse_req *r, uint32_t flags)
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-/* Must the kernel tell us of each close(2)? That costs a round trip as long as the open itself. A
- * file open for reading has no errors to report; what is left are the POSIX locks of the process
- * that closes it. So it is asked for only where such locks have been seen. What this gives up: a
- * read lock set through a file that was open before the first lock of all goes with the last close
- * of that file, if processes share it, and not with the first. */
-static bool needs_flush(const struct fuse_req *r, const struct pl_file *file, bool locked)
-{
-    return (file->flags & O_ACCMODE) != O_RDONLY || ((r->s->flags & FUSE_POSIX_LOCKS) && locked);
-}
-
-/* The kernel cuts a write that goes through its cache at the bounds of pages. Where the file has
- * other writers than this kernel, what each appends in one write must arrive in one piece. */
-static bool appends_whole(const struct fuse_sess *s, const struct pl_file *file)
-{
-    return (file->flags & (O_ACCMODE | O_APPEND)) == (O_WRONLY | O_APPEND) &&
-           !(s->tree->flags & PL_TREE_PRIVATE);
-}
-
-/* How the kernel is to treat the open file. The place for passthrough, when it comes. */
-static uint32_t treatment(struct fuse_req *r, struct pl_file *file, uint64_t nodeid)
-{
-    const struct fuse_sess *s = r->s;
-    bool generated = s->tree->flags & PL_TREE_GENERATED;
-    struct fuse_opened o = fuse_nodes_opened(s->nodes, nodeid);
-    uint32_t keep = o.same && !generated ? FOPEN_KEEP_CACHE : 0;
-    if (file->node->fmt == S_IFDIR)
-        return s->cache_dirs ? FOPEN_CACHE_DIR | keep : 0;
-    uint32_t flags = needs_flush(r, file, o.locked) ? 0 : FOPEN_NOFLUSH;
-    if (file->stream)
-        return flags | FOPEN_STREAM | FOPEN_NONSEEKABLE | FOPEN_DIRECT_IO;
-    if (file->direct || appends_whole(s, file))
-        return flags | FOPEN_DIRECT_IO;
-    if (s->opts.direct_io)
-        return flags | FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
-    return flags | keep;
-}
-
-static uint32_t opened_as(const struct pl_file *file, uint32_t open_flags)
-{
-    return (file->node->fmt == S_IFDIR ? LEDGER_DIR : 0) | (file->stream ? LEDGER_STREAM : 0) |
-           (open_flags & FOPEN_DIRECT_IO ? 0 : LEDGER_CACHED);
-}
-
-int fuse_close(struct fuse_req *r, uint64_t fh)
+int fuse_close(struct fuse_req *r, uint64_t fh, bool released)
 {
     struct fuse_sess *s = r->s;
     struct fuse_file f;
     if (!fuse_files_del(s->files, fh, &f))
         return -EBADF;
-    if (f.file)
-        pl_close(s->tree, &r->call, f.file);
+    fuse_bytes_close(r, &f, released);
     fuse_poll_free(f.poll);
     fuse_locks_end(s, 0, fh, 0);
     ledger_point(s->ledger, LEDGER_AT_release);
@@ -85,31 +41,56 @@ int fuse_close(struct fuse_req *r, uint64_t fh)
     return 0;
 }
 
-int fuse_reply_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
-                    const struct fuse_entry_out *entry)
+static uint32_t opened_as(const struct pl_file *file, const struct fuse_way *way)
 {
-    fuse_journal_deed(r);
-    if (fuse_noopen_on(r->s))
-        return fuse_noopen_created(r, file, entry);
-    struct fuse_open_out out = {.open_flags = treatment(r, file, nodeid)};
+    return (way->how == FUSE_NO_BYTES ? LEDGER_DIR : 0) | (file->stream ? LEDGER_STREAM : 0) |
+           (way->how >= FUSE_PASSED        ? LEDGER_PASSED
+            : way->flags & FOPEN_DIRECT_IO ? 0
+                                           : LEDGER_CACHED);
+}
+
+/* Takes over the file, for which the way was chosen. */
+static int reply_open(struct fuse_req *r, struct pl_file *file, const struct fuse_way *way,
+                      uint64_t nodeid, const struct fuse_entry_out *entry)
+{
+    struct fuse_open_out out = {.open_flags = way->flags, .backing_id = way->backing};
     struct ledger_file as = {.nodeid = nodeid,
                              .opener = r->m.h.unique & ~FUSE_UNIQUE_RESEND,
                              .uid = r->m.h.uid,
                              .gid = r->m.h.gid,
-                             .state = opened_as(file, out.open_flags)};
+                             .backing = way->backing,
+                             .state = opened_as(file, way)};
     int sent = -ENOMEM;
-    out.fh = fuse_files_add(r->s->files, file, &as);
+    out.fh = fuse_files_add(r->s->files, file, &as, way->how);
     if (out.fh)
         sent = entry ? fuse_reply2(r, entry, sizeof(*entry), &out, sizeof(out))
                      : fuse_reply(r, &out, sizeof(out));
     if (sent == 0)
         return 0;
     /* The kernel knows neither the file nor the entry. */
-    if (fuse_close(r, out.fh) < 0)
-        pl_close(r->s->tree, &r->call, file);
+    struct fuse_file gone = {
+        .file = file, .how = (uint8_t)way->how, .flags = file->flags, .nodeid = nodeid};
+    if (fuse_close(r, out.fh, false) < 0)
+        fuse_bytes_close(r, &gone, false);
     if (entry)
         fuse_nodes_forget(r->s->nodes, entry->nodeid, 1);
     return out.fh ? 0 : -ENOMEM;
+}
+
+int fuse_reply_open(struct fuse_req *r, struct pl_file *file, uint64_t nodeid,
+                    const struct fuse_entry_out *entry)
+{
+    struct fuse_way way;
+    fuse_journal_deed(r);
+    if (fuse_noopen_on(r->s))
+        return fuse_noopen_created(r, file, entry);
+    int error = fuse_bytes_open(r, file, nodeid, &way);
+    if (error == 0)
+        return reply_open(r, file, &way, nodeid, entry);
+    pl_close(r->s->tree, &r->call, file);
+    if (entry)
+        fuse_nodes_forget(r->s->nodes, entry->nodeid, 1);
+    return error;
 }
 
 /* The caller may write but not read, and the kernel is to write back, for which it reads pages: it
@@ -133,8 +114,13 @@ static int open_write_only(struct fuse_req *r, int flags, int wider, struct pl_f
 int fuse_op_open(struct fuse_req *r)
 {
     const struct fuse_open_in *in = &r->m.a.open;
-    struct pl_file *file;
+    struct fuse_way way;
     int flags = fuse_open_flags(r, in->flags);
+    struct pl_file *file = fuse_bytes_again(r, (uint32_t)flags, &way);
+    if (file) {
+        fuse_journal_deed(r);
+        return reply_open(r, file, &way, r->m.h.nodeid, NULL);
+    }
     int error = pl_open(r->s->tree, &r->call, r->node, flags, &file);
     if (error == -EACCES && flags != (int)(in->flags & OPEN_FLAGS))
         error = open_write_only(r, (int)(in->flags & OPEN_FLAGS), flags, &file);
@@ -208,6 +194,22 @@ static int read_stream(struct fuse_req *r, struct pl_file *file)
     return n < 0 ? (int)n : 0;
 }
 
+/* fcntl(2) took O_DIRECT away: less than a block may be read. */
+static ssize_t read_plain(struct fuse_req *r, struct pl_file *file)
+{
+    struct pl_tree *tree = r->s->tree;
+    struct pl_file *plain;
+    struct pl_call call;
+    pl_call_init_self(&call);
+    ssize_t n = pl_open(tree, &call, file->node, O_RDONLY, &plain);
+    if (n == 0) {
+        n = pl_read(tree, &call, plain, r->buf, r->m.a.read.size, r->m.a.read.offset);
+        pl_close(tree, &call, plain);
+    }
+    pl_call_done(&call);
+    return n;
+}
+
 int fuse_op_read(struct fuse_req *r)
 {
     const struct fuse_read_in *in = &r->m.a.read;
@@ -219,7 +221,9 @@ int fuse_op_read(struct fuse_req *r)
     if (file->stream)
         return read_stream(r, file);
     r->buf_used = true;
-    ssize_t n = pl_read(r->s->tree, &r->call, file, r->buf, in->size, in->offset);
+    ssize_t n = file->flags & ~in->flags & O_DIRECT
+                    ? read_plain(r, file)
+                    : pl_read(r->s->tree, &r->call, file, r->buf, in->size, in->offset);
     if (n < 0)
         return (int)n;
     stats_add(&r->s->stats->bytes_read, (uint64_t)n);
@@ -235,13 +239,14 @@ static uint64_t copy_len(const struct fuse_req *r)
 }
 
 /* A file was opened to append, but this does not: pages that were changed through a mapping, which
- * the kernel writes back by any file of the node that may write, or fcntl(2) took O_APPEND away.
- * It goes to its place by a file that does not append; in our own name, for the caller is whoever
- * happens to write back, and may not open it again. */
-static bool keeps_place(const struct fuse_write_in *in, const struct pl_file *file)
+ * the kernel writes back by any file of the node that may write, or fcntl(2) took O_APPEND away; or
+ * it took O_DIRECT away, to write less than a block. It goes to its place by a file without these
+ * flags; in our own name, for the caller is whoever happens to write back, and may not open it
+ * again. */
+static bool needs_plain(const struct fuse_write_in *in, const struct pl_file *file)
 {
-    bool here = (in->write_flags & FUSE_WRITE_CACHE) || !(in->flags & O_APPEND);
-    return here && (file->flags & O_APPEND);
+    uint32_t now = in->write_flags & FUSE_WRITE_CACHE ? 0 : in->flags;
+    return file->flags & ~now & (O_APPEND | O_DIRECT);
 }
 
 static ssize_t in_place(struct fuse_req *r, struct pl_file *file, struct pl_file *from)
@@ -269,7 +274,7 @@ int fuse_op_write(struct fuse_req *r)
     struct pl_file *file = fuse_req_file(r, in->fh);
     if (!file)
         return -EBADF;
-    ssize_t n = keeps_place(in, file)
+    ssize_t n = needs_plain(in, file)
                     ? in_place(r, file, NULL)
                     : pl_write(r->s->tree, &r->call, file, r->m.data, r->m.size, in->offset);
     if (n < 0)
@@ -335,7 +340,7 @@ int fuse_op_release(struct fuse_req *r)
         struct pl_lock lock = {.type = F_UNLCK, .flock = true, .owner = in->fh, .end = INT64_MAX};
         pl_lock(r->s->tree, &r->call, f->file, &lock);
     }
-    return done(r, fuse_close(r, in->fh));
+    return done(r, fuse_close(r, in->fh, true));
 }
 
 int fuse_op_fsync(struct fuse_req *r)

@@ -137,10 +137,11 @@ int fuse_op_getlk(struct fuse_req *r)
 
 int fuse_op_setlk(struct fuse_req *r)
 {
-    struct pl_file *file = fuse_req_file(r, r->m.a.lk.fh);
+    struct fuse_file *f = fuse_files_get(r->s->files, r->m.a.lk.fh);
     struct pl_lock lock = map_lock(&r->m.a.lk);
-    if (!file)
+    if (!f)
         return -EBADF;
+    f->locked = true;
     if (!lock.flock && lock.type != F_UNLCK)
         fuse_nodes_lock(r->s->nodes, r->m.h.nodeid);
     /* Rather a refusal than that nobody is left to take the unlock. */
@@ -148,7 +149,7 @@ int fuse_op_setlk(struct fuse_req *r)
     /* Once it is unlocked another may have it: a successor must not set it again then. */
     if (lock.type == F_UNLCK)
         fuse_locks_set(r->s, r->m.h.nodeid, r->m.a.lk.fh, &lock);
-    int error = pl_lock(r->s->tree, &r->call, file, &lock);
+    int error = pl_lock(r->s->tree, &r->call, f->file, &lock);
     if (error == 0 && lock.type != F_UNLCK)
         fuse_locks_set(r->s, r->m.h.nodeid, r->m.a.lk.fh, &lock);
     if (error == -EAGAIN && r->m.h.opcode == FUSE_SETLKW)

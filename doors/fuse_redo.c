@@ -210,7 +210,7 @@ static void drop_opened(struct fuse_req *r)
     struct ledger_file f;
     while ((fh = fuse_files_next(r->s->files, &cursor, &f)))
         if (f.opener == unique)
-            fuse_close(r, fh);
+            fuse_close(r, fh, false);
 }
 
 /* ---- bytes ----------------------------------------------------------------------------------- */

@@ -30,6 +30,7 @@ struct known {
     uint32_t same : 1;    /* that has not changed since the last open */
     uint32_t lost : 1;    /* it sleeps, and could not be woken */
     uint32_t watched : 1; /* a directory: changes of its names are told */
+    uint32_t mapped : 29; /* open files with which it may be mapped unseen */
 };
 
 struct half {
@@ -414,7 +415,7 @@ static bool enter(struct fuse_nodes *tab, struct learning *g, struct at *at, boo
 }
 
 uint64_t fuse_nodes_learn(struct fuse_nodes *tab, const struct fuse_found *f,
-                          uint64_t *ret_generation, _Atomic uint64_t *note)
+                          uint64_t *ret_generation, bool *ret_sure, _Atomic uint64_t *note)
 {
     struct learning g = {.f = f, .counted = note ? atomic_load(note) : 0};
     struct at at;
@@ -426,6 +427,7 @@ uint64_t fuse_nodes_learn(struct fuse_nodes *tab, const struct fuse_found *f,
         if (note)
             atomic_store_explicit(note, nodeid, memory_order_relaxed);
         *ret_generation = at.n->generation;
+        *ret_sure = !at.k->mapped;
         tell(&at, f->attr);
         if (shared(at.half))
             set_where(&at, f->dir, f->name);
@@ -436,14 +438,14 @@ uint64_t fuse_nodes_learn(struct fuse_nodes *tab, const struct fuse_found *f,
     return nodeid;
 }
 
-void fuse_nodes_forget(struct fuse_nodes *tab, uint64_t nodeid, uint64_t n)
+bool fuse_nodes_forget(struct fuse_nodes *tab, uint64_t nodeid, uint64_t n)
 {
     struct pl_node *drop = NULL;
     struct at at;
     if (nodeid == FUSE_ROOT_ID)
-        return;
+        return false;
     pthread_mutex_lock(&tab->lock);
-    bool there = find(tab, nodeid, &at);
+    bool gone = false, there = find(tab, nodeid, &at);
     if (there && !at.k->node && (at.n->flags & LEDGER_NAMELESS) && !at.k->lost &&
         n >= at.n->nlookup) {
         /* Its source may hold a descriptor for it: by being let go of it learns that it need not.
@@ -460,11 +462,13 @@ void fuse_nodes_forget(struct fuse_nodes *tab, uint64_t nodeid, uint64_t n)
             atomic_store_explicit(&at.n->nlookup, has - (uint32_t)n, memory_order_relaxed);
     } else if (has) {
         drop = at.k->node;
+        gone = true;
         ledger_node_del(at.half->l, at.i);
         *at.k = (struct known){0};
     }
     pthread_mutex_unlock(&tab->lock);
     pl_node_unref(drop);
+    return gone;
 }
 
 /* Calls fn for each entry of the inode number, with the lock. */
@@ -547,13 +551,17 @@ uint32_t fuse_stamp(const struct pl_attr *a)
     return (uint32_t)h ? (uint32_t)h : 1;
 }
 
-void fuse_nodes_told(struct fuse_nodes *tab, uint64_t nodeid, const struct pl_attr *attr)
+bool fuse_nodes_told(struct fuse_nodes *tab, uint64_t nodeid, const struct pl_attr *attr)
 {
     struct at at;
+    bool sure = true;
     pthread_mutex_lock(&tab->lock);
-    if (find(tab, nodeid, &at))
+    if (find(tab, nodeid, &at)) {
         tell(&at, attr);
+        sure = !at.k->mapped;
+    }
     pthread_mutex_unlock(&tab->lock);
+    return sure;
 }
 
 struct fuse_opened fuse_nodes_opened(struct fuse_nodes *tab, uint64_t nodeid)
@@ -568,6 +576,26 @@ struct fuse_opened fuse_nodes_opened(struct fuse_nodes *tab, uint64_t nodeid)
     }
     pthread_mutex_unlock(&tab->lock);
     return o;
+}
+
+void fuse_nodes_unsure(struct fuse_nodes *tab, uint64_t nodeid)
+{
+    struct at at;
+    pthread_mutex_lock(&tab->lock);
+    if (find(tab, nodeid, &at))
+        at.k->same = 0;
+    pthread_mutex_unlock(&tab->lock);
+}
+
+bool fuse_nodes_mapped(struct fuse_nodes *tab, uint64_t nodeid, int more)
+{
+    struct at at;
+    pthread_mutex_lock(&tab->lock);
+    bool there = find(tab, nodeid, &at), first = there && !at.k->mapped;
+    if (there)
+        at.k->mapped = (at.k->mapped + (uint32_t)more) & 0x1fffffff;
+    pthread_mutex_unlock(&tab->lock);
+    return first;
 }
 
 void fuse_nodes_lock(struct fuse_nodes *tab, uint64_t nodeid)

@@ -57,23 +57,23 @@ struct fuse_found {
     const char *name; /* there */
 };
 /* Counts one lookup (takes over the reference): its nodeid, new or the one it had. 0: no memory,
- * nothing counted. `note`, if not NULL, gets the nodeid right after it was counted; if it has that
- * nodeid already, a predecessor has counted it. */
+ * nothing counted. `sure`: as of fuse_nodes_told(). `note`, if not NULL, gets the nodeid right
+ * after it was counted; if it has that nodeid already, a predecessor has counted it. */
 uint64_t fuse_nodes_learn(struct fuse_nodes *tab, const struct fuse_found *f,
-                          uint64_t *ret_generation, _Atomic uint64_t *note);
+                          uint64_t *ret_generation, bool *ret_sure, _Atomic uint64_t *note);
 /* If the node (the reference stays the caller's) is one that sleeps, it is awake now. */
 void fuse_nodes_meet(struct fuse_nodes *tab, struct pl_node *node, const struct pl_attr *attr);
-/* Takes back `n` lookups; at zero the node is dropped, and its nodeid used again with another
- * generation. */
-void fuse_nodes_forget(struct fuse_nodes *tab, uint64_t nodeid, uint64_t n);
+/* Takes back `n` lookups; at zero the node is dropped (true), and its nodeid used again with
+ * another generation. */
+bool fuse_nodes_forget(struct fuse_nodes *tab, uint64_t nodeid, uint64_t n);
 /* The object of this inode number is now found as `name` in `dir`, or has lost a name. */
 void fuse_nodes_moved(struct fuse_nodes *tab, uint64_t ino, uint64_t dir, const char *name);
 void fuse_nodes_nameless(struct fuse_nodes *tab, uint64_t ino);
 
 /* A digest of what tells that an object's content changed. Never 0. */
 uint32_t fuse_stamp(const struct pl_attr *attr);
-/* The kernel was told these attributes. */
-void fuse_nodes_told(struct fuse_nodes *tab, uint64_t nodeid, const struct pl_attr *attr);
+/* The kernel is told these attributes; true: it may believe them for a while. */
+bool fuse_nodes_told(struct fuse_nodes *tab, uint64_t nodeid, const struct pl_attr *attr);
 /* The node is being opened. */
 struct fuse_opened {
     bool same;   /* the kernel was told no other attributes than at the last open, so that what it
@@ -81,6 +81,11 @@ struct fuse_opened {
     bool locked; /* POSIX locks have been set on it */
 };
 struct fuse_opened fuse_nodes_opened(struct fuse_nodes *tab, uint64_t nodeid);
+/* The content is going to change without the kernel's cache: the next open is not the `same`. */
+void fuse_nodes_unsure(struct fuse_nodes *tab, uint64_t nodeid);
+/* So many more open files may change the node through mappings without a word. True: they are the
+ * first, and what the kernel was told is in doubt. */
+bool fuse_nodes_mapped(struct fuse_nodes *tab, uint64_t nodeid, int more);
 /* A POSIX lock is about to be set on the node. */
 void fuse_nodes_lock(struct fuse_nodes *tab, uint64_t nodeid);
 
@@ -97,11 +102,23 @@ struct fuse_files;
 
 struct fuse_poll; /* of fuse_ops_misc.c: the kernel waits for this file to become ready */
 
+/* How the bytes of an open file travel: see fuse_bytes.c. */
+enum fuse_how {
+    FUSE_NO_BYTES,       /* a directory */
+    FUSE_PLAIN,          /* the kernel was not told FOPEN_PASSTHROUGH */
+    FUSE_PASSED,         /* it was, and moves the bytes */
+    FUSE_PASSED_BY_NAME, /* it was, and FOPEN_DIRECT_IO */
+};
+
 struct fuse_file {
     struct pl_file *file; /* NULL: it sleeps, or the entry is free */
     struct fuse_poll *poll;
     uint32_t generation, next_free; /* the former of entries that are not in the ledger */
     bool used, waking, closing;
+    bool locked;              /* locks were set through it */
+    uint8_t how;              /* of enum fuse_how */
+    uint32_t flags, uid, gid; /* pl_file's; who opened it */
+    uint64_t nodeid;
 };
 
 /* The open file again: `f` is a copy of its entry, whose `kept` is the callee's from here on.
@@ -112,8 +129,9 @@ struct fuse_files *fuse_files_new(struct ledger *ledger, fuse_wake_file *wake, v
 /* The table only: the files must have been taken out before. */
 void fuse_files_free(struct fuse_files *tab);
 /* A handle for the file, opened as `as` says (nodeid, opener, uid, gid, backing and, of state, what
- * is beside LEDGER_OPEN); 0 when out of memory. Handles are never 0. */
-uint64_t fuse_files_add(struct fuse_files *tab, struct pl_file *file, const struct ledger_file *as);
+ * is beside LEDGER_OPEN) and `how`; 0 when out of memory. Handles are never 0. */
+uint64_t fuse_files_add(struct fuse_files *tab, struct pl_file *file, const struct ledger_file *as,
+                        enum fuse_how how);
 /* The entry, woken, which stays where it is until it is taken out; NULL: no such handle. */
 struct fuse_file *fuse_files_get(struct fuse_files *tab, uint64_t fh);
 /* What was kept for a file that is being woken was of no use, and is closed. */

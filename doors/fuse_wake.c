@@ -3,10 +3,10 @@
  * What a predecessor has left: nodes and open files that sleep in the ledger until they are needed,
  * and how they are found again.
  *
- * A node is found by its key; by an open file that a kept descriptor makes again; or in the
- * directory where it was last found, which is woken first, by its inode number. Whatever is found
- * counts only if it has that number and type: an object that is gone is never taken for another.
- * An open file is made again by the descriptor that was kept, else its node is opened anew.
+ * A node is found by its key; in the directory where it was last found, which is woken first, by
+ * its inode number; or by an open file that a kept descriptor makes again. Whatever is found counts
+ * only if it has that number and type: an object that is gone is never taken for another. An open
+ * file is made again by the descriptor that was kept, else its node is opened anew.
  *
  * All this is asked in our own name: permission was judged when the kernel was told.
  */
@@ -100,8 +100,6 @@ static struct pl_node *wake_node(void *arg, const struct fuse_dormant *d, unsign
     pl_call_init_self(&call);
     call.own = true;
     struct pl_node *node = by_key(s, &call, d);
-    if (!node)
-        node = by_file(s, &call, d);
     if (!node && d->n.parent && depth < DEPTH_MAX) {
         struct pl_node *dir = fuse_nodes_get_at(s->nodes, d->n.parent, depth + 1);
         if (dir) {
@@ -109,6 +107,8 @@ static struct pl_node *wake_node(void *arg, const struct fuse_dormant *d, unsign
             pl_node_unref(dir);
         }
     }
+    if (!node) /* last: not every source knows what a descriptor was kept for without its node */
+        node = by_file(s, &call, d);
     pl_call_done(&call);
     return node;
 }
@@ -213,6 +213,7 @@ int fuse_carry_on(struct fuse_sess *s)
     s->flags = head->flags;
     /* What a dead server had in hand is not in hand any more. */
     atomic_store(&s->stats->waiting, 0);
+    fuse_bytes_carry_on(s);
     fuse_locks_again(s);
     ledger_point(s->ledger, LEDGER_AT_resume);
     wake_pollers(s);

@@ -8,6 +8,7 @@
 #define FUSE_PROTO_H
 
 #include <stdint.h>
+#include <sys/ioctl.h>
 
 #define FUSE_MAJOR     7
 #define FUSE_MINOR     45
@@ -119,6 +120,16 @@ enum fuse_feature {
     FUSE_FEATURES(X)
 #undef X
 };
+
+/* Of the device: hands the kernel the file that `fd` has open, for bytes to be moved through it; an
+ * id > 0 for FOPEN_PASSTHROUGH. And takes it back: the files opened with it go on. */
+struct fuse_backing_map {
+    int32_t fd;
+    uint32_t flags;
+    uint64_t padding;
+};
+#define FUSE_DEV_IOC_BACKING_OPEN  _IOW(229, 1, struct fuse_backing_map)
+#define FUSE_DEV_IOC_BACKING_CLOSE _IOW(229, 2, uint32_t)
 
 struct fuse_init_in {
     uint32_t major, minor, max_readahead, flags;
@@ -290,6 +301,7 @@ enum {
     FOPEN_STREAM = 1 << 4,
     FOPEN_NOFLUSH = 1 << 5, /* from 7.35 */
     FOPEN_PARALLEL_DIRECT_WRITES = 1 << 6,
+    FOPEN_PASSTHROUGH = 1 << 7, /* from 7.40; goes with DIRECT_IO (but for mmap), NOFLUSH */
 };
 struct fuse_open_out {
     uint64_t fh;

@@ -104,16 +104,12 @@ static void run(struct keeper *k, bool trial)
         undo(k, "no socket");
         return;
     }
-    struct fdpass m = {.type = MSG_UPGRADE, .value = trial, .nfd = 1, .fd = {pair[1]}};
-    rc = fdpass_send(k->life.nurse, &m);
-    close(pair[1]);
     u->nurse = pair[0];
     u->pid = 0;
     fcntl(u->nurse, F_SETFL, O_NONBLOCK);
     struct fdpass adopt = {.type = MSG_ADOPT, .value = WIRE_VERSION, .index = (uint32_t)k->n};
     adopt.len = (size_t)snprintf(adopt.data, sizeof(adopt.data), "%s", k->job->kind);
-    if (rc == 0)
-        rc = fdpass_send(u->nurse, &adopt);
+    rc = fdpass_send(u->nurse, &adopt);
     for (size_t i = 0; rc == 0 && i < k->n; i++) {
         struct fdpass heir = {.type = MSG_HEIR, .index = (uint32_t)i, .nfd = 3};
         const char *name;
@@ -123,6 +119,10 @@ static void run(struct keeper *k, bool trial)
         if (rc == 0)
             rc = fdpass_send(u->nurse, &heir);
     }
+    struct fdpass m = {.type = MSG_UPGRADE, .value = trial, .nfd = 1, .fd = {pair[1]}};
+    if (rc == 0)
+        rc = fdpass_send(k->life.nurse, &m);
+    close(pair[1]);
     if (rc < 0)
         undo(k, strerror(-rc));
 }

@@ -29,6 +29,7 @@
 #define AWAY    50
 #define LOOK    250
 #define SLOW    2000 /* from the first look that found it so; then every SLOW / 2 */
+#define LONG    10000
 #define QUICK   1000 /* a crash that soon after its start ... */
 #define CRASHES 20   /* ... so many times in a row is as if nothing had been answered */
 
@@ -281,15 +282,18 @@ static short device(struct keeper *k, struct kept *m)
     return p.revents;
 }
 
-/* Did the server that has just ended leave something undone without having done anything? */
-static bool in_vain(struct keeper *k)
+/* Did the server that has just ended leave something undone without having done anything? One that
+ * somebody has killed after some time may just have had nothing but a long operation in hand. */
+static bool in_vain(struct keeper *k, bool fault)
 {
+    int64_t age = now_ms() - k->life.began_at;
     if (!all_up(k))
         return true;
-    if (answered(k) != k->life.answered)
+    if (answered(k) != k->life.answered || (!fault && age >= LONG))
         return false;
     for (size_t i = 0; i < k->n; i++)
-        if (atomic_load(&k->m[i].page->stats.waiting) > 0 || (device(k, &k->m[i]) & POLLIN))
+        if (atomic_load(&k->m[i].page->stats.waiting) > 0 ||
+            (age < QUICK && (device(k, &k->m[i]) & POLLIN)))
             return true;
     return false;
 }
@@ -299,7 +303,7 @@ static int next_try(struct keeper *k, bool crashed)
 {
     struct life *l = &k->life;
     l->quick = crashed && now_ms() - l->began_at < QUICK ? l->quick + 1 : 0;
-    if (!in_vain(k) && l->quick < CRASHES) {
+    if (!in_vain(k, crashed || l->hung) && l->quick < CRASHES) {
         l->tries = 0;
         return 0;
     }

@@ -28,6 +28,7 @@
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -35,6 +36,7 @@
 #define CLONE_PIDFD 0x00001000
 #endif
 
+#define ASIDE    256  /* descriptors below this may be put aside */
 #define PATIENCE 5000 /* ms that a server without keeper gets to end */
 
 struct fds {
@@ -48,7 +50,7 @@ struct nursery {
     struct kept *mounts;
     int sock, pidfd; /* pidfd: the server's, -1: none */
     pid_t server;
-    struct fds base;
+    struct fds base, aside; /* aside: to be closed when the next server has begun */
     const sigset_t *mask;
 };
 
@@ -95,6 +97,38 @@ static int order(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+/* To close what watches files takes the kernel some milliseconds. Such descriptors hold nothing
+ * that the next server could stumble over, so it need not wait for that: they are put aside. */
+static bool put_aside(struct nursery *n, unsigned fd)
+{
+    struct stat st;
+    if (fstat((int)fd, &st) < 0 || (st.st_mode & S_IFMT) != 0)
+        return false;
+    add(&n->aside, (int)fd);
+    return true;
+}
+
+/* Closes the descriptors from `next` to before `end`. */
+static void close_between(struct nursery *n, unsigned next, unsigned end)
+{
+    for (unsigned fd = next; fd < end && fd < ASIDE; fd++) {
+        if (!put_aside(n, fd))
+            continue;
+        if (fd > next)
+            close_range(next, fd - 1, 0);
+        next = fd + 1;
+    }
+    if (next < end)
+        close_range(next, end - 1, 0);
+}
+
+static void close_aside(struct nursery *n)
+{
+    for (size_t i = 0; i < n->aside.n; i++)
+        close(n->aside.list[i]);
+    n->aside.n = 0;
+}
+
 /* Closes what the dead server has left open and nobody claims. */
 static void clean(struct nursery *n)
 {
@@ -111,11 +145,10 @@ static void clean(struct nursery *n)
         unsigned next = 0;
         for (size_t i = 0; i < keep.n; i++) {
             unsigned fd = (unsigned)keep.list[i];
-            if (fd > next)
-                close_range(next, fd - 1, 0);
+            close_between(n, next, fd);
             next = fd + 1 > next ? fd + 1 : next;
         }
-        close_range(next, ~0u, 0);
+        close_between(n, next, ~0u);
     }
     free(keep.list);
 }
@@ -253,5 +286,6 @@ _Noreturn void nursery_run(const struct keeper_job *job, struct kept *mounts, in
             orphaned(&n);
         if (rc > 0)
             on_message(&n, &m);
+        close_aside(&n);
     }
 }

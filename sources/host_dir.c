@@ -148,6 +148,14 @@ static int go_to(struct host_dir *d, int fd, uint64_t off)
         d->fresh = false;
         return 0;
     }
+    if (d->fresh) {
+        /* It was never read, and is not read from its start. ext4, if the first position that it
+         * is read at is the end, believes later that nothing comes after position 0 either: so it
+         * is read at the start once. */
+        int r = read_on(d, fd);
+        if (r < 0)
+            return r;
+    }
     d->fresh = false;
     if (!d->whole && off >= ODD_BASE && off < ODD_BASE + ODD_MAX) {
         int r = find_odd(d, fd);

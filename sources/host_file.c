@@ -32,7 +32,7 @@ static int new_file(struct host *h, struct host_node *n, int fd, struct pl_file 
         close(fd);
         return -ENOMEM;
     }
-    f->f.fd = S_ISREG(n->h.node.fmt) ? fd : -1;
+    f->f.fd = S_ISREG(n->h.node.fmt) && n->mount->lends ? fd : -1;
     host_file_add(h, n, f);
     *ret = &f->f;
     return 0;

@@ -81,17 +81,32 @@ static int handle_fd(struct host *h, int fd)
 }
 
 /* Does close(2) tell of errors there that write(2) has not? It does where a server writes late. */
-static bool close_tells(int fd)
+static bool close_tells(unsigned type)
 {
     static const unsigned local[] = {EXT4_SUPER_MAGIC,  XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC,
                                      F2FS_SUPER_MAGIC,  TMPFS_MAGIC,     RAMFS_MAGIC,
                                      MSDOS_SUPER_MAGIC, HUGETLBFS_MAGIC};
-    struct statfs st;
-    if (fstatfs(fd, &st) == 0)
-        for (size_t i = 0; i < sizeof(local) / sizeof(*local); i++)
-            if ((unsigned)st.f_type == local[i])
-                return false;
+    for (size_t i = 0; i < sizeof(local) / sizeof(*local); i++)
+        if (type == local[i])
+            return false;
     return true;
+}
+
+/* Does a descriptor of a regular file there do for others what it does for its opener? Not where a
+ * server may refuse to them what it allows him, and they are not asked again; nor where files are
+ * not bytes on a disk but generated (those file systems have no size). */
+static bool lends(const struct statfs *st)
+{
+    static const unsigned far[] = {NFS_SUPER_MAGIC,  SMB_SUPER_MAGIC,  CIFS_SUPER_MAGIC,
+                                   SMB2_SUPER_MAGIC, CEPH_SUPER_MAGIC, AFS_SUPER_MAGIC,
+                                   AFS_FS_MAGIC,     CODA_SUPER_MAGIC, V9FS_MAGIC,
+                                   FUSE_SUPER_MAGIC, EFIVARFS_MAGIC};
+    if ((unsigned)st->f_type == TMPFS_MAGIC) /* may be without a limit */
+        return true;
+    for (size_t i = 0; i < sizeof(far) / sizeof(*far); i++)
+        if ((unsigned)st->f_type == far[i])
+            return false;
+    return st->f_blocks > 0;
 }
 
 static uint64_t fsid_of(int fd)
@@ -125,9 +140,12 @@ struct host_mount *host_mount_of(struct host *h, int fd, const struct statx *stx
         m->id = id;
         m->refs = 1;
         m->fd = handle_fd(h, fd);
+        struct statfs st;
+        bool told = fstatfs(fd, &st) == 0;
         m->dev = makedev(stx->stx_dev_major, stx->stx_dev_minor);
         m->inos = UINT32_MAX;
-        m->close_tells = close_tells(fd);
+        m->close_tells = !told || close_tells((unsigned)st.f_type);
+        m->lends = told && lends(&st);
         m->tells = !m->close_tells; /* a server far away has other clients */
         raw_fsid(fd, m->fsid_raw);
         m->fsid = m->fd >= 0 ? fsid_of(m->fd) : 0;

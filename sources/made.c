@@ -33,6 +33,7 @@ struct made_node *made_node_new(struct pl_made *m, struct made_node *dir, enum m
     }
     pl_node_init(&n->node, &m->tree, mode);
     n->kind = kind;
+    n->fd = -1;
     n->attr = (struct pl_attr){.nlink = S_ISDIR(mode) ? 2 : 1,
                                .mode = mode,
                                .uid = geteuid(),
@@ -62,6 +63,10 @@ static void node_free(struct made_node *n)
 {
     if (n->stream)
         made_stream_unref(n->stream);
+    if (n->range)
+        made_range_unref(n->range);
+    if (n->fd >= 0)
+        close(n->fd);
     made_text_done(&n->text);
     free(n->name);
     free(n);
@@ -100,9 +105,9 @@ int made_may(struct pl_call *call, struct made_node *n, int mask)
     return pl_may(call, &attr, mask);
 }
 
-/* What a function is told; the name is copied, as it may change meanwhile. */
-static int request(struct made_node *n, struct pl_call *call, struct pl_made_req *req,
-                   char name[PL_NAME_MAX + 1])
+/* The name is copied, as it may change meanwhile. */
+int made_request(struct made_node *n, struct pl_call *call, struct pl_made_req *req,
+                 char name[PL_NAME_MAX + 1])
 {
     struct pl_made *m = made_of(n->node.tree);
     pthread_mutex_lock(&m->lock);
@@ -123,14 +128,21 @@ static void note_content(struct made_node *n, size_t size, bool written)
         pl_attr_touch(&n->attr, PL_SET_MTIME_NOW);
     if (written)
         n->pending = false;
+    struct made_node *unpinned = NULL;
+    if (written && n->refused) { /* this is newer */
+        made_text_done(&n->text);
+        n->refused = false;
+        unpinned = n->kind == MADE_ENTRY ? made_pin(n) : NULL;
+    }
     pthread_mutex_unlock(&m->lock);
+    pl_node_unref(unpinned ? &unpinned->node : NULL);
 }
 
 int made_fill(struct made_node *n, struct pl_call *call, struct pl_text *out)
 {
     struct pl_made_req req;
     char name[PL_NAME_MAX + 1];
-    int r = request(n, call, &req, name);
+    int r = made_request(n, call, &req, name);
     if (r == 0)
         r = n->fill(&req, out);
     if (r >= 0)
@@ -145,7 +157,7 @@ int made_take(struct made_node *n, struct pl_call *call, struct pl_text *text)
     struct pl_made_req req;
     char name[PL_NAME_MAX + 1];
     const char *str = made_text_str(text);
-    int r = str ? request(n, call, &req, name) : -ENOMEM;
+    int r = str ? made_request(n, call, &req, name) : -ENOMEM;
     if (r == 0)
         r = n->take(&req, str, text->n);
     if (r >= 0)
@@ -281,6 +293,8 @@ static void made_done(struct pl_tree *tree)
         pthread_mutex_unlock(&m->lock);
     }
     made_streams_free(m);
+    if (m->memory >= 0)
+        close(m->memory);
     pthread_cond_destroy(&m->over_cond);
     pthread_mutex_destroy(&m->lock);
 }
@@ -305,6 +319,8 @@ static const struct pl_ops made_ops = {
     .readdir = made_readdir,
     .fsync = made_fsync,
     .poll = made_poll,
+    .getxattr = made_getxattr,
+    .listxattr = made_listxattr,
     .keep = made_keep,
     .resume = made_resume,
 };
@@ -318,6 +334,7 @@ struct pl_made *pl_made_new(void)
         return NULL;
     pl_tree_init(&m->tree, &made_ops, NULL);
     m->tree.flags = PL_TREE_GENERATED | PL_TREE_LASTING;
+    m->memory = MADE_UNTRIED;
     pthread_mutex_init(&m->lock, NULL);
     pl_cond_init(&m->over_cond);
     m->root = made_node_new(m, NULL, MADE_DIR, "", S_IFDIR | 0755);
@@ -399,6 +416,8 @@ static int add_locked(struct pl_made *m, const char *path, const struct made_nod
                 n->attr.size = proto->text.n;
                 n->store = proto->store;
                 n->stream = proto->stream;
+                n->size = proto->size;
+                n->read = proto->read;
                 return 0;
             }
         }
@@ -476,6 +495,21 @@ int pl_made_docs(struct pl_made *m, const char *path, const struct pl_made_store
         return remember(m, r);
     }
     return add(m, path, &(struct made_node){.kind = MADE_STORE, .store = *store}, S_IFDIR | 0755);
+}
+
+int pl_made_ranged(struct pl_made *m, const char *path, pl_size *size, pl_range *read, void *arg)
+{
+    if (m) /* for the progress; before anybody uses it, or somebody has done so already */
+        m->tree.flags |= PL_TREE_XATTR;
+    return add(m, path,
+               &(struct made_node){.kind = MADE_RANGED, .size = size, .read = read, .arg = arg},
+               S_IFREG | 0444);
+}
+
+void pl_made_keep_failed(struct pl_made *m, bool keep)
+{
+    if (m)
+        m->keep_failed = keep;
 }
 
 struct pl_stream *pl_made_stream(struct pl_made *m, const char *path, size_t backlog)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Made trees, inside. made.c keeps the hierarchy, made_file.c the open files, made_store.c the
- * directories of documents, made_stream.c the streams, made_text.c the texts, made_last.c what
+ * directories of documents, made_stream.c the streams, made_text.c the texts, made_body.c the
+ * content of open files, made_range.c the documents that are read in ranges, made_last.c what
  * outlives the process.
  *
  * Inode numbers are made of names, so that a program that makes the same files again has the same
@@ -33,6 +34,38 @@ int made_text_resize(struct pl_text *t, size_t n);
 /* The text with a NUL behind it. NULL: out of memory. */
 const char *made_text_str(struct pl_text *t);
 
+/* The content of an open file. */
+struct made_body {
+    struct pl_text text; /* when fd is -1 */
+    int fd;
+    uint64_t digest;  /* of what was there when it was filled or copied last */
+    uint64_t counted; /* bytes of text, in pl_made.held */
+};
+
+/* Makes that memory, if it may, while the process still may: it is given up later. */
+void made_memory_start(struct pl_made *m);
+/* A new empty file in the tree's memory, of which all together are bounded; -1: none to be had.
+ * `name`, for nobody but /proc, is one that no file has, or "". */
+int made_memory_file(struct pl_made *m, const char *name);
+/* Begins with `text`, which it takes over; in a file if it can and is asked to, of that name. 0,
+ * -ENOSPC. */
+int made_body_init(struct pl_made *m, struct made_body *b, struct pl_text *text, bool in_file,
+                   const char *name);
+void made_body_done(struct pl_made *m, struct made_body *b);
+uint64_t made_body_size(const struct made_body *b);
+ssize_t made_body_read(const struct made_body *b, void *buf, size_t n, uint64_t off);
+int made_body_write(struct pl_made *m, struct made_body *b, const void *buf, size_t n,
+                    uint64_t off);
+int made_body_resize(struct pl_made *m, struct made_body *b, size_t n);
+/* Whether somebody has written to its file since it was copied last (we included). */
+bool made_body_changed(const struct made_body *b);
+/* Somebody has. */
+void made_body_soil(struct made_body *b);
+/* It goes on with the file that a predecessor had for it. */
+void made_body_resume(struct pl_made *m, struct made_body *b, int fd);
+/* All of it into `out`, which is empty; nothing counts as written since. */
+int made_body_copy(struct made_body *b, struct pl_text *out);
+
 enum made_kind {
     MADE_DIR,
     MADE_FIXED, /* pl_made_text */
@@ -42,6 +75,7 @@ enum made_kind {
     MADE_STORE, /* pl_made_docs */
     MADE_ENTRY, /* a document of a store */
     MADE_STREAM,
+    MADE_RANGED,
 };
 
 /* The names in a store's directory, by position: a hash of the name, so that a listing goes on
@@ -72,10 +106,18 @@ struct made_node {
     pl_fill *fill;
     pl_take *take;
     void *arg;
-    struct pl_text text;        /* MADE_FIXED */
+    struct pl_text text;      /* MADE_FIXED; else what a commit refused, if it is kept */
+    bool refused;             /* it is */
+    int fd;                   /* MADE_FIXED: a sealed copy, -1: none. This and users by the lock */
+    unsigned users;           /* open files that share it */
+    struct made_range *range; /* MADE_RANGED: what is there of it; a reference */
+    pl_size *size;
+    pl_range *read;
     struct pl_made_store store; /* MADE_STORE */
     struct pl_stream *stream;   /* MADE_STREAM; the node has a reference */
 };
+
+#define MADE_UNTRIED (-2)
 
 struct pl_made {
     struct pl_tree tree;
@@ -86,6 +128,9 @@ struct pl_made {
     struct made_node *numbers; /* that have a name and are no entries */
     bool kept;                 /* a successor may want what open files have; set before use */
     int failed;                /* the first failure of a step */
+    int memory;                /* the file system of open documents, -1: none */
+    atomic_int_least64_t held; /* bytes of those that are not in it */
+    bool keep_failed;          /* set before the tree is used */
     void (*work)(void *);      /* set before the tree is used */
     void *work_arg;
     pthread_t worker;
@@ -107,12 +152,14 @@ struct made_file {
     struct pl_file file;
     pthread_mutex_t lock; /* guards busy */
     pthread_cond_t cond;
-    bool busy;             /* held; what follows is the holder's */
-    bool dirty;            /* there is something to commit */
-    bool broken;           /* a command was being run when the server died */
-    bool creator;          /* its open made the entry (set before others see it) */
-    struct pl_text text;   /* the content, this open's own; of a control file what was written */
-    struct made_list list; /* of a store's directory: the names when it was last read from 0 */
+    bool busy;                /* held; what follows is the holder's */
+    bool dirty;               /* there is something to commit */
+    bool refused;             /* the last commit of it failed */
+    bool broken;              /* a command was being run when the server died */
+    bool creator;             /* its open made the entry (set before others see it) */
+    struct made_body body;    /* the content, this open's own; of a control file what was written */
+    struct made_range *range; /* MADE_RANGED: a reference */
+    struct made_list list;    /* of a store's directory: the names when it was last read from 0 */
     struct made_reader reader;
 };
 
@@ -140,9 +187,14 @@ int made_may(struct pl_call *call, struct made_node *n, int mask);
 /* Runs the program's function on the node's content. -ENOENT when it is gone. */
 int made_fill(struct made_node *n, struct pl_call *call, struct pl_text *out);
 int made_take(struct made_node *n, struct pl_call *call, struct pl_text *text);
+/* What its functions are told; -ENOENT when it is gone. */
+int made_request(struct made_node *n, struct pl_call *call, struct pl_made_req *req,
+                 char name[PL_NAME_MAX + 1]);
 
 /* made_file.c: ops, and an open file of n with this text (taken over). */
-int made_file_new(struct made_node *n, struct pl_text *text, struct pl_file **ret);
+int made_file_new(struct made_node *n, struct pl_text *text, int flags, struct pl_file **ret);
+/* It is to be committed. */
+void made_soil(struct made_file *f);
 /* Opens without asking whether the caller may. */
 int made_open_judged(struct pl_tree *, struct pl_call *, struct pl_node *, int flags,
                      struct pl_file **);
@@ -191,6 +243,18 @@ ssize_t made_stream_read(struct pl_stream *s, struct pl_call *call, struct made_
 int made_stream_poll(struct pl_stream *s, struct made_reader *r, struct pl_poller *poller);
 void made_streams_free(struct pl_made *m);
 
+/* made_range.c */
+int made_range_open(struct made_node *n, struct pl_call *call, struct made_range **ret);
+struct made_range *made_range_ref(struct made_range *g);
+void made_range_unref(struct made_range *g);
+uint64_t made_range_size(const struct made_range *g);
+/* A file with all of it, or -1 while it is not complete. */
+int made_range_fd(const struct made_range *g);
+ssize_t made_range_read(struct made_node *n, struct pl_call *call, struct made_range *g, void *buf,
+                        size_t size, uint64_t off);
+ssize_t made_getxattr(struct pl_tree *, struct pl_call *, struct pl_node *, const char *, void *,
+                      size_t);
+ssize_t made_listxattr(struct pl_tree *, struct pl_call *, struct pl_node *, char *, size_t);
 /* The reader had the stream open before: what it had not read is gone, and it is told. */
 void made_stream_resumed(struct pl_stream *s, struct made_reader *r);
 
@@ -199,7 +263,10 @@ void made_stream_resumed(struct pl_stream *s, struct made_reader *r);
 void made_keep(struct pl_tree *, struct pl_keep *);
 int made_resume(struct pl_tree *, struct pl_call *, struct pl_node *, int flags, int kept,
                 struct pl_file **);
-int made_ctl_new(struct made_file *f);
+int made_ctl_new(struct made_node *n, struct made_file *f);
+/* The name of a new file that is to say whose content it has. */
+#define MADE_KEPT_NAME 64
+void made_kept_name(struct made_node *n, char name[MADE_KEPT_NAME]);
 int made_ctl_note(struct made_file *f, const void *buf, size_t n);
 int made_ctl_begin(struct made_file *f);
 void made_ctl_end(struct made_file *f);

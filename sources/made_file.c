@@ -10,12 +10,15 @@
  *
  * A control file collects what is written, wherever; each flush with something new is a command.
  */
+#include "base/log.h"
+#include "base/text.h"
 #include "sources/made.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 /* ---- the holder of an open file ---- */
@@ -63,31 +66,86 @@ static void unhold(struct made_file *f)
 
 /* ---- open and close ---- */
 
-static void free_file(struct made_file *f)
+static bool is_doc(const struct made_node *n)
+{
+    return n->kind == MADE_DOC || n->kind == MADE_ENTRY;
+}
+
+/* A sealed copy of a fixed text, which all who have the file open share; -1: there is none. */
+static int fixed_fd(struct made_node *n)
+{
+    struct pl_made *m = made_of(n->node.tree);
+    pthread_mutex_lock(&m->lock);
+    if (n->users++ == 0) {
+        int fd = memfd_create("plenum", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        if (fd >= 0 && (write(fd, n->text.buf, n->text.n) != (ssize_t)n->text.n ||
+                        fcntl(fd, F_ADD_SEALS,
+                              F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) < 0)) {
+            close(fd);
+            fd = -1;
+        }
+        n->fd = fd;
+    }
+    int fd = n->fd;
+    pthread_mutex_unlock(&m->lock);
+    return fd;
+}
+
+static void fixed_done(struct made_node *n)
+{
+    struct pl_made *m = made_of(n->node.tree);
+    pthread_mutex_lock(&m->lock);
+    int fd = --n->users == 0 ? n->fd : -1;
+    if (n->users == 0)
+        n->fd = -1;
+    pthread_mutex_unlock(&m->lock);
+    if (fd >= 0)
+        close(fd);
+}
+
+/* It is to be committed; so that a successor knows too, its file says so. */
+void made_soil(struct made_file *f)
+{
+    f->dirty = true;
+    made_body_soil(&f->body);
+}
+
+static void free_file(struct pl_made *m, struct made_file *f)
 {
     made_list_done(&f->list);
-    made_text_done(&f->text);
+    made_body_done(m, &f->body);
+    made_range_unref(f->range);
     pthread_cond_destroy(&f->cond);
     pthread_mutex_destroy(&f->lock);
     free(f);
 }
 
-int made_file_new(struct made_node *n, struct pl_text *text, struct pl_file **ret)
+int made_file_new(struct made_node *n, struct pl_text *text, int flags, struct pl_file **ret)
 {
+    struct pl_made *m = made_of(n->node.tree);
     struct made_file *f = calloc(1, sizeof(*f));
-    if (!f) {
+    bool in_file = n->kind == MADE_DOC || n->kind == MADE_ENTRY || n->kind == MADE_FILE;
+    char name[MADE_KEPT_NAME] = "";
+    if (in_file && m->kept)
+        made_kept_name(n, name);
+    int r = f ? made_body_init(m, &f->body, text, in_file, name) : -ENOMEM;
+    if (r < 0) {
         made_text_done(text);
-        return -ENOMEM;
+        free(f);
+        return r;
     }
+    if (f->body.fd >= 0 && flags & O_APPEND) /* doors may write by themselves */
+        fcntl(f->body.fd, F_SETFL, O_APPEND);
     pthread_mutex_init(&f->lock, NULL);
     pl_cond_init(&f->cond);
-    f->text = *text;
-    f->file.fd = -1;
+    f->file.fd = n->kind == MADE_FIXED ? fixed_fd(n) : f->body.fd;
     f->file.direct = n->kind != MADE_FIXED;
     f->file.stream = n->kind == MADE_STREAM || n->kind == MADE_CTL;
-    int r = n->kind == MADE_CTL && made_of(n->node.tree)->kept ? made_ctl_new(f) : 0;
+    if (m->kept && f->body.fd >= 0)
+        f->file.kept = f->body.fd; /* the kernel may be writing to it still */
+    r = n->kind == MADE_CTL && m->kept ? made_ctl_new(n, f) : 0;
     if (r < 0) {
-        free_file(f);
+        free_file(m, f);
         return r;
     }
     if (n->kind == MADE_STREAM)
@@ -102,9 +160,24 @@ static int open_ok(struct made_node *n, int flags)
     int acc = flags & O_ACCMODE;
     if (n->kind == MADE_CTL)
         return acc == O_WRONLY ? 0 : -EACCES;
-    if (n->kind == MADE_DOC || n->kind == MADE_ENTRY)
+    if (is_doc(n))
         return 0;
     return acc == O_RDONLY && !(flags & O_TRUNC) ? 0 : -EACCES;
+}
+
+/* What an open begins with: what a commit refused, if that is kept, else what the program says. */
+static int content(struct made_node *n, struct pl_call *call, struct pl_text *out)
+{
+    struct pl_made *m = made_of(n->node.tree);
+    int r = 0;
+    pthread_mutex_lock(&m->lock);
+    bool refused = is_doc(n) && n->refused, pending = n->pending;
+    if (refused)
+        r = pl_text_put(out, n->text.buf, n->text.n);
+    pthread_mutex_unlock(&m->lock);
+    if (!refused && ((is_doc(n) && !pending) || n->kind == MADE_FILE))
+        r = made_fill(n, call, out);
+    return r < 0 ? r : refused;
 }
 
 int made_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *node, int flags,
@@ -122,24 +195,63 @@ int made_open_judged(struct pl_tree *tree, struct pl_call *call, struct pl_node 
                      struct pl_file **ret)
 {
     struct made_node *n = made_node_of(node);
+    struct made_range *range = NULL;
     struct pl_text text = {0};
-    bool trunc = flags & O_TRUNC, doc = n->kind == MADE_DOC || n->kind == MADE_ENTRY;
+    bool trunc = is_doc(n) && flags & O_TRUNC;
     int r = 0;
     pthread_mutex_lock(&made_of(tree)->lock);
-    bool pending = n->pending;
     if (n->gone && n->kind != MADE_FIXED && n->kind != MADE_DIR)
         r = -ENOENT;
     pthread_mutex_unlock(&made_of(tree)->lock);
-    if (r == 0 && ((doc && !trunc && !pending) || n->kind == MADE_FILE))
-        r = made_fill(n, call, &text);
+    if (r == 0 && n->kind == MADE_RANGED)
+        r = made_range_open(n, call, &range);
+    else if (r == 0 && !trunc)
+        r = content(n, call, &text);
+    bool again = r > 0 && (flags & O_ACCMODE) != O_RDONLY; /* to be committed again */
+    if (r >= 0)
+        r = made_file_new(n, &text, flags, ret);
     if (r < 0) {
         made_text_done(&text);
+        made_range_unref(range);
         return r;
     }
-    r = made_file_new(n, &text, ret);
-    if (r == 0)
-        made_file_of(*ret)->dirty = doc && trunc;
-    return r;
+    struct made_file *f = made_file_of(*ret);
+    if (trunc || again)
+        made_soil(f);
+    f->range = range;
+    if (range)
+        f->file.fd = made_range_fd(range);
+    return 0;
+}
+
+/* The last commit of the file failed, and nobody will ask for another through it. */
+static void refused(struct made_node *n, struct made_file *f)
+{
+    struct pl_made *m = made_of(n->node.tree);
+    struct made_node *unpinned = NULL;
+    struct pl_text text = {0};
+    char name[4 * PL_NAME_MAX + 1];
+    bool keep = m->keep_failed && made_body_copy(&f->body, &text) == 0;
+    pthread_mutex_lock(&m->lock);
+    bool gone = n->gone || (n->kind == MADE_ENTRY && n->parent->gone);
+    if (keep && !gone) {
+        made_text_done(&n->text);
+        n->text = text;
+        text = (struct pl_text){0};
+        n->refused = true;
+        n->attr.size = n->kind == MADE_ENTRY ? n->text.n : 0;
+        unpinned = n->kind == MADE_ENTRY ? made_pin(n) : NULL;
+        f->creator = false; /* it is still there */
+    }
+    text_escape(name, sizeof(name), n->name, strlen(n->name));
+    pthread_mutex_unlock(&m->lock);
+    if (!gone)
+        log_say(true,
+                keep ? "%s: what was written was refused; it is kept for the next who writes to it"
+                     : "%s: what was written was refused and is lost",
+                name);
+    made_text_done(&text);
+    pl_node_unref(unpinned ? &unpinned->node : NULL);
 }
 
 int made_close(struct pl_tree *tree, struct pl_call *call, struct pl_file *file)
@@ -148,14 +260,18 @@ int made_close(struct pl_tree *tree, struct pl_call *call, struct pl_file *file)
     struct made_node *n = made_node_of(file->node);
     if (n->kind == MADE_STREAM)
         made_stream_leave(n->stream, &f->reader);
+    if (n->kind == MADE_FIXED)
+        fixed_done(n);
+    if (f->refused)
+        refused(n, f);
     if (f->creator) { /* what was never put is not there */
         pthread_mutex_lock(&made_of(tree)->lock);
         n->pending = false;
         pthread_mutex_unlock(&made_of(tree)->lock);
     }
-    if (f->file.kept > 0)
+    if (f->file.kept > 0 && f->file.kept != f->body.fd)
         close(f->file.kept);
-    free_file(f);
+    free_file(made_of(tree), f);
     return 0;
 }
 
@@ -170,9 +286,22 @@ static bool unlinked(struct made_node *n)
     return gone;
 }
 
+/* Gives all of it to the program. Held. */
+static int take_all(struct made_node *n, struct pl_call *call, struct made_file *f)
+{
+    struct pl_text copy = {0};
+    if (f->body.fd < 0)
+        return made_take(n, call, &f->body.text);
+    int r = made_body_copy(&f->body, &copy); /* it may change under the program's eyes else */
+    if (r == 0)
+        r = made_take(n, call, &copy);
+    made_text_done(&copy);
+    return r;
+}
+
 static int commit(struct made_node *n, struct pl_call *call, struct made_file *f)
 {
-    if (n->kind != MADE_CTL && n->kind != MADE_DOC && n->kind != MADE_ENTRY)
+    if ((n->kind != MADE_CTL && !is_doc(n)) || (f->file.flags & O_ACCMODE) == O_RDONLY)
         return 0;
     int r = hold(f, call);
     if (r < 0)
@@ -180,14 +309,15 @@ static int commit(struct made_node *n, struct pl_call *call, struct made_file *f
     if (f->broken) { /* it may have been run: nobody knows */
         r = -EIO;
         f->broken = false;
-    } else if (f->dirty) {
+    } else if (f->dirty || made_body_changed(&f->body)) {
         r = n->kind == MADE_CTL ? made_ctl_begin(f) : 0;
         if (r == 0 && !unlinked(n))
-            r = made_take(n, call, &f->text);
+            r = take_all(n, call, f);
         f->dirty = r < 0;
+        f->refused = r < 0 && is_doc(n);
         if (n->kind == MADE_CTL) { /* a command that failed is not run again */
             f->dirty = false;
-            f->text.n = 0;
+            made_body_resize(made_of(n->node.tree), &f->body, 0);
             made_ctl_end(f);
         }
     }
@@ -215,16 +345,15 @@ ssize_t made_read(struct pl_tree *tree, struct pl_call *call, struct pl_file *fi
     if (node->kind == MADE_STREAM)
         return made_stream_read(node->stream, call, &f->reader, !(file->flags & O_NONBLOCK), buf,
                                 n);
+    if (node->kind == MADE_RANGED)
+        return made_range_read(node, call, f->range, buf, n, off);
     int r = hold(f, call);
     if (r < 0)
         return r;
-    struct pl_text *text = node->kind == MADE_FIXED ? &node->text : &f->text;
-    size_t left = off < text->n ? text->n - (size_t)off : 0;
-    n = n < left ? n : left;
-    if (n)
-        memcpy(buf, text->buf + off, n);
+    const struct made_body fixed = {.text = node->text, .fd = -1};
+    ssize_t got = made_body_read(node->kind == MADE_FIXED ? &fixed : &f->body, buf, n, off);
     unhold(f);
-    return (ssize_t)n;
+    return got;
 }
 
 /*
@@ -232,15 +361,15 @@ ssize_t made_read(struct pl_tree *tree, struct pl_call *call, struct pl_file *fi
  * was begun by a server that died), all behind it is that write's, which is done anew: a door has
  * only to ask again with the same intent. (The kernel sends one write to a file at a time.)
  */
-static void note_append(struct pl_call *call, struct made_file *f)
+static int note_append(struct pl_made *m, struct pl_call *call, struct made_file *f)
 {
     if (!call->intent)
-        return;
-    uint64_t before = atomic_load(&call->intent->size1);
-    if (before && before - 1 <= f->text.n)
-        f->text.n = before - 1;
-    else
-        atomic_store(&call->intent->size1, f->text.n + 1);
+        return 0;
+    uint64_t before = atomic_load(&call->intent->size1), size = made_body_size(&f->body);
+    if (before && before - 1 <= size)
+        return before - 1 < size ? made_body_resize(m, &f->body, before - 1) : 0;
+    atomic_store(&call->intent->size1, size + 1);
+    return 0;
 }
 
 ssize_t made_write(struct pl_tree *tree, struct pl_call *call, struct pl_file *file,
@@ -256,19 +385,17 @@ ssize_t made_write(struct pl_tree *tree, struct pl_call *call, struct pl_file *f
     }
     size_t max = node->kind == MADE_CTL ? MADE_CTL_MAX : MADE_TEXT_MAX;
     if (node->kind == MADE_CTL || file->flags & O_APPEND) {
-        note_append(call, f);
-        off = f->text.n;
+        r = note_append(made_of(tree), call, f);
+        off = made_body_size(&f->body);
     }
-    if (n > max || off > max - n)
+    if (r == 0 && (n > max || off > max - n))
         r = -EFBIG;
     if (r == 0 && node->kind == MADE_CTL)
         r = made_ctl_note(f, buf, n);
-    if (r == 0 && off + n > f->text.n)
-        r = made_text_resize(&f->text, (size_t)off + n);
-    if (r == 0) {
-        memcpy(f->text.buf + off, buf, n);
+    if (r == 0)
+        r = made_body_write(made_of(tree), &f->body, buf, n, off);
+    if (r == 0)
         f->dirty = true;
-    }
     unhold(f);
     return r < 0 ? r : (ssize_t)n;
 }
@@ -289,12 +416,14 @@ int made_getattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *nod
 {
     struct made_node *n = made_node_of(node);
     *attr = made_attr(n);
-    if (file && (n->kind == MADE_FILE || n->kind == MADE_DOC || n->kind == MADE_ENTRY)) {
-        struct made_file *f = made_file_of(file);
+    struct made_file *f = file ? made_file_of(file) : NULL;
+    if (f && f->range)
+        attr->size = made_range_size(f->range);
+    if (f && (n->kind == MADE_FILE || is_doc(n))) {
         int r = hold(f, call);
         if (r < 0)
             return r;
-        attr->size = f->text.n;
+        attr->size = made_body_size(&f->body);
         attr->blocks = (attr->size + 511) / 512;
         unhold(f);
     }
@@ -306,20 +435,24 @@ static int set_size(struct made_node *n, struct pl_call *call, struct made_file 
 {
     if (n->kind == MADE_CTL)
         return 0; /* as the O_TRUNC of a shell's ">" */
-    if (n->kind != MADE_DOC && n->kind != MADE_ENTRY)
+    if (!is_doc(n))
         return -EACCES;
     if (size > MADE_TEXT_MAX)
         return -EFBIG;
-    struct pl_text own = {0}, *text = f ? &f->text : &own;
-    int r = f ? hold(f, call) : size ? made_fill(n, call, &own) : 0;
-    if (r == 0) {
-        r = made_text_resize(text, (size_t)size);
-        if (r == 0 && f)
-            f->dirty = true;
-        else if (r == 0)
+    struct pl_text own = {0};
+    int r = f ? hold(f, call) : size ? content(n, call, &own) : 0;
+    if (r < 0) {
+        made_text_done(&own);
+        return r;
+    }
+    if (f) {
+        r = made_body_resize(made_of(n->node.tree), &f->body, (size_t)size);
+        f->dirty = f->dirty || r == 0;
+        unhold(f);
+    } else {
+        r = made_text_resize(&own, (size_t)size);
+        if (r == 0)
             r = made_take(n, call, &own);
-        if (f)
-            unhold(f);
     }
     made_text_done(&own);
     return r;

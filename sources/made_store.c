@@ -83,7 +83,7 @@ static int get_node(struct pl_made *m, struct made_node *store, const char *name
 struct made_node *made_pin(struct made_node *n)
 {
     bool same = n->attr.mode == ENTRY_MODE && n->attr.uid == geteuid() && n->attr.gid == getegid();
-    bool pin = !same && !n->gone, was = n->pinned;
+    bool pin = (!same || n->refused) && !n->gone, was = n->pinned;
     n->pinned = pin;
     if (pin && !was)
         pl_node_ref(&n->node);
@@ -315,10 +315,10 @@ int made_create(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir,
     }
     made_text_done(&text);
     if (r == 0)
-        r = made ? made_file_new(n, &text, ret_file)
+        r = made ? made_file_new(n, &text, flags, ret_file)
                  : made_open(tree, call, &n->node, flags, ret_file);
     if (r == 0 && made) {
-        made_file_of(*ret_file)->dirty = true;
+        made_soil(made_file_of(*ret_file));
         made_file_of(*ret_file)->creator = true;
     }
     if (r < 0) {

@@ -9,6 +9,7 @@
  *     pl_made_ctl(m, "ctl", command, NULL);        // open, write, close: a command
  *     pl_made_stream(m, "events", &stream);        // reads block until there is something
  *     pl_made_doc(m, "config", fill, commit, x);   // a whole-file document
+ *     pl_made_ranged(m, "disk", size, range, x);   // a big one, read in pieces
  *     return pl_main(argc, argv, pl_made_tree(m));
  *
  * PATH arguments are relative to the root, with '/' between names; missing directories are made.
@@ -27,8 +28,10 @@
  *  - Inode numbers are made of names: files of the same names are the same files. What was added to
  *    or taken from the tree after pl_main() the new process has to add or take away again (a thread
  *    of pl_made_work() may), and chmod and chown of before are forgotten.
- *  - A generated file that is open is generated again: who reads on reads the new text, from where
- *    he was.
+ *  - Documents and generated files that are open go on with the text that they have, if that is in
+ * a file (which takes the right to mount a tmpfs: root's). Else it is made again: who reads on
+ * reads the new text, and what was written and not yet committed is lost. A document that was
+ * created in a store and not yet put is not there for the new process, and its open files fail.
  *  - A command that was written and not yet run is kept, and run at close. If the server died while
  *    it was being run, nobody knows how far it got: it is not run again, and close(2) says EIO.
  *  - The readers of a stream are told by a record "(lost ?)\n" that they may have missed some. A
@@ -89,9 +92,31 @@ PL_API int pl_made_ctl(struct pl_made *, const char *path, pl_take *take, void *
  * any file, `commit` with the whole content when a written file is closed or fsync'ed; its error is
  * what close(2) or fsync(2) returns. Each open has a copy of its own: nobody sees what is half
  * written, and of two writers the last to close wins with its whole text. truncate(2) fills, cuts
- * and commits. */
+ * and commits.
+ *
+ * Between open and close the bytes need no server: over a mount that may (see plenum status) the
+ * kernel moves them by itself, for whoever opens the document first; who opens it meanwhile has his
+ * own copy too, by messages. (A mapping that he makes then shows the copy of the first: the kernel
+ * maps but one file for each name at a time.) All that is open together may take 1 GiB; beyond, a
+ * write is -ENOSPC. */
 PL_API int pl_made_doc(struct pl_made *, const char *path, pl_fill *fill, pl_take *commit,
                        void *arg);
+/* What becomes of a document whose commit has failed, when it is closed for the last time. The
+ * error was what close(2) returned; the text is lost, unless `keep` is true: then who opens the
+ * document next finds it, and if he opened it to write, it is committed again when he closes. Any
+ * commit that succeeds ends that. Either way the log says so. To be said before the tree is used.
+ */
+PL_API void pl_made_keep_failed(struct pl_made *, bool keep);
+/* A big read-only document that is never written as a whole: `size` says how long it is, at each
+ * open; `range` gives up to n bytes from `off` (0: the end). Each piece is asked for once and kept
+ * while the size stays the same (documents of up to 1 GiB; bigger ones are asked for each time);
+ * once all of it is there, further opens do without you. The attribute user.plenum.progress says
+ * how far that is: "131072/1000000" (where the first such file was added before the tree was used).
+ */
+typedef int64_t pl_size(const struct pl_made_req *req);
+typedef ssize_t pl_range(const struct pl_made_req *req, void *buf, size_t n, uint64_t off);
+PL_API int pl_made_ranged(struct pl_made *, const char *path, pl_size *size, pl_range *range,
+                          void *arg);
 /* Work of your own beside the files, such as a clock that ticks into a stream: `work(arg)` runs in
  * a thread of its own from the first time that a client enters the tree (a thread started before
  * pl_main() would not survive it: it forks). It returns when pl_made_wait() says so, and is joined

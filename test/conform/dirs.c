@@ -295,6 +295,22 @@ static int none(void *arg, const struct pl_dirent *e)
     return 1;
 }
 
+/* Asked first for what comes after the last entry: the file system below may keep that in mind. */
+CASE(dirs, from_the_end_to_the_start)
+{
+    const int n = 300;
+    struct pl_node *d = mk_dir(top, "d");
+    for (int i = 0; i < n; i++)
+        OK(t_make(d, numbered(i), S_IFREG | 0644));
+    struct entries all = entries_read(open_(d, O_RDONLY | O_DIRECTORY), 0, 0, 0);
+    struct pl_file *f = open_(d, O_RDONLY | O_DIRECTORY);
+    pl_readdir(tree, me, f, all.ent[all.n - 1].next, none, NULL);
+    struct entries l = entries_read(f, 0, 0, 0);
+    IS(l.n, n + 2);
+    entries_free(&l);
+    entries_free(&all);
+}
+
 CASE(dirs, positions_that_nobody_gave)
 {
     struct pl_node *d = mk_dir(top, "d");
