@@ -96,9 +96,13 @@ static void add_details(struct reg_page *p)
     if (*p->stats.bytes)
         printf("\nbytes move %s; %llu open files were passed to the kernel\n",
                safe(text, sizeof(text), p->stats.bytes), (unsigned long long)get(&p->stats.passed));
+    if (*p->stats.told)
+        printf("changes by others: %s; the kernel was told %llu times\n",
+               safe(text, sizeof(text), p->stats.told),
+               (unsigned long long)get(&p->stats.invalidated));
     if (*p->stats.lasts)
-        printf("%sit %s; servers so far: %u\n", *p->stats.bytes ? "" : "\n",
-               safe(text, sizeof(text), p->stats.lasts), atomic_load(&p->restarts) + 1);
+        printf("%s; %u servers have followed the first\n", safe(text, sizeof(text), p->stats.lasts),
+               atomic_load(&p->restarts));
 }
 
 static int each(void *arg, struct reg_page *page)
@@ -160,12 +164,14 @@ const struct cmd cmd_status = {
     .help =
         "  --json  one array with an object for each: kind, dir, spec, state, keeper, server,\n"
         "          nursery (process ids), restarts (servers that have followed the first), lasts\n"
-        "          (whether it outlives its server, and why not), peer, started, requests,\n"
-        "          errors, bytes_read, bytes_written, waiting (requests not yet answered), sent,\n"
-        "          received (bytes on the channel), passed (open files whose bytes the kernel\n"
-        "          moves by itself), bytes (how they move, and why)\n\n"
-        "Of one mount it also says how bytes move (by the kernel itself, or by messages) and\n"
-        "whether it outlives its server.\n"
+        "          (whether it outlives its server, and why not), peer, started, requests, "
+        "errors,\n"
+        "          bytes_read, bytes_written, waiting (requests not yet answered), sent, received\n"
+        "          (bytes on the channel), passed (open files whose bytes the kernel moves by\n"
+        "          itself), bytes (how they move, and why), told (how the kernel learns of "
+        "changes),\n"
+        "          invalidated (what it was told to forget)\n\n"
+        "Of one mount it also says in words how it runs, and why so.\n"
         "Nobody is asked for it, so it answers also when a server hangs.\n",
     .example = "  plenum status --json\n",
     .run = run,

@@ -17,7 +17,9 @@
  *
  * A request may come a second time while the first is still in hand: the kernel was told to ask
  * again while we were stopped. Then whoever has it in hand answers under the newer name, and the
- * second is dropped; if its answer is on its way just then, it is waited for.
+ * second is dropped; if its answer is on its way just then, it is waited for. And a worker that has
+ * read the first may be so slow that the second is answered before the first is looked at: so it is
+ * remembered what came again (`again`).
  *
  * Locks: `lock` guards the counts, lists and buffers, and who works on which request. It is not
  * held while a call is cancelled, for that may take long; the worker waits for it at its end.
@@ -41,6 +43,7 @@
 #define REPLY_SMALL 512     /* replies up to this are sent from one piece of memory */
 #define STACK_SIZE  (512 << 10)
 #define PAGE        4096
+#define AGAIN       4096 /* more than there are workers */
 #define WRITE_HEAD  (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
 /* Every request without bulk data fits: SYMLINK's header, name and target are 40 + 256 + 4096. */
 #define SMALL 4608
@@ -63,7 +66,7 @@ struct worker {
     unsigned cancelling;     /* threads that use req, which must stay; likewise */
     bool before;             /* it may be about to take what is sent again; likewise */
     _Atomic uint64_t answer; /* the unique under which to answer; 0: it has been taken */
-    int sent;                /* what came of the answer */
+    int sent;                /* what came of the answer; 1: there was none yet */
     struct ledger_slot *slot;
     char small[SMALL + SECTOR];
 };
@@ -86,6 +89,12 @@ struct dev {
     char *buffers; /* free ones, linked by their first bytes */
     unsigned nbuffers;
     struct fuse_uring *uring; /* or NULL */
+    /* What came again lately, by its unique without the bit: it was taken, and perhaps the kernel
+     * has its answer. */
+    struct came_again {
+        uint64_t unique;
+        bool sent;
+    } again[AGAIN];
 };
 
 /* ---- buffers --------------------------------------------------------------------------------- */
@@ -442,33 +451,64 @@ static struct worker *at_work(struct dev *d, uint64_t unique, const struct worke
     return w;
 }
 
-/* A request that comes again: true if somebody has it in hand already and will answer it, or just
- * has. */
+static struct came_again *came_again(struct dev *d, uint64_t unique)
+{
+    return &d->again[unique / 2 % AGAIN]; /* the kernel counts by twos */
+}
+
+/* The request has been taken under a newer name. Called with the lock. */
+static bool is_old(struct dev *d, uint64_t unique)
+{
+    return unique && came_again(d, unique)->unique == unique;
+}
+
+/* Somebody else answers the request, or has, which comes again as `unique`. Called with the lock.
+ */
+static bool is_answered(struct dev *d, const struct worker *self, uint64_t unique)
+{
+    uint64_t plain = unique & ~FUSE_UNIQUE_RESEND;
+    struct worker *w;
+    while ((w = at_work(d, unique, self))) {
+        uint64_t name = atomic_load(&w->answer);
+        if (name && atomic_compare_exchange_strong(&w->answer, &name, unique)) {
+            w->unique = unique;
+            return true;
+        }
+        w->cancelling++;
+        while (w->unique)
+            pthread_cond_wait(&d->cancelled, &d->lock);
+        bool sent = w->sent == 0;
+        if (--w->cancelling == 0)
+            pthread_cond_broadcast(&d->cancelled);
+        if (sent)
+            return true;
+        /* It was not; of all who have waited for it one goes on, and the others find that one. */
+    }
+    return came_again(d, plain)->unique == plain && came_again(d, plain)->sent;
+}
+
+/* A request that comes again: true if somebody has it in hand already and will answer it, or has.
+ */
 static bool duplicate(struct worker *self)
 {
     struct dev *d = self->dev;
-    uint64_t unique = self->req.m.h.unique;
+    uint64_t unique = self->req.m.h.unique, plain = unique & ~FUSE_UNIQUE_RESEND;
     pthread_mutex_lock(&d->lock);
-    struct worker *w = at_work(d, unique, self);
-    bool answered = false;
-    if (w) {
-        uint64_t name = atomic_load(&w->answer);
-        answered = name && atomic_compare_exchange_strong(&w->answer, &name, unique);
-        if (answered) {
-            w->unique = unique;
-        } else {
-            w->cancelling++;
-            while (w->unique)
-                pthread_cond_wait(&d->cancelled, &d->lock);
-            answered = w->sent == 0;
-            if (--w->cancelling == 0)
-                pthread_cond_broadcast(&d->cancelled);
-        }
-    }
-    if (answered) /* whom an INTERRUPT means is the other */
+    bool dropped = is_answered(d, self, unique);
+    struct came_again *c = came_again(d, plain);
+    if (c->unique != plain)
+        *c = (struct came_again){plain, false};
+    if (dropped) /* whom an INTERRUPT means is the other */
         self->unique = 0;
     pthread_mutex_unlock(&d->lock);
-    return answered;
+    return dropped;
+}
+
+/* Is it behind all that is sent again? FORGET and INTERRUPT have queues of their own. */
+static bool comes_in_turn(const struct fuse_in_header *h)
+{
+    return !(h->unique & FUSE_UNIQUE_RESEND) && h->opcode != FUSE_FORGET &&
+           h->opcode != FUSE_BATCH_FORGET && h->opcode != FUSE_INTERRUPT;
 }
 
 /* The first request that is not sent again was taken: the kernel has handed out all that is, but
@@ -528,6 +568,10 @@ static int decode(struct worker *w, size_t n)
 static bool go_on(struct worker *w)
 {
     struct dev *d = w->dev;
+    if (w->unique & FUSE_UNIQUE_RESEND) {
+        uint64_t plain = w->unique & ~FUSE_UNIQUE_RESEND;
+        *came_again(d, plain) = (struct came_again){plain, w->sent == 0};
+    }
     w->unique = 0;
     if (w->cancelling)
         pthread_cond_broadcast(&d->cancelled);
@@ -592,9 +636,12 @@ static void *work(void *arg)
         if (n <= 0)
             break;
         w->req.crowded = d->waiting >= WAITING_MAX;
-        w->unique = w->req.m.h.unique;
-        atomic_store_explicit(&w->answer, w->unique, memory_order_relaxed);
-        if (!d->swept && !(w->unique & FUSE_UNIQUE_RESEND))
+        uint64_t unique = w->req.m.h.unique;
+        bool old = is_old(d, unique);
+        w->unique = old ? 0 : unique;
+        w->sent = 1;
+        atomic_store_explicit(&w->answer, unique, memory_order_relaxed);
+        if (!d->swept && decoded == 0 && comes_in_turn(&w->req.m.h))
             sweep_from(d, w);
         if (d->over)
             cancel(d, w);
@@ -602,7 +649,7 @@ static void *work(void *arg)
         w->req.slot = w->slot;
         if (decoded == 0 && w->req.m.h.opcode == FUSE_INTERRUPT)
             interrupt(d, &w->req);
-        else if (!(w->req.m.h.unique & FUSE_UNIQUE_RESEND) || !duplicate(w))
+        else if (!old && (!(unique & FUSE_UNIQUE_RESEND) || !duplicate(w)))
             fuse_handle(&w->req, decoded);
         fuse_journal_end(&w->req, &w->slot);
         pthread_mutex_lock(&d->lock);

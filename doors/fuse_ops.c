@@ -197,7 +197,8 @@ int fuse_sess_agree(struct fuse_sess *s, const struct fuse_init_in *in, struct f
     out->minor = s->minor;
     s->flags = offered & (fuse_wants(s->tree->flags, &s->opts) |
                           (fuse_lasts(s) ? (uint64_t)FUSE_HAS_RESEND : 0));
-    if (!fuse_bytes_wanted(s))
+    /* Who writes natively writes as us: it is for the kernel to clear set-user-ID bits before. */
+    if (!fuse_bytes_wanted(s) || !(s->flags & FUSE_HANDLE_KILLPRIV_V2))
         s->flags &= ~(uint64_t)FUSE_PASSTHROUGH;
     out->max_stack_depth = fuse_bytes_agreed(s);
     /* The older way has the tree know by itself whose writes clear set-user-ID bits: it does,

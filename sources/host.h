@@ -69,12 +69,12 @@ struct host_node {
     bool pinned;                      /* it has no name, and a use of fd is for that */
     uint16_t leaving;                 /* ops under way that may take its last name */
     bool claimed;                     /* in the list of claims */
+    atomic_uchar watched;             /* of HOST_MARKED ...; host_watch.c */
     uint16_t slot;                    /* of its device, see host_ino() */
     atomic_bool young;                /* seen within the grain of btime: see same_object() */
     uint8_t handle_len;               /* 0: it has none */
     int handle_type;
-    atomic_uchar watched; /* of HOST_MARKED ...; host_watch.c */
-    int wd;               /* inotify's number for it. Guarded by `marks` */
+    int wd; /* inotify's number for it. Guarded by `marks` */
     uint8_t handle[];
 };
 

@@ -44,10 +44,13 @@ struct made_body {
 
 /* Makes that memory, if it may, while the process still may: it is given up later. */
 void made_memory_start(struct pl_made *m);
-/* A new empty file in the tree's memory, of which all together are bounded; -1: none to be had. */
-int made_memory_file(struct pl_made *m);
-/* Begins with `text`, which it takes over; in a file if it can and is asked to. 0, -ENOSPC. */
-int made_body_init(struct pl_made *m, struct made_body *b, struct pl_text *text, bool in_file);
+/* A new empty file in the tree's memory, of which all together are bounded; -1: none to be had.
+ * `name`, for nobody but /proc, is one that no file has, or "". */
+int made_memory_file(struct pl_made *m, const char *name);
+/* Begins with `text`, which it takes over; in a file if it can and is asked to, of that name. 0,
+ * -ENOSPC. */
+int made_body_init(struct pl_made *m, struct made_body *b, struct pl_text *text, bool in_file,
+                   const char *name);
 void made_body_done(struct pl_made *m, struct made_body *b);
 uint64_t made_body_size(const struct made_body *b);
 ssize_t made_body_read(const struct made_body *b, void *buf, size_t n, uint64_t off);
@@ -260,7 +263,10 @@ void made_stream_resumed(struct pl_stream *s, struct made_reader *r);
 void made_keep(struct pl_tree *, struct pl_keep *);
 int made_resume(struct pl_tree *, struct pl_call *, struct pl_node *, int flags, int kept,
                 struct pl_file **);
-int made_ctl_new(struct made_file *f);
+int made_ctl_new(struct made_node *n, struct made_file *f);
+/* The name of a new file that is to say whose content it has. */
+#define MADE_KEPT_NAME 64
+void made_kept_name(struct made_node *n, char name[MADE_KEPT_NAME]);
 int made_ctl_note(struct made_file *f, const void *buf, size_t n);
 int made_ctl_begin(struct made_file *f);
 void made_ctl_end(struct made_file *f);

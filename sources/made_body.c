@@ -54,12 +54,17 @@ void made_memory_start(struct pl_made *m)
     pthread_mutex_unlock(&m->lock);
 }
 
-int made_memory_file(struct pl_made *m)
+int made_memory_file(struct pl_made *m, const char *name)
 {
     pthread_mutex_lock(&m->lock);
     int dir = memory(m);
     pthread_mutex_unlock(&m->lock);
-    return dir < 0 ? -1 : openat(dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (dir < 0 || !*name)
+        return dir < 0 ? -1 : openat(dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    int fd = openat(dir, name, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+    if (fd >= 0)
+        unlinkat(dir, name, 0);
+    return fd;
 }
 
 /* ---- counting -------------------------------------------------------------------------------- */
@@ -107,11 +112,12 @@ static int write_all(int fd, const char *p, size_t n, uint64_t off)
     return 0;
 }
 
-int made_body_init(struct pl_made *m, struct made_body *b, struct pl_text *text, bool in_file)
+int made_body_init(struct pl_made *m, struct made_body *b, struct pl_text *text, bool in_file,
+                   const char *name)
 {
     b->text = *text;
     *text = (struct pl_text){0};
-    b->fd = in_file ? made_memory_file(m) : -1;
+    b->fd = in_file ? made_memory_file(m, name) : -1;
     if (b->fd < 0) {
         int r = hold_bytes(m, b, b->text.n);
         if (r < 0)

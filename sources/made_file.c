@@ -125,7 +125,10 @@ int made_file_new(struct made_node *n, struct pl_text *text, int flags, struct p
     struct pl_made *m = made_of(n->node.tree);
     struct made_file *f = calloc(1, sizeof(*f));
     bool in_file = n->kind == MADE_DOC || n->kind == MADE_ENTRY || n->kind == MADE_FILE;
-    int r = f ? made_body_init(m, &f->body, text, in_file) : -ENOMEM;
+    char name[MADE_KEPT_NAME] = "";
+    if (in_file && m->kept)
+        made_kept_name(n, name);
+    int r = f ? made_body_init(m, &f->body, text, in_file, name) : -ENOMEM;
     if (r < 0) {
         made_text_done(text);
         free(f);
@@ -140,7 +143,7 @@ int made_file_new(struct made_node *n, struct pl_text *text, int flags, struct p
     f->file.stream = n->kind == MADE_STREAM || n->kind == MADE_CTL;
     if (m->kept && f->body.fd >= 0)
         f->file.kept = f->body.fd; /* the kernel may be writing to it still */
-    r = n->kind == MADE_CTL && m->kept ? made_ctl_new(f) : 0;
+    r = n->kind == MADE_CTL && m->kept ? made_ctl_new(n, f) : 0;
     if (r < 0) {
         free_file(m, f);
         return r;

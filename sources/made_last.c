@@ -9,11 +9,16 @@
  *     R text      being run: whoever finds it so cannot know how far it got
  *
  * and empty when there is nothing.
+ *
+ * A door may know the descriptor before it knows the node, which has no key: so the name that such
+ * a file has for /proc says whose it is, "made.NUMBER.STORE'S NUMBER.".
  */
 #include "sources/made.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <plenum/keep.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -26,11 +31,64 @@ void made_keep(struct pl_tree *tree, struct pl_keep *keep)
     made_memory_start(m);
 }
 
+/* ---- whose file it is ---- */
+
+void made_kept_name(struct made_node *n, char name[MADE_KEPT_NAME])
+{
+    static atomic_uint count;
+    struct made_node *store = n->kind == MADE_ENTRY ? n->parent : NULL;
+    snprintf(name, MADE_KEPT_NAME, "made.%llx.%llx.%x", (unsigned long long)made_attr(n).ino,
+             store ? (unsigned long long)made_attr(store).ino : 0, atomic_fetch_add(&count, 1));
+}
+
+/* The node of that number that is no entry, with a reference, or NULL. */
+static struct made_node *by_number(struct pl_made *m, uint64_t ino)
+{
+    struct made_node *n;
+    pthread_mutex_lock(&m->lock);
+    HASH_FIND(hh, m->numbers, &ino, sizeof(ino), n);
+    if (n)
+        pl_node_ref(&n->node);
+    pthread_mutex_unlock(&m->lock);
+    return n;
+}
+
+static struct made_node *by_entry(struct pl_made *m, struct pl_call *call, uint64_t of,
+                                  uint64_t ino)
+{
+    struct made_list list = {0};
+    struct made_node *store = by_number(m, of), *n = NULL;
+    if (store && store->kind == MADE_STORE && made_store_list(call, store, &list) == 0)
+        for (size_t i = 0; i < list.n && !n; i++)
+            if (made_entry_ino(store, list.item[i].name) == ino &&
+                made_store_lookup(m, call, store, list.item[i].name, &n) < 0)
+                n = NULL;
+    made_list_done(&list);
+    pl_node_unref(store ? &store->node : NULL);
+    return n;
+}
+
+/* The node whose file this was, with a reference, or NULL. */
+static struct made_node *by_kept(struct pl_made *m, struct pl_call *call, int fd)
+{
+    char proc[40], path[256];
+    unsigned long long ino, store;
+    snprintf(proc, sizeof(proc), "/proc/self/fd/%d", fd);
+    ssize_t n = fd > 0 ? readlink(proc, path, sizeof(path) - 1) : 0;
+    path[n > 0 ? n : 0] = 0;
+    if (sscanf(path, "/made.%llx.%llx.", &ino, &store) < 2 &&
+        sscanf(path, "/memfd:made.%llx.%llx.", &ino, &store) < 2)
+        return NULL;
+    return store ? by_entry(m, call, store, ino) : by_number(m, ino);
+}
+
 /* ---- control files ---- */
 
-int made_ctl_new(struct made_file *f)
+int made_ctl_new(struct made_node *n, struct made_file *f)
 {
-    int fd = memfd_create("plenum-command", MFD_CLOEXEC);
+    char name[MADE_KEPT_NAME];
+    made_kept_name(n, name);
+    int fd = memfd_create(name, MFD_CLOEXEC);
     if (fd < 0)
         return -errno;
     f->file.kept = fd;
@@ -87,32 +145,35 @@ static int ctl_take(struct made_file *f, int fd)
 int made_resume(struct pl_tree *tree, struct pl_call *call, struct pl_node *node, int flags,
                 int kept, struct pl_file **ret)
 {
-    struct made_node *n = node ? made_node_of(node) : NULL;
-    int r = n ? made_open_judged(tree, call, node, flags, ret) : -ESTALE;
-    struct made_file *f = r == 0 ? made_file_of(*ret) : NULL;
-    if (r == 0) {
-        f->file.tree = tree;
-        f->file.node = node;
-        f->file.flags = (uint32_t)flags;
+    struct pl_made *m = made_of(tree);
+    struct made_node *n = node ? made_node_of(pl_node_ref(node)) : by_kept(m, call, kept);
+    int r = n ? made_open_judged(tree, call, &n->node, flags, ret) : -ESTALE;
+    if (r < 0) {
+        pl_node_unref(n ? &n->node : NULL);
+        if (kept > 0)
+            close(kept);
+        return r;
     }
-    bool text = r == 0 && (n->kind == MADE_DOC || n->kind == MADE_ENTRY || n->kind == MADE_FILE);
+    struct made_file *f = made_file_of(*ret);
+    f->file.tree = tree;
+    f->file.node = &n->node;
+    f->file.flags = (uint32_t)flags;
+    bool text = n->kind == MADE_DOC || n->kind == MADE_ENTRY || n->kind == MADE_FILE;
     if (text && kept > 0) {
-        made_body_resume(made_of(tree), &f->body, kept);
+        made_body_resume(m, &f->body, kept);
         f->file.fd = f->file.kept = kept;
         kept = 0;
-    } else if (r == 0 && n->kind == MADE_CTL && kept > 0) {
-        r = ctl_take(f, kept);
+    } else if (n->kind == MADE_CTL && kept > 0) {
         int own = f->file.kept;
         f->file.kept = kept;
         kept = own;
-        if (r < 0)
-            made_close(tree, call, &f->file);
-    } else if (r == 0 && n->kind == MADE_STREAM) {
+        r = ctl_take(f, f->file.kept);
+    } else if (n->kind == MADE_STREAM) {
         made_stream_resumed(n->stream, &f->reader);
     }
-    if (r == 0)
-        pl_node_ref(node);
     if (kept > 0)
         close(kept);
+    if (r < 0)
+        pl_close(tree, call, &f->file);
     return r;
 }

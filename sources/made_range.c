@@ -38,7 +38,7 @@ static struct made_range *range_new(struct pl_made *m, uint64_t size)
     pthread_mutex_init(&g->lock, NULL);
     g->size = size;
     g->nblocks = nblocks;
-    g->fd = keep ? made_memory_file(m) : -1;
+    g->fd = keep ? made_memory_file(m, "") : -1;
     return g;
 }
 

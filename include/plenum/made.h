@@ -28,8 +28,10 @@
  *  - Inode numbers are made of names: files of the same names are the same files. What was added to
  *    or taken from the tree after pl_main() the new process has to add or take away again (a thread
  *    of pl_made_work() may), and chmod and chown of before are forgotten.
- *  - A generated file that is open is generated again: who reads on reads the new text, from where
- *    he was.
+ *  - Documents and generated files that are open go on with the text that they have, if that is in
+ * a file (which takes the right to mount a tmpfs: root's). Else it is made again: who reads on
+ * reads the new text, and what was written and not yet committed is lost. A document that was
+ * created in a store and not yet put is not there for the new process, and its open files fail.
  *  - A command that was written and not yet run is kept, and run at close. If the server died while
  *    it was being run, nobody knows how far it got: it is not run again, and close(2) says EIO.
  *  - The readers of a stream are told by a record "(lost ?)\n" that they may have missed some. A

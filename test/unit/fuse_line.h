@@ -162,13 +162,30 @@ UNUSED static void send_flight(struct kernel *k, const struct flight *f, bool ag
     assert_int_equal(write(k->fd, f->bytes, f->n), f->n);
 }
 
+/* Waits until the server asks for what was not answered; what else there is the dead one had to
+ * say, or it wakes who polls. False if it died before. */
+UNUSED static bool server_asks(struct kernel *k)
+{
+    struct fuse_out_header h;
+    char body[512];
+    struct iovec iov[2] = {{&h, sizeof(h)}, {body, sizeof(body)}};
+    while (server_speaks(k)) {
+        assert_true(readv(k->fd, iov, 2) >= (ssize_t)sizeof(h));
+        assert_int_equal(h.unique, 0);
+        if (h.error == FUSE_NOTIFY_RESEND)
+            return true;
+        if (h.error == FUSE_NOTIFY_POLL)
+            memcpy(&line.polled, body, sizeof(line.polled));
+    }
+    return false;
+}
+
 /* The server is dead: another carries on. */
 UNUSED static void successor(struct kernel *k)
 {
     struct flight unread[64];
-    struct fuse_out_header h;
     int nunread = take_unread(k, unread);
-    for (;;) {
+    do {
         sweep();
         if (line.always) {
             ledger_blame(&line.ledger);
@@ -179,18 +196,7 @@ UNUSED static void successor(struct kernel *k)
             line.again = 0;
         }
         server_start(k);
-        if (server_speaks(k))
-            break;
-    }
-    uint64_t kh = 0;
-    struct iovec iov[2] = {{&h, sizeof(h)}, {&kh, sizeof(kh)}};
-    while (readv(k->fd, iov, 2) == sizeof(h) + sizeof(kh)) {
-        assert_int_equal(h.error, FUSE_NOTIFY_POLL);
-        line.polled = kh;
-        assert_true(server_speaks(k));
-    }
-    assert_int_equal(h.error, FUSE_NOTIFY_RESEND);
-    assert_int_equal(h.unique, 0);
+    } while (!server_asks(k));
     for (int i = 0; i < line.nflight; i++) {
         bool read = true;
         for (int j = 0; j < nunread; j++)

@@ -6,6 +6,7 @@
  * touches the mount.
  */
 #include "doors/fuse.h"
+#include "fuse/proto.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -209,6 +210,8 @@ static void lines(void)
     for (unsigned i = 0; i < n; i++) {
         snprintf(text, sizeof(text), "%u\n", i / 3);
         MUST(fgets(got, sizeof(got), f));
+        if (strcmp(got, text))
+            fprintf(stderr, "line %u of %u: %s instead of %s", i, n, got, text);
         MUST(!strcmp(got, text));
     }
     MUST(!fgets(got, sizeof(got), f));
@@ -402,28 +405,44 @@ static void unmount(void)
     assert_int_equal(system(cmd), 0);
 }
 
-static void killed_at_random(void **state)
+/* The server dies, and another carries on: 1 if it had come to its own end. */
+static int replace(void)
+{
+    int status, failed = 0;
+    kill(now.server, SIGKILL);
+    assert_int_equal(waitpid(now.server, &status, 0), now.server);
+    if (!WIFSIGNALED(status)) {
+        fprintf(stderr, "a server ended with %d\n", WEXITSTATUS(status));
+        failed = 1;
+    }
+    sweep();
+    server_start();
+    return failed;
+}
+
+/* The kernel is told to ask again although the server lives: it has in hand what comes again, or
+ * has just answered it. */
+static int ask_again(void)
+{
+    struct fuse_out_header h = {sizeof(h), FUSE_NOTIFY_RESEND, 0};
+    assert_int_equal(write(now.fuse, &h, sizeof(h)), sizeof(h));
+    return 0;
+}
+
+static void disturbed(int (*disturb)(int i), int times)
 {
     pid_t p[PROGRAMS];
-    const char *kills_text = getenv("PLENUM_KILLS");
-    int kills = kills_text ? atoi(kills_text) : 150, failed = 0, status;
+    const char *text = getenv("PLENUM_KILLS");
+    int failed = 0, status;
+    times = text ? atoi(text) : times;
     if (!mounted())
         skip();
     server_start();
     for (size_t i = 0; i < PROGRAMS; i++)
         p[i] = program_start(i);
     srand(3);
-    for (int i = 0; i < kills; i++) {
-        sleep_for(rand() % 3 ? rand() % 3000 : rand() % 60000);
-        kill(now.server, SIGKILL);
-        assert_int_equal(waitpid(now.server, &status, 0), now.server);
-        if (!WIFSIGNALED(status)) { /* it had come to its own end */
-            fprintf(stderr, "server %d ended with %d\n", i, WEXITSTATUS(status));
-            failed++;
-        }
-        sweep();
-        server_start();
-    }
+    for (int i = 0; i < times; i++)
+        failed += disturb(i);
     atomic_store(now.over, true);
     for (size_t i = 0; i < PROGRAMS; i++) {
         assert_int_equal(waitpid(p[i], &status, 0), p[i]);
@@ -432,6 +451,28 @@ static void killed_at_random(void **state)
     assert_int_equal(failed, 0);
     assert_int_equal(number("counter"), number("p3/sum") + number("p4/sum"));
     unmount();
+}
+
+static int kill_it(int i)
+{
+    sleep_for(rand() % 3 ? rand() % 3000 : rand() % 60000);
+    return replace();
+}
+
+static int ask_and_kill(int i)
+{
+    sleep_for(rand() % 400);
+    return i % 200 == 199 ? replace() : ask_again();
+}
+
+static void killed_at_random(void **state)
+{
+    disturbed(kill_it, 150);
+}
+
+static void asked_again(void **state)
+{
+    disturbed(ask_and_kill, 4000);
 }
 
 static int clean(void **state)
@@ -451,6 +492,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(killed_at_random, clean),
+        cmocka_unit_test_teardown(asked_again, clean),
     };
     if (getuid() != 0 || access("/dev/fuse", R_OK | W_OK) < 0)
         return 77;
