@@ -165,6 +165,9 @@ static void tell(struct host_watch *w, const struct fanotify_event_metadata *m)
         pl_node_unref(&n->h.node);
 }
 
+/* Two handles (MAX_HANDLE_SZ is 128), a name and what goes with them. */
+#define EVENT_MAX 1024
+
 static bool fan_read(struct host_watch *w, char *buf, size_t size)
 {
     ssize_t n = read(w->fd, buf, size);
@@ -172,14 +175,22 @@ static bool fan_read(struct host_watch *w, char *buf, size_t size)
         return false;
     atomic_fetch_add(&w->seq, 1);
     const pid_t self = getpid();
-    struct fanotify_event_metadata *m = (struct fanotify_event_metadata *)buf;
-    for (; FAN_EVENT_OK(m, n); m = FAN_EVENT_NEXT(m, n)) {
+    /* Events follow one another at any multiple of four bytes; they are looked at where they are
+     * aligned. */
+    _Alignas(8) char event[EVENT_MAX];
+    struct fanotify_event_metadata *m = (struct fanotify_event_metadata *)event;
+    for (char *at = buf; (size_t)(buf + n - at) >= sizeof(*m); at += m->event_len) {
+        memcpy(m, at, sizeof(*m));
+        if (m->event_len < sizeof(*m) || m->event_len > buf + n - at)
+            break;
         if (m->fd >= 0)
             close(m->fd);
-        if (m->mask & FAN_Q_OVERFLOW)
+        if ((m->mask & FAN_Q_OVERFLOW) || m->event_len > sizeof(event)) {
             watch_lost(w);
-        else if (m->pid != self)
+        } else if (m->pid != self) {
+            memcpy(event, at, m->event_len);
             tell(w, m);
+        }
     }
     return true;
 }
