@@ -206,7 +206,7 @@ static void on_ask(struct keeper *k)
 
 /* ---- starting ---- */
 
-void keeper_hand_over(struct keeper *k)
+void keeper_send_mounts(struct keeper *k)
 {
     for (size_t i = 0; i < k->n; i++) {
         if (k->m[i].fd < 0)
@@ -218,7 +218,6 @@ void keeper_hand_over(struct keeper *k)
                            .fd = {k->m[i].fd}};
         fdpass_send(k->sock, &m);
     }
-    wire_say(k->sock, MSG_GO, 0, 0, NULL);
 }
 
 static void tell_user(struct keeper *k, int status, const char *text)
@@ -282,7 +281,8 @@ static void on_first_ready(struct keeper *k, const struct fdpass *m)
     } else {
         for (size_t i = 0; i < k->n; i++)
             wire_say(k->life.nurse, MSG_PLACE, i, (int64_t)k->m[i].dev, NULL);
-        keeper_hand_over(k);
+        keeper_send_mounts(k);
+        wire_say(k->sock, MSG_GO, 0, 0, NULL);
         look_whether_up(k);
     }
 }
@@ -301,7 +301,7 @@ static void on_ready(struct keeper *k, const struct fdpass *m)
     if (first || k->phase == ENDING)
         on_first_ready(k, m);
     else
-        life_ready(k, m->index == 1);
+        life_next_ready(k, m->index == 1);
 }
 
 /* ---- running ---- */

@@ -5,7 +5,9 @@
  * A server is *away* when it does not read the device: from its death (or stop) until its successor
  * says MSG_UP (or it goes on). After AWAY ms of that the keeper reads the device itself, so that
  * interrupted callers are let go (stand_in.h); not at once, since most are back sooner, and then
- * nobody shall notice anything.
+ * nobody shall notice anything. It stops when the successor is told to go (MSG_GO): one that is not
+ * up job->hang seconds after its start is killed, and one that is stopped before it has answered
+ * anything is killed at once.
  *
  * A server that is there and hangs is found by looking whether requests wait and none was taken
  * since the last look: every LOOK ms while something happens, else ever more seldom, down to twice
@@ -16,6 +18,7 @@
  * ms and has all asked again at once, since it may be only slow.
  */
 #include "base/log.h"
+#include "fuse/proto.h"
 #include "keeper/nested.h"
 #include "keeper/state.h"
 #include <errno.h>
@@ -191,9 +194,9 @@ void life_begin(struct keeper *k)
 {
     struct life *l = &k->life;
     l->retry_at = 0;
+    l->restarted = true;
     for (size_t i = 0; i < k->n; i++) {
         struct kept *m = &k->m[i];
-        stand_in_settle(m);
         m->up = false;
         m->slow = 0;
         atomic_store(&m->page->stats.waiting, 0);
@@ -209,12 +212,23 @@ void life_begin(struct keeper *k)
     }
     if (l->leaving[SERVER])
         wire_say(k->sock, MSG_LEAVE, 0, 0, NULL);
-    keeper_hand_over(k);
+    keeper_send_mounts(k);
 }
 
 void life_ready(struct keeper *k, bool lasts)
 {
     k->life.lasts = lasts && k->life.nurse >= 0; /* if not: see life_tick() */
+}
+
+/* From here on, until it is up, only it may read the devices. It has all asked again that its
+ * predecessor has left, and takes the first request that is new for a sign that it has seen those:
+ * one that we held back would come too late, and might be done twice. */
+void life_next_ready(struct keeper *k, bool lasts)
+{
+    life_ready(k, lasts);
+    for (size_t i = 0; i < k->n; i++)
+        stand_in_settle(&k->m[i]);
+    wire_say(k->sock, MSG_GO, 0, 0, NULL);
 }
 
 void life_not_ready(struct keeper *k, const char *text)
@@ -238,12 +252,21 @@ static bool all_up(const struct keeper *k)
     return true;
 }
 
+/* Can the kernel ask again what a dead server has left unanswered? */
+static bool asks_again(const struct kept *m)
+{
+    return !m->ledger || (m->ledger->head->flags & FUSE_HAS_RESEND);
+}
+
 void life_up(struct keeper *k, struct kept *m)
 {
     m->up = true;
-    if (!k->life.stopped)
-        stand_in_end(m);
-    if (k->phase != UP || !all_up(k))
+    if (!asks_again(m)) {
+        k->life.lasts = false;
+        snprintf(m->page->stats.lasts, sizeof(m->page->stats.lasts),
+                 "ends with its server: the kernel cannot ask again (Linux 6.9 or newer can)");
+    }
+    if (k->phase != UP || !all_up(k) || k->life.stopped)
         return;
     k->life.away_at = 0;
     keeper_state(k, "up");
@@ -488,6 +511,9 @@ void life_reap(struct keeper *k)
         return;
     if (si.si_code == CLD_CONTINUED) {
         goes_on(k);
+    } else if (!l->stopped && k->phase == UP && answered(k) == l->answered && l->restarted) {
+        life_not_ready(k, "the server was stopped as soon as it was there");
+        life_signal(k, SIGKILL);
     } else if (!l->stopped && k->phase == UP) {
         l->stopped = true;
         l->stopped_at = now_ms();
@@ -510,8 +536,8 @@ static void kill_hung(struct keeper *k)
     k->life.hung = true;
     k->life.away_at = k->life.away_at ? k->life.away_at : now_ms();
     k->life.stopped_at = 0;
-    log_say(true, "%s: %s: the server took no requests for %u s and is killed", k->job->prefix,
-            k->m[0].path, k->job->hang);
+    log_say(true, "%s: %s: the server %s for %u s and is killed", k->job->prefix, k->m[0].path,
+            all_up(k) ? "took no requests" : "did not begin", k->job->hang);
     life_signal(k, SIGKILL);
 }
 
@@ -533,7 +559,8 @@ static bool look_at(struct keeper *k, struct kept *m, int64_t passed)
         return true;
     if (was < SLOW)
         keeper_state(k, "hangs");
-    if (m->slow / (SLOW / 2) != was / (SLOW / 2) && stand_in_open(m) >= 0) {
+    if (m->slow / (SLOW / 2) != was / (SLOW / 2) && answered(k) != k->life.answered &&
+        stand_in_open(m) >= 0) {
         stand_in_let_go(m);
         stand_in_end(m);
     }
@@ -604,7 +631,17 @@ static bool stands_in(const struct keeper *k, const struct kept *m)
 {
     const struct life *l = &k->life;
     return k->phase == UP && l->lasts && l->away_at && now_ms() >= l->away_at + AWAY &&
-           (!m->up || l->stopped || k->server == 0 || l->hung);
+           (l->stopped || l->hung || k->server == 0 || !k->ready);
+}
+
+/* When one that is stopped, or does not come up, is killed; 0: it is not. */
+static int64_t patience(const struct keeper *k)
+{
+    const struct life *l = &k->life;
+    if (!k->job->hang || !l->lasts || l->hung || k->server <= 0 || control_busy(k))
+        return 0;
+    int64_t since = l->stopped ? l->stopped_at : all_up(k) ? 0 : l->began_at;
+    return since ? since + (int64_t)k->job->hang * 1000 : 0;
 }
 
 void life_waits(struct keeper *k, struct waits *w)
@@ -626,8 +663,7 @@ void life_waits(struct keeper *k, struct waits *w)
     if (l->away_at && now_ms() < l->away_at + AWAY)
         wait_until(w, l->away_at + AWAY);
     wait_until(w, l->look_at);
-    if (l->stopped && k->job->hang && !l->hung && !control_busy(k))
-        wait_until(w, l->stopped_at + (int64_t)k->job->hang * 1000);
+    wait_until(w, patience(k));
 }
 
 void life_tick(struct keeper *k)
@@ -647,7 +683,6 @@ void life_tick(struct keeper *k)
         l->look_at = now_ms() + (l->pause = LOOK);
     else if (now_ms() >= l->look_at)
         look(k);
-    if (l->stopped && k->job->hang && !l->hung && !control_busy(k) && k->server > 0 &&
-        now_ms() >= l->stopped_at + (int64_t)k->job->hang * 1000)
+    if (patience(k) && now_ms() >= patience(k))
         kill_hung(k);
 }

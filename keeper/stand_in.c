@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 #define DEV_IOC_CLONE 0x8004e500u
-#define NOTIFY_RESEND 7
 #define BUFFER        ((1u << 20) + 4096) /* of the largest request, unless the mount says more */
 #define MOST          (16u << 20)
 #define BATCH         256     /* requests in a row, so that other mounts get their turn */
@@ -93,7 +92,7 @@ void stand_in_answer(struct kept *m, uint64_t unique, int error, const void *dat
 
 int stand_in_resend(struct kept *m)
 {
-    struct fuse_out_header h = {sizeof(h), NOTIFY_RESEND, 0};
+    struct fuse_out_header h = {sizeof(h), FUSE_NOTIFY_RESEND, 0};
     int fd = m->in.fd >= 0 ? m->in.fd : m->fd;
     return write(fd, &h, sizeof(h)) < 0 ? -errno : 0;
 }

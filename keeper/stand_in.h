@@ -9,11 +9,11 @@
  *
  *  - Other requests that come along are left unanswered ("swallowed"). FUSE_NOTIFY_RESEND makes the
  *    kernel queue again whatever was read and not answered, by whomever. Who swallows, resends:
- *    stand_in_end() does it when a server reads again; a successor does it by itself when it
- *    begins, after which stand_in_settle() has nothing to make good. Whatever was swallowed between
- *    a successor's own resend and its first word (MSG_UP) is resent by stand_in_end() then. So
- *    between the last swallowing and the next time that a server reads there is always a resend,
- *    and no request waits for ever; one that is asked twice is the door's to recognize.
+ *    stand_in_end() does it when a server that was stopped goes on; a successor does it by itself
+ *    when it begins, and from the word to begin on nothing is read here. So between the last
+ *    swallowing and whatever a server reads next there is always a resend, but for a server that
+ *    goes on a moment before we know; what it reads in that moment is new. No request waits for
+ *    ever; one that is asked twice is the door's to recognize.
  *  - FORGETs are never resent. They are noted and taken off the ledger's counts before the next
  *    server begins. Under a server that was only stopped the counts stay too high until then:
  *    a node is kept longer than needed, and nothing worse, since a nodeid whose count is too
@@ -51,7 +51,7 @@ int stand_in_open(struct kept *m);
 void stand_in_let_go(struct kept *m);
 /* A server reads again: asks the kernel to send anew what was swallowed. */
 void stand_in_end(struct kept *m);
-/* There is no server, and the next one will ask for all by itself: brings the ledger up to date. */
+/* The next server is about to ask for all by itself: brings the ledger up to date. */
 void stand_in_settle(struct kept *m);
 void stand_in_close(struct kept *m);
 

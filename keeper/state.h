@@ -22,8 +22,9 @@ struct life {
     pid_t nursery;
     bool lasts;        /* the next server can carry on */
     bool begun;        /* the nursery was told to make one; its process id is not known yet */
+    bool restarted;    /* it is not the first one */
     bool stopped;      /* by SIGSTOP or the like */
-    bool hung;         /* it was killed for that */
+    bool hung;         /* it was killed because it did nothing */
     bool leaving[2];   /* the server, the nursery: told to leave the terminal, and not yet done */
     unsigned tries;    /* servers in a row that ended with something to do and nothing done */
     unsigned quick;    /* servers in a row that crashed (not killed) soon */
@@ -98,7 +99,7 @@ void keeper_fail(struct keeper *k, const char *text);
 /* Mount i is no longer served: sees to it that it is away. Does not wait for anybody. */
 void keeper_take_away(struct keeper *k, size_t i);
 void keeper_reap(struct keeper *k);
-void keeper_hand_over(struct keeper *k);
+void keeper_send_mounts(struct keeper *k);
 void keeper_left(struct keeper *k);       /* server and nursery have left the terminal */
 void keeper_expect_end(struct keeper *k); /* the server is killed if it does not end soon */
 /* In a child of the keeper: closes the keeper's own ends of everything. */
@@ -117,6 +118,7 @@ int start_mounts(struct keeper *k, struct pl_err *err);
 int life_first(struct keeper *k, const int *given, const sigset_t *mask, struct pl_err *err);
 /* Its prepare has succeeded: `lasts` is its word. */
 void life_ready(struct keeper *k, bool lasts);
+void life_next_ready(struct keeper *k, bool lasts);      /* the same of a later server */
 void life_not_ready(struct keeper *k, const char *text); /* ... has failed, of a later server */
 void life_up(struct keeper *k, struct kept *m);
 /* Serve of a mount failed: true if that is this server's failure alone, and the next one tries. */

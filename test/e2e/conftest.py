@@ -141,9 +141,10 @@ class Program:
         return found[0] if found else None
 
     def dead(self, path):
-        """Waits until a mount whose keeper was killed is dead, and takes it away."""
-        wait_for(lambda: dead(path), "the mount goes on without a keeper")
-        self.run("umount", path)
+        """Waits until a mount whose keeper was killed is dead, and takes it away (a nursery does)."""
+        wait_for(lambda: not mounted(path) or dead(path), "the mount goes on without a keeper")
+        self.run("umount", path, rc=None)
+        assert not mounted(path)
 
     def dir(self, name):
         path = self.tmp / name
@@ -154,7 +155,7 @@ class Program:
         left = []
         for e in self.status():
             if e["dir"].startswith(f"{self.tmp}/"):
-                left += [pid for pid in (e["keeper"], e["server"]) if pid]
+                left += [pid for pid in (e["keeper"], e["server"], e["nursery"]) if pid]
         for p in self.started:
             if p.poll() is None:
                 p.terminate()

@@ -120,12 +120,30 @@ static void strangers(void **state)
     assert_int_equal(open_fds(), before);
 }
 
+/* Who goes and leaves something unread has still said what it has said. */
+static void last_words(void **state)
+{
+    struct fdpass m = {.type = 1}, got;
+    int s[2];
+    assert_int_equal(fdpass_pair(s), 0);
+    assert_int_equal(fdpass_send(s[0], &m), 0); /* never read */
+    m.type = 2;
+    assert_int_equal(fdpass_send(s[1], &m), 0);
+    close(s[1]);
+    assert_int_equal(fdpass_recv(s[0], &got), 1);
+    assert_int_equal(got.type, 2);
+    assert_int_equal(fdpass_recv(s[0], &got), 0);
+    assert_int_equal(fdpass_recv(s[0], &got), 0);
+    close(s[0]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(message),
         cmocka_unit_test(descriptors),
         cmocka_unit_test(strangers),
+        cmocka_unit_test(last_words),
     };
     alarm(60);
     return cmocka_run_group_tests(tests, NULL, NULL);

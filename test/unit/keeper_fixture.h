@@ -196,6 +196,7 @@ static inline void do_init(int fd, const struct fuse_in_header *in)
         ledger->node[ROOT].mode = S_IFDIR | 0755;
         ledger->node[ROOT].uid = geteuid();
         ledger->head->max_write = 4096;
+        ledger->head->flags = 1ull << 39; /* FUSE_HAS_RESEND */
         atomic_store(&ledger->head->agreed, 1);
     }
     answer(fd, in->unique, 0, &out, sizeof(out));

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -158,6 +159,52 @@ static void wreck(void **state)
     assert_int_equal(live(), 0);
     assert_int_equal(count_files(where), 0);
     close(fd);
+}
+
+/* Orders to the keeper of a mount, and another process that takes its entry over. */
+static void orders(void **state)
+{
+    struct reg_entry *e, *heir;
+    struct reg_page *p, *same;
+    const char *name;
+    int fd, dir;
+    assert_int_equal(reg_add("mount", "/a", "mem:", &e, &p), 0);
+    assert_int_equal(reg_dial("/a"), -ENOENT); /* it takes none yet */
+    int l = reg_listen(e);
+    assert_true(l >= 0);
+    assert_int_equal(count_files(where), 2);
+    assert_int_equal(live(), 1);
+    int c = reg_dial("/a");
+    assert_true(c >= 0);
+    int s = accept4(l, NULL, NULL, SOCK_CLOEXEC);
+    assert_true(s >= 0);
+    assert_int_equal(send(c, "x", 1, 0), 1);
+    char x;
+    assert_int_equal(recv(s, &x, 1, 0), 1);
+    assert_int_equal(reg_dial("/b"), -ENOENT);
+    close(c);
+    close(s);
+
+    assert_true(reg_fds(e, &fd, &dir, &name));
+    assert_int_equal(reg_adopt(fcntl(fd, F_DUPFD_CLOEXEC, 3), fcntl(dir, F_DUPFD_CLOEXEC, 3), name,
+                               &heir, &same),
+                     0);
+    assert_string_equal(same->dir, "/a");
+    reg_set_state(same, "up");
+    assert_string_equal(p->state, "up");
+    same->version++; /* of a program that is not ours */
+    struct reg_entry *none;
+    struct reg_page *nothing;
+    assert_int_equal(reg_adopt(fcntl(fd, F_DUPFD_CLOEXEC, 3), fcntl(dir, F_DUPFD_CLOEXEC, 3), name,
+                               &none, &nothing),
+                     -EPROTO);
+    same->version--;
+    close(l);
+    assert_int_equal(reg_dial("/a"), -ENOENT); /* its keeper is gone */
+    reg_del(heir);
+    assert_int_equal(count_files(where), 0);
+    reg_del(e);
+    assert_int_equal(live(), 0);
 }
 
 /* What else may lie there: a file half made and abandoned goes; one that somebody holds stays and
@@ -428,7 +475,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(entry),     cmocka_unit_test(long_strings), cmocka_unit_test(wreck),
         cmocka_unit_test(leftovers), cmocka_unit_test(race),         cmocka_unit_test(not_private),
-        cmocka_unit_test(trace),     cmocka_unit_test(trace_lost),
+        cmocka_unit_test(trace),     cmocka_unit_test(trace_lost),   cmocka_unit_test(orders),
     };
     alarm(100);
     return cmocka_run_group_tests(tests, set_up, tear_down);
