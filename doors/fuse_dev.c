@@ -24,6 +24,7 @@
  * Locks: `lock` guards the counts, lists and buffers, and who works on which request. It is not
  * held while a call is cancelled, for that may take long; the worker waits for it at its end.
  */
+#include "doors/fuse_again.h"
 #include "doors/fuse_door.h"
 #include "doors/fuse_uring.h"
 #include <errno.h>
@@ -43,7 +44,6 @@
 #define REPLY_SMALL 512     /* replies up to this are sent from one piece of memory */
 #define STACK_SIZE  (512 << 10)
 #define PAGE        4096
-#define AGAIN       4096 /* more than there are workers */
 #define WRITE_HEAD  (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
 /* Every request without bulk data fits: SYMLINK's header, name and target are 40 + 256 + 4096. */
 #define SMALL 4608
@@ -89,12 +89,7 @@ struct dev {
     char *buffers; /* free ones, linked by their first bytes */
     unsigned nbuffers;
     struct fuse_uring *uring; /* or NULL */
-    /* What came again lately, by its unique without the bit: it was taken, and perhaps the kernel
-     * has its answer. */
-    struct came_again {
-        uint64_t unique;
-        bool sent;
-    } again[AGAIN];
+    struct fuse_again again;
 };
 
 /* ---- buffers --------------------------------------------------------------------------------- */
@@ -451,22 +446,10 @@ static struct worker *at_work(struct dev *d, uint64_t unique, const struct worke
     return w;
 }
 
-static struct came_again *came_again(struct dev *d, uint64_t unique)
-{
-    return &d->again[unique / 2 % AGAIN]; /* the kernel counts by twos */
-}
-
-/* The request has been taken under a newer name. Called with the lock. */
-static bool is_old(struct dev *d, uint64_t unique)
-{
-    return unique && came_again(d, unique)->unique == unique;
-}
-
 /* Somebody else answers the request, or has, which comes again as `unique`. Called with the lock.
  */
 static bool is_answered(struct dev *d, const struct worker *self, uint64_t unique)
 {
-    uint64_t plain = unique & ~FUSE_UNIQUE_RESEND;
     struct worker *w;
     while ((w = at_work(d, unique, self))) {
         uint64_t name = atomic_load(&w->answer);
@@ -484,7 +467,7 @@ static bool is_answered(struct dev *d, const struct worker *self, uint64_t uniqu
             return true;
         /* It was not; of all who have waited for it one goes on, and the others find that one. */
     }
-    return came_again(d, plain)->unique == plain && came_again(d, plain)->sent;
+    return again_is_sent(&d->again, unique);
 }
 
 /* A request that comes again: true if somebody has it in hand already and will answer it, or has.
@@ -492,12 +475,10 @@ static bool is_answered(struct dev *d, const struct worker *self, uint64_t uniqu
 static bool duplicate(struct worker *self)
 {
     struct dev *d = self->dev;
-    uint64_t unique = self->req.m.h.unique, plain = unique & ~FUSE_UNIQUE_RESEND;
+    uint64_t unique = self->req.m.h.unique;
     pthread_mutex_lock(&d->lock);
     bool dropped = is_answered(d, self, unique);
-    struct came_again *c = came_again(d, plain);
-    if (c->unique != plain)
-        *c = (struct came_again){plain, false};
+    again_taken(&d->again, unique);
     if (dropped) /* whom an INTERRUPT means is the other */
         self->unique = 0;
     pthread_mutex_unlock(&d->lock);
@@ -568,10 +549,8 @@ static int decode(struct worker *w, size_t n)
 static bool go_on(struct worker *w)
 {
     struct dev *d = w->dev;
-    if (w->unique & FUSE_UNIQUE_RESEND) {
-        uint64_t plain = w->unique & ~FUSE_UNIQUE_RESEND;
-        *came_again(d, plain) = (struct came_again){plain, w->sent == 0};
-    }
+    if (w->unique & FUSE_UNIQUE_RESEND)
+        again_done(&d->again, w->unique, w->sent == 0);
     w->unique = 0;
     if (w->cancelling)
         pthread_cond_broadcast(&d->cancelled);
@@ -637,7 +616,7 @@ static void *work(void *arg)
             break;
         w->req.crowded = d->waiting >= WAITING_MAX;
         uint64_t unique = w->req.m.h.unique;
-        bool old = is_old(d, unique);
+        bool old = again_is_old(&d->again, unique);
         w->unique = old ? 0 : unique;
         w->sent = 1;
         atomic_store_explicit(&w->answer, unique, memory_order_relaxed);

@@ -485,6 +485,9 @@ static int clean(void **state)
     kill(now.server, SIGKILL);
     waitpid(now.server, NULL, 0);
     rmdir(now.dir);
+    char cmd[128];
+    snprintf(cmd, sizeof(cmd), "rm -rf %s", now.data);
+    n = system(cmd);
     return -1;
 }
 
