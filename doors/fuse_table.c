@@ -13,7 +13,7 @@
  * would take for the old, each server has nodeids of its own there: its number is in the upper
  * half. What is open is found all the same, by the open file; for the rest the kernel, which is
  * told that it is stale, asks again by name. That does not help who works in a directory: so the
- * last part of the ledger is for directories alone.
+ * second half of the ledger is for directories alone.
  */
 #include "doors/fuse_table.h"
 #include "fuse/proto.h"
@@ -22,7 +22,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define DIRS_ONLY 8 /* this part of the ledger */
+#define DIRS_ONLY 2 /* this part of the ledger, as 1 / N */
 
 struct known {
     struct pl_node *node; /* NULL: it sleeps, or the entry is free */

@@ -111,10 +111,10 @@ static void asked_by_many(void **state)
 }
 
 /* What finds no room is known as long as the server lives, or it is open; no successor takes it for
- * another. The last of the room is for directories. */
+ * another. Half of the room is for directories. */
 static void full(void **state)
 {
-    enum { N = 30, ROOM = 6 };
+    enum { N = 30, ROOM = 3 };
     struct kernel *k = line_begin("/dev/shm", 8);
     uint64_t id[N], fh[N];
     char name[16];
