@@ -210,21 +210,19 @@ static bool server_gone(const struct nursery *n, int timeout_ms)
 }
 
 /* The keeper is gone: the mounts are taken away here, since a server may be dead, stopped, or not
- * allowed to. One that is well ends in good order meanwhile, and says what has happened. */
+ * allowed to. One that is well ends in good order meanwhile. */
 static _Noreturn void orphaned(struct nursery *n)
 {
-    bool alone = server_gone(n, 0), any = false;
+    bool any = false;
     for (size_t i = n->job->nmounts; i-- > 0;) {
         any = any || n->mounts[i].dev;
         if (n->mounts[i].dev)
             mount_end_dev(n->mounts[i].path, n->mounts[i].dev, true, NULL);
     }
-    if (!alone && !server_gone(n, PATIENCE)) {
-        pidfd_send_signal(n->pidfd, SIGKILL, NULL, 0);
-        alone = true;
-    }
-    if (alone && any)
+    if (any)
         log_say(true, "%s: the keeper was killed: the mounts are taken away", n->job->prefix);
+    if (!server_gone(n, PATIENCE))
+        pidfd_send_signal(n->pidfd, SIGKILL, NULL, 0);
     _exit(1);
 }
 

@@ -106,12 +106,13 @@ static void stop(struct server *s)
         s->job->stop(s->job->arg);
 }
 
-/* The keeper is gone. If there is a nursery, it takes the mounts away; else nobody may be left who
- * may unmount, for a confined server may not: it ends the connections, so that everything waiting
- * gets an error; what is left in place is dead, and cleared by the next mount there. */
+/* The keeper is gone. If there is a nursery, it takes the mounts away and says so; else nobody may
+ * be left who may unmount, for a confined server may not: it ends the connections, so that
+ * everything waiting gets an error; what is left in place is dead, and cleared by the next mount
+ * there. */
 static void orphaned(struct server *s)
 {
-    bool left = false;
+    bool left = false, nursery = false;
     pthread_mutex_lock(&s->lock);
     s->orphan = true;
     bool prepared = s->prepared;
@@ -121,14 +122,16 @@ static void orphaned(struct server *s)
         pthread_mutex_lock(&s->lock);
         dev_t dev = k->gone ? 0 : k->dev;
         pthread_mutex_unlock(&s->lock);
-        if (dev && atomic_load(&k->page->nursery))
+        nursery = atomic_load(&k->page->nursery) > 0;
+        if (dev && nursery)
             mount_abort(dev);
         else if (dev && mount_end_dev(k->path, dev, true, NULL) < 0)
             left = true;
     }
-    log_say(true, "%s: the keeper was killed: %s", s->job->prefix,
-            left ? "the mounts are dead (plenum umount DIR, or a new mount there, clears one)"
-                 : "the mounts are taken away");
+    if (!nursery)
+        log_say(true, "%s: the keeper was killed: %s", s->job->prefix,
+                left ? "the mounts are dead (plenum umount DIR, or a new mount there, clears one)"
+                     : "the mounts are taken away");
     if (prepared) {
         stop(s);
         sleep(PATIENCE);

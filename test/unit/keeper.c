@@ -175,8 +175,10 @@ static void keeper_killed(void **state)
     assert_int_equal(ended(p.server), 1);
     assert_int_equal(note->finished, 1);
     assert_int_equal(note->stopped, 1);
-    want_logged("the keeper was killed: the mounts are dead");
-    for (size_t i = 0; i < 2; i++) { /* what the server may not take away is cleared by the next */
+    want_logged(THREAD_SANITIZER ? "the keeper was killed" /* it is not confined then */
+                                 : "the keeper was killed: the mounts are dead");
+    for (size_t i = 0; i < 2 && !THREAD_SANITIZER;
+         i++) { /* what the server may not take away is cleared by the next */
         struct statfs sf;
         assert_true(mounted(i));
         assert_int_equal(statfs(dirs[i], &sf), -1);

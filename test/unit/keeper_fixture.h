@@ -3,6 +3,7 @@
 #ifndef UNIT_KEEPER_FIXTURE_H
 #define UNIT_KEEPER_FIXTURE_H
 
+#include "base/confine.h"
 #include "keeper/keeper.h"
 #include <dirent.h>
 #include <errno.h>
@@ -330,6 +331,9 @@ static int said_fd = -1; /* standard error of the user's process */
 
 static inline struct keeper_job job_of(size_t n, bool foreground, enum how how)
 {
+#if THREAD_SANITIZER /* its thread cannot be told to give anything up */
+    confine_need(CONFINE_NOTHING);
+#endif
     memset(note, 0, sizeof(*note));
     work = (struct work){how, dirs[1]};
     for (size_t i = 0; i < 2; i++) {
