@@ -657,6 +657,8 @@ void life_waits(struct keeper *k, struct waits *w)
             continue;
         if (m->in.nested || stands_in(k, m))
             wait_for(w, stand_in_open(m), POLLIN, on_device, m);
+        if (m->in.nheld)
+            wait_until(w, now_ms() + STAND_IN_LOOK);
     }
     if (k->phase != UP)
         return;
@@ -675,6 +677,9 @@ void life_tick(struct keeper *k)
         life_dismiss(k); /* what is the server's alone must close with it */
     if (k->phase != UP)
         return;
+    for (size_t i = 0; i < k->n; i++)
+        if (stands_in(k, &k->m[i]))
+            stand_in_look(&k->m[i]);
     if (l->retry_at && now_ms() >= l->retry_at)
         life_begin(k);
     if (!watches(k))

@@ -2,8 +2,12 @@
 #include "keeper/stand_in.h"
 #include "fuse/msg.h"
 #include "keeper/wire.h"
+#include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -120,6 +124,72 @@ static void note_batch(struct stand_in *in, const struct fuse_msg *msg)
     }
 }
 
+/* ---- who is to be let go --------------------------------------------------------------------- */
+
+/* What somebody sends who wants a program to end. */
+#define ENDING(n) (1ull << ((n)-1))
+static const uint64_t endings = ENDING(SIGHUP) | ENDING(SIGINT) | ENDING(SIGQUIT) |
+                                ENDING(SIGABRT) | ENDING(SIGKILL) | ENDING(SIGTERM);
+
+static uint64_t signals(const char *status, const char *label)
+{
+    const char *p = strstr(status, label);
+    return p ? strtoull(p + strlen(label), NULL, 16) : 0;
+}
+
+static bool task_ends(const char *pid, const char *tid)
+{
+    char path[600], status[4096];
+    snprintf(path, sizeof(path), "/proc/%s/task/%s/status", pid, tid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, status, sizeof(status) - 1);
+    if (fd >= 0)
+        close(fd);
+    if (n <= 0)
+        return false;
+    status[n] = 0;
+    uint64_t pending = signals(status, "\nSigPnd:") | signals(status, "\nShdPnd:");
+    return pending & ~signals(status, "\nSigBlk:") & endings;
+}
+
+static bool any_task(const char *path, bool (*of)(const char *, const char *), const char *pid)
+{
+    DIR *d = opendir(path);
+    bool found = false;
+    for (struct dirent *e; d && !found && (e = readdir(d));)
+        if (isdigit((unsigned char)e->d_name[0]))
+            found = of(pid ? pid : e->d_name, e->d_name);
+    if (d)
+        closedir(d);
+    return found;
+}
+
+static bool process_ends(const char *pid, const char *same)
+{
+    char path[600];
+    snprintf(path, sizeof(path), "/proc/%s/task", pid);
+    return any_task(path, task_ends, pid);
+}
+
+void stand_in_look(struct kept *m)
+{
+    struct stand_in *in = &m->in;
+    if (!in->nheld || !any_task("/proc", process_ends, NULL))
+        return;
+    for (size_t i = 0; i < in->nheld; i++)
+        stand_in_answer(m, in->held[i], -EINTR, NULL, 0);
+    in->nheld = 0;
+}
+
+static void hold(struct kept *m, uint64_t unique)
+{
+    struct stand_in *in = &m->in;
+    if (in->nheld == sizeof(in->held) / sizeof(*in->held))
+        stand_in_answer(m, unique, -EINTR, NULL, 0);
+    else
+        in->held[in->nheld++] = unique;
+}
+
 void stand_in_let_go(struct kept *m)
 {
     bool ext = m->ledger && (m->ledger->head->flags & FUSE_SETXATTR_EXT);
@@ -129,7 +199,7 @@ void stand_in_let_go(struct kept *m)
     for (int i = 0; i < BATCH && (n = stand_in_read(m, &buf)) > 0; i++) {
         bool good = fuse_msg_decode(buf, (size_t)n, ext, &msg) == 0;
         if (good && msg.h.opcode == FUSE_INTERRUPT)
-            stand_in_answer(m, msg.a.interrupt.unique, -EINTR, NULL, 0);
+            hold(m, msg.a.interrupt.unique);
         else if (good && msg.h.opcode == FUSE_FORGET)
             note(&m->in, msg.h.nodeid, msg.a.forget.nlookup);
         else if (good && msg.h.opcode == FUSE_BATCH_FORGET)
@@ -137,13 +207,15 @@ void stand_in_let_go(struct kept *m)
         else
             m->in.swallowed = true;
     }
+    stand_in_look(m);
 }
 
 void stand_in_end(struct kept *m)
 {
-    if (!m->in.swallowed)
+    if (!m->in.swallowed && !m->in.nheld)
         return;
     m->in.swallowed = false;
+    m->in.nheld = 0; /* what comes again is asked to be interrupted again */
     stand_in_resend(m);
 }
 
@@ -153,5 +225,6 @@ void stand_in_settle(struct kept *m)
     for (size_t i = 0; m->ledger && i < in->nforgot; i++)
         ledger_forget(m->ledger, in->forgot[i].nodeid, in->forgot[i].nlookup);
     in->nforgot = 0;
+    in->nheld = 0;
     in->swallowed = false;
 }

@@ -42,6 +42,8 @@ struct stand_in {
     bool swallowed;
     struct forgot *forgot;
     size_t nforgot, room;
+    uint64_t held[64]; /* uniques whose INTERRUPT came, and nobody was to end yet */
+    size_t nheld;
     struct nested *nested; /* keeper/nested.h */
 };
 
@@ -49,6 +51,13 @@ struct stand_in {
 int stand_in_open(struct kept *m);
 /* Reads what waits, lets interrupted callers go. Does not block. */
 void stand_in_let_go(struct kept *m);
+/* An INTERRUPT comes for any signal, also for one that a program handles and goes on (SIGCHLD),
+ * and does not say for which: where Linux's own file systems would not give EINTR we had better not
+ * either. So it is held until some process in the system has a signal pending that is meant to end
+ * it (which lasts only as long as it waits for something), and this is called every STAND_IN_LOOK
+ * ms while any is held. */
+#define STAND_IN_LOOK 50
+void stand_in_look(struct kept *m);
 /* A server reads again: asks the kernel to send anew what was swallowed. */
 void stand_in_end(struct kept *m);
 /* The next server is about to ask for all by itself: brings the ledger up to date. */

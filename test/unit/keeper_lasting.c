@@ -120,18 +120,18 @@ static void one_of_two_is_gone(void **state)
     want_nothing_left();
 }
 
-static void on_alarm(int sig) {}
+static void on_signal(int sig) {}
 
 /* A child that looks up `name` ("": asks for statfs, which waits for no other caller); its errno,
- * or 0. SIGALRM interrupts it. */
+ * or 0. SIGINT interrupts it. */
 static pid_t looker(const char *name)
 {
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
         struct stat st;
-        struct sigaction sa = {.sa_handler = on_alarm};
-        sigaction(SIGALRM, &sa, NULL);
+        struct sigaction sa = {.sa_handler = on_signal};
+        sigaction(SIGINT, &sa, NULL);
         struct statfs sf;
         int rc = *name ? stat(under(0, name), &st) : statfs(dirs[0], &sf);
         _exit(rc < 0 ? errno : 0);
@@ -170,7 +170,7 @@ static void away(void **state)
     assert_int_equal(ended(reader), 128 + SIGKILL);
     pid_t late = looker("f"), waits = looker("nothing");
     usleep(100000);
-    kill(waits, SIGALRM);
+    kill(waits, SIGINT);
     assert_int_equal(ended(waits), EINTR);
     assert_true(atomic_load(&note->fail_prepare) > 0 || restarts(0) < 5);
     assert_false(has_ended(other));
@@ -217,7 +217,7 @@ static void stopped_server(void **state)
     usleep(100000);
     kill(reader, SIGKILL);
     assert_int_equal(ended(reader), 128 + SIGKILL);
-    kill(waits, SIGALRM);
+    kill(waits, SIGINT);
     assert_int_equal(ended(waits), EINTR);
     atomic_store(&note->answers_hang, 1);
     assert_false(has_ended(other));
