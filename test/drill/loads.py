@@ -419,6 +419,30 @@ def renames(d):
             raise AssertionError(f"after renames: {found}")
 
 
+def full(d):
+    """On a disk that fills up: what was written before ENOSPC is there, and room that is freed is room."""
+    for path in rounds(d):
+        kept = {}
+        for i in range(200):
+            data = bytes([i % 251]) * 200000
+            try:
+                with open(f"{path}/f{i}", "wb", buffering=0) as f:
+                    n = f.write(data)
+                    kept[f"{path}/f{i}"] = data[:n]
+                    if n == len(data):
+                        os.fsync(f.fileno())
+            except OSError as e:
+                if e.errno != errno.ENOSPC:
+                    raise
+                if i % 40 == 39 or len(kept) > 20:
+                    break
+        for name, data in kept.items():
+            with open(name, "rb") as f:
+                if f.read() != data:
+                    raise AssertionError(f"{name}: not what was written")
+            os.unlink(name)
+
+
 def mapped(d):
     """What was written through a mapping arrives."""
     import mmap
@@ -439,4 +463,4 @@ def mapped(d):
 
 
 LOADS = {f.__name__: f for f in (fsx, fio, dbench, stress, untar, git, compiling, sqlite, exclusive, appends,
-                                 truncating, unlinked, listing, locks, held_lock, renames, mapped)}
+                                 truncating, unlinked, listing, locks, held_lock, renames, mapped, full)}

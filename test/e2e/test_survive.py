@@ -6,6 +6,7 @@ sets another number.
 """
 import os
 import pathlib
+import subprocess
 import sys
 
 import pytest
@@ -56,6 +57,14 @@ def test_stopped(load):
 @pytest.mark.parametrize("load", ["exclusive", "untar", "unlinked", "listing"])
 def test_killed_with_a_full_ledger(load):
     survive(load, options="nodes=64")
+
+
+def test_killed_with_a_full_disk(tmp_path):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "none", tmp_path], check=True)
+    try:
+        survive("full", under=str(tmp_path))
+    finally:
+        subprocess.run(["umount", "-l", tmp_path], check=True)
 
 
 POINTS = ["taken", "begun", "deed", "tables", "done", "replied", "forget", "release", "resume", "resent"]
