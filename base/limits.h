@@ -30,6 +30,11 @@
     X(BYTES_USED, 8388608, "bytes", "of requests sent over one connection and not yet answered")   \
     X(HELLO, 30, "seconds", "for a server that was dialed to answer the first message")            \
     X(CONNECTIONS, 16384, "connections", "to one server")                                          \
+    X(LINKS, 16384, "links", "of one server, up or down")                                          \
+    X(LINK_KEPT, 4194304, "bytes", "sent over one link and not yet acknowledged")                  \
+    X(LINGER, 604800, "seconds", "that a link without its far end is waited for")                  \
+    X(SESSIONS, 1024, "clients", "whose operations a server remembers")                            \
+    X(SESSION_OPS, 256, "operations", "remembered for one client; it has no more under way")       \
     X(CREW, 64, "threads", "that run requests, not counting those that wait")                      \
     X(CREW_WAITING, 4096, "threads", "that run or wait in all connections together")               \
     X(XATTR_VALUE, 65536, "bytes", "an extended attribute, or a list of their names")              \

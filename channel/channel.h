@@ -20,11 +20,28 @@
 
 enum chan_role { CHAN_DIALED, CHAN_ACCEPTED, CHAN_GIVEN /* stdio, fd: who called is unknown */ };
 
+struct chan;
+struct iovec;
+/* How bytes pass where the descriptors alone do not do it (TLS). Never blocks, whatever mode the
+ * descriptors are in: -EAGAIN, and then poll `in` for reading, or `out` for writing (TLS 1.3 needs
+ * no other). One thread reads while another writes. */
+struct chan_io {
+    ssize_t (*read)(struct chan *, const struct iovec *iov, int n); /* 0: the end */
+    ssize_t (*write)(struct chan *, const struct iovec *iov, int n);
+    /* Bytes are off the descriptor and not yet read: no poll tells of them. */
+    bool (*pending)(const struct chan *);
+    void (*close)(struct chan *); /* frees io_state; says goodbye if that does not block */
+};
+
 struct chan {
-    int in, out; /* may be the same descriptor */
+    int in, out;              /* may be the same descriptor */
+    const struct chan_io *io; /* NULL: the descriptors do it */
+    void *io_state;
     enum chan_role role;
     pid_t child;      /* of exec!, reaped by chan_close; else 0 */
     uid_t uid;        /* the peer's uid on a unix socket; else (uid_t)-1 */
+    char who[96];     /* what the channel proved about the peer: "uid:1000", "cert:NAME",
+                         "key:NAME", "ssh" (the far end of an ssh, or its near end); "" nothing */
     char peer[128];   /* for people, escaped: "tcp!10.0.0.2!564", "stdio" */
     const char *note; /* a warning that the program prints once ("tcp!10.0.0.2!564: neither
                          encrypted nor ..." without the name), or NULL; a constant */

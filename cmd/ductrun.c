@@ -147,7 +147,8 @@ static int attach(struct state *s, struct pl_err *err)
     util_user(user, sizeof(user));
     for (size_t i = 0; i < s->d->nmounts; i++) {
         struct pl_tree *tree;
-        int r = pl_p9_open(s->conn, false, s->d->mounts[i].aname, user, &tree, err);
+        struct pl_p9_opts opts = {.aname = s->d->mounts[i].aname, .uname = user};
+        int r = pl_p9_open(s->conn, &opts, &tree, err);
         if (r < 0)
             return r;
         reg_set_peer(s->mounts[i].page, s->peer);

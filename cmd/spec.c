@@ -96,10 +96,12 @@ static int attach(struct chan *chan, const struct spec *s, const struct opening 
     struct pl_call call;
     pl_call_init_self(&call);
     char user[256];
+    struct pl_p9_opts p9 = {.aname = s->aname,
+                            .uname = s->uname ? s->uname : util_user(user, sizeof(user)),
+                            .own = true};
     r = p9_use(conn, &call, err);
     if (r == 0)
-        r = pl_p9_open(conn, true, s->aname ? s->aname : "",
-                       s->uname ? s->uname : util_user(user, sizeof(user)), ret, err);
+        r = pl_p9_open(conn, &p9, ret, err);
     if (r < 0)
         p9_conn_free(conn);
     pl_call_done(&call);

@@ -220,6 +220,7 @@ int p9_door_conn(struct p9_door *door, struct chan *chan, bool use,
                                 .handler_arg = s,
                                 .use = use,
                                 .stats = door->stats,
+                                .link = door->link,
                                 .over = over,
                                 .over_arg = s};
     int r = p9_conn_new(chan, &opts, ret, err);
@@ -253,6 +254,11 @@ int p9_door_new(const struct p9_export *exports, size_t n, struct p9_crew *crew,
     }
     *ret = door;
     return 0;
+}
+
+void p9_door_link(struct p9_door *door, const struct p9_link_opts *link)
+{
+    door->link = *link;
 }
 
 void p9_door_free(struct p9_door *door)

@@ -19,6 +19,8 @@ struct p9_door; /* exports, crew, counters; serves any number of connections */
 int p9_door_new(const struct p9_export *exports, size_t n, struct p9_crew *crew,
                 struct stats *stats, struct p9_door **ret);
 void p9_door_free(struct p9_door *door); /* after its connections are freed */
+/* Of all connections made from now on (p9/link.h); what it points to must outlive them. */
+void p9_door_link(struct p9_door *door, const struct p9_link_opts *link);
 
 /* Serves one connection; with `use`, its using half is the caller's to drive (a duct). `uid`: what
  * the channel proved about the peer ((uid_t)-1: nothing): a peer that is not root and not us may

@@ -24,6 +24,7 @@
 struct p9_door {
     struct p9_crew *crew;
     struct stats *stats;
+    struct p9_link_opts link;
     uint64_t seed[2]; /* of the hash that tells lock owners apart */
     uid_t euid;
     atomic_uint_fast64_t sessions_made;

@@ -22,6 +22,7 @@
 
 #include "base/stats.h"
 #include "channel/channel.h"
+#include "p9/link.h"
 #include "p9/msg.h"
 #include <plenum/call.h>
 
@@ -69,9 +70,10 @@ struct p9_conn_opts {
     struct p9_crew *crew;             /* required, also without a serving half */
     const struct p9_handler *handler; /* NULL: no serving half (T-messages get Rlerror) */
     void *handler_arg;
-    bool use;            /* there is a using half */
-    uint32_t msize;      /* proposed and accepted at most; 0: 1 MiB - see limits.h */
-    struct stats *stats; /* may be NULL: requests served, bytes on the channel */
+    bool use;                 /* there is a using half */
+    uint32_t msize;           /* proposed and accepted at most; 0: 1 MiB - see limits.h */
+    struct stats *stats;      /* may be NULL: requests served, bytes on the channel */
+    struct p9_link_opts link; /* all 0: the connection is lost with its channel */
     /* Called once when the connection is over, in some engine thread (error 0: both ends said
      * goodbye, or a plain peer closed when nothing was in the way; else negative errno and the
      * sentence). Afterwards no handler runs. It may free nothing itself. May be NULL. */
@@ -90,6 +92,12 @@ int p9_conn_wait(struct p9_conn *conn, struct pl_err *err);
 void p9_conn_abort(struct p9_conn *conn);
 /* For people: the channel's peer. */
 const char *p9_conn_peer(const struct p9_conn *conn);
+/* The link's name, as redial is given it; "" when there is none (not yet, or never). */
+const char *p9_conn_link(const struct p9_conn *conn);
+/* How long the link has been down, in ns; 0: it is up (or there is none). */
+int64_t p9_conn_down(struct p9_conn *conn);
+/* For tests, drills and `plenum status`: closes the channel as if it had broken. */
+void p9_conn_break(struct p9_conn *conn);
 
 /* ---- the using half ---- */
 

@@ -19,6 +19,7 @@ enum kind {
     INT8,
     FID4,
     MAYBE4,
+    OPID,
     STRING,
     NAMESTR,
     QIDS1,
@@ -45,6 +46,7 @@ struct field {
 #define U8(m)    FIELD(INT8, m, 8)
 #define FID(m)   FIELD(FID4, m, 4)
 #define OPT4(m)  FIELD(MAYBE4, m, 4)
+#define OP(m)    FIELD(OPID, m, 8)
 #define STR(m)   FIELD(STRING, m, sizeof(struct p9_str))
 #define NAME(m)  FIELD(NAMESTR, m, sizeof(struct p9_str))
 #define QID(m)   FIELD(QIDS1, m, sizeof(struct p9_qid))
@@ -86,6 +88,7 @@ static uint64_t get_int(const struct p9_msg *msg, const struct field *f)
     case INT2:
         return *(const uint16_t *)at;
     case INT8:
+    case OPID:
         return *(const uint64_t *)at;
     default:
         return *(const uint32_t *)at;
@@ -103,6 +106,7 @@ static void set_int(struct p9_msg *msg, const struct field *f, uint64_t v)
         *(uint16_t *)at = (uint16_t)v;
         break;
     case INT8:
+    case OPID:
         *(uint64_t *)at = v;
         break;
     default:
@@ -112,7 +116,7 @@ static void set_int(struct p9_msg *msg, const struct field *f, uint64_t v)
 
 static unsigned int_size(uint8_t kind)
 {
-    return kind == INT1 ? 1 : kind == INT2 ? 2 : kind == INT8 ? 8 : 4;
+    return kind == INT1 ? 1 : kind == INT2 ? 2 : kind == INT8 || kind == OPID ? 8 : 4;
 }
 
 static const struct p9_str *str_of(const struct p9_msg *msg, const struct field *f)
@@ -148,6 +152,9 @@ size_t p9_encode_size(const struct p9_msg *msg)
             break;
         case BYTES:
             n += 4 + (size_t)msg->count;
+            break;
+        case OPID:
+            n += msg->op ? 8 : 0;
             break;
         default:
             n += int_size(f->kind);
@@ -205,6 +212,10 @@ static int put_field(struct cursor *c, const struct p9_msg *msg, const struct fi
     case BYTES:
         cursor_put(c, 4, msg->count);
         return 0;
+    case OPID:
+        if (msg->op == 0)
+            return 0;
+        /* fall through */
     default:
         cursor_put(c, int_size(f->kind), get_int(msg, f));
         return 0;
@@ -318,6 +329,11 @@ static int get_field(struct cursor *c, const struct field *f, const struct apart
         return 0;
     case BYTES:
         return get_data(c, apart, msg);
+    case OPID:
+        if (cursor_left(c) == 0)
+            return 0;
+        set_int(msg, f, cursor_get(c, 8));
+        return msg->op ? 0 : -EPROTO; /* there is one way to say none */
     case MAYBE4:
         if (cursor_left(c) == 0)
             return 0;
@@ -452,7 +468,8 @@ char *p9_print(const struct p9_msg *msg, char *buf, size_t size)
     }
     say(&o, "%s tag %u", rows[msg->type].name, msg->tag);
     for (const struct field *f = rows[msg->type].fields; f->kind != END; f++)
-        say_field(&o, msg, f);
+        if (f->kind != OPID || msg->op)
+            say_field(&o, msg, f);
     return buf;
 }
 

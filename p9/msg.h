@@ -163,6 +163,8 @@ struct p9_msg {
     uint32_t flags, mode, gid, n_uname, major, minor, datasync, whence;
     uint32_t cmd, out_size, result; /* Tioctl, Rioctl; the result is an int32_t */
     uint64_t offset, offset2, length, size, mask, owner;
+    uint64_t op;    /* what the operation is remembered by; 0: it is not (p9/table.h, OP) */
+    uint64_t id[2]; /* Tsession */
 
     /* DATA: count[4] and that many bytes. Of Tread, Treaddir and Rwrite only the count. */
     uint32_t count;

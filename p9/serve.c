@@ -455,6 +455,8 @@ struct req *serve_take(struct p9_conn *c, struct req *req)
     admit(c, req);
     if (status == 0 && p9_is_own(m->type) && !c->serve_ext)
         status = -EOPNOTSUPP;
+    if (status == 0 && m->op && !c->serve_ext)
+        status = -EPROTO; /* of a plain peer: bytes behind its message */
     if (status == 0 && m->type != P9_Tflush && (!c->session || c->ending))
         status = -EPROTO;
     if (status == 0 && m->type == P9_Tflush)

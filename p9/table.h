@@ -6,7 +6,9 @@
  *
  * U1 U2 U4 U8 integers; FID the same as U4, a fid; STR len[2] and bytes; NAME the same, a name of a
  * file or attribute; QID; NAMES nwname[2] nwname*s; QIDS nwqid[2] nwqid*qid; DATA count[4] and
- * bytes, only ever last; OPT4 an integer that old peers leave out, only ever last.
+ * bytes, only ever last; OPT4 an integer that old peers leave out, only ever last; OP op[8], the
+ * identity of an operation that changes something, only ever last and left out when it is 0: so
+ * what a plain peer is sent is byte for byte the standard's.
  */
 #ifndef P9_TABLE_H
 #define P9_TABLE_H
@@ -24,22 +26,22 @@
     M(8, Tstatfs, FID(fid))                                                                        \
     M(9, Rstatfs, U4(statfs.type), U4(statfs.bsize), U8(statfs.blocks), U8(statfs.bfree),          \
       U8(statfs.bavail), U8(statfs.files), U8(statfs.ffree), U8(statfs.fsid), U4(statfs.namelen))  \
-    M(12, Tlopen, FID(fid), U4(flags))                                                             \
+    M(12, Tlopen, FID(fid), U4(flags), OP(op))                                                     \
     M(13, Rlopen, QID(qid), U4(iounit))                                                            \
-    M(14, Tlcreate, FID(fid), NAME(name), U4(flags), U4(mode), U4(gid))                            \
+    M(14, Tlcreate, FID(fid), NAME(name), U4(flags), U4(mode), U4(gid), OP(op))                    \
     M(15, Rlcreate, QID(qid), U4(iounit))                                                          \
-    M(16, Tsymlink, FID(dfid), NAME(name), STR(target), U4(gid))                                   \
+    M(16, Tsymlink, FID(dfid), NAME(name), STR(target), U4(gid), OP(op))                           \
     M(17, Rsymlink, QID(qid))                                                                      \
-    M(18, Tmknod, FID(dfid), NAME(name), U4(mode), U4(major), U4(minor), U4(gid))                  \
+    M(18, Tmknod, FID(dfid), NAME(name), U4(mode), U4(major), U4(minor), U4(gid), OP(op))          \
     M(19, Rmknod, QID(qid))                                                                        \
-    M(20, Trename, FID(fid), FID(dfid), NAME(name))                                                \
+    M(20, Trename, FID(fid), FID(dfid), NAME(name), OP(op))                                        \
     M(21, Rrename)                                                                                 \
     M(22, Treadlink, FID(fid))                                                                     \
     M(23, Rreadlink, STR(target))                                                                  \
     M(24, Tgetattr, FID(fid), U8(mask))                                                            \
     M(25, Rgetattr, P9_ATTR_FIELDS)                                                                \
     M(26, Tsetattr, FID(fid), U4(set.valid), U4(set.mode), U4(set.uid), U4(set.gid), U8(set.size), \
-      U8(set.atime_sec), U8(set.atime_nsec), U8(set.mtime_sec), U8(set.mtime_nsec))                \
+      U8(set.atime_sec), U8(set.atime_nsec), U8(set.mtime_sec), U8(set.mtime_nsec), OP(op))        \
     M(27, Rsetattr)                                                                                \
     M(30, Txattrwalk, FID(fid), FID(newfid), NAME(name))                                           \
     M(31, Rxattrwalk, U8(size))                                                                    \
@@ -53,13 +55,13 @@
     M(53, Rlock, U1(status))                                                                       \
     M(54, Tgetlock, FID(fid), U1(lock.type), P9_LOCK_FIELDS)                                       \
     M(55, Rgetlock, U1(lock.type), P9_LOCK_FIELDS)                                                 \
-    M(70, Tlink, FID(dfid), FID(fid), NAME(name))                                                  \
+    M(70, Tlink, FID(dfid), FID(fid), NAME(name), OP(op))                                          \
     M(71, Rlink)                                                                                   \
-    M(72, Tmkdir, FID(dfid), NAME(name), U4(mode), U4(gid))                                        \
+    M(72, Tmkdir, FID(dfid), NAME(name), U4(mode), U4(gid), OP(op))                                \
     M(73, Rmkdir, QID(qid))                                                                        \
-    M(74, Trenameat, FID(dfid), NAME(name), FID(newdfid), NAME(name2))                             \
+    M(74, Trenameat, FID(dfid), NAME(name), FID(newdfid), NAME(name2), OP(op))                     \
     M(75, Rrenameat)                                                                               \
-    M(76, Tunlinkat, FID(dfid), NAME(name), U4(flags))                                             \
+    M(76, Tunlinkat, FID(dfid), NAME(name), U4(flags), OP(op))                                     \
     M(77, Runlinkat)                                                                               \
     M(100, Tversion, U4(msize), STR(version))                                                      \
     M(101, Rversion, U4(msize), STR(version))                                                      \
@@ -75,25 +77,35 @@
     M(117, Rread, DATA(count))                                                                     \
     M(118, Twrite, FID(fid), U8(offset), DATA(count))                                              \
     M(119, Rwrite, U4(count))                                                                      \
-    M(120, Tclunk, FID(fid))                                                                       \
+    M(120, Tclunk, FID(fid), OP(op))                                                               \
     M(121, Rclunk)                                                                                 \
-    M(122, Tremove, FID(fid))                                                                      \
+    M(122, Tremove, FID(fid), OP(op))                                                              \
     M(123, Rremove)                                                                                \
     P9_OWN_MESSAGES(M)
 
 /* Only after "9P2000.L.plenum" was agreed. 228 to 255 are taken by others. */
-#define P9_OWN_FIRST 200
+#define P9_OWN_FIRST 180
 #define P9_OWN_LAST  227
 #define P9_OWN_MESSAGES(M)                                                                         \
+    M(180, Tsession, U8(id[0]), U8(id[1]))                                                         \
+    M(181, Rsession, U4(flags))                                                                    \
+    M(182, Twrite2, FID(fid), U8(offset), U8(op), DATA(count))                                     \
+    M(183, Rwrite2, U4(count))                                                                     \
+    M(184, Tkey, FID(fid))                                                                         \
+    M(185, Rkey, DATA(count))                                                                      \
+    M(186, Tfind, FID(fid), FID(newfid), DATA(count))                                              \
+    M(187, Rfind, P9_ATTR_FIELDS)                                                                  \
+    M(188, Tlist, FID(fid), U8(offset), U4(count))                                                 \
+    M(189, Rlist, DATA(count))                                                                     \
     M(200, Tend)                                                                                   \
     M(201, Rend)                                                                                   \
-    M(202, Trename2, FID(dfid), NAME(name), FID(newdfid), NAME(name2), U4(flags))                  \
+    M(202, Trename2, FID(dfid), NAME(name), FID(newdfid), NAME(name2), U4(flags), OP(op))          \
     M(203, Rrename2)                                                                               \
-    M(204, Tfallocate, FID(fid), U4(mode), U8(offset), U8(length))                                 \
+    M(204, Tfallocate, FID(fid), U4(mode), U8(offset), U8(length), OP(op))                         \
     M(205, Rfallocate)                                                                             \
     M(206, Tseek, FID(fid), U8(offset), U4(whence))                                                \
     M(207, Rseek, U8(offset))                                                                      \
-    M(208, Tcopy, FID(fid), U8(offset), FID(fid2), U8(offset2), U8(length))                        \
+    M(208, Tcopy, FID(fid), U8(offset), FID(fid2), U8(offset2), U8(length), OP(op))                \
     M(209, Rcopy, U8(length))                                                                      \
     M(210, Ttmpfile, FID(dfid), U4(flags), U4(mode), U4(gid), FID(newfid))                         \
     M(211, Rtmpfile, QID(qid), U4(iounit))                                                         \

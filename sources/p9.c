@@ -203,13 +203,13 @@ static bool has_acls(struct p9s_tree *t, struct pl_call *call)
     return n >= 0 || n == -ENODATA;
 }
 
-int pl_p9_open(struct p9_conn *conn, bool own, const char *aname, const char *uname,
-               struct pl_tree **ret, struct pl_err *err)
+int pl_p9_open(struct p9_conn *conn, const struct pl_p9_opts *opts, struct pl_tree **ret,
+               struct pl_err *err)
 {
     struct p9s_tree *t = calloc(1, sizeof(*t));
     struct pl_call call;
     if (t) {
-        t->aname = strdup(aname ? aname : "");
+        t->aname = strdup(opts->aname ? opts->aname : "");
         t->nodes = pl_nodes_new();
     }
     if (!t || !t->aname || !t->nodes) {
@@ -231,7 +231,7 @@ int pl_p9_open(struct p9_conn *conn, bool own, const char *aname, const char *un
     t->tree.flags = PL_TREE_REMOTE | PL_TREE_LOCKS | PL_TREE_XATTR;
 
     pl_call_init_self(&call);
-    int r = open_root(t, &call, uname);
+    int r = open_root(t, &call, opts->uname);
     if (r == 0 && has_acls(t, &call))
         t->tree.flags |= PL_TREE_POSIX_ACL;
     pl_call_done(&call);
@@ -240,7 +240,7 @@ int pl_p9_open(struct p9_conn *conn, bool own, const char *aname, const char *un
         pl_tree_unref(&t->tree); /* the connection stays the caller's: `own` is not yet set */
         return r;
     }
-    t->own = own;
+    t->own = opts->own;
     *ret = &t->tree;
     return 0;
 }
@@ -254,7 +254,8 @@ static int use_and_open(struct p9_conn *conn, const char *aname, struct pl_tree 
     pl_call_init_self(&call);
     int r = p9_use(conn, &call, err);
     pl_call_done(&call);
-    return r < 0 ? r : pl_p9_open(conn, true, aname, NULL, ret, err);
+    return r < 0 ? r
+                 : pl_p9_open(conn, &(struct pl_p9_opts){.aname = aname, .own = true}, ret, err);
 }
 
 int pl_p9_dial(const char *addr, const char *aname, struct pl_tree **ret, struct pl_err *err)

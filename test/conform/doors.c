@@ -34,8 +34,10 @@ static int serve_one(struct p9_level *p, struct chan *ret, struct pl_err *err)
     assert(p->nconns < CLIENTS_MAX);
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
         return pl_fail(err, -errno, "socketpair: %m");
-    struct chan here = {fds[0], fds[0], CHAN_ACCEPTED, 0, geteuid(), "client"};
-    *ret = (struct chan){fds[1], fds[1], CHAN_DIALED, 0, geteuid(), "server"};
+    struct chan here = {
+        .in = fds[0], .out = fds[0], .role = CHAN_ACCEPTED, .uid = geteuid(), .peer = "client"};
+    *ret = (struct chan){
+        .in = fds[1], .out = fds[1], .role = CHAN_DIALED, .uid = geteuid(), .peer = "server"};
     int r = p9_door_conn(p->door, &here, false, NULL, NULL, &p->conn[p->nconns], err);
     if (r == 0)
         p->nconns++;
@@ -53,7 +55,8 @@ int level_dial(struct level *l, struct pl_tree **ret, struct pl_err *err)
         r = p9_conn_new(&chan, &opts, &conn, err);
     if (r == 0)
         r = p9_use(conn, me, err);
-    return r < 0 ? r : pl_p9_open(conn, true, "", "root", ret, err);
+    return r < 0 ? r
+                 : pl_p9_open(conn, &(struct pl_p9_opts){.uname = "root", .own = true}, ret, err);
 }
 
 int level_serve(struct level *l, struct pl_tree *inner, struct pl_tree **ret, struct pl_err *err)

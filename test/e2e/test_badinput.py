@@ -466,14 +466,14 @@ def table():
         value = re.search(rf"#define {name}\s+(.*)", text).group(1)
         text = re.sub(rf"(?<!#define ){name}", lambda m: value, text)
     found = {}
-    for m in re.finditer(r"M\((\d+), (T\w+)((?:, \w+\([\w.]+\))*)\)", text):
+    for m in re.finditer(r"M\((\d+), (T\w+)((?:, \w+\([\w.\[\]]+\))*)\)", text):
         found[int(m.group(1))] = re.findall(r"(\w+)\(", m.group(3))
     assert len(found) > 35 and found[100] == ["U4", "STR"]
     return found
 
 
 TABLE = table()
-SIZES = {"U1": 1, "U2": 2, "U4": 4, "FID": 4, "U8": 8, "OPT4": 4}
+SIZES = {"U1": 1, "U2": 2, "U4": 4, "FID": 4, "U8": 8, "OPT4": 4, "OP": 8}
 
 
 def body(kinds, rnd, number=None, text=b"name", count=None):

@@ -27,7 +27,8 @@ static inline void dial(struct world *w, struct raw *c)
     int fds[2];
     struct pl_err err = {0};
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
-    struct chan chan = {fds[0], fds[0], CHAN_ACCEPTED, 0, geteuid(), "client"};
+    struct chan chan = {
+        .in = fds[0], .out = fds[0], .role = CHAN_ACCEPTED, .uid = geteuid(), .peer = "client"};
     assert_true(w->nconns < 64);
     assert_int_equal(p9_door_conn(w->door, &chan, false, NULL, NULL, &w->conn[w->nconns++], &err),
                      0);

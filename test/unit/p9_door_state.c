@@ -424,7 +424,8 @@ static void other_users(void **state)
     /* whom a channel has proved to be somebody may be nobody else, nor take any group */
     int fds[2];
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
-    struct chan chan = {fds[0], fds[0], CHAN_ACCEPTED, 0, 1234, "client"};
+    struct chan chan = {
+        .in = fds[0], .out = fds[0], .role = CHAN_ACCEPTED, .uid = 1234, .peer = "client"};
     assert_int_equal(p9_door_conn(w->door, &chan, false, NULL, NULL, &w->conn[w->nconns++], NULL),
                      0);
     raw_init(&c, fds[1]);

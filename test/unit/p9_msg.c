@@ -74,6 +74,16 @@ static const struct {
     {121, 0},
     {122, 4},
     {123, 0},
+    {180, 16},
+    {181, 4},
+    {182, 4 + 8 + 8 + 4 + 5},
+    {183, 4},
+    {184, 4},
+    {185, 4 + 5},
+    {186, 8 + 4 + 5},
+    {187, 8 + 13 + 12 + 5 * 8 + 8 * 8 + 16},
+    {188, 16},
+    {189, 4 + 5},
     {200, 0},
     {201, 0},
     {202, 4 + 5 + 4 + 5 + 4},
@@ -97,6 +107,14 @@ static const struct {
     {220, 12 + 4 + 5},
     {221, 4 + 4 + 5},
 };
+
+/* These may have an op behind that. */
+static bool has_op(uint8_t type)
+{
+    static const uint8_t types[] = {12, 14, 16,  18,  20,  26,  70, 72,
+                                    74, 76, 120, 122, 202, 204, 208};
+    return memchr(types, type, sizeof(types));
+}
 
 static char payload[] = "12345";
 
@@ -142,7 +160,8 @@ static void test_sizes(void **state)
     for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
         uint8_t buf[1024];
         assert_non_null(p9_type_name(sizes[i].type));
-        if (encode(sizes[i].type, buf) != P9_HDRSZ + (size_t)sizes[i].body)
+        size_t body = (size_t)sizes[i].body + (has_op(sizes[i].type) ? 8 : 0);
+        if (encode(sizes[i].type, buf) != P9_HDRSZ + body)
             fail_msg("%s", p9_type_name(sizes[i].type));
     }
 }
@@ -206,14 +225,30 @@ static void test_truncations(void **state)
             memcpy(exact, buf, cut);
             bool old = sizes[i].type == P9_Tfsync && cut == P9_HDRSZ + 4; /* without datasync */
             int r = p9_decode(exact, cut, &m);
-            if (r != (cut == n || old ? 0 : -EPROTO))
+            bool no_op = has_op(sizes[i].type) && cut == n - 8;
+            if (r != (cut == n || old || no_op ? 0 : -EPROTO))
                 fail_msg("%s cut to %zu: %d", p9_type_name(sizes[i].type), cut, r);
+            if (no_op)
+                assert_true(m.op == 0 && p9_encode_size(&m) == cut);
             if (old)
                 assert_int_equal(m.datasync, 0);
             free(buf);
             free(exact);
         }
     }
+}
+
+/* Without an identity a message is byte for byte the standard's; zero is none, and not sent. */
+static void test_ops(void **state)
+{
+    struct p9_msg m = {.type = P9_Tclunk, .tag = 1, .fid = 2}, back;
+    uint8_t buf[64], zero[] = {19, 0, 0, 0, 120, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+    assert_int_equal(p9_encode(&m, buf, sizeof(buf)), P9_HDRSZ + 4);
+    m.op = 3;
+    assert_int_equal(p9_encode(&m, buf, sizeof(buf)), P9_HDRSZ + 12);
+    assert_int_equal(p9_decode(buf, P9_HDRSZ + 12, &back), 0);
+    assert_int_equal(back.op, 3);
+    assert_int_equal(p9_decode(zero, sizeof(zero), &back), -EPROTO);
 }
 
 /* A buffer that is too small is never written past, and said to be. */
@@ -399,6 +434,7 @@ int main(void)
         cmocka_unit_test(test_names),         cmocka_unit_test(test_walks),
         cmocka_unit_test(test_unknown),       cmocka_unit_test(test_dirents),
         cmocka_unit_test(test_print),         cmocka_unit_test(test_fids),
+        cmocka_unit_test(test_ops),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -17,7 +17,8 @@ static struct pl_call call; /* our own */
 
 static inline struct p9_conn *use(struct p9_crew *crew, int fd)
 {
-    struct chan chan = {fd, fd, CHAN_DIALED, 0, (uid_t)-1, "server"};
+    struct chan chan = {
+        .in = fd, .out = fd, .role = CHAN_DIALED, .uid = (uid_t)-1, .peer = "server"};
     struct p9_conn_opts opts = {.crew = crew, .use = true};
     struct p9_conn *conn;
     struct pl_err err = {0};
@@ -112,7 +113,8 @@ static inline struct pl_tree *dial(struct world *w)
     struct pl_tree *t;
     struct pl_err err = {0};
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
-    struct chan chan = {fds[0], fds[0], CHAN_ACCEPTED, 0, geteuid(), "client"};
+    struct chan chan = {
+        .in = fds[0], .out = fds[0], .role = CHAN_ACCEPTED, .uid = geteuid(), .peer = "client"};
     assert_int_equal(p9_door_conn(w->door, &chan, false, NULL, NULL, &w->conn[w->n], &err), 0);
     int fd = fds[1];
     if (w->plain) {
@@ -124,7 +126,7 @@ static inline struct pl_tree *dial(struct world *w)
     w->n++;
     struct p9_conn *conn = use(w->crew, fd);
     assert_int_equal(p9_extended(conn), !w->plain);
-    assert_int_equal(pl_p9_open(conn, true, "", NULL, &t, &err), 0);
+    assert_int_equal(pl_p9_open(conn, &(struct pl_p9_opts){.own = true}, &t, &err), 0);
     return t;
 }
 

@@ -287,7 +287,7 @@ static struct pl_tree *dial_liar(struct liar *l, struct p9_crew *crew)
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
     l->fd = fds[0];
     pthread_create(&l->thread, NULL, lying, l);
-    assert_int_equal(pl_p9_open(use(crew, fds[1]), true, "", NULL, &t, NULL), 0);
+    assert_int_equal(pl_p9_open(use(crew, fds[1]), &(struct pl_p9_opts){.own = true}, &t, NULL), 0);
     return t;
 }
 
@@ -454,9 +454,10 @@ static void made_up(void **state)
     struct p9_export e = {"", made};
     assert_int_equal(p9_door_new(&e, 1, crew, NULL, &door), 0);
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
-    struct chan chan = {fds[0], fds[0], CHAN_ACCEPTED, 0, geteuid(), "client"};
+    struct chan chan = {
+        .in = fds[0], .out = fds[0], .role = CHAN_ACCEPTED, .uid = geteuid(), .peer = "client"};
     assert_int_equal(p9_door_conn(door, &chan, false, NULL, NULL, &conn, NULL), 0);
-    assert_int_equal(pl_p9_open(use(crew, fds[1]), true, "", NULL, &t, NULL), 0);
+    assert_int_equal(pl_p9_open(use(crew, fds[1]), &(struct pl_p9_opts){.own = true}, &t, NULL), 0);
     assert_int_equal(t->flags & PL_TREE_GENERATED, made->flags & PL_TREE_GENERATED);
     assert_int_equal(t->flags & PL_TREE_LASTING, 0); /* a pair of descriptors */
     assert_int_equal(pl_attach(t, &call, "", &top, &attr), 0);
