@@ -34,6 +34,7 @@
     X(LINK_KEPT, 4194304, "bytes", "sent over one link and not yet acknowledged")                  \
     X(LINGER, 604800, "seconds", "that a link without its far end is waited for")                  \
     X(SESSIONS, 1024, "clients", "whose operations a server remembers")                            \
+    X(SESSION_KEPT, 86400, "seconds", "that a client without a connection is remembered")          \
     X(SESSION_OPS, 256, "operations", "remembered for one client; it has no more under way")       \
     X(CREW, 64, "threads", "that run requests, not counting those that wait")                      \
     X(CREW_WAITING, 4096, "threads", "that run or wait in all connections together")               \

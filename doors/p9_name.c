@@ -177,6 +177,21 @@ int p9d_remove(struct p9d_op *op)
     return r;
 }
 
+void p9d_renamed(struct p9d_fid *fid, struct pl_node *dir, const char *name)
+{
+    char *copy = strdup(name);
+    if (!copy)
+        return; /* without memory the fid merely forgets its name */
+    pthread_mutex_lock(&fid->session->mutex);
+    struct pl_node *was = fid->parent;
+    char *was_name = fid->name;
+    fid->parent = pl_node_ref(dir);
+    fid->name = copy;
+    pthread_mutex_unlock(&fid->session->mutex);
+    pl_node_unref(was);
+    free(was_name);
+}
+
 int p9d_rename(struct p9d_op *op)
 {
     char old[LIMIT_NAME + 1];
@@ -194,17 +209,8 @@ int p9d_rename(struct p9d_op *op)
         return r;
     r = pl_rename(fid->at->tree, op->call, parent, old, dir->node, name, 0);
     pl_node_unref(parent);
-    char *copy = r == 0 ? strdup(name) : NULL;
-    if (copy) { /* without memory the fid merely forgets its name */
-        pthread_mutex_lock(&op->session->mutex);
-        struct pl_node *was = fid->parent;
-        char *was_name = fid->name;
-        fid->parent = pl_node_ref(dir->node);
-        fid->name = copy;
-        pthread_mutex_unlock(&op->session->mutex);
-        pl_node_unref(was);
-        free(was_name);
-    }
+    if (r == 0)
+        p9d_renamed(fid, dir->node, name);
     return r;
 }
 

@@ -64,6 +64,9 @@ struct p9_handler {
      * answered or cancelled and its handler has returned; drop all fids. May be followed by another
      * session, after Tversion. */
     void (*reset)(void *arg);
+    /* Just before reset, when it was the peer's Tend: it has all that it wanted, and does not come
+     * back for more. May be NULL. */
+    void (*end)(void *arg);
 };
 
 struct p9_conn_opts {

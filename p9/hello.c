@@ -93,6 +93,9 @@ void hello_quiet(struct p9_conn *c)
 
 void hello_reset_task(struct p9_conn *c, struct task *task)
 {
+    /* c->ending stays as it is while c->resetting */
+    if (c->opts.handler->end && c->ending && c->ending->pub.in.type == P9_Tend)
+        c->opts.handler->end(c->opts.handler_arg);
     c->opts.handler->reset(c->opts.handler_arg);
     pthread_mutex_lock(&c->lock);
     c->resetting = c->session = false;

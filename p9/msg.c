@@ -383,6 +383,60 @@ bool p9_names_fid(const struct p9_msg *msg, uint32_t fid)
     return false;
 }
 
+static uint64_t mix(uint64_t h, uint64_t v)
+{
+    h = (h ^ v) * 0x9e3779b97f4a7c15u;
+    return h ^ h >> 32;
+}
+
+static uint64_t mix_bytes(uint64_t h, const void *data, size_t n)
+{
+    uint64_t v;
+    const char *p = data;
+    h = mix(h, n);
+    for (; n >= sizeof(v); n -= sizeof(v), p += sizeof(v)) {
+        memcpy(&v, p, sizeof(v));
+        h = mix(h, v);
+    }
+    v = 0;
+    if (n)
+        memcpy(&v, p, n);
+    return mix(h, v);
+}
+
+enum { HASH_ENDS = 64 }; /* bytes at either end of DATA */
+
+static uint64_t mix_field(uint64_t h, const struct p9_msg *msg, const struct field *f)
+{
+    switch (f->kind) {
+    case STRING:
+    case NAMESTR:
+        return mix_bytes(h, str_of(msg, f)->s, str_of(msg, f)->len);
+    case WNAMES:
+        for (int i = 0; i < msg->nwname && i < LIMIT_WALK; i++)
+            h = mix_bytes(h, msg->wname[i].s, msg->wname[i].len);
+        return h;
+    case BYTES:
+        if (msg->count <= 2 * HASH_ENDS)
+            return mix_bytes(h, msg->data, msg->count);
+        h = mix_bytes(mix(h, msg->count), msg->data, HASH_ENDS);
+        return mix_bytes(h, (const char *)msg->data + msg->count - HASH_ENDS, HASH_ENDS);
+    case QIDS1:
+    case WQIDS:
+        return h; /* of answers only */
+    default:
+        return mix(h, get_int(msg, f));
+    }
+}
+
+uint64_t p9_msg_hash(const struct p9_msg *msg)
+{
+    uint64_t h = msg->type;
+    for (const struct field *f = rows[msg->type].fields; f && f->kind != END; f++)
+        h = mix_field(h, msg, f);
+    return h;
+}
+
 bool p9_has_refs(uint8_t type)
 {
     for (const struct field *f = rows[type].fields; f && f->kind != END; f++)

@@ -93,6 +93,7 @@ enum p9_lopen_flags {
 };
 
 enum { P9_AT_REMOVEDIR = 0x200 };
+enum { P9_SESSION_REMEMBERS = 1, P9_SESSION_KNOWN = 2 }; /* flags of Rsession */
 /* Ours: above the mode of a creating message stands the umask, which is still to be applied (where
  * a directory has a default ACL it must not be, and only the server knows). */
 enum { P9_UMASK_SHIFT = 16 };
@@ -192,6 +193,9 @@ bool p9_has_data(uint8_t type);
 bool p9_has_refs(uint8_t type);
 /* One of the fids that the message names is `fid`. */
 bool p9_names_fid(const struct p9_msg *msg, uint32_t fid);
+/* Tells messages apart, whatever their tag: all of a message counts, but of DATA only its size and
+ * the first and last bytes. Against mistakes, not against who means harm. */
+uint64_t p9_msg_hash(const struct p9_msg *msg);
 
 /* Bytes of the encoded message; 0 for a type that is not in the table. */
 size_t p9_encode_size(const struct p9_msg *msg);

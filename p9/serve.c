@@ -198,7 +198,7 @@ static void count(struct p9_conn *c, const struct req *req)
         stats_add(&s->errors, 1);
     else if (m->type == P9_Rread)
         stats_add(&s->bytes_read, m->count);
-    else if (m->type == P9_Rwrite)
+    else if (m->type == P9_Rwrite || m->type == P9_Rwrite2)
         stats_add(&s->bytes_written, m->count);
 }
 
@@ -251,6 +251,7 @@ static void note_fids(struct p9_conn *c, struct req *req)
     case P9_Txattrwalk:
     case P9_Tlookup:
     case P9_Ttmpfile:
+    case P9_Tfind:
         req->fids[req->nfids++] = m->newfid;
         break;
     case P9_Tauth:
