@@ -332,7 +332,8 @@ static bool fill(struct p9_conn *c, int timeout)
     if (c->opts.stats)
         stats_add(&c->opts.stats->received, (uint64_t)r);
     size_t direct = (size_t)r < rd->left ? (size_t)r : rd->left;
-    rd->dst += direct;
+    if (direct)
+        rd->dst += direct;
     rd->left -= direct;
     rd->end += (uint32_t)((size_t)r - direct);
     return true;

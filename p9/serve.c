@@ -317,6 +317,12 @@ static void finish_error(struct p9_conn *c, struct req *req, int error)
     serve_finish(c, req);
 }
 
+void serve_drop(struct p9_conn *c, struct req *req)
+{
+    req->dropped = true;
+    serve_finish(c, req);
+}
+
 void serve_answer(struct p9_conn *c, struct req *req)
 {
     seal(req);
