@@ -230,7 +230,7 @@ static void take_answer(struct client *c, const struct p9_msg *r)
     CHECK(i < c->n);
     answered(c, i);
     int f = c->asked[i].flushes;
-    if (f >= 0 && r->type == P9_Rflush)
+    if (f >= 0 && r->type == P9_Rflush && c->version < 0)
         CHECK(c->asked[f].answered);
     if (i == c->version) { /* what was asked before has no answer any more */
         c->version = -1;
@@ -280,6 +280,18 @@ static bool pull(struct client *c, int ms)
         c->have = rest;
     }
     return true;
+}
+
+/* What has not come by now never comes. */
+static void pull_some(struct client *c)
+{
+    if (pull(c, PATIENCE) || c->ended)
+        return;
+    for (int i = 0; i < c->n; i++)
+        if (!c->asked[i].answered)
+            fprintf(stderr, "no answer to number %d: %s tag %u\n", i,
+                    p9_type_name(c->asked[i].type), c->asked[i].tag);
+    abort();
 }
 
 static void push(struct client *c, const uint8_t *p, size_t n)
@@ -397,7 +409,7 @@ static void wait_for_answers(struct client *c)
 {
     push_later(c);
     while (!c->ended && !c->wild && !all_but_locks(c)) {
-        CHECK(pull(c, PATIENCE) || c->ended);
+        pull_some(c);
         push_later(c);
     }
 }
@@ -466,12 +478,12 @@ static void finish(struct client *c)
             push(c, c->out.p, c->out.n);
         }
     while (!c->ended && !c->wild && c->waits)
-        CHECK(pull(c, PATIENCE) || c->ended);
+        pull_some(c);
     push_later(c);
     CHECK(!c->ended || c->may_end);
     shutdown(c->fd, SHUT_WR);
     while (!c->ended)
-        CHECK(pull(c, PATIENCE) || c->ended);
+        pull_some(c);
 }
 
 /* ---- */

@@ -98,6 +98,19 @@ def server():
     return out
 
 
+def client():
+    """A lie at each of the first answers, and none."""
+    out = {"honest": b"\0", "honest-own": b"\1"}
+    for own in 0, 1:
+        name = "own" if own else "plain"
+        for at in range(0, 60, 4):
+            kind = at // 4 % 12
+            out[f"{name}-{at}"] = bytes([own]) + step(0) * at + step(kind, at % 8, 1, 130, 200, 3, 100)
+        for at in range(3, 40, 5):
+            out[f"{name}-repeat-{at}"] = bytes([own]) + step(0) * at + step(12, 200) + step(1, 255, 0, at, 5, 5, 5)
+    return out
+
+
 def write(kind, inputs):
     directory = HERE / "corpus" / kind
     directory.mkdir(exist_ok=True)
@@ -106,3 +119,4 @@ def write(kind, inputs):
 
 
 write("p9_server", server())
+write("p9_client", client())
