@@ -33,7 +33,7 @@ static void finish(struct p9_conn *c, int error, char *sentence)
     if (c->ending && !c->resetting) {
         struct req *req = c->ending;
         c->ending = NULL;
-        req_unref(c, req);
+        serve_drop(c, req);
     }
     out_push(c); /* drops what is queued */
     conn_settle(c);

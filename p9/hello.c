@@ -66,7 +66,7 @@ static void answer_ending(struct p9_conn *c)
     struct req *req = c->ending;
     c->ending = NULL;
     if (c->state != LIVE) {
-        req_unref(c, req);
+        serve_drop(c, req);
         return;
     }
     if (req->pub.in.type == P9_Tversion) {

@@ -275,9 +275,10 @@ static int get_str(struct cursor *c, struct p9_str *ret, bool name)
     int r = check_str((char *)s, len, name);
     if (r < 0)
         return r;
-    memmove(s - 1, s, len);
-    s[len - 1] = 0;
-    *ret = (struct p9_str){(uint16_t)len, (char *)s - 1};
+    s--;
+    memmove(s, s + 1, len);
+    s[len] = 0;
+    *ret = (struct p9_str){(uint16_t)len, (char *)s};
     return 0;
 }
 

@@ -318,6 +318,12 @@ static void finish_error(struct p9_conn *c, struct req *req, int error)
     serve_finish(c, req);
 }
 
+void serve_drop(struct p9_conn *c, struct req *req)
+{
+    req->dropped = true;
+    serve_finish(c, req);
+}
+
 void serve_answer(struct p9_conn *c, struct req *req)
 {
     seal(req);
@@ -338,7 +344,7 @@ static void blocks(struct pl_call *call)
     else if (c->role == ROLE_STOPPED)
         role_check(c);
     conn_unlock(c);
-    req->uncounted = crew_block(c->crew);
+    req->uncounted = crew_block(c->crew, c);
 }
 
 void serve_run(struct p9_conn *c, struct req *req, uint64_t gen)
@@ -351,7 +357,7 @@ void serve_run(struct p9_conn *c, struct req *req, uint64_t gen)
         count(c, req);
         seal(req);
         if (req->uncounted)
-            crew_unblock(c->crew);
+            crew_unblock(c->crew, c);
         pthread_mutex_lock(&c->lock);
         c->nblocked -= req->blocked;
     } else {
@@ -375,6 +381,7 @@ static void run_task(struct p9_conn *c, struct task *task)
 void serve_submit(struct p9_conn *c, struct req *req)
 {
     req->task.run = run_task;
+    req->task.op = true;
     crew_submit(c->crew, &req->task);
 }
 
