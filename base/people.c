@@ -44,8 +44,7 @@ struct people *people_new(void)
 static void forget_all(struct people *p)
 {
     struct answer *a, *next;
-    HASH_ITER(hh, p->answers, a, next)
-    {
+    HASH_ITER (hh, p->answers, a, next) {
         HASH_DEL(p->answers, a);
         free(a);
     }

@@ -96,7 +96,7 @@ struct p9d_fid {
     struct p9d_stream *stream; /* of a directory */
     bool rclose;               /* opened with ORCLOSE */
     bool special;              /* counted by p9d_special_open */
-    struct p9d_owner *owners; /* guarded by session.mutex */
+    struct p9d_owner *owners;  /* guarded by session.mutex */
 };
 
 struct p9d_session {

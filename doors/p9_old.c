@@ -209,8 +209,7 @@ static int make_special(struct p9d_op *op, const char *name, uint32_t mode, stru
 
 static int make_any(struct p9d_op *op, const char *name, struct made *m)
 {
-    const uint32_t special =
-        P9_DMSYMLINK | P9_DMLINK | P9_DMDEVICE | P9_DMNAMEDPIPE | P9_DMSOCKET;
+    const uint32_t special = P9_DMSYMLINK | P9_DMLINK | P9_DMDEVICE | P9_DMNAMEDPIPE | P9_DMSOCKET;
     uint32_t mode, dm = op->in->mode;
     uint32_t known = P9_DMDIR | P9_DMAPPEND | P9_DMEXCL | P9_DMTMP | 0777;
     if (p9d_dialect(op) == P9_U)

@@ -106,8 +106,7 @@ void p9d_special_close(struct p9d_fid *fid)
 void p9d_special_free(struct p9_door *door)
 {
     struct p9d_special *s, *next;
-    HASH_ITER(hh, door->special, s, next)
-    {
+    HASH_ITER (hh, door->special, s, next) {
         HASH_DEL(door->special, s);
         dropped(s);
     }

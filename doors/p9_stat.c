@@ -113,7 +113,7 @@ int p9d_stat(struct p9d_op *op)
 /* What a Twstat asks for. */
 struct change {
     struct pl_setattr set;
-    bool special;  /* append-only and exclusive change: to dm */
+    bool special; /* append-only and exclusive change: to dm */
     uint32_t dm;
     const char *name; /* or NULL */
 };

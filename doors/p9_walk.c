@@ -77,7 +77,7 @@ struct walk {
     struct pl_node *node, *parent;
     struct pl_node *link; /* which led to node, and has the name; or NULL */
     const char *name;     /* in parent; NULL when it was reached by ".." */
-    bool moved;       /* false: still at the fid, or no further than "." */
+    bool moved;           /* false: still at the fid, or no further than "." */
 };
 
 static void walk_end(struct walk *w)
@@ -254,6 +254,8 @@ int p9d_walk(struct p9d_op *op)
             break;
         see_through(op, &w, &attr);
         op->out->wqid[i] = p9d_qid(&attr);
+        if (p9d_dialect(op) == P9_BASE)
+            op->out->wqid[i].type &= (uint8_t)~P9_QTSYMLINK;
     }
     op->out->nwqid = i;
     if (r == 0)

@@ -108,8 +108,8 @@ void p9_conn_break(struct p9_conn *conn);
  * must not be sent a T-message: then -ENOTCONN "the other end only uses, it serves nothing"); when
  * it is not known who called it waits a moment for that. Blocks until done. */
 int p9_use(struct p9_conn *conn, struct pl_call *call, struct pl_err *err);
-uint32_t p9_msize(const struct p9_conn *conn); /* as negotiated by the using half */
-bool p9_extended(const struct p9_conn *conn);  /* the peer knows our own messages */
+uint32_t p9_msize(const struct p9_conn *conn);          /* as negotiated by the using half */
+bool p9_extended(const struct p9_conn *conn);           /* the peer knows our own messages */
 enum p9_dialect p9_dialect(const struct p9_conn *conn); /* what p9_rpc sends is encoded in it */
 
 /* One request: sends `t`, waits for the answer, fills `r` (strings and data point into a buffer

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Errors in 9P2000, which are sentences. Servers say those of Plan 9 or those of Unix's strerror(3),
- * and clients who want a number (Linux's v9fs, we) know them by heart. The first of an errno is what
- * we say ourselves: Plan 9's where there is one that both kinds of client take for the same.
+ * Errors in 9P2000, which are sentences. Servers say those of Plan 9 or those of Unix's
+ * strerror(3), and clients who want a number (Linux's v9fs, we) know them by heart. The first of an
+ * errno is what we say ourselves: Plan 9's where there is one that both kinds of client take for
+ * the same.
  */
 #include "p9/msg.h"
 #include <errno.h>

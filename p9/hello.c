@@ -3,10 +3,11 @@
  * How a conversation begins and ends, in each direction by itself.
  *
  * Begins: the using half of one end sends Tversion to the serving half of the other. We offer
- * P9_VERSION_OWN, and when that is refused one dialect after the other, to the oldest. An end that was called does not know what
- * called it, and a plain client must not be sent a request: so it waits for the caller's Tversion,
- * which tells (p9_use). An end that called and only serves has nothing to say; but when the other
- * says nothing for a while either, it may be one of us that waits so, and is told (hello_silence).
+ * P9_VERSION_OWN, and when that is refused one dialect after the other, to the oldest. An end that
+ * was called does not know what called it, and a plain client must not be sent a request: so it
+ * waits for the caller's Tversion, which tells (p9_use). An end that called and only serves has
+ * nothing to say; but when the other says nothing for a while either, it may be one of us that
+ * waits so, and is told (hello_silence).
  *
  * Ends: one of us sends Tend when its using half has had all its answers, and the other end drops
  * the fids and answers Rend. When both directions have ended in this way the channel is closed, by

@@ -44,23 +44,23 @@ struct field {
             offsetof(struct OF, m), #m                                                             \
     }
 #define FIELD(kind, m, size) FIELD_IN(IN_ALL, kind, m, size)
-#define U1(m)    FIELD(INT1, m, 1)
-#define U2(m)    FIELD(INT2, m, 2)
-#define U4(m)    FIELD(INT4, m, 4)
-#define U8(m)    FIELD(INT8, m, 8)
-#define FID(m)   FIELD(FID4, m, 4)
-#define OPT4(m)  FIELD(MAYBE4, m, 4)
-#define OP(m)    FIELD(OPID, m, 8)
-#define EXT4(m)  FIELD_IN(IN_L | IN_U, INT4, m, 4)
-#define U_U4(m)  FIELD_IN(IN_U, INT4, m, 4)
-#define STR(m)   FIELD(STRING, m, sizeof(struct p9_str))
-#define U_STR(m) FIELD_IN(IN_U, STRING, m, sizeof(struct p9_str))
-#define NAME(m)  FIELD(NAMESTR, m, sizeof(struct p9_str))
-#define QID(m)   FIELD(QIDS1, m, sizeof(struct p9_qid))
-#define NAMES(m) FIELD(WNAMES, m, sizeof(struct p9_str) * LIMIT_WALK)
-#define QIDS(m)  FIELD(WQIDS, m, sizeof(struct p9_qid) * LIMIT_WALK)
-#define STAT(m)  FIELD(STATS, m, sizeof(struct p9_stat))
-#define DATA(m)  FIELD(BYTES, m, 4)
+#define U1(m)                FIELD(INT1, m, 1)
+#define U2(m)                FIELD(INT2, m, 2)
+#define U4(m)                FIELD(INT4, m, 4)
+#define U8(m)                FIELD(INT8, m, 8)
+#define FID(m)               FIELD(FID4, m, 4)
+#define OPT4(m)              FIELD(MAYBE4, m, 4)
+#define OP(m)                FIELD_IN(IN_L, OPID, m, 8)
+#define EXT4(m)              FIELD_IN(IN_L | IN_U, INT4, m, 4)
+#define U_U4(m)              FIELD_IN(IN_U, INT4, m, 4)
+#define STR(m)               FIELD(STRING, m, sizeof(struct p9_str))
+#define U_STR(m)             FIELD_IN(IN_U, STRING, m, sizeof(struct p9_str))
+#define NAME(m)              FIELD(NAMESTR, m, sizeof(struct p9_str))
+#define QID(m)               FIELD(QIDS1, m, sizeof(struct p9_qid))
+#define NAMES(m)             FIELD(WNAMES, m, sizeof(struct p9_str) * LIMIT_WALK)
+#define QIDS(m)              FIELD(WQIDS, m, sizeof(struct p9_qid) * LIMIT_WALK)
+#define STAT(m)              FIELD(STATS, m, sizeof(struct p9_stat))
+#define DATA(m)              FIELD(BYTES, m, 4)
 
 #define OF p9_stat
 static const struct field stat_fields[] = {P9_STAT_FIELDS, {.kind = END}};
@@ -83,10 +83,10 @@ static const struct row {
     P9_COMMON_MESSAGES(M)
 #undef M
 #define M(num, name, ...) [num] = {#name, fields_##name, IN_L},
-    P9_L_MESSAGES(M) P9_OWN_MESSAGES(M)
+        P9_L_MESSAGES(M) P9_OWN_MESSAGES(M)
 #undef M
 #define M(num, name, ...) [num] = {#name, fields_##name, IN_U | IN_BASE},
-    P9_OLD_MESSAGES(M)
+            P9_OLD_MESSAGES(M)
 #undef M
 };
 
@@ -193,7 +193,7 @@ static size_t stat_size(const struct p9_stat *st, unsigned dialect)
 {
     size_t n = 2;
     FOR_FIELDS(f, stat_fields, dialect)
-        n += plain_size(st, f);
+    n += plain_size(st, f);
     return n;
 }
 
@@ -225,7 +225,7 @@ size_t p9_encode_size(const struct p9_msg *msg)
     if (!fields)
         return 0;
     FOR_FIELDS(f, fields, msg->dialect)
-        n += field_size(msg, f);
+    n += field_size(msg, f);
     return n;
 }
 
@@ -410,7 +410,7 @@ static int get_plain(struct cursor *c, void *base, const struct field *f)
 static void leave_out(void *base, const struct field *fields, unsigned dialect)
 {
     for (const struct field *f = fields; f->kind != END; f++)
-        if (!(f->in >> dialect & 1) && f->kind != STRING)
+        if (!(f->in >> dialect & 1) && f->kind == INT4)
             set_int(base, f, UINT64_MAX);
 }
 
@@ -591,7 +591,7 @@ static void say_field(struct out *o, const struct p9_msg *msg, const struct fiel
         break;
     case STATS:
         FOR_FIELDS(g, stat_fields, msg->dialect)
-            say_plain(o, member_of(msg, f), g);
+        say_plain(o, member_of(msg, f), g);
         break;
     default:
         say_plain(o, msg, f);
@@ -611,8 +611,8 @@ char *p9_print(const struct p9_msg *msg, char *buf, size_t size)
     }
     say(&o, "%s tag %u", rows[msg->type].name, msg->tag);
     FOR_FIELDS(f, fields, msg->dialect)
-        if (f->kind != OPID || msg->op)
-            say_field(&o, msg, f);
+    if (f->kind != OPID || msg->op)
+        say_field(&o, msg, f);
     return buf;
 }
 

@@ -266,8 +266,8 @@ int p9_encode_head(const struct p9_msg *msg, void *buf, size_t size);
  * When n >= P9_HDRSZ, type and tag are set whatever comes. */
 int p9_decode(void *buf, size_t n, struct p9_msg *msg); /* 9P2000.L */
 int p9_decode_as(enum p9_dialect dialect, void *buf, size_t n, struct p9_msg *msg);
-/* The same for a message with its DATA apart: `head` ends with count[4], which must be `ndata`. (What
- * has DATA is the same in all dialects.) */
+/* The same for a message with its DATA apart: `head` ends with count[4], which must be `ndata`.
+ * (What has DATA is the same in all dialects.) */
 int p9_decode_split(void *head, size_t nhead, void *data, size_t ndata, struct p9_msg *msg);
 
 /* "Twalk tag 3 fid 1 newfid 2 wname usr/lib": for traces; escaped, cut to `size`. Returns buf. */

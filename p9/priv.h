@@ -372,8 +372,8 @@ struct p9_conn {
     bool session, resetting;
     enum p9_dialect serve_dialect; /* of the session */
     bool serve_ext;                /* the peer's using half speaks our own messages */
-    bool serve_done;             /* and has said goodbye */
-    bool peer_spoke, peer_plain; /* its Tversion came; it was the plain one */
+    bool serve_done;               /* and has said goodbye */
+    bool peer_spoke, peer_plain;   /* its Tversion came; it was the plain one */
 
     /* the using half */
     enum use_state use;

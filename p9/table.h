@@ -7,9 +7,10 @@
  *
  * U1 U2 U4 U8 integers; FID the same as U4, a fid; STR len[2] and bytes; NAME the same, a name of a
  * file or attribute; QID; NAMES nwname[2] nwname*s; QIDS nwqid[2] nwqid*qid; DATA count[4] and
- * bytes, only ever last; STAT n[2] and a stat (P9_STAT_FIELDS), only ever last; OPT4 an integer that
- * old peers leave out, only ever last; EXT4 an integer that 9P2000 does not have, U_U4 and U_STR what
- * only 9P2000.u has: where a dialect lacks one, it is decoded as ~0 or "". OP op[8], the identity of an operation that changes something, only ever last and left out when it is 0: so
+ * bytes, only ever last; STAT n[2] and a stat (P9_STAT_FIELDS), only ever last; OPT4 an integer
+ * that old peers leave out, only ever last; EXT4 an integer that 9P2000 does not have, U_U4 and
+ * U_STR what only 9P2000.u has: where a dialect lacks one, it is decoded as ~0 or "". OP op[8], the
+ * identity of an operation that changes something, only ever last and left out when it is 0: so
  * what a plain peer is sent is byte for byte the standard's.
  */
 #ifndef P9_TABLE_H
@@ -29,8 +30,7 @@
     U2(type), U4(dev), QID(qid), U4(mode), U4(atime), U4(mtime), U8(length), NAME(name), STR(uid), \
         STR(gid), STR(muid), U_STR(extension), U_U4(n_uid), U_U4(n_gid), U_U4(n_muid)
 
-#define P9_MESSAGES(M)                                                                             \
-    P9_L_MESSAGES(M) P9_COMMON_MESSAGES(M) P9_OLD_MESSAGES(M) P9_OWN_MESSAGES(M)
+#define P9_MESSAGES(M) P9_L_MESSAGES(M) P9_COMMON_MESSAGES(M) P9_OLD_MESSAGES(M) P9_OWN_MESSAGES(M)
 
 #define P9_L_MESSAGES(M)                                                                           \
     M(7, Rlerror, U4(ecode))                                                                       \
@@ -78,9 +78,9 @@
 #define P9_COMMON_MESSAGES(M)                                                                      \
     M(100, Tversion, U4(msize), STR(version))                                                      \
     M(101, Rversion, U4(msize), STR(version))                                                      \
-    M(102, Tauth, FID(afid), STR(uname), STR(aname), EXT4(n_uname))                                  \
+    M(102, Tauth, FID(afid), STR(uname), STR(aname), EXT4(n_uname))                                \
     M(103, Rauth, QID(qid))                                                                        \
-    M(104, Tattach, FID(fid), FID(afid), STR(uname), STR(aname), EXT4(n_uname))                      \
+    M(104, Tattach, FID(fid), FID(afid), STR(uname), STR(aname), EXT4(n_uname))                    \
     M(105, Rattach, QID(qid))                                                                      \
     M(108, Tflush, U2(oldtag))                                                                     \
     M(109, Rflush)                                                                                 \

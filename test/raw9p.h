@@ -196,7 +196,9 @@ static inline void raw_version(struct raw *c, const char *version)
 {
     assert_int_equal(RPC(c, .type = P9_Tversion, .msize = c->msize, .version = p9_str(version)), 0);
     assert_string_equal(c->r.version.s, version);
-    c->dialect = !strcmp(version, P9_VERSION) ? P9_BASE : !strcmp(version, P9_VERSION_U) ? P9_U : P9_L;
+    c->dialect = !strcmp(version, P9_VERSION)     ? P9_BASE
+                 : !strcmp(version, P9_VERSION_U) ? P9_U
+                                                  : P9_L;
 }
 
 static inline void raw_close(struct raw *c)
