@@ -145,7 +145,7 @@ int p9d_read(struct p9d_op *op)
     } else if (!file) {
         return -EBADF;
     } else if (S_ISDIR(fid->node->fmt)) {
-        return -EISDIR;
+        return p9d_dialect(op) == P9_L ? -EISDIR : p9d_read_stats(op);
     } else {
         size_t want = p9d_payload(op, op->in->count);
         if (!op->out->data)

@@ -200,7 +200,7 @@ static int redo_rename_fid(struct p9d_op *op)
     if (!ino && !notes(op))
         return -EREMOTEIO;
     if (ino && redo_ino(&e, op->fid2->node, text(&op->in->name)) == ino) {
-        p9d_renamed(op->fid, op->fid2->node, text(&op->in->name));
+        p9d_set_name(op->fid, op->fid2->node, text(&op->in->name));
         return 0;
     }
     int r = carry_out(op);
@@ -389,7 +389,7 @@ static int fids_again(struct p9d_op *op)
         return well ? created_again(op) : 0;
     case P9_Trename:
         if (well && p9d_find_fids(op) == 0)
-            p9d_renamed(op->fid, op->fid2->node, text(&op->in->name));
+            p9d_set_name(op->fid, op->fid2->node, text(&op->in->name));
         return 0;
     default:
         return 0;

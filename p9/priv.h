@@ -290,10 +290,7 @@ struct p9_pending {
     uint8_t small_head[320], small[320];
 };
 
-enum {
-    P9_RERROR = 107,                   /* of older dialects */
-    TAG_END = 2 * LIMIT_REQUESTS_USED, /* of Tend */
-};
+enum { TAG_END = 2 * LIMIT_REQUESTS_USED /* of Tend */ };
 /* The Tflush for tag t has tag t + LIMIT_REQUESTS_USED. */
 struct tag_slot {
     struct p9_pending *pend;
@@ -390,12 +387,14 @@ struct p9_conn {
     uint64_t next_seq;
     uint32_t smsize;
     bool session, resetting;
-    bool serve_ext;              /* the peer's using half speaks our own messages */
-    bool serve_done;             /* and has said goodbye */
-    bool peer_spoke, peer_plain; /* its Tversion came; it was the plain one */
+    enum p9_dialect serve_dialect; /* of the session */
+    bool serve_ext;                /* the peer's using half speaks our own messages */
+    bool serve_done;               /* and has said goodbye */
+    bool peer_spoke, peer_plain;   /* its Tversion came; it was the plain one */
 
     /* the using half */
     enum use_state use;
+    enum p9_dialect use_dialect;
     bool use_ext, said_end;
     uint32_t umsize;
     int hello_result; /* of our Tversion */

@@ -159,7 +159,7 @@ static bool sensible(const struct p9_conn *c, uint32_t size, uint8_t type)
     if (size < P9_HDRSZ || size > LIMIT_MSIZE_MAX)
         return false;
     return c->rd.any || type == P9_Tversion || type == P9_Rversion || type == P9_Rlerror ||
-           type == P9_RERROR || type % 2 == 0;
+           type == P9_Rerror || type % 2 == 0;
 }
 
 /* The rest of a message of `size` bytes goes to dst; `have` bytes of it are taken from the buffer.
@@ -198,7 +198,7 @@ static int take_answer(struct p9_conn *c, uint32_t size, uint8_t type, uint16_t 
 {
     struct rd *rd = &c->rd;
     struct p9_pending *p = use_find(c, tag);
-    if (!p || p->answered || (type != p->expect && type != P9_Rlerror && type != P9_RERROR)) {
+    if (!p || p->answered || (type != p->expect && type != P9_Rlerror && type != P9_Rerror)) {
         const char *name = p9_type_name(type);
         conn_lost(c, -EPROTO, "the other end answered what was not asked (%s, tag %u)",
                   name ? name : "an unknown message", tag);

@@ -250,9 +250,10 @@ void use_fail_all(struct p9_conn *c)
 
 static int encode(struct p9_pending *p, struct p9_msg *t)
 {
+    t->dialect = (uint8_t)p->conn->use_dialect;
     size_t size = p9_encode_size(t), ndata = p9_has_data(t->type) ? t->count : 0;
     if (size == 0)
-        return -EINVAL;
+        return -EOPNOTSUPP; /* not of this dialect */
     p->head = size - ndata <= sizeof(p->small_head) ? p->small_head : malloc(size - ndata);
     if (!p->head)
         return -ENOMEM;
@@ -530,6 +531,20 @@ static int begin(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, stru
     return r;
 }
 
+/* What an Rlerror or Rerror says. */
+static int error_of(const struct p9_msg *r)
+{
+    uint32_t e = r->ecode;
+    if (r->type == P9_Rerror && (r->dialect != P9_U || e == 0))
+        e = (uint32_t)p9_error_number(&r->ename);
+    return e > 0 && e < 4096 ? -(int)e : -EIO;
+}
+
+static bool is_error(const struct p9_msg *r)
+{
+    return r->type == P9_Rlerror || r->type == P9_Rerror;
+}
+
 /* What the peer said, as a result. */
 int use_decode(struct p9_pending *p, struct p9_answer *ret)
 {
@@ -537,15 +552,15 @@ int use_decode(struct p9_pending *p, struct p9_answer *ret)
     ret->r.type = 0;
     if (p->result < 0)
         return p->result;
-    int r = -EPROTO;
-    if (p->buf[4] != P9_RERROR) /* of an old dialect: not for us */
-        r = p->into_n != SIZE_MAX && p->into && p->buf[4] == p->expect
+    int r = p->into_n != SIZE_MAX && p->into && p->buf[4] == p->expect
                 ? p9_decode_split(p->buf, p->nbuf, p->into, p->into_n, &ret->r)
-                : p9_decode(p->buf, p->nbuf, &ret->r);
-    if (r < 0)
+                : p9_decode_as(p->conn->use_dialect, p->buf, p->nbuf, &ret->r);
+    if (r < 0) {
+        ret->r.type = 0;
         return -EPROTO;
-    if (ret->r.type == P9_Rlerror)
-        return ret->r.ecode > 0 && ret->r.ecode < 4096 ? -(int)ret->r.ecode : -EIO;
+    }
+    if (is_error(&ret->r))
+        return error_of(&ret->r);
     if (p->buf != p->small) {
         ret->buf = p->buf;
         p->buf = NULL;
@@ -563,7 +578,7 @@ static int end(struct p9_conn *c, struct pl_call *call, struct p9_pending *p, st
     wait_let_go(c, p);
     int r = use_decode(p, ret);
     ret->sent = p->out.done > 0;
-    if (r < 0 && p->result == 0 && ret->r.type != P9_Rlerror)
+    if (r < 0 && p->result == 0 && !is_error(&ret->r))
         conn_lost(c, -EPROTO, "the other end sent an answer that makes no sense (to %s)",
                   p9_type_name((uint8_t)(p->expect - 1)));
     use_leave(c);
