@@ -512,8 +512,10 @@ ssize_t link_read(struct p9_conn *c, const struct iovec *iov, int n, int timeout
         return -ENOMEM;
     }
     r = 1;
-    if (l->state == LINK_ASKS || l->state == LINK_LISTENS)
+    if (l->state == LINK_ASKS || l->state == LINK_LISTENS) {
         r = agree(l, timeout);
+        timeout = 0; /* the engine may write from now on */
+    }
     if (r <= 0)
         ;
     else if (l->state == LINK_UP)
