@@ -7,8 +7,11 @@
 #include <string.h>
 #include <sys/random.h>
 
-#define RETRY_FIRST_NS 50000000LL /* after a server that let us in, but is not what we had ... */
+#define RETRY_FIRST_NS 50000000LL    /* after a server that let us in, but is not what we had ... */
 #define RETRY_LAST_NS  10000000000LL /* ... growing to this */
+#define RELOCK_NS                                                                                  \
+    2000000000LL /* so long a server may hold our locks for the connection that is                 \
+                    over */
 
 /* ---- waiting ---- */
 
@@ -238,6 +241,7 @@ static void replace(struct p9s_tree *t, struct p9_conn *conn)
     pthread_mutex_lock(&a->mutex);
     t->conn = conn;
     a->gen++;
+    a->relock_until = mono_now() + RELOCK_NS;
     pthread_mutex_unlock(&a->mutex);
 }
 

@@ -71,7 +71,7 @@ struct p9s_again {
     void (*changed)(void *arg, const char *sentence);
     void *arg;
     int64_t soft;
-    bool live;           /* the thread runs: from here on the end of a connection is waited out */
+    bool live; /* the thread runs: from here on the end of a connection is waited out */
     pthread_t thread;
     struct pl_call call; /* the thread's, cancelled at the tree's end */
     uint64_t id[2];      /* whose operations they are */
@@ -81,7 +81,7 @@ struct p9s_again {
     enum p9s_state state;
     uint32_t gen; /* changed only while nobody pins it */
     unsigned pins;
-    int64_t down_since;
+    int64_t down_since, relock_until;
     bool remembers, knows; /* the peer, of operations in general; of our earlier ones */
     uint64_t next_op;
     bool op_busy[LIMIT_SESSION_OPS];

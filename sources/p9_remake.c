@@ -242,11 +242,8 @@ static int find_by_key(struct p9s_tree *t, struct pl_call *call, uint32_t fid,
                        struct p9s_key *key)
 {
     struct p9_answer a;
-    struct p9_msg m = {.type = P9_Tfind,
-                       .fid = user->root,
-                       .newfid = fid,
-                       .count = key->len,
-                       .data = key->bytes};
+    struct p9_msg m = {
+        .type = P9_Tfind, .fid = user->root, .newfid = fid, .count = key->len, .data = key->bytes};
     int r = p9s_ensure_fid(t, call, user->root);
     if (r < 0)
         return r;
@@ -370,6 +367,35 @@ static int reopen(struct p9s_tree *t, struct pl_call *call, uint32_t fid,
     return stale(r);
 }
 
+static int remake_as(struct p9s_tree *t, struct pl_call *call, uint32_t fid,
+                     const struct p9s_rec *rec)
+{
+    struct p9s_more *more = rec->more;
+    int r = more && more->name ? remake_entry(t, call, fid, rec)
+                               : remake_object(t, call, fid, rec->user, rec->node);
+    if (r == 0 && more && more->open)
+        r = reopen(t, call, fid, more);
+    return r;
+}
+
+/* Who opened a file may have lost the right to since, or never had it (who creates has what the
+ * mode denies). It is not asked again, where we are all users: then we open it ourselves. */
+static int remake_file(struct p9s_tree *t, struct pl_call *call, uint32_t fid, struct p9s_rec *rec,
+                       struct p9s_file *f)
+{
+    const struct p9s_user *user = rec->user;
+    int r = remake_as(t, call, fid, rec);
+    if (r != -EACCES || !t->many || user == &t->main)
+        return r;
+    rec->user = &t->main;
+    if (remake_as(t, call, fid, rec) < 0) {
+        rec->user = user;
+        return r;
+    }
+    atomic_store(&f->user, &t->main); /* what is asked of the user's rights goes another way */
+    return 0;
+}
+
 static int remake(struct p9s_tree *t, struct pl_call *call, uint32_t fid, struct p9s_rec *rec)
 {
     struct p9s_more *more = rec->more;
@@ -383,11 +409,7 @@ static int remake(struct p9s_tree *t, struct pl_call *call, uint32_t fid, struct
     case P9S_ATTACH:
         return remake_attach(t, call, fid, rec);
     case P9S_OBJECT:
-        r = more && more->name ? remake_entry(t, call, fid, rec)
-                               : remake_object(t, call, fid, rec->user, rec->node);
-        if (r == 0 && more && more->open)
-            r = reopen(t, call, fid, more);
-        return r;
+        return f ? remake_file(t, call, fid, rec, f) : remake_as(t, call, fid, rec);
     default:
         return -ERESTART;
     }

@@ -273,10 +273,10 @@ static void xattrs(void **state)
 }
 
 #define EACH(test)                                                                                 \
-    {#test " (remembers)", test, NULL, NULL, &ours}, {#test " (forgets)", test, NULL, NULL,        \
-                                                      &forgetful},                                 \
+    {#test " (remembers)", test, NULL, NULL, &ours},                                               \
+        {#test " (forgets)", test, NULL, NULL, &forgetful},                                        \
     {                                                                                              \
-        #test " (stock)", test, NULL, NULL, &stock                                                 \
+#test " (stock)", test, NULL, NULL, &stock                                                 \
     }
 
 int main(void)

@@ -140,9 +140,8 @@ static inline bool own_business(struct line *l, struct p9_msg *m)
         return true;
     }
     if (m->type == P9_Tsession && w->remembers) {
-        put_msg(l->client, &(struct p9_msg){.type = P9_Rsession,
-                                            .tag = m->tag,
-                                            .flags = w->known ? 3 : 1});
+        put_msg(l->client,
+                &(struct p9_msg){.type = P9_Rsession, .tag = m->tag, .flags = w->known ? 3 : 1});
         w->known = true;
         return true;
     }

@@ -420,7 +420,10 @@ static void given_up(void **state)
 }
 
 #define EACH(test)                                                                                 \
-    {#test, test, NULL, NULL, &ours}, {#test " (stock)", test, NULL, NULL, &stock}
+    {#test, test, NULL, NULL, &ours},                                                              \
+    {                                                                                              \
+#test " (stock)", test, NULL, NULL, &stock                                                 \
+    }
 
 int main(void)
 {
