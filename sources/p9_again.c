@@ -236,13 +236,14 @@ static int fits(struct p9s_tree *t, struct p9_conn *conn, struct pl_err *err)
 static void replace(struct p9s_tree *t, struct p9_conn *conn)
 {
     struct p9s_again *a = t->again;
-    if (t->own)
-        p9_conn_free(t->conn);
     pthread_mutex_lock(&a->mutex);
+    struct p9_conn *old = t->conn;
     t->conn = conn;
     a->gen++;
     a->relock_until = mono_now() + RELOCK_NS;
     pthread_mutex_unlock(&a->mutex);
+    if (t->own)
+        p9_conn_free(old);
 }
 
 static int come_back(struct p9s_tree *t, struct pl_err *err)
@@ -259,7 +260,9 @@ static int come_back(struct p9s_tree *t, struct pl_err *err)
         if (r < 0)
             return r;
         replace(t, conn);
-        r = fits(t, conn, err);
+        r = pl_call_over(&a->call);
+        if (r == 0)
+            r = fits(t, conn, err);
         if (r == 0)
             r = session(t, &a->call);
         if (r == 0)
@@ -348,6 +351,10 @@ void p9s_again_stop(struct p9s_tree *t)
     if (!a || !a->live)
         return;
     pl_call_cancel(&a->call);
+    pthread_mutex_lock(&a->mutex);
+    if (a->state != P9S_UP && t->own) /* a server that does not answer us is not waited for */
+        p9_conn_abort(t->conn);
+    pthread_mutex_unlock(&a->mutex);
     pthread_join(a->thread, NULL);
     a->live = false;
 }

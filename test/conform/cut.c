@@ -15,8 +15,8 @@
 
 #define ONE_IN 6
 
-struct cut {
-    struct pl_tree tree;
+struct line { /* outlives the layer: the tree beneath goes after it */
+    struct line *next;
     struct level *level;
     pthread_rwlock_t changing; /* held for reading by what changes something */
     pthread_mutex_t mutex;     /* guards the rest */
@@ -25,6 +25,12 @@ struct cut {
     unsigned seed;
 };
 
+struct cut {
+    struct pl_tree tree;
+    struct line *line;
+};
+
+static struct line *lines;
 static atomic_uint clients;
 static atomic_bool fragile;
 
@@ -33,7 +39,7 @@ static bool changes(const struct pl_event *ev)
     return pl_op_modifies(ev->op);
 }
 
-static void maybe_break(struct cut *c)
+static void maybe_break(struct line *c)
 {
     pthread_mutex_lock(&c->mutex);
     bool now = rand_r(&c->seed) / 7 % ONE_IN == 0;
@@ -46,7 +52,7 @@ static void maybe_break(struct cut *c)
 
 static int before(struct pl_tree *t, struct pl_call *call, const struct pl_event *ev)
 {
-    struct cut *c = (struct cut *)t;
+    struct line *c = ((struct cut *)t)->line;
     maybe_break(c);
     if (ev->op == PL_OP_remove || ev->op == PL_OP_tmpfile || ev->op == PL_OP_rename)
         atomic_store(&fragile, true);
@@ -59,22 +65,17 @@ static void after(struct pl_tree *t, struct pl_call *call, const struct pl_event
                   int64_t result)
 {
     if (changes(ev))
-        pthread_rwlock_unlock(&((struct cut *)t)->changing);
+        pthread_rwlock_unlock(&((struct cut *)t)->line->changing);
 }
 
-static void done(struct pl_tree *t)
-{
-    struct cut *c = (struct cut *)t;
-    pthread_rwlock_destroy(&c->changing);
-    pthread_mutex_destroy(&c->mutex);
-}
+static void done(struct pl_tree *t) {}
 
 static const struct pl_ops ops = {.name = "cut", .before = before, .after = after, .done = done};
 
 static int again(void *arg, struct pl_call *call, struct p9_conn *old, struct p9_conn **ret,
                  struct pl_err *err)
 {
-    struct cut *c = arg;
+    struct line *c = arg;
     pthread_mutex_lock(&c->mutex);
     c->conn = NULL;
     pthread_mutex_unlock(&c->mutex);
@@ -90,17 +91,20 @@ static int again(void *arg, struct pl_call *call, struct p9_conn *old, struct p9
 
 int level_cut(struct level *l, struct pl_tree **ret, struct pl_err *err)
 {
-    struct cut *c = calloc(1, sizeof(*c));
+    struct cut *cut = calloc(1, sizeof(*cut));
+    struct line *c = calloc(1, sizeof(*c));
     struct pl_tree *far;
-    if (!c)
+    struct p9_conn *conn;
+    if (!cut || !c)
         return pl_fail(err, -ENOMEM, "out of memory");
+    c->next = lines;
+    lines = c;
     c->level = l;
     c->seed = 1 + atomic_fetch_add(&clients, 1);
     if (c->seed > 1) /* what one renames, the other does not hear of */
         atomic_store(&fragile, true);
     pthread_rwlock_init(&c->changing, NULL);
     pthread_mutex_init(&c->mutex, NULL);
-    struct p9_conn *conn;
     int r = level_connect(l, me, &conn, &c->client, err);
     if (r == 0) {
         c->conn = conn;
@@ -108,10 +112,22 @@ int level_cut(struct level *l, struct pl_tree **ret, struct pl_err *err)
         r = pl_p9_open(conn, &opts, &far, err);
     }
     if (r < 0) {
-        free(c);
+        free(cut);
         return r;
     }
-    pl_tree_init(&c->tree, &ops, far);
-    *ret = &c->tree;
+    cut->line = c;
+    pl_tree_init(&cut->tree, &ops, far);
+    *ret = &cut->tree;
     return 0;
+}
+
+void level_cut_free(void)
+{
+    while (lines) {
+        struct line *c = lines;
+        lines = c->next;
+        pthread_rwlock_destroy(&c->changing);
+        pthread_mutex_destroy(&c->mutex);
+        free(c);
+    }
 }

@@ -103,6 +103,7 @@ int level_unserve(struct level *l, struct pl_err *err)
         r = r < 0 || l->kind == S_CUT ? r : r2;
         p9_conn_free(p->conn[i]);
     }
+    level_cut_free();
     p9_door_free(p->door);
     p9_crew_free(p->crew);
     p9_crew_free(p->client_crew);

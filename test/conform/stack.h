@@ -37,6 +37,7 @@ int level_connect(struct level *l, struct pl_call *call, struct p9_conn **ret, s
 void level_quiet(struct level *l, size_t client);
 /* cut.c: one more client, whose connection breaks again and again. */
 int level_cut(struct level *l, struct pl_tree **ret, struct pl_err *err);
+void level_cut_free(void);
 int level_unserve(struct level *l, struct pl_err *err);
 /* doors.c: mounts the inner stack from a process of its own, and opens the mount as a tree. */
 int level_mount(struct level *l, const char *scratch, struct pl_tree **ret, struct pl_err *err);
