@@ -267,6 +267,10 @@ int p9s_rename(struct pl_tree *tree, struct pl_call *call, struct pl_node *olddi
         if (r == 0)
             moved(t, &mv.s, NULL);
     }
+    if (r == -EREMOTEIO && t->again) { /* done or not: what it was done to is found again */
+        p9s_refresh(t, call, newdir, newname);
+        p9s_refresh(t, call, olddir, oldname);
+    }
     if (r < 0 || !p9s_renames(t))
         return r;
     p9s_refresh(t, call, newdir, newname);
