@@ -98,8 +98,7 @@ static void creates_and_renames(struct worker *k)
     snprintf(a, sizeof(a), "a%u", k->rounds);
     snprintf(b, sizeof(b), "b%u", k->rounds);
     snprintf(c, sizeof(c), "c%u", k->rounds);
-    int r =
-        pl_create(t, &k->call, k->dir, a, O_RDWR | O_EXCL, 0600, &node, &attr, &f);
+    int r = pl_create(t, &k->call, k->dir, a, O_RDWR | O_EXCL, 0600, &node, &attr, &f);
     if (r == -EREMOTEIO && !k->w->remembers)
         return;
     assert_int_equal(r, 0);
