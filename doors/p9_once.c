@@ -353,6 +353,7 @@ static void done(struct p9d_op *op, int error)
     slot->qid_path = out->qid.path;
     slot->iounit = out->iounit;
     slot->count = op->in->type == P9_Tcopy ? out->length : out->count;
+    slot->ended = now();
     slot->answered = once_sum_answered(slot);
     ORDER();
     atomic_store(&slot->state, ONCE_DONE);
@@ -373,7 +374,7 @@ static bool removes(uint8_t type)
 
 struct claim {
     const struct once_slot *by;
-    uint64_t ino, name;
+    uint64_t ino, name, then;
     bool removed, found;
     const struct once *once;
 };
@@ -381,7 +382,7 @@ struct claim {
 /* With the client's lock, and not while it is carried out. */
 static bool has(const struct claim *c, const struct once_slot *s)
 {
-    if (atomic_load(&s->state) != ONCE_DONE || s->error || s == c->by)
+    if (atomic_load(&s->state) != ONCE_DONE || s->error || s == c->by || s->ended < c->then)
         return false;
     return c->removed
                ? removes(s->type) && s->name == c->name && atomic_load(&s->intent.ino) == c->ino
@@ -413,10 +414,10 @@ static void file_has(void *arg, const struct once_file *f)
         claim->found |= once_slot_ok(&f->slot[i], i) && has(claim, &f->slot[i]);
 }
 
-bool p9d_once_claimed(struct p9d_op *op, uint64_t ino, bool removed)
+bool p9d_once_claimed(struct p9d_op *op, uint64_t ino, uint64_t then, bool removed)
 {
     struct once *once = op->session->door->once;
-    struct claim claim = {op->slot, ino, op->slot->name, removed, false, once};
+    struct claim claim = {op->slot, ino, op->slot->name, then, removed, false, once};
     struct once_client *c, *next;
     bool found = false;
     pthread_mutex_lock(&once->mutex);

@@ -73,7 +73,7 @@ static void counting_after(struct pl_tree *t, struct pl_call *call, const struct
 static const struct pl_ops counting_ops = {
     .name = "counting", .before = counting_before, .after = counting_after};
 
-static struct counting *counting_new(struct pl_tree *lower)
+static inline struct counting *counting_new(struct pl_tree *lower)
 {
     struct counting *c = calloc(1, sizeof(*c));
     assert_non_null(c);
