@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Clients that are remembered, and the way of an operation: see p9_once.h. */
 #include "doors/p9_once.h"
+#include "doors/redo.h"
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -382,7 +383,8 @@ struct claim {
 /* With the client's lock, and not while it is carried out. */
 static bool has(const struct claim *c, const struct once_slot *s)
 {
-    if (atomic_load(&s->state) != ONCE_DONE || s->error || s == c->by || s->ended < c->then)
+    if (atomic_load(&s->state) != ONCE_DONE || s->error || s == c->by ||
+        s->ended + redo_grain() < c->then)
         return false;
     return c->removed
                ? removes(s->type) && s->name == c->name && atomic_load(&s->intent.ino) == c->ino

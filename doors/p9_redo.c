@@ -66,7 +66,7 @@ static enum verdict made_by_us(struct p9d_op *op, const struct pl_attr *attr, ui
     uint64_t at = (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
     if (!notes(op))
         return UNKNOWN;
-    if (!redo_ours(&e, attr, type) || at > op->session->door->once->started ||
+    if (!redo_ours(&e, attr, type) || at > op->session->door->once->started + redo_grain() ||
         p9d_once_claimed(op, attr->ino, at, false))
         return NOT_DONE;
     return at <= e.began + PROMPT ? IS_DONE : UNKNOWN;

@@ -28,18 +28,28 @@ static uint64_t ns(struct timespec t)
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
-bool redo_is_still(const struct redo *r, struct pl_node *dir, const char *name, uint64_t ino)
+uint64_t redo_grain(void)
 {
-    struct pl_attr attr;
-    return redo_there(r, dir, name, NULL, &attr) == 0 && attr.ino == ino &&
-           ns(attr.btime) <= r->began; /* 0 where it is not known */
+    struct timespec grain;
+    clock_getres(CLOCK_REALTIME_COARSE, &grain);
+    return (uint64_t)grain.tv_nsec;
 }
 
 bool redo_since(const struct redo *r, struct timespec t)
 {
-    struct timespec grain;
-    clock_getres(CLOCK_REALTIME_COARSE, &grain);
-    return ns(t) + (uint64_t)grain.tv_nsec >= r->began;
+    return ns(t) + redo_grain() >= r->began;
+}
+
+/* It was not there when the op was begun; false where that is not known. */
+static bool is_younger(const struct redo *r, const struct pl_attr *attr)
+{
+    return ns(attr->btime) > r->began + redo_grain();
+}
+
+bool redo_is_still(const struct redo *r, struct pl_node *dir, const char *name, uint64_t ino)
+{
+    struct pl_attr attr;
+    return redo_there(r, dir, name, NULL, &attr) == 0 && attr.ino == ino && !is_younger(r, &attr);
 }
 
 bool redo_ours(const struct redo *r, const struct pl_attr *a, uint32_t type)
@@ -66,7 +76,7 @@ bool redo_removed(const struct redo *r, struct pl_node *dir, const char *name)
     if (!ino)
         return false;
     int error = redo_there(r, dir, name, NULL, &attr);
-    return error == -ENOENT || (error == 0 && (attr.ino != ino || ns(attr.btime) > r->began));
+    return error == -ENOENT || (error == 0 && (attr.ino != ino || is_younger(r, &attr)));
 }
 
 bool redo_renamed(const struct redo *r, struct pl_node *olddir, const char *oldname,

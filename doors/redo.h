@@ -26,7 +26,9 @@ int redo_there(const struct redo *r, struct pl_node *dir, const char *name, stru
  * has only got the number of one that is gone. */
 bool redo_is_still(const struct redo *r, struct pl_node *dir, const char *name, uint64_t ino);
 
-/* Not before the op was begun, as far as clocks tell that go by ticks. */
+/* By so much a file's date may differ from CLOCK_REALTIME_COARSE, which goes by ticks, in ns. */
+uint64_t redo_grain(void);
+/* Not before the op was begun, as far as clocks tell. */
 bool redo_since(const struct redo *r, struct timespec t);
 /* Can an object of that type have been made for it? */
 bool redo_ours(const struct redo *r, const struct pl_attr *attr, uint32_t type);
