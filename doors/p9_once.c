@@ -285,8 +285,8 @@ static int enter(struct p9d_op *op, struct once_client *c, uint64_t hash)
 {
     uint64_t num = op->in->op;
     unsigned i = num % LIMIT_SESSION_OPS;
-    struct once_head *h = &c->file->head;
     struct once_slot *slot = &c->file->slot[i];
+    uint64_t newest = atomic_load(&c->file->head.newest);
     int r = 0;
     pthread_mutex_lock(&c->mutex);
     if (c->running[i] && slot->op == num && slot->hash == hash)
@@ -296,7 +296,7 @@ static int enter(struct p9d_op *op, struct once_client *c, uint64_t hash)
         r = -EPROTO;
     else if (r == 0 && known && (slot->hash != hash || slot->type != op->in->type))
         r = -EPROTO;
-    else if (r == 0 && !known && num + LIMIT_SESSION_OPS <= atomic_load(&h->newest))
+    else if (r == 0 && !known && newest >= LIMIT_SESSION_OPS && num <= newest - LIMIT_SESSION_OPS)
         r = -EPROTO; /* that long ago nothing is remembered */
     if (r == 0) {
         r = known ? (int)atomic_load(&slot->state) : ONCE_FREE;
