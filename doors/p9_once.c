@@ -127,8 +127,9 @@ static int client_new(struct once *once, const uint64_t id[2], const char *who,
     int r = -EBUSY;
     c->fd = -1;
     if (once->store.dir >= 0) {
-        once_store_prune(&once->store, LIMIT_SESSIONS - 1);
         r = once_file_open(&once->store, id, who, &c->file, &c->fd);
+        if (r == 0)
+            once_store_prune(&once->store, LIMIT_SESSIONS);
     }
     if (r < 0 && r != -EPERM)
         r = (c->file = once_file_private(&once->store, id, who)) ? 0 : -ENOMEM;

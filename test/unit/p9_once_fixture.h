@@ -17,7 +17,7 @@
 enum { DEAD = 1 }; /* instead of an answer */
 
 static char top[] = "/tmp/plenum-once-XXXXXX", place[64];
-static int listener = -1;
+static int listener = -1; /* of the server that is started next, or met */
 static pid_t server;
 
 /* ---- the host's side ---- */
@@ -143,7 +143,8 @@ static inline void server_kill(void)
 
 /* ---- clients ---- */
 
-static inline void meet(struct raw *c, uint64_t id, int flags)
+/* A client that is to be judged by what it is told. */
+static inline int meet_flags(struct raw *c, uint64_t id)
 {
     struct sockaddr_un addr;
     socklen_t len = sizeof(addr);
@@ -153,8 +154,14 @@ static inline void meet(struct raw *c, uint64_t id, int flags)
     raw_init(c, fd);
     raw_version(c, P9_VERSION_OWN);
     assert_int_equal(RPC(c, .type = P9_Tsession, .id = {id, ~id}), 0);
-    assert_int_equal(c->r.flags, flags);
+    int flags = (int)c->r.flags;
     assert_int_equal(raw_attach(c, 0, ""), 0);
+    return flags;
+}
+
+static inline void meet(struct raw *c, uint64_t id, int flags)
+{
+    assert_int_equal(meet_flags(c, id), flags);
 }
 
 /* The answer as of raw_rpc(), or DEAD. */
@@ -180,11 +187,53 @@ static inline int ask(struct raw *c, struct p9_msg m)
     }
 }
 
+/* ---- what tests share ---- */
+
+enum { ME = 77, OTHER = 78 };
+
+/* clang-format off */
+#define S(s) {sizeof(s) - 1, s}
+/* clang-format on */
+
+static inline void file(void)
+{
+    put("f", "base");
+}
+
+static inline void fid_file(struct raw *c)
+{
+    assert_int_equal(raw_walk(c, 0, 1, "f"), 0);
+}
+
+static inline void fid_dir(struct raw *c)
+{
+    assert_int_equal(raw_walk(c, 0, 1, ""), 0);
+}
+
+static inline void fid_append(struct raw *c)
+{
+    fid_file(c);
+    assert_int_equal(RPC(c, .type = P9_Tlopen, .fid = 1, .flags = P9_WRONLY | P9_APPEND), 0);
+}
+
+static inline void at(char crash[32], const char *point)
+{
+    snprintf(crash, 32, "op-%s:1", point);
+}
+
 /* ---- */
+
+static inline int new_listener(void)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&addr, sizeof(sa_family_t)), 0);
+    assert_int_equal(listen(fd, 64), 0);
+    return fd;
+}
 
 static inline int once_setup(void **state)
 {
-    struct sockaddr_un addr = {.sun_family = AF_UNIX};
     char path[100];
     strcpy(place, top);
     if (!mkdtemp(place))
@@ -192,10 +241,7 @@ static inline int once_setup(void **state)
     snprintf(path, sizeof(path), "%s/state", place);
     mkdir(host(""), 0755);
     mkdir(path, 0700);
-    listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (bind(listener, (struct sockaddr *)&addr, sizeof(sa_family_t)) < 0 ||
-        listen(listener, 64) < 0)
-        return -1;
+    listener = new_listener();
     return 0;
 }
 

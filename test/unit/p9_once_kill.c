@@ -8,7 +8,6 @@
 #include <linux/falloc.h>
 #include <sys/xattr.h>
 
-enum { ME = 77, OTHER = 78 };
 enum { BASE = 8192 };
 
 /* ---- deeds ---- */
@@ -24,16 +23,6 @@ struct deed {
     void (*check)(struct raw *c);
     int lost; /* what is answered when it was done and the fid cannot be made anew; 0: nothing */
 };
-
-static void file(void)
-{
-    put("f", "base");
-}
-
-static void fid_file(struct raw *c)
-{
-    assert_int_equal(raw_walk(c, 0, 1, "f"), 0);
-}
 
 /* ---- names ---- */
 
@@ -108,11 +97,6 @@ static void check_swapped(struct raw *c)
 
 /* ---- opening ---- */
 
-static void fid_dir(struct raw *c)
-{
-    assert_int_equal(raw_walk(c, 0, 1, ""), 0);
-}
-
 /* The fid is the new file, open for writing. */
 static void check_created(struct raw *c)
 {
@@ -138,12 +122,6 @@ static void stir_truncated(void)
 }
 
 /* ---- bytes ---- */
-
-static void fid_append(struct raw *c)
-{
-    fid_file(c);
-    assert_int_equal(RPC(c, .type = P9_Tlopen, .fid = 1, .flags = P9_WRONLY | P9_APPEND), 0);
-}
 
 static void stir_append(void)
 {
@@ -247,10 +225,6 @@ static void fid_removed(struct raw *c)
     (void)raw_walk(c, 0, 1, "f"); /* which may fail */
 }
 
-#define S(s)                                                                                       \
-    {                                                                                              \
-        sizeof(s) - 1, s                                                                           \
-    }
 static const struct deed deeds[] = {
     {"mkdir", NULL, NULL, {.type = P9_Tmkdir, .name = S("new"), .mode = 0755}, NULL, check_dir},
     {"symlink",
@@ -360,11 +334,6 @@ static bool possible(const struct deed *d)
     return can;
 }
 
-static void at(char crash[32], const char *point)
-{
-    snprintf(crash, 32, "op-%s:1", point);
-}
-
 /* Is it done when the server was killed there? */
 static bool is_done(const char *point)
 {
@@ -377,7 +346,6 @@ static void one(const struct deed *d, const char *point, const char *then)
     struct raw c;
     struct p9_msg m = d->m;
     char crash[32];
-    if (getenv("V")) print_message("%s %s %s\n", d->name, point, then ? then : "-");
     bool done = is_done(point), answered = !strcmp(point, "answered");
     m.op = 1;
     m.gid = getegid();
@@ -435,10 +403,63 @@ static void killed(void **state)
                 one(&deeds[i], points[p], thens[t]);
 }
 
+/* ---- while the server lives, and after ---- */
+
+static void same(const struct raw *c, const struct p9_msg *first)
+{
+    assert_int_equal(c->r.type, first->type);
+    assert_memory_equal(&c->r.qid, &first->qid, sizeof(first->qid));
+    assert_int_equal(c->r.iounit, first->iounit);
+    assert_int_equal(c->r.count, first->count);
+    assert_int_equal(c->r.length, first->length);
+}
+
+/* The same answer, on the same connection, on another, and from a server that follows. */
+static void lived(void **state)
+{
+    for (size_t i = 0; i < sizeof(deeds) / sizeof(*deeds); i++) {
+        const struct deed *d = &deeds[i];
+        struct p9_msg m = d->m, first;
+        struct raw a, b;
+        m.op = 1;
+        m.gid = getegid();
+        clean();
+        if (d->before)
+            d->before();
+        if (!possible(d))
+            continue;
+        server_start(NULL);
+        meet(&a, ME, P9_SESSION_REMEMBERS);
+        if (d->fids)
+            d->fids(&a);
+        assert_int_equal(ask(&a, m), 0);
+        first = a.r;
+        if (d->stir)
+            d->stir();
+        assert_int_equal(ask(&a, m), 0);
+        same(&a, &first);
+        meet(&b, ME, P9_SESSION_REMEMBERS | P9_SESSION_KNOWN);
+        if (d->fids)
+            d->fids(&b);
+        assert_int_equal(ask(&b, m), 0);
+        same(&b, &first);
+        raw_close(&a);
+        raw_close(&b);
+        server_kill();
+        come_back(&b, d, NULL);
+        assert_int_equal(ask(&b, m), 0);
+        same(&b, &first);
+        d->check(&b);
+        raw_close(&b);
+        server_kill();
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(killed, once_setup, once_teardown),
+        cmocka_unit_test_setup_teardown(lived, once_setup, once_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
