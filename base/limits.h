@@ -29,6 +29,9 @@
     X(BYTES_SERVED, 33554432, "bytes", "of requests and answers held for one connection")          \
     X(BYTES_USED, 8388608, "bytes", "of requests sent over one connection and not yet answered")   \
     X(HELLO, 30, "seconds", "for a server that was dialed to answer the first message")            \
+    X(HANDSHAKES, 512, "clients", "of one tls! address that have not shown who they are yet")      \
+    X(CERTIFICATES, 16384, "bytes", "of certificates that a TLS peer shows")                       \
+    X(KEY_FILE, 1048576, "bytes", "of a file of keys or certificates")                             \
     X(CONNECTIONS, 16384, "connections", "to one server")                                          \
     X(LINKS, 16384, "links", "of one server, up or down")                                          \
     X(LINK_KEPT, 4194304, "bytes", "sent over one link and not yet acknowledged")                  \
