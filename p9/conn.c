@@ -107,7 +107,7 @@ static void final_task(struct p9_conn *c, struct task *task)
         c->opts.handler->reset(c->opts.handler_arg);
     crew_forget(c->crew, c, c->wire.in);
     wire_done(&c->wire);
-    chan_close(&c->chan);
+    chan_close(&c->wire.chan);
     if (c->opts.over)
         c->opts.over(c->opts.over_arg, c->error, c->sentence ? c->sentence : "");
     pthread_mutex_lock(&c->lock);

@@ -2,7 +2,7 @@
 /*
  * Inside the engine.
  *
- *   wire.c   the descriptors: reads and writes that do not block the wrong thread
+ *   wire.c   the channel: reads and writes that do not block the wrong thread
  *   out.c    messages on their way out: one queue, one writer at a time
  *   read.c   the reader: its role, framing, who gets a message
  *   serve.c  the serving half: requests, their order, their answers, Tflush
@@ -85,18 +85,23 @@ void crew_buf_free(struct p9_crew *crew, void *buf, size_t n);
 /* ---- wire.c ---- */
 
 struct wire {
-    int in, out;
+    struct chan chan;
+    int in, out; /* of it */
     bool in_sock, out_sock, timed;
     int out_nonblock; /* `out` opened anew with O_NONBLOCK, for what knows no RWF_NOWAIT; or -1 */
     bool no_nowait;
-    int cut; /* an eventfd that becomes readable when the link is cut; -1 with sockets */
+    bool dry; /* chan.io had nothing when it was last read */
+    int cut;  /* an eventfd that becomes readable when the link is cut; -1 with sockets */
     struct timeval old_timeout;
 };
+/* Takes the channel over (a copy of it), but does not close it. */
 int wire_init(struct wire *w, const struct chan *chan, bool serves);
 void wire_done(struct wire *w);
 /* Some bytes; 0 the end; -EAGAIN when nothing came for `timeout` ms (-1: wait for ever; sockets
  * take any other time but 0 as WIRE_DWELL). */
 ssize_t wire_read(struct wire *w, const struct iovec *iov, int n, int timeout);
+/* There is something to read of which no poll or epoll tells. For the reader, or nobody reads. */
+bool wire_pending(const struct wire *w);
 /* What can be written without waiting, -EAGAIN when nothing. */
 ssize_t wire_write(struct wire *w, const struct iovec *iov, int n);
 /* Waits until something can be written (or the link is cut). */
@@ -331,7 +336,7 @@ enum conn_state { LIVE, ENDED /* or lost; `error` says */, OVER };
 struct p9_conn {
     pthread_mutex_t lock;
     pthread_cond_t cond; /* broadcast: over, no users */
-    struct chan chan;
+    struct chan chan;    /* as it was at first: who the peer is */
     struct wire wire;
     struct p9_conn_opts opts;
     struct p9_crew *crew;

@@ -68,11 +68,12 @@ static uint32_t peek32(const uint8_t *p)
     return p[0] | p[1] << 8 | p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-/* A whole message, or what cannot become one, is in the buffer: no event will tell of it. */
+/* A whole message, or what cannot become one, is in the buffer, or bytes are off the descriptor: no
+ * event will tell of it. */
 static bool more_buffered(const struct p9_conn *c)
 {
-    return c->rd.kind == RD_SMALL && buffered(c) >= P9_HDRSZ &&
-           peek32(c->rd.buf + c->rd.start) <= buffered(c);
+    return wire_pending(&c->wire) || (c->rd.kind == RD_SMALL && buffered(c) >= P9_HDRSZ &&
+                                      peek32(c->rd.buf + c->rd.start) <= buffered(c));
 }
 
 static void over_here(struct p9_conn *c)
