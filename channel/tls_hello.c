@@ -17,6 +17,9 @@
 #include <time.h>
 
 #define ALPN "\6plenum"
+/* A pre-shared key goes with a hash, ours with SHA-256: suites of that first, by the server's
+ * choice, or a key would not be taken from a client who likes others better. */
+#define SUITES "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384"
 
 struct tls_ctx {
     bool server;
@@ -365,7 +368,8 @@ static int load_ca(SSL_CTX *ssl, struct pl_err *err)
 
 static bool configure(SSL_CTX *ssl, bool server)
 {
-    SSL_CTX_set_options(ssl, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION);
+    SSL_CTX_set_options(ssl, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION |
+                                 SSL_OP_CIPHER_SERVER_PREFERENCE);
     SSL_CTX_set_mode(ssl, SSL_MODE_RELEASE_BUFFERS);
     SSL_CTX_set_session_cache_mode(ssl, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_max_cert_list(ssl, LIMIT_CERTIFICATES);
@@ -375,11 +379,13 @@ static bool configure(SSL_CTX *ssl, bool server)
     SSL_CTX_set_psk_use_session_callback(ssl, psk_use);
     SSL_CTX_set_psk_find_session_callback(ssl, psk_find);
     SSL_CTX_set_alpn_select_cb(ssl, choose_alpn, NULL);
-    return SSL_CTX_set_min_proto_version(ssl, TLS1_3_VERSION) &&
-           SSL_CTX_set_max_proto_version(ssl, TLS1_3_VERSION) && SSL_CTX_set_num_tickets(ssl, 0) &&
-           SSL_CTX_set_session_id_context(ssl, (const unsigned char *)"plenum", 6) &&
-           (server ||
-            SSL_CTX_set_alpn_protos(ssl, (const unsigned char *)ALPN, sizeof(ALPN) - 1) == 0);
+    if (!SSL_CTX_set_min_proto_version(ssl, TLS1_3_VERSION) ||
+        !SSL_CTX_set_max_proto_version(ssl, TLS1_3_VERSION) ||
+        !SSL_CTX_set_ciphersuites(ssl, SUITES) || !SSL_CTX_set_num_tickets(ssl, 0))
+        return false;
+    return server
+               ? SSL_CTX_set_session_id_context(ssl, (const unsigned char *)"plenum", 6) == 1
+               : SSL_CTX_set_alpn_protos(ssl, (const unsigned char *)ALPN, sizeof(ALPN) - 1) == 0;
 }
 
 /* `any`: without a key or certificate of our own too (to look at a server). */
