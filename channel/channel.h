@@ -34,7 +34,8 @@ struct chan_io {
     ssize_t (*write)(struct chan *, const struct iovec *iov, int n);
     /* Bytes are off the descriptor and not yet read: no poll tells of them. */
     bool (*pending)(const struct chan *);
-    void (*close)(struct chan *); /* frees io_state; says goodbye if that does not block */
+    void (*close)(struct chan *);  /* frees io_state; says goodbye if that does not block */
+    void (*forget)(struct chan *); /* the same without a word; NULL: as close */
 };
 
 struct chan {
@@ -69,6 +70,10 @@ int chan_exec(char *const argv[], bool patient, struct chan *ret, struct pl_err 
  * after its stdin closed, SIGKILL 5 s later). Returns the child's wait status, 0 without a child
  * or when somebody else has reaped it. Idempotent. */
 int chan_close(struct chan *chan);
+
+/* The same after a fork, when another process goes on with the channel: nothing is said, and no
+ * child waited for. */
+void chan_forget(struct chan *chan);
 
 struct chan_listener;
 

@@ -20,7 +20,7 @@
 #define CONNECT_MS 30000
 
 const char addr_note_tcp[] =
-    "neither encrypted nor authenticated (use ssh, or only a network that you trust)";
+    "neither encrypted nor authenticated (use tls! or ssh, or only a network that you trust)";
 
 bool addr_is_loopback(const struct sockaddr *sa)
 {

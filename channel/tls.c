@@ -281,6 +281,12 @@ static bool io_pending(const struct chan *chan)
     return t->more;
 }
 
+static void io_forget(struct chan *chan)
+{
+    tls_free(chan->io_state);
+    chan->io_state = NULL;
+}
+
 static void io_close(struct chan *chan)
 {
     struct tls *t = chan->io_state;
@@ -288,11 +294,10 @@ static void io_close(struct chan *chan)
         SSL_shutdown(t->ssl);
         tls_flush(t);
     }
-    tls_free(t);
-    chan->io_state = NULL;
+    io_forget(chan);
 }
 
-static const struct chan_io tls_io = {io_read, io_write, io_pending, io_close};
+static const struct chan_io tls_io = {io_read, io_write, io_pending, io_close, io_forget};
 
 void tls_into(struct tls *t, struct chan *chan)
 {

@@ -75,8 +75,10 @@ static int accept_one(struct state *s, struct pl_err *err)
     listening_note(s->d->cmd, chan_listener_name(listener), chan_listener_note(listener));
     if (!s->d->quiet)
         util_say("listening on %s", chan_listener_name(listener));
-    while ((r = chan_accept(listener, &s->d->chan, err)) == -EACCES || r == -ECONNABORTED)
-        cmd_error(s->d->cmd, err);
+    while ((r = chan_accept(listener, &s->d->chan, err)) == -EACCES || r == -ECONNABORTED ||
+           r == -EAGAIN)
+        if (r != -EAGAIN)
+            cmd_error(s->d->cmd, err);
     chan_listener_free(listener);
     return r;
 }
