@@ -4,10 +4,11 @@
 #include "cmd/serving.h"
 #include "cmd/spec.h"
 
-enum { OPT_MARKER = 256, OPT_ANYONE };
+enum { OPT_MARKER = 256, OPT_ANYONE, OPT_ACCESS };
 static const struct option longs[] = {{"once", no_argument, NULL, '1'},
                                       {"allow", required_argument, NULL, 'a'},
                                       {"anyone", no_argument, NULL, OPT_ANYONE},
+                                      {"access", required_argument, NULL, OPT_ACCESS},
                                       {"quiet", no_argument, NULL, 'q'},
                                       {"marker", required_argument, NULL, OPT_MARKER},
                                       {NULL, 0, NULL, 0}};
@@ -27,6 +28,8 @@ static int run(const struct cmd *self, int argc, char **argv)
             s.quiet = true;
         else if (o == OPT_ANYONE)
             s.listen.anyone = true;
+        else if (o == OPT_ACCESS)
+            s.access = optarg;
         else if (o == OPT_MARKER)
             s.marker = optarg;
         else
@@ -58,13 +61,18 @@ static int run(const struct cmd *self, int argc, char **argv)
 
 const struct cmd cmd_serve = {
     .name = "serve",
-    .args = "[-1] [-a USER,... | --anyone] [-q] SPEC ADDR...",
+    .args = "[-1] [-a USER,... | --anyone] [--access FILE] [-q] SPEC ADDR...",
     .summary = "Exports the tree that SPEC names over 9P2000.L",
-    .help = "  -1, --once          ends after the first connection\n"
-            "  -a, --allow USER,...  who may connect to a unix socket (else this user and root)\n"
-            "      --anyone        everybody may\n"
-            "  -q, --quiet         does not print what is served where\n\n"
-            "ADDR: see plenum help addr. Port 0 is a free port, which is printed.\n",
+    .help =
+        "  -1, --once          ends after the first connection\n"
+        "  -a, --allow USER,...  who may connect to a unix socket (else this user and root)\n"
+        "      --anyone        everybody may\n"
+        "      --access FILE   who may attach what, how, and as whom: plenum help access; read\n"
+        "                      again on SIGHUP\n"
+        "  -q, --quiet         does not print what is served where\n\n"
+        "ADDR: see plenum help addr. Port 0 is a free port, which is printed.\n"
+        "Without an access file who comes by tls! acts as the server's user, or if that is\n"
+        "root as nobody.\n",
     .example = "  plenum serve /srv 'tcp!127.0.0.1!5640' 'unix!/tmp/srv.sock'\n",
     .run = run,
 };

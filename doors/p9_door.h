@@ -25,7 +25,9 @@ struct p9_door {
     struct p9_crew *crew;
     struct stats *stats;
     struct p9_link_opts link;
-    uint64_t seed[2]; /* of the hash that tells lock owners apart */
+    uint64_t seed[2];   /* of the hash that tells lock owners apart */
+    p9_admit_fn *admit; /* or NULL */
+    void *admit_arg;
     uid_t euid;
     atomic_uint_fast64_t sessions_made;
     pthread_mutex_t mutex; /* guards `sessions` and their links */
@@ -40,8 +42,10 @@ struct p9d_attach {
     struct pl_tree *tree;
     struct pl_node *root;
     struct p9_qid root_qid;
-    bool beneath; /* root is not the tree's own: ".." must be kept beneath it */
-    bool any_gid; /* the gid of a creating message is taken as it is */
+    bool beneath;       /* root is not the tree's own: ".." must be kept beneath it */
+    bool any_gid;       /* the gid of a creating message is taken as it is */
+    bool root_gid;      /* even if it is 0 */
+    struct pl_map *map; /* by which it is the client's; or NULL */
     uid_t uid;
     gid_t gid;
     pthread_mutex_t mutex; /* guards the loading of groups */
@@ -87,6 +91,7 @@ struct p9d_session {
     struct p9d_session *prev, *next;
     uint64_t id;
     uid_t peer;
+    char who[sizeof(((struct chan *)0)->who)];
     void (*over)(void *arg, int error, const char *sentence);
     void *over_arg;
 
@@ -134,6 +139,7 @@ void p9d_act_as(struct pl_call *call, struct p9d_attach *at);
 /* For what the message creates: with its group, if the user may, and its umask. */
 void p9d_act_to_create(struct p9d_op *op);
 int p9d_attach(struct p9d_op *op);
+int p9d_auth(struct p9d_op *op); /* always fails */
 
 /* ---- p9_walk.c, p9_name.c, p9_file.c, p9_dir.c, p9_xattr.c, p9_lock.c, p9_own.c ----
  * Handlers: fill op->out and return 0, or a negative errno. */

@@ -27,6 +27,7 @@ struct pl_map {
 struct map_tree {
     struct pl_tree tree;
     struct pl_map *map;
+    bool owners; /* only they: the callers are the server's already */
 };
 
 /* A call on its way below: what it had above. */
@@ -159,18 +160,18 @@ static int check_entry(struct pl_tree *t, struct pl_call *c, struct pl_node *dir
     return owned(ids_of(t), &attr) ? 0 : -EPERM;
 }
 
-/* The caller makes something in `dir`. */
-static int check_maker(struct pl_tree *t, struct pl_call *c, struct pl_node *dir)
+/* The caller makes a name in `dir`, or with `object` something new, which would be its own. */
+static int check_maker(struct pl_tree *t, struct pl_call *c, struct pl_node *dir, bool object)
 {
-    const struct frame *f = c->door;
     const struct idmap *ids = ids_of(t);
     uint32_t id;
     int r = check_owner(t, c, dir, -EACCES);
     if (r < 0 || ids->one)
         return r;
-    if (ids->squash && f->cred.uid == 0) /* nobody in person */
+    if (ids->squash && c->cred.uid == IDMAP_NOBODY) /* who root is made to be */
         return 0;
-    return idmap_down(&ids->uid, f->cred.uid, &id) && idmap_down(&ids->gid, f->cred.gid, &id)
+    return idmap_up(&ids->uid, c->cred.uid, &id) &&
+                   (!object || idmap_up(&ids->gid, c->cred.gid, &id))
                ? 0
                : -EOVERFLOW;
 }
@@ -194,9 +195,9 @@ static int check(struct pl_tree *t, struct pl_call *c, const struct pl_event *ev
         return ev->flags & W_OK ? check_owner(t, c, ev->node, -EACCES) : 0;
     case PL_OP_make:
     case PL_OP_tmpfile:
-        return check_maker(t, c, ev->node);
+        return check_maker(t, c, ev->node, true);
     case PL_OP_link:
-        r = check_maker(t, c, ev->node2);
+        r = check_maker(t, c, ev->node2, false);
         return r < 0 ? r : check_owner(t, c, ev->node, -EPERM);
     case PL_OP_remove:
         r = check_owner(t, c, ev->node, -EACCES);
@@ -204,7 +205,7 @@ static int check(struct pl_tree *t, struct pl_call *c, const struct pl_event *ev
     case PL_OP_rename:
         r = check_owner(t, c, ev->node, -EACCES);
         if (r == 0)
-            r = check_maker(t, c, ev->node2);
+            r = check_maker(t, c, ev->node2, false);
         if (r == 0)
             r = check_entry(t, c, ev->node, ev->name);
         return r < 0 ? r : check_entry(t, c, ev->node2, ev->name2);
@@ -218,6 +219,8 @@ static int check(struct pl_tree *t, struct pl_call *c, const struct pl_event *ev
 
 static int before(struct pl_tree *t, struct pl_call *c, const struct pl_event *ev)
 {
+    if (((struct map_tree *)t)->owners)
+        return check(t, c, ev);
     int r = enter(t, c, ev);
     if (r == 0 && (r = check(t, c, ev)) < 0)
         leave(c);
@@ -307,7 +310,7 @@ static int map_create(struct pl_tree *t, struct pl_call *c, struct pl_node *dir,
                 ? -EACCES
                 : 0;
     } else if (r == -ENOENT) {
-        r = check_maker(t, c, dir);
+        r = check_maker(t, c, dir, true);
     }
     if (r == 0)
         r = pl_create(t->lower, c, dir, name, flags, mode, ret, attr, ret_file);
@@ -339,11 +342,13 @@ static int map_find(struct pl_tree *t, struct pl_call *c, const uint8_t *key, si
 static int map_resume(struct pl_tree *t, struct pl_call *c, struct pl_node *node, int flags,
                       int kept, struct pl_file **ret)
 {
-    int r = enter(t, c, NULL);
+    bool owners = ((struct map_tree *)t)->owners;
+    int r = owners ? 0 : enter(t, c, NULL);
     if (r < 0)
         return r;
     r = pl_resume(t->lower, c, node, flags, kept, ret);
-    leave(c);
+    if (!owners)
+        leave(c);
     return r;
 }
 
@@ -463,4 +468,30 @@ struct pl_tree *pl_map_new(struct pl_map *map, struct pl_tree *lower)
     l->map = map;
     l->tree.flags &= ~(uint32_t)PL_TREE_STATELESS; /* uid 0 is somebody else below */
     return &l->tree;
+}
+
+struct pl_tree *pl_map_owners_new(struct pl_map *map, struct pl_tree *lower)
+{
+    struct pl_tree *tree = pl_map_new(map, lower);
+    if (tree)
+        ((struct map_tree *)tree)->owners = true;
+    return tree;
+}
+
+bool pl_map_user(const struct pl_map *map, uid_t client, uid_t *ret)
+{
+    if (map->ids.one) {
+        *ret = map->ids.as_uid;
+        return true;
+    }
+    bool known = idmap_down(&map->ids.uid, client, ret);
+    if (map->ids.squash && client == 0)
+        *ret = IDMAP_NOBODY;
+    return known;
+}
+
+bool pl_map_group(const struct pl_map *map, gid_t client, gid_t *ret)
+{
+    *ret = lower_gid(&map->ids, client);
+    return *ret != IDMAP_NOBODY;
 }

@@ -37,6 +37,11 @@ PL_API int pl_map_parse(const char *items, struct pl_map **ret, struct pl_err *e
 PL_API struct pl_map *pl_map_ref(struct pl_map *map);
 PL_API void pl_map_unref(struct pl_map *map);
 PL_API struct pl_tree *pl_map_new(struct pl_map *map, struct pl_tree *lower);
+/* The same for a door that has looked its callers up itself: only owners are mapped. Who a client's
+ * user or group is at the server; false: nobody. */
+PL_API struct pl_tree *pl_map_owners_new(struct pl_map *map, struct pl_tree *lower);
+PL_API bool pl_map_user(const struct pl_map *map, uid_t client, uid_t *ret);
+PL_API bool pl_map_group(const struct pl_map *map, gid_t client, gid_t *ret);
 /* The op `op` (PL_OP_COUNT: any but close and flush) fails with `error` (a negative errno): let
  * `skip` of them pass, then fail `count` (UINT64_MAX: all that follow). */
 PL_API struct pl_tree *pl_fault_new(enum pl_op op, int error, uint64_t skip, uint64_t count,
