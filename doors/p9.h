@@ -46,6 +46,12 @@ struct p9_admitted {
 typedef int p9_admit_fn(void *arg, const struct p9_asking *asking, struct pl_tree *tree,
                         struct p9_admitted *ret);
 void p9_door_admit(struct p9_door *door, p9_admit_fn *admit, void *arg);
+/* Operations of clients are remembered (docs/9p-extensions.md) in files beneath the directory
+ * `dir`, which nobody else may write to, so that they outlive this process: whoever serves the same
+ * (`what` says what, the same in every run) finds them there. Before the first connection. Without
+ * it, and where there can be none (a negative errno; -ENOTSUP: a tree does not outlive the process
+ * either), they are remembered for as long as the door lives. `dir` stays the caller's. */
+int p9_door_remember(struct p9_door *door, int dir, const char *what);
 
 /* Serves one connection; with `use`, its using half is the caller's to drive (a duct). `uid`: what
  * the channel proved about the peer ((uid_t)-1: nothing): a peer that is not root and not us may
