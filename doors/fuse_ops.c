@@ -161,8 +161,8 @@ uint64_t fuse_wants(uint32_t tree, const struct fuse_opts *opts)
         want |= FUSE_POSIX_ACL;
     if (!(tree & PL_TREE_GENERATED))
         want |= FUSE_CACHE_SYMLINKS;
-    /* Far away, attributes that nobody asked for would cost a round trip for each entry. */
-    if (!(tree & PL_TREE_REMOTE))
+    /* Far away, attributes that nobody asked for may cost a round trip for each entry. */
+    if (!(tree & PL_TREE_REMOTE) || (tree & PL_TREE_PLUS))
         want |= FUSE_DO_READDIRPLUS;
     if (opts->writeback)
         want |= FUSE_WRITEBACK_CACHE;

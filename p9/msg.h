@@ -59,6 +59,8 @@ enum p9_getattr_mask {
     P9_GETATTR_BASIC = 0x7ff,
     P9_GETATTR_ALL = 0x3fff,
 };
+/* Ours, of Rlookup and Rlist: the object has no extended attributes. */
+#define P9_GETATTR_NO_XATTR (1ull << 32)
 
 enum p9_setattr_valid {
     P9_SETATTR_MODE = 0x1,
@@ -227,5 +229,21 @@ int p9_dirent_put(void *buf, size_t room, const struct p9_dirent *ent);
 /* Takes the next entry off `n` bytes (changed, as by p9_decode): bytes used, 0 when n is 0,
  * or -EPROTO / -ENAMETOOLONG / -EINVAL. */
 int p9_dirent_get(void *buf, size_t n, struct p9_dirent *ent);
+
+/* ---- entries of Rlist ---- */
+
+struct p9_entry {
+    struct p9_attr attr; /* valid is 0 where there are no attributes, but for qid */
+    uint64_t offset;     /* of the next entry */
+    uint8_t type;        /* DT_* */
+    struct p9_str name;  /* "": not an entry, but word that nothing follows */
+};
+/* Of an entry but for its name. */
+#define P9_ENTRY_SIZE (153 + 8 + 1 + 2)
+/* Tlist's offset: where this fid's last Rlist ended. */
+#define P9_LIST_ON UINT64_MAX
+/* As p9_dirent_put and p9_dirent_get. */
+int p9_entry_put(void *buf, size_t room, const struct p9_entry *ent);
+int p9_entry_get(void *buf, size_t n, struct p9_entry *ent);
 
 #endif

@@ -191,6 +191,8 @@ static void complete(struct p9_conn *c, struct p9_pending *p)
         if (c->npending == 0 && c->use == USE_ENDING)
             use_wake_all(c);
     }
+    if (p->watchers)
+        use_wake_all(c);
     if (p->then)
         p->then(c, p);
     else
@@ -267,7 +269,7 @@ static int encode(struct p9_pending *p, struct p9_msg *t)
     p->expect = (uint8_t)(t->type + 1);
     /* What the answer may take at the other end counts too, as it counts there. */
     p->cost = (uint32_t)size;
-    if (t->type == P9_Tread || t->type == P9_Treaddir)
+    if (t->type == P9_Tread || t->type == P9_Treaddir || t->type == P9_Tlist)
         p->cost += t->count;
     return 0;
 }
@@ -448,17 +450,19 @@ _Static_assert(LIMIT_FLUSHES_USED > LIMIT_REQUESTS_USED, "a Tflush for each, and
 struct event {
     struct p9_pending p; /* stands for the thread */
     ready_fn *ready;
+    void *arg;
 };
 
 static bool event_ready(struct p9_conn *c, void *arg)
 {
     struct event *e = arg;
-    return e->p.cancelled || e->ready(c, NULL);
+    return e->p.cancelled || e->ready(c, e->arg);
 }
 
-int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, int64_t deadline)
+int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, void *arg,
+                   int64_t deadline)
 {
-    struct event e = {.ready = ready};
+    struct event e = {.ready = ready, .arg = arg};
     int r = 0;
     pend_init(c, &e.p);
     if (call) {
@@ -471,7 +475,8 @@ int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, int
             deadline = call->deadline;
     }
     /* A reader cannot be woken: one that may be cancelled looks up now and then. These waits are
-     * those of beginning and end; a request is cancelled by its Tflush, whose answer wakes. */
+     * those of beginning and end, and for what others have asked; one's own request is cancelled by
+     * its Tflush, whose answer wakes. */
     for (int64_t slice = 0; c->state == LIVE && !event_ready(c, &e);) {
         slice = mono_now() + WIRE_DWELL * 1000000LL;
         use_wait(c, &e.p, event_ready, &e,
@@ -483,7 +488,7 @@ int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, int
         conn_unlock(c);
         pl_call_unblock(call);
         pthread_mutex_lock(&c->lock);
-        r = ready(c, NULL) ? 0 : pl_call_over(call);
+        r = ready(c, arg) ? 0 : pl_call_over(call);
     }
     return r;
 }
@@ -615,6 +620,48 @@ int p9_rpc_finish(struct p9_conn *c, struct pl_call *call, struct p9_pending *p,
     int r = end(c, call, p, ret);
     pend_free(p);
     return r;
+}
+
+bool p9_rpc_ready(struct p9_conn *c, struct p9_pending *p)
+{
+    pthread_mutex_lock(&c->lock);
+    bool ready = p->done || c->state != LIVE;
+    conn_unlock(c);
+    return ready;
+}
+
+int p9_rpc_wait(struct p9_conn *c, struct pl_call *call, struct p9_pending *p)
+{
+    int r = 0;
+    pthread_mutex_lock(&c->lock);
+    use_enter(c);
+    if (!p->done && c->state == LIVE) {
+        p->watchers++;
+        r = use_wait_event(c, call, is_done, p, 0);
+        p->watchers--;
+    }
+    if (p->done || c->state != LIVE)
+        r = 0;
+    else if (r == 0)
+        r = call ? pl_call_over(call) : 0;
+    use_leave(c);
+    conn_unlock(c);
+    return r;
+}
+
+static void abandoned(struct p9_conn *c, struct p9_pending *p)
+{
+    pend_free(p);
+}
+
+void p9_rpc_abandon(struct p9_conn *c, struct p9_pending *p)
+{
+    pthread_mutex_lock(&c->lock);
+    if (p->done)
+        pend_free(p);
+    else
+        p->then = abandoned;
+    conn_unlock(c);
 }
 
 void p9_answer_free(struct p9_answer *a)

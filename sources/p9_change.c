@@ -60,8 +60,10 @@ int p9s_setattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node
     struct p9s_tree *t = p9s_of(tree);
     struct p9_msg m = {.type = P9_Tsetattr, .set = set_out(set)};
     int r = fid_to_set(t, call, node, (struct p9s_file *)file, set->valid, &m.fid);
+    p9s_touch(t, node);
     if (r == 0)
         r = p9s_stale(t, (struct p9s_node *)node, p9s_tell(t, call, &m));
+    p9s_touch(t, node);
     return r < 0 ? r : p9s_getattr_fid(t, call, (struct p9s_node *)node, m.fid, attr);
 }
 
@@ -112,7 +114,9 @@ int p9s_make(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, co
         m.major = make->rdev_major;
         m.minor = make->rdev_minor;
     }
+    p9s_touch(t, dir);
     r = p9s_tell(t, call, &m);
+    p9s_touch(t, dir);
     if (r == 0)
         r = p9s_lookup(tree, call, dir, name, ret, attr);
     return r;
@@ -133,8 +137,12 @@ int p9s_link(struct pl_tree *tree, struct pl_call *call, struct pl_node *node, s
         m.fid = ((struct p9s_node *)node)->first.fid;
         r = 0;
     }
+    p9s_touch(t, dir);
+    p9s_touch(t, node);
     if (r == 0)
         r = p9s_tell(t, call, &m);
+    p9s_touch(t, dir);
+    p9s_touch(t, node);
     return r < 0 ? r : p9s_getattr_fid(t, call, (struct p9s_node *)node, m.fid, attr);
 }
 
@@ -178,6 +186,21 @@ static int old_remove(struct p9s_tree *t, struct pl_call *call, uint32_t dfid, c
     return r;
 }
 
+/* Sends the message behind what p9s_hold() has sent, and waits: its own result. */
+static int last(struct p9s_tree *t, struct pl_call *call, const struct p9s_user *user,
+                struct p9s_batch *b, struct p9_msg *m)
+{
+    unsigned n = b->n;
+    if (n == 0)
+        return p9s_tell(t, call, m);
+    p9s_start(t, call, b, m, NULL, 0);
+    p9s_finish(t, call, b);
+    p9s_held(t, user, b, n);
+    int r = b->r[n];
+    p9s_batch_free(b);
+    return r;
+}
+
 int p9s_remove(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, const char *name,
                int flags)
 {
@@ -185,10 +208,20 @@ int p9s_remove(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
     struct p9_msg m = {.type = P9_Tunlinkat,
                        .name = p9_str(name),
                        .flags = flags & AT_REMOVEDIR ? P9_AT_REMOVEDIR : 0};
-    int r = p9s_my_fid(t, call, dir, &m.dfid);
+    const struct p9s_user *user;
+    int r = p9s_user(t, call, &user);
     if (r == 0)
-        r = p9s_tell(t, call, &m);
-    return r == -EOPNOTSUPP && !t->ext ? old_remove(t, call, m.dfid, name, flags) : r;
+        r = p9s_fid(t, call, (struct p9s_node *)dir, user, &m.dfid);
+    if (r == 0) {
+        struct p9s_batch b = {0};
+        p9s_touch(t, dir);
+        p9s_hold(t, call, &b, m.dfid, name);
+        r = last(t, call, user, &b, &m);
+    }
+    if (r == -EOPNOTSUPP && !t->ext)
+        r = old_remove(t, call, m.dfid, name, flags);
+    p9s_touch(t, dir);
+    return r;
 }
 
 static int old_rename(struct p9s_tree *t, struct pl_call *call, const struct p9_msg *at)
@@ -213,13 +246,24 @@ int p9s_rename(struct pl_tree *tree, struct pl_call *call, struct pl_node *olddi
                        .flags = flags};
     if (flags && !t->ext)
         return -EINVAL; /* 9P2000.L cannot say it, and doing it in steps would not be it */
-    int r = p9s_my_fid(t, call, olddir, &m.dfid);
+    const struct p9s_user *user;
+    int r = p9s_user(t, call, &user);
     if (r == 0)
-        r = p9s_my_fid(t, call, newdir, &m.newdfid);
+        r = p9s_fid(t, call, (struct p9s_node *)olddir, user, &m.dfid);
     if (r == 0)
-        r = p9s_tell(t, call, &m);
+        r = p9s_fid(t, call, (struct p9s_node *)newdir, user, &m.newdfid);
+    if (r == 0) {
+        struct p9s_batch b = {0};
+        p9s_touch(t, olddir);
+        p9s_touch(t, newdir);
+        p9s_hold(t, call, &b, m.dfid, oldname);
+        p9s_hold(t, call, &b, m.newdfid, newname);
+        r = last(t, call, user, &b, &m);
+    }
     if (r == -EOPNOTSUPP && !t->ext)
         r = old_rename(t, call, &m);
+    p9s_touch(t, olddir);
+    p9s_touch(t, newdir);
     if (r < 0 || !p9s_renames(t))
         return r;
     p9s_refresh(t, call, newdir, newname);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Nodes of the 9P source: what the peer's objects are here, their fids, and finding them. */
+#include "base/futex.h"
 #include "sources/p9_tree.h"
 #include <assert.h>
 #include <errno.h>
@@ -131,6 +132,10 @@ static uint32_t keep_fid(struct p9s_tree *t, struct p9s_node *node, const struct
         add = malloc(sizeof(*add));
     pthread_mutex_lock(&t->mutex);
     f = fid_of(node, user);
+    if (f && atomic_load(&f->fid) == P9_NOFID) {
+        atomic_store(&f->fid, fid);
+        atomic_fetch_sub(&t->fidless, 1);
+    }
     if (add && (!f || atomic_load(&node->stale))) {
         add->next = node->first.next;
         add->user = f ? NULL : user;
@@ -148,11 +153,12 @@ static uint32_t keep_fid(struct p9s_tree *t, struct p9s_node *node, const struct
     return kept;
 }
 
-/* Where it was seen last: only for walking to it as another user. */
+/* Where it was seen last: only for walking to it as another user, or for the first time. */
 static void note_name(struct p9s_tree *t, struct p9s_node *node, const struct p9s_node *dir,
                       const char *name)
 {
-    if (!t->many || !dir || !name || !strcmp(name, ".."))
+    bool needed = t->many || atomic_load(&node->first.fid) == P9_NOFID;
+    if (!needed || !dir || !name || !strcmp(name, ".."))
         return;
     pthread_mutex_lock(&t->mutex);
     bool same = node->name && node->parent.lo == dir->h.id.lo && node->parent.hi == dir->h.id.hi &&
@@ -169,6 +175,12 @@ static void note_name(struct p9s_tree *t, struct p9s_node *node, const struct p9
     free(old);
 }
 
+static void clunk(struct p9s_tree *t, uint32_t fid)
+{
+    if (fid != P9_NOFID)
+        p9_clunk_later(t->conn, fid);
+}
+
 int p9s_node(struct p9s_tree *t, const struct p9s_user *user, uint32_t fid,
              const struct p9_attr *in, const struct p9s_node *dir, const char *name,
              struct pl_node **ret, struct pl_attr *attr)
@@ -183,7 +195,7 @@ int p9s_node(struct p9s_tree *t, const struct p9s_user *user, uint32_t fid,
         r = made ? 0 : -ENOMEM;
     }
     if (r < 0) {
-        p9_clunk_later(t->conn, fid);
+        clunk(t, fid);
         return r;
     }
     if (made) {
@@ -194,10 +206,12 @@ int p9s_node(struct p9s_tree *t, const struct p9s_user *user, uint32_t fid,
         node = (struct p9s_node *)pl_nodes_put(t->nodes, &made->h);
         if (node != made)
             free(made);
+        else if (fid == P9_NOFID)
+            atomic_fetch_add(&t->fidless, 1);
     }
     if (node == t->root && node != made) /* every user has one by its attach */
-        p9_clunk_later(t->conn, fid);
-    else if (node != made)
+        clunk(t, fid);
+    else if (node != made && fid != P9_NOFID)
         keep_fid(t, node, user, fid);
     note_name(t, node, dir, name);
     *ret = &node->h.node;
@@ -210,7 +224,12 @@ void p9s_release(struct pl_tree *tree, struct pl_node *n)
     struct p9s_node *node = (struct p9s_node *)n;
     pl_nodes_del(t->nodes, &node->h);
     if (node != t->root) /* that one is its user's */
-        p9_clunk_later(t->conn, node->first.fid);
+        clunk(t, node->first.fid);
+    if (node->first.fid == P9_NOFID)
+        atomic_fetch_sub(&t->fidless, 1);
+    uint64_t change = atomic_load(&node->change), lost = atomic_load(&t->lost);
+    while (lost < change && !atomic_compare_exchange_weak(&t->lost, &lost, change))
+        ;
     for (struct p9s_fid *f = node->first.next, *next; f; f = next) {
         next = f->next;
         p9_clunk_later(t->conn, f->fid);
@@ -218,6 +237,25 @@ void p9s_release(struct pl_tree *tree, struct pl_node *n)
     }
     free(node->name);
     free(node);
+}
+
+/* ---- what was said before a change of ours ---- */
+
+void p9s_touch(struct p9s_tree *t, struct pl_node *node)
+{
+    atomic_store(&((struct p9s_node *)node)->change, atomic_fetch_add(&t->clock, 1) + 1);
+}
+
+bool p9s_untouched(struct p9s_tree *t, const struct p9s_node *node, uint64_t since)
+{
+    return atomic_load(&node->change) <= since && atomic_load(&t->lost) <= since;
+}
+
+void p9s_note_xattrs(struct p9s_tree *t, struct p9s_node *node, const struct p9_attr *in,
+                     uint64_t since)
+{
+    bool none = (in->valid & P9_GETATTR_NO_XATTR) && p9s_untouched(t, node, since);
+    atomic_store(&node->no_xattrs, none ? mono_now() + P9S_BELIEF : 0);
 }
 
 /* ---- a fid for another user: from the root by name ---- */
@@ -261,11 +299,12 @@ static int find_path(struct p9s_tree *t, struct p9s_node *node, const struct p9s
         struct pl_id up;
         pthread_mutex_lock(&t->mutex);
         struct p9s_fid *f = fid_of(at, user);
+        uint32_t fid = f ? atomic_load(&f->fid) : P9_NOFID;
         bool known = at->name != NULL;
         if (known)
             strcpy(name, at->name);
         up = at->parent;
-        p->fid = at == t->root ? user->root : f ? f->fid : P9_NOFID;
+        p->fid = at == t->root ? user->root : fid;
         pthread_mutex_unlock(&t->mutex);
         if (p->fid != P9_NOFID)
             break;
@@ -320,10 +359,8 @@ int p9s_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node,
         *ret = user->root;
         return 0;
     }
-    if (node->first.user == user) {
-        *ret = node->first.fid;
+    if (node->first.user == user && (*ret = atomic_load(&node->first.fid)) != P9_NOFID)
         return 0;
-    }
     int r = find_path(t, node, user, &p);
     if (r < 0)
         return r;
@@ -335,6 +372,12 @@ int p9s_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node,
     }
     path_free(&p);
     return r;
+}
+
+int p9s_any_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node, uint32_t *ret)
+{
+    *ret = atomic_load(&node->first.fid);
+    return *ret != P9_NOFID ? 0 : p9s_fid(t, call, node, node->first.user, ret);
 }
 
 int p9s_my_fid(struct p9s_tree *t, struct pl_call *call, struct pl_node *node, uint32_t *ret)
@@ -391,6 +434,7 @@ int p9s_lookup(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
     struct p9s_tree *t = p9s_of(tree);
     struct p9s_node *d = (struct p9s_node *)dir;
     const struct p9s_user *user;
+    uint64_t since = atomic_load(&t->clock);
     uint32_t dfid, fid;
     struct p9_attr in;
     if (d == t->root && !strcmp(name, "..")) {
@@ -406,7 +450,36 @@ int p9s_lookup(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
         r = p9s_new_fid(t, &fid);
     if (r == 0)
         r = find(t, call, dfid, fid, name, &in);
-    return r < 0 ? r : p9s_node(t, user, fid, &in, d, name, ret, attr);
+    if (r == 0)
+        r = p9s_node(t, user, fid, &in, d, name, ret, attr);
+    if (r == 0)
+        p9s_note_xattrs(t, (struct p9s_node *)*ret, &in, since);
+    return r;
+}
+
+void p9s_hold(struct p9s_tree *t, struct pl_call *call, struct p9s_batch *b, uint32_t dfid,
+              const char *name)
+{
+    struct p9_msg m = {.type = P9_Tlookup, .dfid = dfid, .name = p9_str(name)};
+    if (t->ext && atomic_load(&t->fidless) && p9s_new_fid(t, &m.newfid) == 0) {
+        b->fid[b->n] = m.newfid;
+        p9s_start(t, call, b, &m, NULL, 0);
+    }
+}
+
+void p9s_held(struct p9s_tree *t, const struct p9s_user *user, struct p9s_batch *b, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        struct p9s_node *node = NULL;
+        if (b->r[i] == 0)
+            node = (struct p9s_node *)pl_nodes_get(t->nodes, id_of(&b->a[i].r.attr));
+        if (node && node->first.user == user && node->first.fid == P9_NOFID)
+            keep_fid(t, node, user, b->fid[i]);
+        else
+            p9s_drop_fid(t, b->fid[i], b->r[i]);
+        if (node)
+            pl_node_unref(&node->h.node);
+    }
 }
 
 bool p9s_renames(struct p9s_tree *t)
@@ -448,15 +521,19 @@ int p9s_getattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node
         if (t->ext || (r != -ENOENT && r != -ESTALE))
             return r;
     }
-    return p9s_getattr_fid(t, call, n, n->first.fid, attr);
+    uint32_t fid;
+    int r = p9s_any_fid(t, call, n, &fid);
+    return r < 0 ? r : p9s_getattr_fid(t, call, n, fid, attr);
 }
 
 int p9s_readlink(struct pl_tree *tree, struct pl_call *call, struct pl_node *node, char *buf,
                  size_t size)
 {
-    struct p9_msg m = {.type = P9_Treadlink, .fid = ((struct p9s_node *)node)->first.fid};
-    struct p9_answer a;
-    int r = p9s_ask(p9s_of(tree), call, &m, &a);
+    struct p9_msg m = {.type = P9_Treadlink};
+    struct p9_answer a = {0};
+    int r = p9s_any_fid(p9s_of(tree), call, (struct p9s_node *)node, &m.fid);
+    if (r == 0)
+        r = p9s_ask(p9s_of(tree), call, &m, &a);
     r = p9s_stale(p9s_of(tree), (struct p9s_node *)node, r);
     if (r == 0) {
         size_t n = a.r.target.len;
@@ -480,9 +557,11 @@ int p9s_access(struct pl_tree *tree, struct pl_call *call, struct pl_node *node,
 
 int p9s_statfs(struct pl_tree *tree, struct pl_call *call, struct pl_node *node, struct statfs *st)
 {
-    struct p9_msg m = {.type = P9_Tstatfs, .fid = ((struct p9s_node *)node)->first.fid};
-    struct p9_answer a;
-    int r = p9s_ask(p9s_of(tree), call, &m, &a);
+    struct p9_msg m = {.type = P9_Tstatfs};
+    struct p9_answer a = {0};
+    int r = p9s_any_fid(p9s_of(tree), call, (struct p9s_node *)node, &m.fid);
+    if (r == 0)
+        r = p9s_ask(p9s_of(tree), call, &m, &a);
     if (r == 0) {
         const struct p9_statfs *in = &a.r.statfs;
         st->f_type = in->type;
@@ -502,6 +581,7 @@ int p9s_statfs(struct pl_tree *tree, struct pl_call *call, struct pl_node *node,
 
 int p9s_syncfs(struct pl_tree *tree, struct pl_call *call, struct pl_node *node)
 {
-    struct p9_msg m = {.type = P9_Tsyncfs, .fid = ((struct p9s_node *)node)->first.fid};
-    return p9s_tell(p9s_of(tree), call, &m);
+    struct p9_msg m = {.type = P9_Tsyncfs};
+    int r = p9s_any_fid(p9s_of(tree), call, (struct p9s_node *)node, &m.fid);
+    return r < 0 ? r : p9s_tell(p9s_of(tree), call, &m);
 }

@@ -45,8 +45,10 @@ static bool looks_generated(struct p9s_tree *t, struct pl_call *call, struct p9s
                             int flags)
 {
     struct pl_attr attr;
+    uint32_t fid;
     return !t->ext && S_ISREG(node->h.node.fmt) && (flags & O_ACCMODE) == O_RDONLY &&
-           p9s_getattr_fid(t, call, node, node->first.fid, &attr) == 0 && attr.size == 0;
+           p9s_any_fid(t, call, node, &fid) == 0 &&
+           p9s_getattr_fid(t, call, node, fid, &attr) == 0 && attr.size == 0;
 }
 
 int p9s_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *n, int flags,
@@ -69,6 +71,8 @@ int p9s_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *n, int 
     }
     struct p9_msg walk = p9s_walk_msg(from, fid, NULL);
     struct p9_msg lopen = {.type = P9_Tlopen, .fid = fid, .flags = wire_flags(flags)};
+    if (flags & O_TRUNC)
+        p9s_touch(t, n);
     if (t->ext)
         p9s_start(t, call, &b, &walk, NULL, 0);
     else
@@ -80,6 +84,8 @@ int p9s_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *n, int 
         if (t->ext)
             walked = b.r[0];
     }
+    if (flags & O_TRUNC)
+        p9s_touch(t, n);
     const struct p9_qid *qid = b.n ? &b.a[b.n - 1].r.qid : NULL;
     if (r == 0 && !p9s_is(node, qid))
         r = -ESTALE;
@@ -119,6 +125,7 @@ static int making_init(struct making *m, struct pl_tree *tree, struct pl_call *c
                          .name = name,
                          .fid = P9_NOFID,
                          .nfid = P9_NOFID};
+    p9s_touch(m->t, dir);
     int r = p9s_user(m->t, call, &m->user);
     if (r == 0)
         r = p9s_fid(m->t, call, m->dir, m->user, &m->dfid);
@@ -199,6 +206,7 @@ static int making_end(struct making *m, int r, int flags, struct pl_node **ret,
                       struct pl_attr *attr, struct pl_file **ret_file)
 {
     struct p9s_file *f = r == 0 ? calloc(1, sizeof(*f)) : NULL;
+    p9s_touch(m->t, &m->dir->h.node);
     if (r == 0 && !f)
         r = -ENOMEM;
     if (r == 0 && (m->attr.qid.path != m->qid.path || !S_ISREG(m->attr.mode)))
@@ -215,6 +223,7 @@ static int making_end(struct making *m, int r, int flags, struct pl_node **ret,
         free(f);
         return r;
     }
+    p9s_touch(m->t, *ret);
     *ret_file = opened(m->t, f, m->user, m->fid, flags | O_TRUNC, &m->qid);
     return 0;
 }
@@ -271,7 +280,7 @@ int p9s_close(struct pl_tree *tree, struct pl_call *call, struct pl_file *file)
     } else {
         p9_clunk_later(t->conn, f->fid);
     }
-    p9s_dir_free(f->dir);
+    p9s_dir_free(t, f->dir);
     free(f);
     return 0;
 }

@@ -3,7 +3,8 @@
  * What the files of the 9P source share.
  *
  * A node is known by its qid's path, its type and (where the peer tells) its birth time, so that a
- * reused inode number is a new node. It holds a fid, got by whoever found it first.
+ * reused inode number is a new node. It holds a fid, got by whoever found it first; one that was
+ * found in a listing has none until it is needed, and is then walked to.
  *
  * Users. 9P binds a user to each attach. When we are root and nobody said as whom to attach, every
  * uid that calls gets an attach of its own, as in v9fs with access=user: what the peer checks, it
@@ -31,6 +32,8 @@
 #include <errno.h>
 #include <pthread.h>
 
+#define P9S_BELIEF 1000000000ll /* ns that what was told in passing may be believed */
+
 struct p9s_user {
     struct p9s_user *next;
     uid_t uid;
@@ -46,7 +49,9 @@ struct p9s_tree {
     bool many;            /* an attach for each user */
     uint32_t chunk;       /* bytes of one read or write */
     char *aname;
-    uint64_t tag; /* tells our lock owners from those of other clients */
+    atomic_uint fidless;          /* nodes without a fid */
+    _Atomic uint64_t clock, lost; /* counts changes of ours; the last of a node that was released */
+    uint64_t tag;                 /* tells our lock owners from those of other clients */
     struct pl_nodes *nodes;
     struct p9s_node *root;
     struct p9s_user main;
@@ -65,9 +70,11 @@ struct p9s_node {
     struct pl_hnode h;    /* id.lo: qid.path */
     struct p9s_fid first; /* `user` never changes; `next` are the fids of other users */
     atomic_bool stale;    /* a fid led nowhere: see p9s_stale */
-    struct pl_id parent;  /* where and under which name it was last seen (tree.many); */
-    char *name;           /* NULL: not known */
-    atomic_bool locked;   /* somebody has set a lock on it */
+    struct pl_id parent;  /* where and under which name it was last seen (tree.many, or found */
+    char *name;           /* without a fid); NULL: not known */
+    _Atomic int64_t no_xattrs; /* it has none, which may be believed until then */
+    _Atomic uint64_t change;   /* tree.clock at our own last change of it */
+    atomic_bool locked;        /* somebody has set a lock on it */
 };
 
 struct p9s_dir; /* what was read ahead of an open directory */
@@ -101,6 +108,7 @@ int p9s_tell(struct p9s_tree *t, struct pl_call *call, struct p9_msg *m);
 enum { P9S_BATCH = 4 };
 struct p9s_batch {
     unsigned n;
+    uint32_t fid[P9S_BATCH]; /* p9s_hold's */
     struct p9_pending *pending[P9S_BATCH];
     int r[P9S_BATCH];
     struct p9_answer a[P9S_BATCH];
@@ -108,6 +116,12 @@ struct p9s_batch {
 /* Sends without waiting, as long as all before went out. */
 void p9s_start(struct p9s_tree *t, struct pl_call *call, struct p9s_batch *b, struct p9_msg *m,
                void *into, size_t size);
+/* Sends, before a name is taken away or moved, what gets a fid to the node that has it, if it has
+ * none yet and so could not be found any more; only one of us keeps the order. And when all has
+ * been answered, of the first n that were sent. */
+void p9s_hold(struct p9s_tree *t, struct pl_call *call, struct p9s_batch *b, uint32_t dfid,
+              const char *name);
+void p9s_held(struct p9s_tree *t, const struct p9s_user *user, struct p9s_batch *b, unsigned n);
 /* Waits for all; the first error or 0. The answers are to be freed by p9s_batch_free. */
 int p9s_finish(struct p9s_tree *t, struct pl_call *call, struct p9s_batch *b);
 void p9s_batch_free(struct p9s_batch *b);
@@ -129,14 +143,23 @@ struct p9_msg p9s_walk_msg(uint32_t fid, uint32_t newfid, const char *name);
 /* ---- p9_node.c ---- */
 /* Checks what the peer says of an object and translates it: -EIO when it cannot be. */
 int p9s_attr(const struct p9_attr *in, struct pl_attr *out);
-/* The node with these attributes; `fid` is the user's and is taken over (also on error). dir and
- * name: where it was found, or NULL. */
+/* The node with these attributes; `fid` is the user's and is taken over (also on error). P9_NOFID:
+ * it is to be walked to when a fid is needed. dir and name: where it was found, or NULL. */
 int p9s_node(struct p9s_tree *t, const struct p9s_user *user, uint32_t fid,
              const struct p9_attr *in, const struct p9s_node *dir, const char *name,
              struct pl_node **ret, struct pl_attr *attr);
 /* The user's fid of the node. */
 int p9s_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node,
             const struct p9s_user *user, uint32_t *ret);
+/* This tree changes the node; called before and after it does. What the peer has said of it, asked
+ * when the tree's clock was `since`, tells only if it was untouched. */
+void p9s_touch(struct p9s_tree *t, struct pl_node *node);
+bool p9s_untouched(struct p9s_tree *t, const struct p9s_node *node, uint64_t since);
+/* Believes for a while what was said of its extended attributes. */
+void p9s_note_xattrs(struct p9s_tree *t, struct p9s_node *node, const struct p9_attr *in,
+                     uint64_t since);
+/* A fid of the node, for what needs no permission of the caller. */
+int p9s_any_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node, uint32_t *ret);
 /* The caller's fid of the node. */
 int p9s_my_fid(struct p9s_tree *t, struct pl_call *call, struct pl_node *node, uint32_t *ret);
 /* Asks for the attributes through `fid` and checks that it is still that node: -ESTALE if not. */
@@ -192,7 +215,7 @@ ssize_t p9s_write(struct pl_tree *, struct pl_call *, struct pl_file *, const vo
                   uint64_t);
 int p9s_readdir(struct pl_tree *, struct pl_call *, struct pl_file *, uint64_t, pl_fill_fn *,
                 void *);
-void p9s_dir_free(struct p9s_dir *dir);
+void p9s_dir_free(struct p9s_tree *t, struct p9s_dir *dir);
 int64_t p9s_seek(struct pl_tree *, struct pl_call *, struct pl_file *, uint64_t, int);
 int p9s_fsync(struct pl_tree *, struct pl_call *, struct pl_file *, bool);
 int p9s_fallocate(struct pl_tree *, struct pl_call *, struct pl_file *, int, uint64_t, uint64_t);

@@ -90,6 +90,10 @@ struct pl_dirent {
     uint64_t next; /* the position after this entry: below 2^63, not 0, meaningful to the source */
     uint32_t type; /* DT_* */
     const char *name;
+    /* Where call->plus asked for them and they are at hand (PL_TREE_PLUS): what a lookup of the
+     * name would give; both or neither. Who keeps the node takes a reference. */
+    struct pl_node *node;
+    const struct pl_attr *attr;
 };
 /* Takes an entry: 0 go on, 1 full (the entry was not taken; the op returns 0). */
 typedef int pl_fill_fn(void *arg, const struct pl_dirent *ent);
@@ -326,6 +330,8 @@ enum pl_tree_flags {
                                    same, positions in directories included (not: generated at open,
                                    streams); who may open is all in the mode and the ACL, so that
                                    uid 0 may open in anybody's name */
+    PL_TREE_PLUS = 1 << 8,      /* readdir has attributes along with names, at no round trips of
+                                   their own */
 };
 
 /* A source or layer embeds it first in its own struct. */
