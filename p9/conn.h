@@ -132,6 +132,8 @@ int p9_rpc_start(struct p9_conn *conn, struct pl_call *call, struct p9_msg *t, v
 int p9_rpc_finish(struct p9_conn *conn, struct pl_call *call, struct p9_pending *p,
                   struct p9_answer *ret);
 
+/* Starts without waiting for anything: -EAGAIN when there is no room now. */
+int p9_rpc_try(struct p9_conn *conn, struct p9_msg *t, struct p9_pending **ret);
 /* Would finish return at once? */
 bool p9_rpc_ready(struct p9_conn *conn, struct p9_pending *p);
 /* Waits until finish would return at once, and leaves the request alone if the call is over before:

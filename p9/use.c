@@ -495,6 +495,24 @@ int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, voi
 
 /* ---- the calls ---- */
 
+static void join_room(struct p9_conn *c, struct p9_pending *p)
+{
+    p->next_room = NULL;
+    *c->room_tail = p;
+    c->room_tail = &p->next_room;
+    give_room(c);
+}
+
+/* Why the message cannot be sent, 0: it can. */
+static int refuse(const struct p9_conn *c, const struct p9_msg *t)
+{
+    if (c->state != LIVE || c->use != USE_OPEN)
+        return c->state == LIVE && c->use == USE_NONE ? -ENOTCONN : -ECONNABORTED;
+    if (p9_is_own(t->type) && !c->use_ext)
+        return -EOPNOTSUPP;
+    return p9_encode_size(t) > c->umsize ? -EMSGSIZE : 0;
+}
+
 /* Sends. With a negative result nothing is under way; with 0 and `then`, *p is no longer ours. */
 static int begin(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, struct p9_pending *p,
                  void (*then)(struct p9_conn *, struct p9_pending *))
@@ -504,17 +522,9 @@ static int begin(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, stru
         return r;
     pthread_mutex_lock(&c->lock);
     use_enter(c);
-    if (c->state != LIVE || c->use != USE_OPEN)
-        r = c->state == LIVE && c->use == USE_NONE ? -ENOTCONN : -ECONNABORTED;
-    else if (p9_is_own(t->type) && !c->use_ext)
-        r = -EOPNOTSUPP;
-    else if (p9_encode_size(t) > c->umsize)
-        r = -EMSGSIZE;
+    r = refuse(c, t);
     if (r == 0) {
-        p->next_room = NULL;
-        *c->room_tail = p;
-        c->room_tail = &p->next_room;
-        give_room(c);
+        join_room(c, p);
         wait_heeding(c, call, p, is_tagged);
         if (!p->done && c->state == LIVE) {
             p->then = then;
@@ -566,6 +576,8 @@ static int end(struct p9_conn *c, struct pl_call *call, struct p9_pending *p, st
     if (p->held)
         role_pass(c);
     wait_let_go(c, p);
+    while (p->watchers) /* woken already */
+        conn_wait(c);
     int r = use_decode(p, ret);
     if (r < 0 && p->result == 0 && ret->r.type != P9_Rlerror)
         conn_lost(c, -EPROTO, "the other end sent an answer that makes no sense (to %s)",
@@ -614,6 +626,34 @@ int p9_rpc_start(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, void
     return r;
 }
 
+int p9_rpc_try(struct p9_conn *c, struct p9_msg *t, struct p9_pending **ret)
+{
+    struct p9_pending *p = malloc(sizeof(*p));
+    if (!p)
+        return -ENOMEM;
+    pend_init(c, p);
+    int r = encode(p, t);
+    pthread_mutex_lock(&c->lock);
+    if (r == 0)
+        r = refuse(c, t);
+    if (r == 0) {
+        join_room(c, p);
+        if (p->tagged) {
+            send_tagged(c, p);
+            out_push(c);
+        } else {
+            leave_room(c, p);
+            r = -EAGAIN;
+        }
+    }
+    conn_unlock(c);
+    if (r == 0)
+        *ret = p;
+    else
+        pend_free(p);
+    return r;
+}
+
 int p9_rpc_finish(struct p9_conn *c, struct pl_call *call, struct p9_pending *p,
                   struct p9_answer *ret)
 {
@@ -638,7 +678,8 @@ int p9_rpc_wait(struct p9_conn *c, struct pl_call *call, struct p9_pending *p)
     if (!p->done && c->state == LIVE) {
         p->watchers++;
         r = use_wait_event(c, call, is_done, p, 0);
-        p->watchers--;
+        if (--p->watchers == 0)
+            pthread_cond_broadcast(&c->cond);
     }
     if (p->done || c->state != LIVE)
         r = 0;

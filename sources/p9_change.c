@@ -60,6 +60,8 @@ int p9s_setattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node
     struct p9s_tree *t = p9s_of(tree);
     struct p9_msg m = {.type = P9_Tsetattr, .set = set_out(set)};
     int r = fid_to_set(t, call, node, (struct p9s_file *)file, set->valid, &m.fid);
+    if (r == 0)
+        r = p9s_settle(t, call, (struct p9s_node *)node);
     p9s_touch(t, node);
     if (r == 0)
         r = p9s_stale(t, (struct p9s_node *)node, p9s_tell(t, call, &m));

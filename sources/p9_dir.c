@@ -167,8 +167,9 @@ static int node_of(struct p9s_tree *t, struct p9s_file *f, const struct p9_entry
     if (r < 0)
         return r;
     ent->type = IFTODT(attr->mode);
-    if (p9s_untouched(t, (struct p9s_node *)ent->node, since)) {
-        p9s_note_xattrs(t, (struct p9s_node *)ent->node, &e->attr, since);
+    struct p9s_node *node = (struct p9s_node *)ent->node;
+    if (p9s_untouched(t, node, since) && p9s_settled(node)) {
+        p9s_note_xattrs(t, node, &e->attr, since);
         ent->attr = attr;
     } else {
         pl_node_unref(ent->node);

@@ -76,14 +76,18 @@ static int ask_attr(struct p9s_tree *t, struct pl_call *call, struct p9s_node *n
                     struct pl_attr *attr)
 {
     struct p9_msg m = getattr_msg(fid);
-    struct p9_answer a;
-    int r = p9s_ask(t, call, &m, &a);
+    struct p9_answer a = {0};
+    int r = p9s_settle(t, call, node);
+    if (r == 0)
+        r = p9s_ask(t, call, &m, &a);
     if (r == 0 && !p9s_is(node, &a.r.attr.qid))
         r = -ESTALE;
     if (r == 0)
         r = p9s_attr(&a.r.attr, attr);
     if (r == 0 && (attr->mode & S_IFMT) != node->h.node.fmt)
         r = -ESTALE;
+    if (r == 0)
+        atomic_store(&node->size, attr->size);
     p9_answer_free(&a);
     return r;
 }
@@ -214,6 +218,8 @@ int p9s_node(struct p9s_tree *t, const struct p9s_user *user, uint32_t fid,
     else if (node != made && fid != P9_NOFID)
         keep_fid(t, node, user, fid);
     note_name(t, node, dir, name);
+    attr->size = p9s_behind_size(node, attr->size);
+    atomic_store(&node->size, attr->size);
     *ret = &node->h.node;
     return 0;
 }
@@ -227,6 +233,7 @@ void p9s_release(struct pl_tree *tree, struct pl_node *n)
         clunk(t, node->first.fid);
     if (node->first.fid == P9_NOFID)
         atomic_fetch_sub(&t->fidless, 1);
+    p9s_behind_free(t, node);
     uint64_t change = atomic_load(&node->change), lost = atomic_load(&t->lost);
     while (lost < change && !atomic_compare_exchange_weak(&t->lost, &lost, change))
         ;

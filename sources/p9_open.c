@@ -26,8 +26,10 @@ static uint32_t wire_flags(int flags)
 
 /* The open file; `fid` and the memory are taken over. */
 static struct pl_file *opened(struct p9s_tree *t, struct p9s_file *f, const struct p9s_user *user,
-                              uint32_t fid, int flags, const struct p9_qid *qid)
+                              struct p9s_node *node, uint32_t fid, int flags,
+                              const struct p9_qid *qid)
 {
+    p9s_behind_open(f, node);
     f->user = user;
     f->fid = fid;
     f->file.fd = -1;
@@ -71,8 +73,15 @@ int p9s_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *n, int 
     }
     struct p9_msg walk = p9s_walk_msg(from, fid, NULL);
     struct p9_msg lopen = {.type = P9_Tlopen, .fid = fid, .flags = wire_flags(flags)};
-    if (flags & O_TRUNC)
+    if (flags & O_TRUNC) {
+        r = p9s_settle(t, call, node);
         p9s_touch(t, n);
+    }
+    if (r < 0) {
+        p9_fid_put(t->conn, fid);
+        free(f);
+        return r;
+    }
     if (t->ext)
         p9s_start(t, call, &b, &walk, NULL, 0);
     else
@@ -90,7 +99,7 @@ int p9s_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *n, int 
     if (r == 0 && !p9s_is(node, qid))
         r = -ESTALE;
     if (r == 0) {
-        *ret = opened(t, f, user, fid, flags, qid);
+        *ret = opened(t, f, user, node, fid, flags, qid);
         f->file.direct |= looks_generated(t, call, node, flags);
     } else {
         p9s_drop_fid(t, fid, walked);
@@ -224,7 +233,7 @@ static int making_end(struct making *m, int r, int flags, struct pl_node **ret,
         return r;
     }
     p9s_touch(m->t, *ret);
-    *ret_file = opened(m->t, f, m->user, m->fid, flags | O_TRUNC, &m->qid);
+    *ret_file = opened(m->t, f, m->user, (struct p9s_node *)*ret, m->fid, flags | O_TRUNC, &m->qid);
     return 0;
 }
 
@@ -270,6 +279,7 @@ int p9s_close(struct pl_tree *tree, struct pl_call *call, struct pl_file *file)
 {
     struct p9s_tree *t = p9s_of(tree);
     struct p9s_file *f = (struct p9s_file *)file;
+    p9s_settle(t, call, (struct p9s_node *)file->node);
     if (atomic_load(&f->locked)) { /* who asks for the lock next must find it free */
         struct p9_msg m = {.type = P9_Tclunk, .fid = f->fid};
         int r = p9s_tell(t, call, &m);
@@ -281,6 +291,7 @@ int p9s_close(struct pl_tree *tree, struct pl_call *call, struct pl_file *file)
         p9_clunk_later(t->conn, f->fid);
     }
     p9s_dir_free(t, f->dir);
+    p9s_ahead_free(t, f->ahead);
     free(f);
     return 0;
 }
@@ -295,14 +306,17 @@ int p9s_flush(struct pl_tree *tree, struct pl_call *call, struct pl_file *file, 
     bool dirty = atomic_exchange(&f->dirty, false), locked = atomic_load(&node->locked);
     if (t->ext && (dirty || locked)) {
         struct p9_msg m = {.type = P9_Tflushfile, .fid = f->fid, .owner = owner};
-        int r = p9s_tell(t, call, &m);
+        int r = p9s_behind_then(t, call, f, &m);
         if (r == -EINTR || r == -ETIMEDOUT)
             atomic_store(&f->dirty, dirty);
         return r;
     }
+    int r = p9s_settle(t, call, node);
+    if (r == 0)
+        r = p9s_behind_tell(f);
     if (locked) {
         struct pl_lock un = {.type = F_UNLCK, .owner = owner, .end = PL_OFF_MAX};
         p9s_lock(tree, call, file, &un);
     }
-    return 0;
+    return r;
 }

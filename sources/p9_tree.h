@@ -50,6 +50,8 @@ struct p9s_tree {
     uint32_t chunk;       /* bytes of one read or write */
     char *aname;
     atomic_uint fidless;          /* nodes without a fid */
+    atomic_size_t ahead, behind;  /* bytes of all files: LIMIT_AHEAD, LIMIT_BEHIND */
+    bool sync;                    /* nothing is read ahead or written behind */
     _Atomic uint64_t clock, lost; /* counts changes of ours; the last of a node that was released */
     uint64_t tag;                 /* tells our lock owners from those of other clients */
     struct pl_nodes *nodes;
@@ -72,9 +74,11 @@ struct p9s_node {
     atomic_bool stale;    /* a fid led nowhere: see p9s_stale */
     struct pl_id parent;  /* where and under which name it was last seen (tree.many, or found */
     char *name;           /* without a fid); NULL: not known */
-    _Atomic int64_t no_xattrs; /* it has none, which may be believed until then */
-    _Atomic uint64_t change;   /* tree.clock at our own last change of it */
-    atomic_bool locked;        /* somebody has set a lock on it */
+    _Atomic int64_t no_xattrs;           /* it has none, which may be believed until then */
+    _Atomic uint64_t change;             /* tree.clock at our own last change of it */
+    _Atomic uint64_t size;               /* as last told: a hint how far to read ahead */
+    _Atomic(struct p9s_behind *) behind; /* NULL: nothing was ever written behind */
+    atomic_bool locked;                  /* somebody has set a lock on it */
 };
 
 struct p9s_dir; /* what was read ahead of an open directory */
@@ -86,6 +90,8 @@ struct p9s_file {
     atomic_bool dirty;  /* something was written that the peer has not been told to flush */
     atomic_bool locked; /* flock(2) was called: the close must be waited for */
     struct p9s_dir *dir;
+    struct p9s_ahead *ahead; /* what was read ahead; NULL: nothing ever */
+    unsigned heard;          /* of the errors of what was written behind */
 };
 
 static inline struct p9s_tree *p9s_of(struct pl_tree *t)
@@ -182,6 +188,28 @@ bool p9s_is(const struct p9s_node *node, const struct p9_qid *qid);
 /* The mode by which the call makes something in `dir`, as the wire has it: umask and all. */
 int p9s_mode(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, uint32_t mode,
              uint32_t *ret);
+
+/* ---- p9_ahead.c, p9_behind.c ---- */
+/* As much of the read, from its start, as was read ahead (and reads on ahead); 0: nothing was. */
+ssize_t p9s_ahead_read(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f, void *buf,
+                       size_t n, uint64_t off);
+void p9s_ahead_free(struct p9s_tree *t, struct p9s_ahead *a);
+/* Writes behind as much as may be, from the start; 0: the caller is to write it, and wait. An error
+ * is of a write before it, or -EINTR. */
+ssize_t p9s_behind_write(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f,
+                         const void *buf, size_t n, uint64_t off);
+/* Waits until all that was written behind has arrived; not how it went, but -EINTR, -ETIMEDOUT. */
+int p9s_settle(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node);
+bool p9s_settled(struct p9s_node *node);
+/* `size`, or that with what is on its way. */
+uint64_t p9s_behind_size(struct p9s_node *node, uint64_t size);
+/* The file is open from now on; and an error of a write that it has not heard of yet. */
+void p9s_behind_open(struct p9s_file *f, struct p9s_node *node);
+int p9s_behind_tell(struct p9s_file *f);
+/* Sends `m`, which is about the open file and to be carried out behind all that was written, and
+ * waits for that and for its answer; an error of a write goes before its own. */
+int p9s_behind_then(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f, struct p9_msg *m);
+void p9s_behind_free(struct p9s_tree *t, struct p9s_node *node);
 
 /* ---- the ops: p9_node.c, p9_change.c, p9_io.c, p9_dir.c, p9_xattrs.c, p9_locks.c ---- */
 int p9s_root(struct pl_tree *, struct pl_call *, struct pl_node **);

@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Writing behind through the 9P source. A write returns when its bytes are on their way; at most
+ * LIMIT_BEHIND of them, for a file and for all files of a tree together. They belong to the node:
+ * whatever else is asked of it through this tree waits until they have arrived (p9s_settle), and so
+ * do writes that overlap them. fsync and flush wait too, and tell how it went.
+ *
+ * Errors, as on Linux's own file systems: the first of them is told once through each file that was
+ * open when it happened, by the next write, fsync or flush. A file opened later is told it if
+ * nobody was yet. What could be written only in part is tried again from there, which tells why.
+ *
+ * A node's `behind` is made at its first write and lives as long as the node. Its mutex guards the
+ * rest; nobody waits with it, but see p9s_behind_free.
+ */
+#include "sources/p9_tree.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CHUNK = 512 << 10 };
+
+struct late {
+    struct late *next;
+    uint64_t off;
+    uint32_t n, done; /* of data */
+    uint32_t fid;
+    unsigned users; /* threads that wait for it */
+    bool gone;      /* not in the list any more */
+    struct p9_pending *pending;
+    uint8_t data[];
+};
+
+struct p9s_behind {
+    pthread_mutex_t mutex;
+    struct late *first, **last; /* in the order of the writes */
+    size_t bytes;
+    int error;        /* the last */
+    unsigned retries; /* writes that went only in part */
+    unsigned errors;  /* how many there were */
+    bool told;        /* somebody has heard of the last */
+};
+
+static struct p9s_behind *behind_of(struct p9s_tree *t, struct p9s_node *node, bool make)
+{
+    struct p9s_behind *b = atomic_load_explicit(&node->behind, memory_order_acquire);
+    if (b || !make)
+        return b;
+    pthread_mutex_lock(&t->mutex);
+    b = atomic_load(&node->behind);
+    if (!b && (b = calloc(1, sizeof(*b)))) {
+        pthread_mutex_init(&b->mutex, NULL);
+        b->last = &b->first;
+        atomic_store_explicit(&node->behind, b, memory_order_release);
+    }
+    pthread_mutex_unlock(&t->mutex);
+    return b;
+}
+
+/* ---- what is under way ---- */
+
+static void late_free(struct late *w)
+{
+    if (w->users == 0)
+        free(w);
+}
+
+/* The first has been answered: takes it off the list, unless there is more of it to write. */
+static void reap(struct p9s_tree *t, struct p9s_node *node, struct p9s_behind *b)
+{
+    struct late *w = b->first;
+    struct p9_answer a = {0};
+    int r = p9_rpc_finish(t->conn, NULL, w->pending, &a);
+    w->pending = NULL;
+    if (r == 0 && (a.r.count == 0 || a.r.count > w->n - w->done))
+        r = -EIO;
+    if (r == 0 && (w->done += a.r.count) < w->n) {
+        struct p9_msg m = {.type = P9_Twrite,
+                           .fid = w->fid,
+                           .offset = w->off + w->done,
+                           .count = w->n - w->done,
+                           .data = w->data + w->done};
+        b->retries++;
+        if ((r = p9_rpc_try(t->conn, &m, &w->pending)) == -EAGAIN)
+            r = -EIO;
+    }
+    p9_answer_free(&a);
+    if (w->pending)
+        return;
+    if (r < 0) {
+        b->error = r;
+        b->errors++;
+        b->told = false;
+    }
+    b->bytes -= w->n;
+    atomic_fetch_sub(&t->behind, w->n);
+    if (!(b->first = w->next))
+        b->last = &b->first;
+    w->gone = true;
+    late_free(w);
+    p9s_touch(t, &node->h.node);
+}
+
+/* Waits for the first; 0, or why the caller must not wait any more. */
+static int wait_first(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node,
+                      struct p9s_behind *b)
+{
+    struct late *w = b->first;
+    struct p9_pending *p = w->pending;
+    int r = 0;
+    if (!p9_rpc_ready(t->conn, p)) {
+        w->users++;
+        pthread_mutex_unlock(&b->mutex);
+        r = p9_rpc_wait(t->conn, call, p);
+        pthread_mutex_lock(&b->mutex);
+        w->users--;
+    }
+    if (w->gone)
+        late_free(w);
+    else if (r == 0 && w->pending == p)
+        reap(t, node, b);
+    return r;
+}
+
+static int settle(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node,
+                  struct p9s_behind *b)
+{
+    int r = 0;
+    while (r == 0 && b->first)
+        r = wait_first(t, call, node, b);
+    return r;
+}
+
+/* Takes off the list what has been answered. */
+static void tidy(struct p9s_tree *t, struct p9s_node *node, struct p9s_behind *b)
+{
+    while (b->first && p9_rpc_ready(t->conn, b->first->pending))
+        reap(t, node, b);
+}
+
+bool p9s_settled(struct p9s_node *node)
+{
+    struct p9s_behind *b = atomic_load_explicit(&node->behind, memory_order_acquire);
+    if (!b)
+        return true;
+    pthread_mutex_lock(&b->mutex);
+    bool settled = !b->first;
+    pthread_mutex_unlock(&b->mutex);
+    return settled;
+}
+
+int p9s_settle(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node)
+{
+    struct p9s_behind *b = atomic_load_explicit(&node->behind, memory_order_acquire);
+    if (!b)
+        return 0;
+    pthread_mutex_lock(&b->mutex);
+    int r = settle(t, call, node, b);
+    pthread_mutex_unlock(&b->mutex);
+    return r;
+}
+
+uint64_t p9s_behind_size(struct p9s_node *node, uint64_t size)
+{
+    struct p9s_behind *b = atomic_load_explicit(&node->behind, memory_order_acquire);
+    if (!b)
+        return size;
+    pthread_mutex_lock(&b->mutex);
+    for (struct late *w = b->first; w; w = w->next)
+        if (w->off + w->n > size)
+            size = w->off + w->n;
+    pthread_mutex_unlock(&b->mutex);
+    return size;
+}
+
+void p9s_behind_free(struct p9s_tree *t, struct p9s_node *node)
+{
+    struct p9s_behind *b = atomic_load(&node->behind);
+    if (!b)
+        return;
+    pthread_mutex_lock(&b->mutex);
+    settle(t, NULL, node, b); /* nothing, unless a close was interrupted */
+    pthread_mutex_unlock(&b->mutex);
+    pthread_mutex_destroy(&b->mutex);
+    free(b);
+}
+
+/* ---- errors ---- */
+
+void p9s_behind_open(struct p9s_file *f, struct p9s_node *node)
+{
+    struct p9s_behind *b = atomic_load(&node->behind);
+    if (!b)
+        return;
+    pthread_mutex_lock(&b->mutex);
+    f->heard = b->errors - (b->errors && !b->told);
+    pthread_mutex_unlock(&b->mutex);
+}
+
+static int tell(struct p9s_file *f, struct p9s_behind *b)
+{
+    if (f->heard == b->errors)
+        return 0;
+    f->heard = b->errors;
+    b->told = true;
+    return b->error;
+}
+
+int p9s_behind_tell(struct p9s_file *f)
+{
+    struct p9s_behind *b =
+        atomic_load_explicit(&((struct p9s_node *)f->file.node)->behind, memory_order_acquire);
+    if (!b)
+        return 0;
+    pthread_mutex_lock(&b->mutex);
+    int r = tell(f, b);
+    pthread_mutex_unlock(&b->mutex);
+    return r;
+}
+
+/* Whether all that is on its way goes through this file, and how often one went only in part. */
+static bool all_mine(struct p9s_file *f, struct p9s_behind *b, unsigned *retries)
+{
+    bool mine = true;
+    pthread_mutex_lock(&b->mutex);
+    for (const struct late *w = b->first; w; w = w->next)
+        mine &= w->fid == f->fid;
+    *retries = b->retries;
+    pthread_mutex_unlock(&b->mutex);
+    return mine;
+}
+
+/* One of us does not start it before the writes of that fid are done, so it may go out now. */
+static int then_at_once(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f,
+                        struct p9s_behind *b, struct p9_msg *m)
+{
+    struct p9s_batch batch = {0};
+    unsigned before, after;
+    if (!t->ext || !all_mine(f, b, &before))
+        return -EAGAIN;
+    p9s_start(t, call, &batch, m, NULL, 0);
+    int settled = p9s_settle(t, call, (struct p9s_node *)f->file.node);
+    int r = p9s_finish(t, call, &batch);
+    p9s_batch_free(&batch);
+    all_mine(f, b, &after);
+    if (settled < 0)
+        return settled;
+    return after == before ? r : -EAGAIN; /* the rest of a write went out behind it */
+}
+
+int p9s_behind_then(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f, struct p9_msg *m)
+{
+    struct p9s_node *node = (struct p9s_node *)f->file.node;
+    struct p9s_behind *b = behind_of(t, node, false);
+    int r = b && !p9s_settled(node) ? then_at_once(t, call, f, b, m) : -EAGAIN;
+    if (r == -EAGAIN && (r = p9s_settle(t, call, node)) == 0)
+        r = p9s_tell(t, call, m);
+    if (r == -EINTR || r == -ETIMEDOUT)
+        return r;
+    int late = p9s_behind_tell(f);
+    return late < 0 ? late : r;
+}
+
+/* ---- writing ---- */
+
+static bool overlaps(const struct p9s_behind *b, uint64_t off, size_t n)
+{
+    for (const struct late *w = b->first; w; w = w->next)
+        if (w->off < off + n && off < w->off + w->n)
+            return true;
+    return false;
+}
+
+/* Sends one message's worth: its bytes, or -EAGAIN when it cannot be sent now. */
+static ssize_t send_late(struct p9s_tree *t, struct p9s_file *f, struct p9s_behind *b,
+                         const uint8_t *buf, size_t n, uint64_t off)
+{
+    size_t most = t->chunk < CHUNK ? t->chunk : CHUNK;
+    n = n < most ? n : most;
+    struct late *w = malloc(sizeof(*w) + n);
+    if (!w)
+        return -EAGAIN;
+    *w = (struct late){.off = off, .n = (uint32_t)n, .fid = f->fid};
+    memcpy(w->data, buf, n);
+    struct p9_msg m = {
+        .type = P9_Twrite, .fid = f->fid, .offset = off, .count = w->n, .data = w->data};
+    if (atomic_fetch_add(&t->behind, n) + n > LIMIT_BEHIND ||
+        p9_rpc_try(t->conn, &m, &w->pending) < 0) {
+        atomic_fetch_sub(&t->behind, n);
+        free(w);
+        return -EAGAIN;
+    }
+    *b->last = w;
+    b->last = &w->next;
+    b->bytes += n;
+    return (ssize_t)n;
+}
+
+static bool may(const struct p9s_tree *t, const struct pl_file *file)
+{
+    return !t->sync && !file->direct && !file->stream &&
+           !(file->flags & (O_APPEND | O_DIRECT | O_SYNC | O_DSYNC)) &&
+           !(t->tree.flags & PL_TREE_GENERATED);
+}
+
+ssize_t p9s_behind_write(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f,
+                         const void *buf, size_t n, uint64_t off)
+{
+    struct p9s_node *node = (struct p9s_node *)f->file.node;
+    bool late = may(t, &f->file);
+    struct p9s_behind *b = behind_of(t, node, late);
+    size_t sent = 0;
+    if (!b)
+        return 0;
+    pthread_mutex_lock(&b->mutex);
+    tidy(t, node, b);
+    int r = tell(f, b);
+    if (r == 0 && (!late || overlaps(b, off, n)))
+        r = settle(t, call, node, b);
+    while (late && r == 0 && sent < n) {
+        ssize_t some = send_late(t, f, b, (const uint8_t *)buf + sent, n - sent, off + sent);
+        if (some > 0)
+            sent += (size_t)some;
+        else if (b->first)
+            r = wait_first(t, call, node, b);
+        else
+            break; /* the caller writes it, and waits */
+    }
+    pthread_mutex_unlock(&b->mutex);
+    return sent ? (ssize_t)sent : r;
+}
