@@ -88,6 +88,10 @@ int p9_conn_new(struct chan *chan, const struct p9_conn_opts *opts, struct p9_co
 void p9_conn_free(struct p9_conn *conn);
 /* Waits until the connection is over (see `over`): its error, with the sentence. */
 int p9_conn_wait(struct p9_conn *conn, struct pl_err *err);
+/* The same, heeding the call: 0 when it is over (*error: why), or -EINTR, -ETIMEDOUT. */
+int p9_conn_watch(struct p9_conn *conn, struct pl_call *call, int *error, struct pl_err *err);
+/* It is over, or about to be: what is asked now gets -ECONNABORTED. */
+bool p9_conn_over(struct p9_conn *conn);
 /* Breaks the connection now: callers get -ECONNABORTED. Any thread. */
 void p9_conn_abort(struct p9_conn *conn);
 /* For people: the channel's peer. */
@@ -118,6 +122,7 @@ bool p9_extended(const struct p9_conn *conn);  /* the peer knows our own message
 struct p9_answer {
     struct p9_msg r;
     void *buf; /* private */
+    bool sent; /* with -ECONNABORTED: some of the request has gone out, and it may be carried out */
 };
 int p9_rpc(struct p9_conn *conn, struct pl_call *call, struct p9_msg *t, struct p9_answer *ret,
            void *into, size_t into_size);
@@ -153,5 +158,19 @@ uint32_t p9_fid_get(struct p9_conn *conn); /* NOFID when the limit is reached */
 void p9_fid_put(struct p9_conn *conn, uint32_t fid);
 /* Clunks without making the caller wait for the answer, and puts the fid back when it came. */
 void p9_clunk_later(struct p9_conn *conn, uint32_t fid);
+
+/* Where the numbers come from. Who carries on at a new connection what it had at another keeps its
+ * numbers, and sees to it that none is given out twice: the new connection shares the old one's
+ * source. Counted; thread-safe. */
+struct p9_fids;
+struct p9_fids *p9_fids_new(void); /* NULL: no memory */
+struct p9_fids *p9_fids_ref(struct p9_fids *fids);
+void p9_fids_unref(struct p9_fids *fids);
+uint32_t p9_fids_get(struct p9_fids *fids); /* NOFID when the limit is reached */
+void p9_fids_put(struct p9_fids *fids, uint32_t fid);
+bool p9_fids_untouched(struct p9_fids *fids); /* none was ever given out */
+struct p9_fids *p9_conn_fids(struct p9_conn *conn);
+/* Before the connection's first fid is given out (-EBUSY otherwise). */
+int p9_conn_share_fids(struct p9_conn *conn, struct p9_fids *fids);
 
 #endif

@@ -65,6 +65,7 @@ static unsigned advance(struct p9_conn *c, size_t n)
             break;
         }
         n -= rest;
+        o->done += (uint32_t)rest; /* so that it is known to have gone out */
         pop(c);
         popped++;
     }

@@ -7,7 +7,8 @@
  *   read.c   the reader: its role, framing, who gets a message
  *   serve.c  the serving half: requests, their order, their answers, Tflush
  *   hello.c  Tversion and Tend in both directions; p9_use, p9_use_end
- *   use.c    the using half: tags, callers that wait, cancellation, fids
+ *   use.c    the using half: tags, callers that wait, cancellation
+ *   fids.c   numbers for fids, which may outlive a connection
  *   conn.c   the life of a connection, and its end
  *   crew.c   threads
  *
@@ -391,8 +392,7 @@ struct p9_conn {
     size_t bytes_used;
     struct p9_pending *room, **room_tail; /* those who want room, in order */
     struct p9_pending *waiters;           /* those who sleep, any of whom can be made the reader */
-    uint32_t *fids_free;
-    uint32_t nfids_free, fids_cap, fids_next;
+    struct p9_fids *fids;                 /* has a lock of its own */
 };
 
 /* The lock is given up with these, so that who is woken does not wait for it at once. (That the

@@ -579,6 +579,7 @@ static int end(struct p9_conn *c, struct pl_call *call, struct p9_pending *p, st
     while (p->watchers) /* woken already */
         conn_wait(c);
     int r = use_decode(p, ret);
+    ret->sent = p->out.done > 0;
     if (r < 0 && p->result == 0 && ret->r.type != P9_Rlerror)
         conn_lost(c, -EPROTO, "the other end sent an answer that makes no sense (to %s)",
                   p9_type_name((uint8_t)(p->expect - 1)));
@@ -600,6 +601,7 @@ int p9_rpc(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, struct p9_
 {
     struct p9_pending p;
     ret->buf = NULL;
+    ret->sent = false;
     pend_init(c, &p);
     set_into(&p, t, into, into_size);
     p.sync = true;
@@ -713,43 +715,37 @@ void p9_answer_free(struct p9_answer *a)
 
 /* ---- fids ---- */
 
-uint32_t p9_fid_get(struct p9_conn *c)
+struct p9_fids *p9_conn_fids(struct p9_conn *c)
 {
-    uint32_t fid = P9_NOFID;
-    pthread_mutex_lock(&c->lock);
-    if (c->nfids_free)
-        fid = c->fids_free[--c->nfids_free];
-    else if (c->fids_next < LIMIT_FIDS)
-        fid = c->fids_next++;
-    conn_unlock(c);
-    return fid;
+    return c->fids;
 }
 
-static void put_fid(struct p9_conn *c, uint32_t fid)
+int p9_conn_share_fids(struct p9_conn *c, struct p9_fids *fids)
 {
-    if (c->nfids_free == c->fids_cap) {
-        uint32_t cap = c->fids_cap ? 2 * c->fids_cap : 16;
-        uint32_t *more = realloc(c->fids_free, cap * sizeof(*more));
-        if (!more)
-            return; /* the fid is lost, no more */
-        c->fids_free = more;
-        c->fids_cap = cap;
-    }
-    c->fids_free[c->nfids_free++] = fid;
+    pthread_mutex_lock(&c->lock);
+    struct p9_fids *old = c->fids;
+    bool may = old == fids || p9_fids_untouched(old);
+    if (may)
+        c->fids = p9_fids_ref(fids);
+    conn_unlock(c);
+    if (may)
+        p9_fids_unref(old);
+    return may ? 0 : -EBUSY;
+}
+
+uint32_t p9_fid_get(struct p9_conn *c)
+{
+    return p9_fids_get(c->fids);
 }
 
 void p9_fid_put(struct p9_conn *c, uint32_t fid)
 {
-    if (fid == P9_NOFID)
-        return;
-    pthread_mutex_lock(&c->lock);
-    put_fid(c, fid);
-    conn_unlock(c);
+    p9_fids_put(c->fids, fid);
 }
 
 static void clunked(struct p9_conn *c, struct p9_pending *p)
 {
-    put_fid(c, p->fid);
+    p9_fids_put(c->fids, p->fid);
     pend_free(p);
 }
 

@@ -15,7 +15,7 @@
  * by the last of them when it was dropped meanwhile.
  */
 #include "base/futex.h"
-#include "sources/p9_tree.h"
+#include "sources/p9_again.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -41,6 +41,7 @@ struct chunk {
 };
 
 struct p9s_ahead {
+    struct p9s_aside aside;
     pthread_mutex_t mutex;
     uint64_t next;   /* where the reader goes on */
     unsigned streak; /* reads that did */
@@ -55,7 +56,7 @@ struct p9s_ahead {
 static void chunk_free(struct p9s_tree *t, struct chunk *c)
 {
     if (c->pending)
-        p9_rpc_abandon(t->conn, c->pending);
+        p9s_try_abandon(t, c->pending);
     p9_answer_free(&c->answer);
     atomic_fetch_sub(&t->ahead, c->size);
     free(c);
@@ -81,6 +82,7 @@ void p9s_ahead_free(struct p9s_tree *t, struct p9s_ahead *a)
 {
     if (!a)
         return;
+    p9s_aside_del(t, &a->aside);
     drop_all(t, a);
     pthread_mutex_destroy(&a->mutex);
     free(a);
@@ -105,7 +107,7 @@ static void ask(struct p9s_tree *t, struct p9s_file *f, struct p9s_ahead *a)
             *c = (struct chunk){
                 .off = a->end, .size = n, .asked = mono_now(), .since = atomic_load(&t->clock)};
         }
-        if (!c || p9_rpc_try(t->conn, &m, &c->pending) < 0) {
+        if (!c || p9s_try(t, &m, &c->pending) < 0) {
             atomic_fetch_sub(&t->ahead, n);
             free(c);
             return;
@@ -115,27 +117,39 @@ static void ask(struct p9s_tree *t, struct p9s_file *f, struct p9s_ahead *a)
     }
 }
 
+static void finish(struct p9s_tree *t, struct chunk *c)
+{
+    c->error = p9s_try_finish(t, c->pending, &c->answer);
+    c->pending = NULL;
+    c->have = c->error ? 0 : c->answer.r.count;
+    if (c->have > c->size)
+        c->error = -EIO;
+    c->done = true;
+}
+
+/* The connection is over: so is what was under way. */
+static void let_go(struct p9s_tree *t, struct p9s_aside *aside)
+{
+    struct p9s_ahead *a = (struct p9s_ahead *)aside;
+    if (pthread_mutex_trylock(&a->mutex) != 0)
+        return;
+    for (unsigned i = 0; i < a->n; i++)
+        if (!a->chunk[i]->done)
+            finish(t, a->chunk[i]);
+    pthread_mutex_unlock(&a->mutex);
+}
+
 /* Waits for the chunk, without the lock. 0, or why the caller must not wait any more. */
 static int await(struct p9s_tree *t, struct pl_call *call, struct p9s_ahead *a, struct chunk *c)
 {
-    int r = 0;
+    int r;
     if (c->done)
         return 0;
     c->users++;
     c->awaited = true;
-    if (!p9_rpc_ready(t->conn, c->pending)) {
-        pthread_mutex_unlock(&a->mutex);
-        r = p9_rpc_wait(t->conn, call, c->pending);
-        pthread_mutex_lock(&a->mutex);
-    }
-    if (r == 0 && !c->done) {
-        c->error = p9_rpc_finish(t->conn, NULL, c->pending, &c->answer);
-        c->pending = NULL;
-        c->have = c->error ? 0 : c->answer.r.count;
-        if (c->have > c->size)
-            c->error = -EIO;
-        c->done = true;
-    }
+    r = p9s_try_wait(t, call, c->pending, &a->mutex);
+    if (r == 0 && !c->done)
+        finish(t, c);
     if (--c->users == 0 && c->dropped) {
         chunk_free(t, c);
         return r < 0 ? r : -EAGAIN;
@@ -222,14 +236,16 @@ static ssize_t take(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f
 
 static struct p9s_ahead *ahead_of(struct p9s_tree *t, struct p9s_file *f)
 {
-    pthread_mutex_lock(&t->mutex);
-    if (!f->ahead && (f->ahead = calloc(1, sizeof(*f->ahead)))) {
-        pthread_mutex_init(&f->ahead->mutex, NULL);
-        f->ahead->window = FIRST;
-    }
-    struct p9s_ahead *a = f->ahead;
-    pthread_mutex_unlock(&t->mutex);
-    return a;
+    struct p9s_ahead *a = atomic_load_explicit(&f->ahead, memory_order_acquire), *none = NULL;
+    if (a || !(a = calloc(1, sizeof(*a))))
+        return a;
+    pthread_mutex_init(&a->mutex, NULL);
+    a->window = FIRST;
+    p9s_aside_add(t, &a->aside, let_go);
+    if (atomic_compare_exchange_strong(&f->ahead, &none, a))
+        return a;
+    p9s_ahead_free(t, a);
+    return none;
 }
 
 ssize_t p9s_ahead_read(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f, void *buf,

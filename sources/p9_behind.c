@@ -12,7 +12,7 @@
  * A node's `behind` is made at its first write and lives as long as the node. Its mutex guards the
  * rest; nobody waits with it, but see p9s_behind_free.
  */
-#include "sources/p9_tree.h"
+#include "sources/p9_again.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -27,12 +27,16 @@ struct late {
     uint32_t fid;
     unsigned users; /* threads that wait for it */
     bool gone;      /* not in the list any more */
+    bool resent;    /* somebody sends it again, and waits */
     struct p9_pending *pending;
     uint8_t data[];
 };
 
 struct p9s_behind {
+    struct p9s_aside aside;
+    struct p9s_node *node;
     pthread_mutex_t mutex;
+    pthread_cond_t cond;        /* one that was sent again has been answered */
     struct late *first, **last; /* in the order of the writes */
     size_t bytes;
     int error;        /* the last */
@@ -40,22 +44,6 @@ struct p9s_behind {
     unsigned errors;  /* how many there were */
     bool told;        /* somebody has heard of the last */
 };
-
-static struct p9s_behind *behind_of(struct p9s_tree *t, struct p9s_node *node, bool make)
-{
-    struct p9s_behind *b = atomic_load_explicit(&node->behind, memory_order_acquire);
-    if (b || !make)
-        return b;
-    pthread_mutex_lock(&t->mutex);
-    b = atomic_load(&node->behind);
-    if (!b && (b = calloc(1, sizeof(*b)))) {
-        pthread_mutex_init(&b->mutex, NULL);
-        b->last = &b->first;
-        atomic_store_explicit(&node->behind, b, memory_order_release);
-    }
-    pthread_mutex_unlock(&t->mutex);
-    return b;
-}
 
 /* ---- what is under way ---- */
 
@@ -65,28 +53,29 @@ static void late_free(struct late *w)
         free(w);
 }
 
-/* The first has been answered: takes it off the list, unless there is more of it to write. */
-static void reap(struct p9s_tree *t, struct p9s_node *node, struct p9s_behind *b)
+static struct p9_msg write_msg(struct late *w)
 {
-    struct late *w = b->first;
-    struct p9_answer a = {0};
-    int r = p9_rpc_finish(t->conn, NULL, w->pending, &a);
-    w->pending = NULL;
-    if (r == 0 && (a.r.count == 0 || a.r.count > w->n - w->done))
-        r = -EIO;
-    if (r == 0 && (w->done += a.r.count) < w->n) {
-        struct p9_msg m = {.type = P9_Twrite,
+    return (struct p9_msg){.type = P9_Twrite,
                            .fid = w->fid,
                            .offset = w->off + w->done,
                            .count = w->n - w->done,
                            .data = w->data + w->done};
+}
+
+/* The first has been answered, with r or a->r.count: takes it off the list, unless there is more of
+ * it to write. */
+static void answered(struct p9s_tree *t, struct p9s_behind *b, int r, const struct p9_answer *a)
+{
+    struct late *w = b->first;
+    if (r == 0 && (a->r.count == 0 || a->r.count > w->n - w->done))
+        r = -EIO;
+    if (r == 0 && (w->done += a->r.count) < w->n) {
+        struct p9_msg m = write_msg(w);
         b->retries++;
-        if ((r = p9_rpc_try(t->conn, &m, &w->pending)) == -EAGAIN)
-            r = -EIO;
+        r = p9s_try(t, &m, &w->pending);
+        if (r == 0 || r == -EAGAIN) /* that is left to who waits next */
+            return;
     }
-    p9_answer_free(&a);
-    if (w->pending)
-        return;
     if (r < 0) {
         b->error = r;
         b->errors++;
@@ -98,44 +87,146 @@ static void reap(struct p9s_tree *t, struct p9s_node *node, struct p9s_behind *b
         b->last = &b->first;
     w->gone = true;
     late_free(w);
-    p9s_touch(t, &node->h.node);
+    p9s_touch(t, &b->node->h.node);
 }
 
-/* Waits for the first; 0, or why the caller must not wait any more. */
-static int wait_first(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node,
-                      struct p9s_behind *b)
+/* One that was lost with its connection stays, without a pending request. */
+static void reap(struct p9s_tree *t, struct p9s_behind *b)
+{
+    struct late *w = b->first;
+    struct p9_answer a = {0};
+    int r = p9s_try_finish(t, w->pending, &a);
+    w->pending = NULL;
+    if (r != P9S_LOST)
+        answered(t, b, r, &a);
+    p9_answer_free(&a);
+}
+
+static void wake(void *arg)
+{
+    struct p9s_behind *b = arg;
+    pthread_mutex_lock(&b->mutex);
+    pthread_cond_broadcast(&b->cond);
+    pthread_mutex_unlock(&b->mutex);
+}
+
+/* Another sends the first again: waits for that. */
+static int wait_resent(struct pl_call *call, struct p9s_behind *b, struct late *w)
+{
+    int r = 0;
+    pthread_mutex_unlock(&b->mutex);
+    if (call && (r = pl_call_block(call, wake, b)) < 0) {
+        pthread_mutex_lock(&b->mutex);
+        return r;
+    }
+    pthread_mutex_lock(&b->mutex);
+    while (!w->gone && w->resent && !(r = call ? pl_call_over(call) : 0)) {
+        if (call)
+            pl_call_wait(call, &b->cond, &b->mutex);
+        else
+            pthread_cond_wait(&b->cond, &b->mutex);
+    }
+    pthread_mutex_unlock(&b->mutex);
+    if (call)
+        pl_call_unblock(call);
+    pthread_mutex_lock(&b->mutex);
+    return r;
+}
+
+/* Sends the first again in the ordinary way, which waits for a server. */
+static int resend(struct p9s_tree *t, struct pl_call *call, struct p9s_behind *b, struct late *w)
+{
+    struct p9_answer a = {0};
+    struct p9_msg m = write_msg(w);
+    struct pl_call own;
+    if (!call)
+        pl_call_init_self(&own);
+    w->resent = true;
+    pthread_mutex_unlock(&b->mutex);
+    int r = p9s_ask(t, call ? call : &own, &m, &a);
+    pthread_mutex_lock(&b->mutex);
+    w->resent = false;
+    if (r != -EINTR && r != -ETIMEDOUT)
+        answered(t, b, r, &a);
+    else if (!call)
+        answered(t, b, -EIO, &a);
+    pthread_cond_broadcast(&b->cond);
+    p9_answer_free(&a);
+    if (!call)
+        pl_call_done(&own);
+    return r == -EINTR || r == -ETIMEDOUT ? r : 0;
+}
+
+/* Waits for the first; 0, or why the caller must not wait any more. `again`: what was lost is sent
+ * again; else it is -EAGAIN. */
+static int wait_first(struct p9s_tree *t, struct pl_call *call, struct p9s_behind *b, bool again)
 {
     struct late *w = b->first;
     struct p9_pending *p = w->pending;
     int r = 0;
-    if (!p9_rpc_ready(t->conn, p)) {
-        w->users++;
-        pthread_mutex_unlock(&b->mutex);
-        r = p9_rpc_wait(t->conn, call, p);
-        pthread_mutex_lock(&b->mutex);
-        w->users--;
-    }
+    w->users++;
+    if (p)
+        r = p9s_try_wait(t, call, p, &b->mutex);
+    else if (!again)
+        r = -EAGAIN;
+    else if (w->resent)
+        r = wait_resent(call, b, w);
+    else
+        r = resend(t, call, b, w);
+    w->users--;
     if (w->gone)
         late_free(w);
-    else if (r == 0 && w->pending == p)
-        reap(t, node, b);
+    else if (r == 0 && p && w->pending == p)
+        reap(t, b);
     return r;
 }
 
-static int settle(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node,
-                  struct p9s_behind *b)
+/* The connection is over: so is what was under way. */
+static void let_go(struct p9s_tree *t, struct p9s_aside *aside)
+{
+    struct p9s_behind *b = (struct p9s_behind *)aside;
+    if (pthread_mutex_trylock(&b->mutex) != 0)
+        return;
+    for (struct late *w = b->first; w; w = w->next) {
+        struct p9_answer a = {0};
+        if (w->pending) /* even if it was answered just before: it may be sent twice */
+            p9s_try_finish(t, w->pending, &a);
+        w->pending = NULL;
+        p9_answer_free(&a);
+    }
+    pthread_mutex_unlock(&b->mutex);
+}
+
+static struct p9s_behind *behind_of(struct p9s_tree *t, struct p9s_node *node, bool make)
+{
+    struct p9s_behind *b = atomic_load_explicit(&node->behind, memory_order_acquire), *none = NULL;
+    if (b || !make || !(b = calloc(1, sizeof(*b))))
+        return b;
+    pthread_mutex_init(&b->mutex, NULL);
+    pl_cond_init(&b->cond);
+    b->last = &b->first;
+    b->node = node;
+    if (!atomic_compare_exchange_strong(&node->behind, &none, b)) {
+        free(b);
+        return none;
+    }
+    p9s_aside_add(t, &b->aside, let_go);
+    return b;
+}
+
+static int settle(struct p9s_tree *t, struct pl_call *call, struct p9s_behind *b, bool again)
 {
     int r = 0;
     while (r == 0 && b->first)
-        r = wait_first(t, call, node, b);
+        r = wait_first(t, call, b, again);
     return r;
 }
 
 /* Takes off the list what has been answered. */
-static void tidy(struct p9s_tree *t, struct p9s_node *node, struct p9s_behind *b)
+static void tidy(struct p9s_tree *t, struct p9s_behind *b)
 {
-    while (b->first && p9_rpc_ready(t->conn, b->first->pending))
-        reap(t, node, b);
+    while (b->first && b->first->pending && p9s_try_ready(t, b->first->pending))
+        reap(t, b);
 }
 
 bool p9s_settled(struct p9s_node *node)
@@ -149,15 +240,20 @@ bool p9s_settled(struct p9s_node *node)
     return settled;
 }
 
-int p9s_settle(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node)
+static int settle_all(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node, bool again)
 {
     struct p9s_behind *b = atomic_load_explicit(&node->behind, memory_order_acquire);
     if (!b)
         return 0;
     pthread_mutex_lock(&b->mutex);
-    int r = settle(t, call, node, b);
+    int r = settle(t, call, b, again);
     pthread_mutex_unlock(&b->mutex);
     return r;
+}
+
+int p9s_settle(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node)
+{
+    return settle_all(t, call, node, true);
 }
 
 uint64_t p9s_behind_size(struct p9s_node *node, uint64_t size)
@@ -179,8 +275,10 @@ void p9s_behind_free(struct p9s_tree *t, struct p9s_node *node)
     if (!b)
         return;
     pthread_mutex_lock(&b->mutex);
-    settle(t, NULL, node, b); /* nothing, unless a close was interrupted */
+    settle(t, NULL, b, true); /* nothing, unless a close was interrupted */
     pthread_mutex_unlock(&b->mutex);
+    p9s_aside_del(t, &b->aside);
+    pthread_cond_destroy(&b->cond);
     pthread_mutex_destroy(&b->mutex);
     free(b);
 }
@@ -239,7 +337,7 @@ static int then_at_once(struct p9s_tree *t, struct pl_call *call, struct p9s_fil
     if (!t->ext || !all_mine(f, b, &before))
         return -EAGAIN;
     p9s_start(t, call, &batch, m, NULL, 0);
-    int settled = p9s_settle(t, call, (struct p9s_node *)f->file.node);
+    int settled = settle_all(t, call, (struct p9s_node *)f->file.node, false);
     int r = p9s_finish(t, call, &batch);
     p9s_batch_free(&batch);
     all_mine(f, b, &after);
@@ -284,8 +382,7 @@ static ssize_t send_late(struct p9s_tree *t, struct p9s_file *f, struct p9s_behi
     memcpy(w->data, buf, n);
     struct p9_msg m = {
         .type = P9_Twrite, .fid = f->fid, .offset = off, .count = w->n, .data = w->data};
-    if (atomic_fetch_add(&t->behind, n) + n > LIMIT_BEHIND ||
-        p9_rpc_try(t->conn, &m, &w->pending) < 0) {
+    if (atomic_fetch_add(&t->behind, n) + n > LIMIT_BEHIND || p9s_try(t, &m, &w->pending) < 0) {
         atomic_fetch_sub(&t->behind, n);
         free(w);
         return -EAGAIN;
@@ -313,16 +410,16 @@ ssize_t p9s_behind_write(struct p9s_tree *t, struct pl_call *call, struct p9s_fi
     if (!b)
         return 0;
     pthread_mutex_lock(&b->mutex);
-    tidy(t, node, b);
+    tidy(t, b);
     int r = tell(f, b);
     if (r == 0 && (!late || overlaps(b, off, n)))
-        r = settle(t, call, node, b);
+        r = settle(t, call, b, true);
     while (late && r == 0 && sent < n) {
         ssize_t some = send_late(t, f, b, (const uint8_t *)buf + sent, n - sent, off + sent);
         if (some > 0)
             sent += (size_t)some;
         else if (b->first)
-            r = wait_first(t, call, node, b);
+            r = wait_first(t, call, b, true);
         else
             break; /* the caller writes it, and waits */
     }

@@ -176,15 +176,15 @@ static int old_remove(struct p9s_tree *t, struct pl_call *call, uint32_t dfid, c
         return r;
     bool isdir = qid.type & P9_QTDIR;
     if (isdir != !!(flags & AT_REMOVEDIR)) {
-        p9_clunk_later(t->conn, m.fid);
+        p9s_clunk(t, m.fid);
         return isdir ? -EISDIR : -ENOTDIR;
     }
     r = p9s_tell(t, call, &m);
     /* the fid is gone whatever the answer */
     if (r == -EINTR || r == -ETIMEDOUT)
-        p9_clunk_later(t->conn, m.fid);
+        p9s_clunk(t, m.fid);
     else
-        p9_fid_put(t->conn, m.fid);
+        p9s_put_fid(t, m.fid);
     return r;
 }
 
@@ -216,13 +216,16 @@ int p9s_remove(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
         r = p9s_fid(t, call, (struct p9s_node *)dir, user, &m.dfid);
     if (r == 0) {
         struct p9s_batch b = {0};
+        struct p9_msg hold;
         p9s_touch(t, dir);
-        p9s_hold(t, call, &b, m.dfid, name);
+        p9s_hold(t, call, &b, &hold, (struct p9s_node *)dir, m.dfid, name);
         r = last(t, call, user, &b, &m);
     }
     if (r == -EOPNOTSUPP && !t->ext)
         r = old_remove(t, call, m.dfid, name, flags);
     p9s_touch(t, dir);
+    if (r == 0)
+        p9s_place_gone(t, (struct p9s_node *)dir, name);
     return r;
 }
 
@@ -234,7 +237,7 @@ static int old_rename(struct p9s_tree *t, struct pl_call *call, const struct p9_
     if (r < 0)
         return r;
     r = p9s_tell(t, call, &m);
-    p9_clunk_later(t->conn, m.fid);
+    p9s_clunk(t, m.fid);
     return r;
 }
 
@@ -256,16 +259,19 @@ int p9s_rename(struct pl_tree *tree, struct pl_call *call, struct pl_node *olddi
         r = p9s_fid(t, call, (struct p9s_node *)newdir, user, &m.newdfid);
     if (r == 0) {
         struct p9s_batch b = {0};
+        struct p9_msg hold;
         p9s_touch(t, olddir);
         p9s_touch(t, newdir);
-        p9s_hold(t, call, &b, m.dfid, oldname);
-        p9s_hold(t, call, &b, m.newdfid, newname);
+        p9s_hold(t, call, &b, &hold, (struct p9s_node *)newdir, m.newdfid, newname);
         r = last(t, call, user, &b, &m);
     }
     if (r == -EOPNOTSUPP && !t->ext)
         r = old_rename(t, call, &m);
     p9s_touch(t, olddir);
     p9s_touch(t, newdir);
+    if (r == 0)
+        p9s_place_moved(t, (struct p9s_node *)olddir, oldname, (struct p9s_node *)newdir, newname,
+                        flags & RENAME_EXCHANGE);
     if (r < 0 || !p9s_renames(t))
         return r;
     p9s_refresh(t, call, newdir, newname);

@@ -10,7 +10,7 @@
  * `mutex` guards the rest.
  */
 #include "base/cursor.h"
-#include "sources/p9_tree.h"
+#include "sources/p9_again.h"
 #include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -19,6 +19,7 @@
 enum { ASK = 64 << 10, ASK_LIST = 192 << 10, AHEAD = 4 };
 
 struct p9s_dir {
+    struct p9s_aside aside;
     pthread_mutex_t mutex;
     uint64_t next;           /* the position of the entry at `at` */
     size_t at, len;          /* what is unread in buf */
@@ -34,7 +35,7 @@ struct p9s_dir {
 static void restart(struct p9s_tree *t, struct p9s_dir *d, uint64_t off)
 {
     for (; d->under_way; d->under_way--, d->first = (d->first + 1) % AHEAD)
-        p9_rpc_abandon(t->conn, d->pending[d->first]);
+        p9s_try_abandon(t, d->pending[d->first]);
     p9_answer_free(&d->answer);
     d->at = d->len = 0;
     d->next = off;
@@ -45,19 +46,40 @@ void p9s_dir_free(struct p9s_tree *t, struct p9s_dir *dir)
 {
     if (!dir)
         return;
+    p9s_aside_del(t, &dir->aside);
     restart(t, dir, 0);
     pthread_mutex_destroy(&dir->mutex);
     free(dir);
 }
 
+/* The connection is over: what was under way is asked for again, from the next entry on. */
+static void let_go(struct p9s_tree *t, struct p9s_aside *aside)
+{
+    struct p9s_dir *d = (struct p9s_dir *)aside;
+    if (pthread_mutex_trylock(&d->mutex) != 0)
+        return;
+    if (d->under_way)
+        restart(t, d, d->next);
+    pthread_mutex_unlock(&d->mutex);
+}
+
 static struct p9s_dir *dir_of(struct p9s_tree *t, struct p9s_file *f)
 {
     pthread_mutex_lock(&t->mutex);
-    if (!f->dir && (f->dir = calloc(1, sizeof(*f->dir))))
-        pthread_mutex_init(&f->dir->mutex, NULL);
     struct p9s_dir *d = f->dir;
     pthread_mutex_unlock(&t->mutex);
-    return d;
+    if (d || !(d = calloc(1, sizeof(*d))))
+        return d;
+    pthread_mutex_init(&d->mutex, NULL);
+    p9s_aside_add(t, &d->aside, let_go);
+    pthread_mutex_lock(&t->mutex);
+    struct p9s_dir *other = f->dir;
+    if (!other)
+        f->dir = d;
+    pthread_mutex_unlock(&t->mutex);
+    if (other)
+        p9s_dir_free(t, d);
+    return other ? other : d;
 }
 
 /* ---- asking ---- */
@@ -67,35 +89,51 @@ static uint32_t most(const struct p9s_tree *t, uint32_t n)
     return t->chunk < n ? t->chunk : n;
 }
 
-static int start_list(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f,
-                      struct p9s_dir *d, uint64_t off)
+/* Asks for what follows all that is under way, if that goes without waiting. */
+static bool go_on(struct p9s_tree *t, struct p9s_file *f, struct p9s_dir *d)
 {
-    struct p9_msg m = {.type = P9_Tlist, .fid = f->fid, .offset = off, .count = most(t, ASK_LIST)};
     unsigned i = (d->first + d->under_way) % AHEAD;
+    struct p9_msg m = {
+        .type = P9_Tlist, .fid = f->fid, .offset = P9_LIST_ON, .count = most(t, ASK_LIST)};
     d->clock[i] = atomic_load(&t->clock);
-    int r = p9_rpc_start(t->conn, call, &m, NULL, 0, &d->pending[i]);
-    d->under_way += r == 0;
-    return r;
+    if (p9s_try(t, &m, &d->pending[i]) < 0)
+        return false;
+    d->under_way++;
+    return true;
 }
 
-static int finish_list(struct p9s_tree *t, struct pl_call *call, struct p9s_dir *d)
+/* The first answer that is under way. */
+static int take_first(struct p9s_tree *t, struct pl_call *call, struct p9s_dir *d)
 {
-    struct p9_pending *p = d->pending[d->first];
-    d->since = d->clock[d->first];
-    d->first = (d->first + 1) % AHEAD;
+    unsigned i = d->first;
+    int r = p9s_try_wait(t, call, d->pending[i], &d->mutex);
+    if (r < 0)
+        return r;
+    if (d->under_way == 0 || d->first != i)
+        return P9S_LOST; /* it was let go of meanwhile */
+    d->since = d->clock[i];
+    d->first = (i + 1) % AHEAD;
     d->under_way--;
-    return p9s_why(call, p9_rpc_finish(t->conn, call, p, &d->answer));
+    return p9s_try_finish(t, d->pending[i], &d->answer);
 }
 
-/* The next answer of a listing that may have some under way. */
+/* The next answer of a listing. */
 static int list_some(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f,
                      struct p9s_dir *d)
 {
-    bool on = d->lists; /* the directory is larger than an answer: the next ones are wanted too */
-    int r = d->under_way ? 0 : start_list(t, call, f, d, d->next);
-    while (r == 0 && on && d->under_way < AHEAD)
-        r = start_list(t, call, f, d, P9_LIST_ON);
-    return r < 0 ? r : finish_list(t, call, d);
+    int r = P9S_LOST;
+    if (d->lists) /* the directory is larger than an answer: the next ones are wanted too */
+        while (d->under_way < AHEAD && go_on(t, f, d))
+            ;
+    if (d->under_way)
+        r = take_first(t, call, d);
+    if (r != P9S_LOST)
+        return r;
+    struct p9_msg m = {
+        .type = P9_Tlist, .fid = f->fid, .offset = d->next, .count = most(t, ASK_LIST)};
+    restart(t, d, d->next);
+    d->since = atomic_load(&t->clock);
+    return p9s_ask(t, call, &m, &d->answer);
 }
 
 /* Asks for entries from d->next: their bytes, 0 at the end. */
