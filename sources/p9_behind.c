@@ -19,6 +19,8 @@
 #include <string.h>
 
 enum { CHUNK = 512 << 10 };
+/* A write this far behind the end may be too far for the file system, which is to be heard at once. */
+#define FAR (1ull << 30)
 
 struct late {
     struct late *next;
@@ -404,7 +406,8 @@ ssize_t p9s_behind_write(struct p9s_tree *t, struct pl_call *call, struct p9s_fi
                          const void *buf, size_t n, uint64_t off)
 {
     struct p9s_node *node = (struct p9s_node *)f->file.node;
-    bool late = may(t, &f->file);
+    uint64_t size = p9s_behind_size(node, atomic_load(&node->size));
+    bool late = may(t, &f->file) && off + n <= size + FAR;
     struct p9s_behind *b = behind_of(t, node, late);
     size_t sent = 0;
     if (!b)
@@ -423,6 +426,8 @@ ssize_t p9s_behind_write(struct p9s_tree *t, struct pl_call *call, struct p9s_fi
         else
             break; /* the caller writes it, and waits */
     }
+    if (sent && off + sent > size)
+        atomic_store(&node->size, off + sent);
     pthread_mutex_unlock(&b->mutex);
     return sent ? (ssize_t)sent : r;
 }
