@@ -209,6 +209,8 @@ int p9d_getattr(struct p9d_op *op)
     int r = pl_getattr(fid->at->tree, op->call, fid->node, p9d_file(fid), &attr);
     if (r == 0)
         p9d_fill_attr(&op->out->attr, &attr);
+    if (r == 0 && (op->in->mask & P9_GETATTR_NO_XATTR))
+        p9d_say_xattrs(op, fid->node, &op->out->attr);
     return r;
 }
 

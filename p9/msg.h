@@ -59,7 +59,8 @@ enum p9_getattr_mask {
     P9_GETATTR_BASIC = 0x7ff,
     P9_GETATTR_ALL = 0x3fff,
 };
-/* Ours, of Rlookup and Rlist: the object has no extended attributes. */
+/* Ours, of Rlookup and Rlist, and of Rgetattr if it was asked for: the object has no extended
+ * attributes. */
 #define P9_GETATTR_NO_XATTR (1ull << 32)
 
 enum p9_setattr_valid {

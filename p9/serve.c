@@ -294,6 +294,12 @@ static void note_fids(struct p9_conn *c, struct req *req)
         if (c->serve_ext) /* a plain peer waits for what it depends on */
             req->fids[req->nfids++] = m->fid;
         break;
+    case P9_Tmkdir:
+    case P9_Tsymlink:
+    case P9_Tmknod:
+        if (c->serve_ext)
+            req->fids[req->nfids++] = m->dfid;
+        break;
     }
     if (req->nfids) {
         req->next_maker = c->makers;

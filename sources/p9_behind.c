@@ -19,13 +19,15 @@
 #include <string.h>
 
 enum { CHUNK = 512 << 10 };
-/* A write this far behind the end may be too far for the file system, which is to be heard at once. */
+/* A write this far behind the end may be too far for the file system, which is to be heard at once.
+ */
 #define FAR (1ull << 30)
 
 struct late {
     struct late *next;
     uint64_t off;
     uint32_t n, done; /* of data */
+    bool sets;        /* not a write: attributes, which are the data */
     uint32_t fid;
     unsigned users; /* threads that wait for it */
     bool gone;      /* not in the list any more */
@@ -40,6 +42,7 @@ struct p9s_behind {
     pthread_mutex_t mutex;
     pthread_cond_t cond;        /* one that was sent again has been answered */
     struct late *first, **last; /* in the order of the writes */
+    struct p9s_file *maker;     /* who has made the file, and has it open; or NULL */
     size_t bytes;
     int error;        /* the last */
     unsigned retries; /* writes that went only in part */
@@ -55,8 +58,13 @@ static void late_free(struct late *w)
         free(w);
 }
 
-static struct p9_msg write_msg(struct late *w)
+static struct p9_msg late_msg(struct late *w)
 {
+    if (w->sets) {
+        struct p9_msg m = {.type = P9_Tsetattr, .fid = w->fid};
+        memcpy(&m.set, w->data, sizeof(m.set));
+        return m;
+    }
     return (struct p9_msg){.type = P9_Twrite,
                            .fid = w->fid,
                            .offset = w->off + w->done,
@@ -69,10 +77,10 @@ static struct p9_msg write_msg(struct late *w)
 static void answered(struct p9s_tree *t, struct p9s_behind *b, int r, const struct p9_answer *a)
 {
     struct late *w = b->first;
-    if (r == 0 && (a->r.count == 0 || a->r.count > w->n - w->done))
+    if (r == 0 && !w->sets && (a->r.count == 0 || a->r.count > w->n - w->done))
         r = -EIO;
-    if (r == 0 && (w->done += a->r.count) < w->n) {
-        struct p9_msg m = write_msg(w);
+    if (r == 0 && !w->sets && (w->done += a->r.count) < w->n) {
+        struct p9_msg m = late_msg(w);
         b->retries++;
         r = p9s_try(t, &m, &w->pending);
         if (r == 0 || r == -EAGAIN) /* that is left to who waits next */
@@ -139,7 +147,7 @@ static int wait_resent(struct pl_call *call, struct p9s_behind *b, struct late *
 static int resend(struct p9s_tree *t, struct pl_call *call, struct p9s_behind *b, struct late *w)
 {
     struct p9_answer a = {0};
-    struct p9_msg m = write_msg(w);
+    struct p9_msg m = late_msg(w);
     struct pl_call own;
     if (!call)
         pl_call_init_self(&own);
@@ -265,7 +273,7 @@ uint64_t p9s_behind_size(struct p9s_node *node, uint64_t size)
         return size;
     pthread_mutex_lock(&b->mutex);
     for (struct late *w = b->first; w; w = w->next)
-        if (w->off + w->n > size)
+        if (!w->sets && w->off + w->n > size)
             size = w->off + w->n;
     pthread_mutex_unlock(&b->mutex);
     return size;
@@ -366,24 +374,24 @@ int p9s_behind_then(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f
 static bool overlaps(const struct p9s_behind *b, uint64_t off, size_t n)
 {
     for (const struct late *w = b->first; w; w = w->next)
-        if (w->off < off + n && off < w->off + w->n)
+        if (!w->sets && w->off < off + n && off < w->off + w->n)
             return true;
     return false;
 }
 
-/* Sends one message's worth: its bytes, or -EAGAIN when it cannot be sent now. */
-static ssize_t send_late(struct p9s_tree *t, struct p9s_file *f, struct p9s_behind *b,
-                         const uint8_t *buf, size_t n, uint64_t off)
+/* Sends one message, whose n bytes are data, or attributes: its bytes, or -EAGAIN when it cannot be
+ * sent now. */
+static ssize_t send_late(struct p9s_tree *t, struct p9s_file *f, struct p9s_behind *b, bool sets,
+                         const void *buf, size_t n, uint64_t off)
 {
     size_t most = t->chunk < CHUNK ? t->chunk : CHUNK;
     n = n < most ? n : most;
     struct late *w = malloc(sizeof(*w) + n);
     if (!w)
         return -EAGAIN;
-    *w = (struct late){.off = off, .n = (uint32_t)n, .fid = f->fid};
+    *w = (struct late){.off = off, .n = (uint32_t)n, .sets = sets, .fid = f->fid};
     memcpy(w->data, buf, n);
-    struct p9_msg m = {
-        .type = P9_Twrite, .fid = f->fid, .offset = off, .count = w->n, .data = w->data};
+    struct p9_msg m = late_msg(w);
     if (atomic_fetch_add(&t->behind, n) + n > LIMIT_BEHIND || p9s_try(t, &m, &w->pending) < 0) {
         atomic_fetch_sub(&t->behind, n);
         free(w);
@@ -418,7 +426,7 @@ ssize_t p9s_behind_write(struct p9s_tree *t, struct pl_call *call, struct p9s_fi
     if (r == 0 && (!late || overlaps(b, off, n)))
         r = settle(t, call, b, true);
     while (late && r == 0 && sent < n) {
-        ssize_t some = send_late(t, f, b, (const uint8_t *)buf + sent, n - sent, off + sent);
+        ssize_t some = send_late(t, f, b, false, (const uint8_t *)buf + sent, n - sent, off + sent);
         if (some > 0)
             sent += (size_t)some;
         else if (b->first)
@@ -430,4 +438,88 @@ ssize_t p9s_behind_write(struct p9s_tree *t, struct pl_call *call, struct p9s_fi
         atomic_store(&node->size, off + sent);
     pthread_mutex_unlock(&b->mutex);
     return sent ? (ssize_t)sent : r;
+}
+
+/* ---- attributes ---- */
+
+/* Whether it is certain that the owner may, and what it comes to. */
+static bool certain(struct pl_call *call, const struct pl_attr *is, const struct pl_setattr *set)
+{
+    uint32_t known = PL_SET_MODE | PL_SET_UID | PL_SET_GID | PL_SET_ATIME | PL_SET_MTIME;
+    bool root = call->cred.uid == 0;
+    if ((set->valid & ~(known | PL_SET_CTIME)) || is->uid != call->cred.uid)
+        return false;
+    if (is->mode & (S_ISUID | S_ISGID) || ((set->valid & PL_SET_MODE) && set->mode & 07000))
+        return false;
+    return root || ((!(set->valid & PL_SET_UID) || set->uid == is->uid) &&
+                    (!(set->valid & PL_SET_GID) || set->gid == is->gid));
+}
+
+int p9s_behind_set(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node,
+                   const struct pl_setattr *set, const struct p9_setattr *wire,
+                   struct pl_attr *attr)
+{
+    struct p9s_behind *b = behind_of(t, node, false);
+    ssize_t r = -EAGAIN;
+    if (!b)
+        return -EAGAIN;
+    pthread_mutex_lock(&b->mutex);
+    struct p9s_file *f = b->maker;
+    if (f && may(t, &f->file) && certain(call, f->made, set))
+        r = send_late(t, f, b, true, wire, sizeof(*wire), 0);
+    if (r > 0) {
+        struct pl_attr *is = f->made;
+        if (set->valid & PL_SET_MODE)
+            is->mode = (is->mode & S_IFMT) | (set->mode & 07777);
+        is->uid = set->valid & PL_SET_UID ? set->uid : is->uid;
+        is->gid = set->valid & PL_SET_GID ? set->gid : is->gid;
+        is->atime = set->valid & PL_SET_ATIME ? set->atime : is->atime;
+        is->mtime = set->valid & PL_SET_MTIME ? set->mtime : is->mtime;
+        clock_gettime(CLOCK_REALTIME, &is->ctime);
+        *attr = *is;
+        atomic_store(&f->dirty, true);
+    }
+    pthread_mutex_unlock(&b->mutex);
+    if (r < 0)
+        return -EAGAIN;
+    attr->size = p9s_behind_size(node, atomic_load(&node->size));
+    attr->blocks = (attr->size + 511) / 512;
+    attr->guess = true;
+    return 0;
+}
+
+void p9s_behind_known(struct p9s_tree *t, struct p9s_node *node, const struct pl_attr *attr)
+{
+    struct p9s_behind *b = behind_of(t, node, false);
+    if (!b)
+        return;
+    pthread_mutex_lock(&b->mutex);
+    if (b->maker)
+        *b->maker->made = *attr;
+    pthread_mutex_unlock(&b->mutex);
+}
+
+void p9s_behind_made(struct p9s_tree *t, struct p9s_file *f, struct p9s_node *node,
+                     const struct pl_attr *attr)
+{
+    struct p9s_behind *b = t->ext && !t->sync ? behind_of(t, node, true) : NULL;
+    if (!b || !(f->made = malloc(sizeof(*f->made))))
+        return;
+    *f->made = *attr;
+    pthread_mutex_lock(&b->mutex);
+    b->maker = f;
+    pthread_mutex_unlock(&b->mutex);
+}
+
+void p9s_behind_close(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f)
+{
+    struct p9s_behind *b = behind_of(t, (struct p9s_node *)f->file.node, false);
+    if (!b)
+        return;
+    pthread_mutex_lock(&b->mutex);
+    settle(t, call, b, true);
+    if (b->maker == f)
+        b->maker = NULL;
+    pthread_mutex_unlock(&b->mutex);
+    free(f->made);
 }

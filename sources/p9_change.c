@@ -54,19 +54,43 @@ static int fid_to_set(struct p9s_tree *t, struct pl_call *call, struct pl_node *
     return p9s_fid(t, call, (struct p9s_node *)node, user, ret);
 }
 
+/* One of us sets first what was sent first; another is asked when it has. */
+static int set_and_get(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node,
+                       struct p9_msg *set, struct pl_attr *attr)
+{
+    if (!t->ext) {
+        int r = p9s_stale(t, node, p9s_tell(t, call, set));
+        return r < 0 ? r : p9s_getattr_fid(t, call, node, set->fid, attr);
+    }
+    struct p9s_batch b = {0};
+    struct p9_msg get = {.type = P9_Tgetattr, .fid = set->fid, .mask = P9_GETATTR_ALL};
+    p9s_start(t, call, &b, set, NULL, 0);
+    p9s_start(t, call, &b, &get, NULL, 0);
+    int r = p9s_finish(t, call, &b);
+    if (r == 0)
+        r = p9s_take_attr(node, &b.a[1].r.attr, attr);
+    p9s_batch_free(&b);
+    return r;
+}
+
 int p9s_setattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node,
                 struct pl_file *file, const struct pl_setattr *set, struct pl_attr *attr)
 {
     struct p9s_tree *t = p9s_of(tree);
+    struct p9s_file *f = (struct p9s_file *)file;
     struct p9_msg m = {.type = P9_Tsetattr, .set = set_out(set)};
-    int r = fid_to_set(t, call, node, (struct p9s_file *)file, set->valid, &m.fid);
+    p9s_touch(t, node);
+    if (p9s_behind_set(t, call, (struct p9s_node *)node, set, &m.set, attr) == 0)
+        return 0;
+    int r = fid_to_set(t, call, node, f, set->valid, &m.fid);
     if (r == 0)
         r = p9s_settle(t, call, (struct p9s_node *)node);
+    if (r == 0)
+        r = set_and_get(t, call, (struct p9s_node *)node, &m, attr);
     p9s_touch(t, node);
     if (r == 0)
-        r = p9s_stale(t, (struct p9s_node *)node, p9s_tell(t, call, &m));
-    p9s_touch(t, node);
-    return r < 0 ? r : p9s_getattr_fid(t, call, (struct p9s_node *)node, m.fid, attr);
+        p9s_behind_known(t, (struct p9s_node *)node, attr);
+    return r;
 }
 
 /* One of us is told the umask. Another is told the mode with the umask applied, unless the
@@ -88,6 +112,29 @@ int p9s_mode(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, uint
     }
     *ret = mode & ~(uint32_t)(call->umask & 0777);
     return 0;
+}
+
+/* One of us looks for it when it has been made. */
+static int make_and_find(struct p9s_tree *t, struct pl_call *call, struct p9s_node *dir,
+                         struct p9_msg *make, struct pl_node **ret, struct pl_attr *attr)
+{
+    struct p9s_batch b = {0};
+    struct p9_msg find = {.type = P9_Tlookup, .dfid = make->dfid, .name = make->name};
+    const struct p9s_user *user;
+    int r = p9s_user(t, call, &user);
+    if (r == 0)
+        r = p9s_new_fid(t, &find.newfid);
+    if (r < 0)
+        return r;
+    p9s_start(t, call, &b, make, NULL, 0);
+    p9s_start(t, call, &b, &find, NULL, 0);
+    r = p9s_finish(t, call, &b);
+    if (r == 0)
+        r = p9s_node(t, user, find.newfid, &b.a[1].r.attr, dir, make->name.s, ret, attr);
+    else
+        p9s_drop_fid(t, find.newfid, b.r[1]);
+    p9s_batch_free(&b);
+    return r;
 }
 
 int p9s_make(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, const char *name,
@@ -117,6 +164,11 @@ int p9s_make(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, co
         m.minor = make->rdev_minor;
     }
     p9s_touch(t, dir);
+    if (t->ext) {
+        r = make_and_find(t, call, (struct p9s_node *)dir, &m, ret, attr);
+        p9s_touch(t, dir);
+        return r;
+    }
     r = p9s_tell(t, call, &m);
     p9s_touch(t, dir);
     if (r == 0)

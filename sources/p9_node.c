@@ -78,6 +78,16 @@ static struct p9_msg getattr_msg(uint32_t fid)
     return (struct p9_msg){.type = P9_Tgetattr, .fid = fid, .mask = P9_GETATTR_ALL};
 }
 
+int p9s_take_attr(struct p9s_node *node, const struct p9_attr *in, struct pl_attr *attr)
+{
+    int r = p9s_is(node, &in->qid) ? p9s_attr(in, attr) : -ESTALE;
+    if (r == 0 && (attr->mode & S_IFMT) != node->h.node.fmt)
+        r = -ESTALE;
+    if (r == 0)
+        atomic_store(&node->size, attr->size);
+    return r;
+}
+
 static int ask_attr(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node, uint32_t fid,
                     struct pl_attr *attr)
 {
@@ -86,14 +96,8 @@ static int ask_attr(struct p9s_tree *t, struct pl_call *call, struct p9s_node *n
     int r = p9s_settle(t, call, node);
     if (r == 0)
         r = p9s_ask(t, call, &m, &a);
-    if (r == 0 && !p9s_is(node, &a.r.attr.qid))
-        r = -ESTALE;
     if (r == 0)
-        r = p9s_attr(&a.r.attr, attr);
-    if (r == 0 && (attr->mode & S_IFMT) != node->h.node.fmt)
-        r = -ESTALE;
-    if (r == 0)
-        atomic_store(&node->size, attr->size);
+        r = p9s_take_attr(node, &a.r.attr, attr);
     p9_answer_free(&a);
     return r;
 }

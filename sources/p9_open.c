@@ -158,6 +158,7 @@ struct making {
     const char *name; /* NULL: it has none */
     uint32_t dfid, fid, nfid;
     bool fid_made, nfid_made;
+    uint64_t since; /* the tree's clock at the beginning */
     struct p9_qid qid;
     struct p9_attr attr;
     struct p9s_key key; /* len 0: not known */
@@ -173,6 +174,7 @@ static int making_init(struct making *m, struct pl_tree *tree, struct pl_call *c
                          .fid = P9_NOFID,
                          .nfid = P9_NOFID};
     p9s_touch(m->t, dir);
+    m->since = atomic_load(&m->t->clock);
     int r = p9s_user(m->t, call, &m->user);
     if (r == 0)
         r = p9s_fid(m->t, call, m->dir, m->user, &m->dfid);
@@ -202,7 +204,8 @@ static int make_at_once(struct making *m, struct p9_msg *walk, struct p9_msg *ma
 {
     struct p9s_batch b = {0};
     struct p9_msg clone = p9s_walk_msg(m->fid, m->nfid, NULL);
-    struct p9_msg get = {.type = P9_Tgetattr, .fid = m->fid, .mask = P9_GETATTR_ALL};
+    struct p9_msg get = {
+        .type = P9_Tgetattr, .fid = m->fid, .mask = P9_GETATTR_ALL | P9_GETATTR_NO_XATTR};
     struct p9_msg key = {.type = P9_Tkey, .fid = m->fid};
     if (walk)
         p9s_start(m->t, m->call, &b, walk, NULL, 0);
@@ -283,7 +286,10 @@ static int making_end(struct making *m, int r, int flags, struct pl_node **ret,
         free(f);
         return r;
     }
+    p9s_note_xattrs(m->t, (struct p9s_node *)*ret, &m->attr, m->since);
     p9s_touch(m->t, *ret);
+    if (flags & O_EXCL) /* it is new, no doubt */
+        p9s_behind_made(m->t, f, (struct p9s_node *)*ret, attr);
     struct p9s_node *node = (struct p9s_node *)*ret;
     if (m->key.len)
         take_key(m->t, node, 0, &(struct p9_msg){.count = m->key.len, .data = m->key.bytes});
@@ -359,7 +365,7 @@ int p9s_close(struct pl_tree *tree, struct pl_call *call, struct pl_file *file)
 {
     struct p9s_tree *t = p9s_of(tree);
     struct p9s_file *f = (struct p9s_file *)file;
-    p9s_settle(t, call, (struct p9s_node *)file->node);
+    p9s_behind_close(t, call, f);
     p9s_dir_free(t, f->dir);
     p9s_ahead_free(t, f->ahead);
     if (t->again) {

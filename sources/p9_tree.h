@@ -117,6 +117,7 @@ struct p9s_file {
     struct p9s_dir *dir;
     _Atomic(struct p9s_ahead *) ahead; /* what was read ahead; NULL: nothing ever */
     unsigned heard;                    /* of the errors of what was written behind */
+    struct pl_attr *made; /* one that was made by this open: how it is, for all we know; or NULL */
 
     /* In a tree that lives on; guarded by again.mutex. */
     struct p9s_file *next, *prev;
@@ -281,6 +282,8 @@ void p9s_note_xattrs(struct p9s_tree *t, struct p9s_node *node, const struct p9_
 int p9s_any_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node, uint32_t *ret);
 /* The caller's fid of the node. */
 int p9s_my_fid(struct p9s_tree *t, struct pl_call *call, struct pl_node *node, uint32_t *ret);
+/* What the peer has said of the node's object: -ESTALE if it is of another. */
+int p9s_take_attr(struct p9s_node *node, const struct p9_attr *in, struct pl_attr *attr);
 /* Asks for the attributes through `fid` and checks that it is still that node: -ESTALE if not. */
 int p9s_getattr_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node, uint32_t fid,
                     struct pl_attr *attr);
@@ -322,6 +325,17 @@ int p9s_behind_tell(struct p9s_file *f);
 /* Sends `m`, which is about the open file and to be carried out behind all that was written, and
  * waits for that and for its answer; an error of a write goes before its own. */
 int p9s_behind_then(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f, struct p9_msg *m);
+/* The open file has just made the node. Until it is closed, its owner's attributes may be set
+ * behind: says what they come to. -EAGAIN: that cannot be told for certain, or sent now. */
+void p9s_behind_made(struct p9s_tree *t, struct p9s_file *f, struct p9s_node *node,
+                     const struct pl_attr *attr);
+int p9s_behind_set(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node,
+                   const struct pl_setattr *set, const struct p9_setattr *wire,
+                   struct pl_attr *attr);
+/* How they are now: set in the ordinary way. */
+void p9s_behind_known(struct p9s_tree *t, struct p9s_node *node, const struct pl_attr *attr);
+/* Settles; the open file may be freed. */
+void p9s_behind_close(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f);
 void p9s_behind_free(struct p9s_tree *t, struct p9s_node *node);
 
 /* ---- p9_locks.c, p9_open.c ---- */

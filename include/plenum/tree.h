@@ -53,6 +53,7 @@ struct pl_attr {
     uint32_t rdev_major, rdev_minor;
     uint32_t blksize;
     struct timespec atime, mtime, ctime, btime; /* btime {0,0}: unknown */
+    bool guess; /* of a setattr: what it will come to, as far as can be told before it is done */
     uint64_t version; /* changes whenever content or attributes do; 0: unknown */
     bool told; /* a watcher will be told when these change, or the name under which they were found
                   (see pl_watch). Of a lookup's -ENOENT nothing can be said: the directory's counts
