@@ -61,7 +61,9 @@ int p9s_setattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node
     struct p9_msg m = {.type = P9_Tsetattr, .set = set_out(set)};
     int r = fid_to_set(t, call, node, (struct p9s_file *)file, set->valid, &m.fid);
     if (r == 0)
-        r = p9s_stale(t, (struct p9s_node *)node, p9s_tell(t, call, &m));
+        r = t->dialect == P9_L ? p9s_tell(t, call, &m) : p9s_old_set(t, call, m.fid, set);
+    if (r < 0)
+        r = p9s_stale(t, (struct p9s_node *)node, r);
     return r < 0 ? r : p9s_getattr_fid(t, call, (struct p9s_node *)node, m.fid, attr);
 }
 
@@ -195,10 +197,12 @@ static int old_rename(struct p9s_tree *t, struct pl_call *call, const struct p9_
 {
     struct p9_msg m = {.type = P9_Trename, .dfid = at->newdfid, .name = at->name2};
     struct p9_qid qid;
+    if (t->dialect != P9_L && at->dfid != at->newdfid)
+        return -EXDEV; /* Twstat changes the name, and no more */
     int r = walk_to(t, call, at->dfid, at->name.s, &m.fid, &qid);
     if (r < 0)
         return r;
-    r = p9s_tell(t, call, &m);
+    r = t->dialect == P9_L ? p9s_tell(t, call, &m) : p9s_old_rename(t, call, m.fid, m.name.s);
     p9_clunk_later(t->conn, m.fid);
     return r;
 }
@@ -211,6 +215,8 @@ int p9s_rename(struct pl_tree *tree, struct pl_call *call, struct pl_node *olddi
                        .name = p9_str(oldname),
                        .name2 = p9_str(newname),
                        .flags = flags};
+    if (t->dialect == P9_BASE && flags == RENAME_NOREPLACE)
+        flags = 0, m.type = P9_Trenameat; /* it never replaces */
     if (flags && !t->ext)
         return -EINVAL; /* 9P2000.L cannot say it, and doing it in steps would not be it */
     int r = p9s_my_fid(t, call, olddir, &m.dfid);

@@ -115,8 +115,14 @@ ssize_t p9s_write(struct pl_tree *tree, struct pl_call *call, struct pl_file *fi
     if (n == 0)
         return 0;
     atomic_store(&f->dirty, true);
+    bool old = t->dialect != P9_L;
+    int r = old && (file->flags & O_APPEND) ? p9s_old_end(t, call, file, &x.off) : 0;
+    if (r < 0)
+        return r;
     run(&x);
-    return x.done ? (ssize_t)x.done : x.error;
+    if (old && x.done && (file->flags & O_DSYNC)) /* which O_SYNC has in it */
+        r = p9s_old_fsync(tree, call, file, false);
+    return r < 0 ? r : x.done ? (ssize_t)x.done : x.error;
 }
 
 int p9s_fsync(struct pl_tree *tree, struct pl_call *call, struct pl_file *file, bool data_only)

@@ -9,7 +9,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 
-static uint32_t wire_flags(int flags)
+uint32_t p9s_wire_flags(int flags)
 {
     static const struct {
         int here;
@@ -68,7 +68,7 @@ int p9s_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *n, int 
         return r;
     }
     struct p9_msg walk = p9s_walk_msg(from, fid, NULL);
-    struct p9_msg lopen = {.type = P9_Tlopen, .fid = fid, .flags = wire_flags(flags)};
+    struct p9_msg lopen = p9s_open_msg(t, fid, flags);
     if (t->ext)
         p9s_start(t, call, &b, &walk, NULL, 0);
     else
@@ -186,12 +186,7 @@ static int make_in_steps(struct making *m, struct p9_msg *walk, struct p9_msg *m
     p9_answer_free(&a);
     if (r < 0)
         return r == -ENOENT ? -ESTALE : r;
-    struct p9_msg get = {.type = P9_Tgetattr, .fid = m->nfid, .mask = P9_GETATTR_ALL};
-    r = p9s_ask(m->t, m->call, &get, &a);
-    if (r == 0)
-        m->attr = a.r.attr;
-    p9_answer_free(&a);
-    return r;
+    return p9s_ask_attr(m->t, m->call, m->nfid, &m->attr);
 }
 
 /* What was made becomes node and file, or nothing. */
@@ -219,9 +214,9 @@ static int making_end(struct making *m, int r, int flags, struct pl_node **ret,
     return 0;
 }
 
-int p9s_create(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, const char *name,
-               int flags, mode_t mode, struct pl_node **ret, struct pl_attr *attr,
-               struct pl_file **ret_file)
+static int create_new(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir,
+                      const char *name, int flags, mode_t mode, struct pl_node **ret,
+                      struct pl_attr *attr, struct pl_file **ret_file)
 {
     struct making m;
     int r = making_init(&m, tree, call, dir, name);
@@ -229,13 +224,49 @@ int p9s_create(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
     struct p9_msg make = {.type = P9_Tlcreate,
                           .fid = m.fid,
                           .name = p9_str(name),
-                          .flags = wire_flags(flags) | P9_CREATE,
+                          .flags = p9s_wire_flags(flags) | P9_CREATE,
                           .gid = call->cred.gid};
     if (r == 0)
         r = p9s_mode(m.t, call, dir, mode, &make.mode);
+    if (m.t->dialect != P9_L)
+        make = p9s_create_msg(m.t, m.fid, name, flags, make.mode);
     if (r == 0)
         r = m.t->ext ? make_at_once(&m, &walk, &make) : make_in_steps(&m, &walk, &make);
     return making_end(&m, r, flags, ret, attr, ret_file);
+}
+
+/* Tcreate only makes what is not there (and some servers do not look). */
+static int old_create(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir,
+                      const char *name, int flags, mode_t mode, struct pl_node **ret,
+                      struct pl_attr *attr, struct pl_file **ret_file)
+{
+    struct pl_node *node;
+    int r = p9s_lookup(tree, call, dir, name, &node, attr);
+    if (r == -ENOENT)
+        return create_new(tree, call, dir, name, flags, mode, ret, attr, ret_file);
+    if (r < 0)
+        return r;
+    r = flags & O_EXCL ? -EEXIST : S_ISREG(node->fmt) ? 0 : S_ISDIR(node->fmt) ? -EISDIR : -ELOOP;
+    if (r == 0)
+        r = p9s_open(tree, call, node, flags, ret_file);
+    if (r < 0)
+        pl_node_unref(node);
+    else
+        *ret = node;
+    return r;
+}
+
+int p9s_create(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, const char *name,
+               int flags, mode_t mode, struct pl_node **ret, struct pl_attr *attr,
+               struct pl_file **ret_file)
+{
+    if (p9s_of(tree)->dialect == P9_L)
+        return create_new(tree, call, dir, name, flags, mode, ret, attr, ret_file);
+    int r;
+    do { /* another may be there between looking and making */
+        r = old_create(tree, call, dir, name, flags, mode, ret, attr, ret_file);
+    } while (r == -EEXIST && !(flags & O_EXCL) && pl_call_over(call) == 0);
+    return r;
 }
 
 int p9s_tmpfile(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, int flags,
@@ -246,7 +277,7 @@ int p9s_tmpfile(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir,
     struct p9_msg make = {.type = P9_Ttmpfile,
                           .dfid = m.dfid,
                           .newfid = m.fid,
-                          .flags = wire_flags(flags),
+                          .flags = p9s_wire_flags(flags),
                           .gid = call->cred.gid};
     if (r == 0)
         r = p9s_mode(m.t, call, dir, mode, &make.mode);
@@ -272,6 +303,7 @@ int p9s_close(struct pl_tree *tree, struct pl_call *call, struct pl_file *file)
         p9_clunk_later(t->conn, f->fid);
     }
     p9s_dir_free(f->dir);
+    p9s_old_dir_free(f->old_dir);
     free(f);
     return 0;
 }
