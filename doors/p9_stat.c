@@ -36,7 +36,7 @@ static int extension(struct p9d_op *op, struct pl_node *node, const struct pl_at
     if (S_ISCHR(a->mode) || S_ISBLK(a->mode))
         snprintf(buf, PL_PATH_MAX, "%c %u %u", S_ISCHR(a->mode) ? 'c' : 'b', a->rdev_major,
                  a->rdev_minor);
-    else if (!S_ISLNK(a->mode) && a->nlink > 1)
+    else if (!S_ISLNK(a->mode) && a->nlink != 1)
         snprintf(buf, PL_PATH_MAX, "HARDLINKCOUNT %u", (uint32_t)a->nlink);
     return 0;
 }
@@ -176,10 +176,8 @@ static int want_mode(struct p9d_op *op, const struct pl_attr *now, struct change
     ch->special = ch->dm != (old & keep);
     if (ch->special && !S_ISREG(now->mode))
         return -EPERM;
-    if (mode != (now->mode & 07777)) {
-        ch->set.valid |= PL_SET_MODE;
-        ch->set.mode = mode;
-    }
+    ch->set.valid |= PL_SET_MODE;
+    ch->set.mode = mode;
     return 0;
 }
 
@@ -193,13 +191,17 @@ static int want_owner(struct p9d_op *op, const struct pl_attr *now, struct chang
         return -EINVAL;
     if (gid == UINT32_MAX && in->gid.len && people_number(people, true, in->gid.s, &gid) < 0)
         return -EINVAL;
-    if (uid != UINT32_MAX && uid != now->uid) {
+    if (in->n_uid == UINT32_MAX && uid == now->uid) /* a name that is given back as it was */
+        uid = UINT32_MAX;
+    if (in->n_gid == UINT32_MAX && gid == now->gid)
+        gid = UINT32_MAX;
+    if (uid != UINT32_MAX) {
         if (p9d_dialect(op) == P9_BASE)
             return -EPERM; /* stat(5): it cannot be changed */
         ch->set.valid |= PL_SET_UID;
         ch->set.uid = uid;
     }
-    if (gid != UINT32_MAX && gid != now->gid) {
+    if (gid != UINT32_MAX) {
         ch->set.valid |= PL_SET_GID;
         ch->set.gid = gid;
     }
@@ -215,11 +217,11 @@ static int want_rest(struct p9d_op *op, const struct pl_attr *now, struct change
         ch->set.valid |= PL_SET_SIZE;
         ch->set.size = in->length;
     }
-    if (in->atime != UINT32_MAX && in->atime != seconds(&now->atime)) {
+    if (in->atime != UINT32_MAX) {
         ch->set.valid |= PL_SET_ATIME;
         ch->set.atime.tv_sec = in->atime;
     }
-    if (in->mtime != UINT32_MAX && in->mtime != seconds(&now->mtime)) {
+    if (in->mtime != UINT32_MAX) {
         ch->set.valid |= PL_SET_MTIME;
         ch->set.mtime.tv_sec = in->mtime;
     }

@@ -126,6 +126,7 @@ static void done(struct pl_tree *tree)
     pl_nodes_free(t->nodes);
     people_free(t->people);
     pthread_mutex_destroy(&t->mutex);
+    pthread_cond_destroy(&t->appended);
     free(t->aname);
 }
 
@@ -251,6 +252,7 @@ int pl_p9_open(struct p9_conn *conn, const struct pl_p9_opts *opts, struct pl_tr
     if (getrandom(&t->tag, sizeof(t->tag), GRND_NONBLOCK) != sizeof(t->tag))
         t->tag = (uint64_t)getpid() << 32 ^ (uint64_t)(uintptr_t)t;
     pthread_mutex_init(&t->mutex, NULL);
+    pl_cond_init(&t->appended);
     t->dialect = p9_dialect(conn);
     bool old = t->dialect != P9_L;
     pl_tree_init(&t->tree, old ? &old_ops : t->ext ? &own_ops : &plain_ops, NULL);

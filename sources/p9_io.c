@@ -116,10 +116,13 @@ ssize_t p9s_write(struct pl_tree *tree, struct pl_call *call, struct pl_file *fi
         return 0;
     atomic_store(&f->dirty, true);
     bool old = t->dialect != P9_L;
-    int r = old && (file->flags & O_APPEND) ? p9s_old_end(t, call, file, &x.off) : 0;
+    bool append = old && (file->flags & O_APPEND);
+    int r = append ? p9s_append_begin(t, call, file, &x.off) : 0;
     if (r < 0)
         return r;
     run(&x);
+    if (append)
+        p9s_append_end(t);
     if (old && x.done && (file->flags & O_DSYNC)) /* which O_SYNC has in it */
         r = p9s_old_fsync(tree, call, file, false);
     return r < 0 ? r : x.done ? (ssize_t)x.done : x.error;

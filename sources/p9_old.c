@@ -64,7 +64,7 @@ static void attr_of(struct p9s_tree *t, const struct p9_stat *st, struct p9_attr
     };
     if (!st->extension.len)
         return;
-    if (sscanf(st->extension.s, "HARDLINKCOUNT %u", &links) == 1 && links) {
+    if (sscanf(st->extension.s, "HARDLINKCOUNT %u", &links) == 1) {
         out->valid |= P9_GETATTR_NLINK;
         out->nlink = links;
     } else if ((S_ISCHR(out->mode) || S_ISBLK(out->mode)) &&
@@ -146,14 +146,20 @@ static int set_owner(struct p9s_tree *t, const struct p9_stat *now, const struct
     return 0;
 }
 
+/* What seconds after 1970 can say; ~0 is none. */
+static uint32_t clamped(time_t sec)
+{
+    return sec < 0 ? 0 : sec >= UINT32_MAX ? UINT32_MAX - 1 : (uint32_t)sec;
+}
+
 static void set_rest(const struct pl_setattr *set, struct p9_stat *st)
 {
     if (set->valid & PL_SET_SIZE)
         st->length = set->size;
     if (set->valid & (PL_SET_ATIME | PL_SET_ATIME_NOW))
-        st->atime = (uint32_t)(set->valid & PL_SET_ATIME ? set->atime.tv_sec : time(NULL));
+        st->atime = clamped(set->valid & PL_SET_ATIME ? set->atime.tv_sec : time(NULL));
     if (set->valid & (PL_SET_MTIME | PL_SET_MTIME_NOW))
-        st->mtime = (uint32_t)(set->valid & PL_SET_MTIME ? set->mtime.tv_sec : time(NULL));
+        st->mtime = clamped(set->valid & PL_SET_MTIME ? set->mtime.tv_sec : time(NULL));
 }
 
 static int wstat(struct p9s_tree *t, struct pl_call *call, uint32_t fid, const struct p9_stat *st)
@@ -320,12 +326,43 @@ int p9s_old_link(struct pl_tree *tree, struct pl_call *call, struct pl_node *nod
 
 /* ---- bytes ---- */
 
-/* Where an appending write goes: the dialects have no word for it that all servers know. */
-int p9s_old_end(struct p9s_tree *t, struct pl_call *call, struct pl_file *file, uint64_t *off)
+static void wake(void *arg)
+{
+    struct p9s_tree *t = arg;
+    pthread_mutex_lock(&t->mutex);
+    pthread_cond_broadcast(&t->appended);
+    pthread_mutex_unlock(&t->mutex);
+}
+
+/* An appending write: the dialects have no word for it that all servers know, so the end is asked
+ * for. Ours do not overwrite one another's: one at a time. */
+int p9s_append_begin(struct p9s_tree *t, struct pl_call *call, struct pl_file *file, uint64_t *off)
 {
     struct pl_attr attr;
-    int r = p9s_getattr(&t->tree, call, file->node, file, &attr);
+    int r = pl_call_block(call, wake, t);
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&t->mutex);
+    while (t->appending && !(r = pl_call_over(call)))
+        pl_call_wait(call, &t->appended, &t->mutex);
+    if (r == 0)
+        t->appending = true;
+    pthread_mutex_unlock(&t->mutex);
+    pl_call_unblock(call);
+    if (r < 0)
+        return r;
+    r = p9s_getattr(&t->tree, call, file->node, file, &attr);
     if (r == 0)
         *off = attr.size;
+    else
+        p9s_append_end(t);
     return r;
+}
+
+void p9s_append_end(struct p9s_tree *t)
+{
+    pthread_mutex_lock(&t->mutex);
+    t->appending = false;
+    pthread_cond_broadcast(&t->appended);
+    pthread_mutex_unlock(&t->mutex);
 }

@@ -249,6 +249,8 @@ static int old_create(struct pl_tree *tree, struct pl_call *call, struct pl_node
     r = flags & O_EXCL ? -EEXIST : S_ISREG(node->fmt) ? 0 : S_ISDIR(node->fmt) ? -EISDIR : -ELOOP;
     if (r == 0)
         r = p9s_open(tree, call, node, flags, ret_file);
+    if (r == 0 && (flags & O_TRUNC) && (r = p9s_getattr(tree, call, node, NULL, attr)) < 0)
+        p9s_close(tree, call, *ret_file);
     if (r < 0)
         pl_node_unref(node);
     else
@@ -262,10 +264,9 @@ int p9s_create(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
 {
     if (p9s_of(tree)->dialect == P9_L)
         return create_new(tree, call, dir, name, flags, mode, ret, attr, ret_file);
-    int r;
-    do { /* another may be there between looking and making */
+    int r = -EEXIST; /* another may come to be there between looking and making */
+    for (int i = 0; i < 4 && (i == 0 || (r == -EEXIST && !(flags & O_EXCL))); i++)
         r = old_create(tree, call, dir, name, flags, mode, ret, attr, ret_file);
-    } while (r == -EEXIST && !(flags & O_EXCL) && pl_call_over(call) == 0);
     return r;
 }
 

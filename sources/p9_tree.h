@@ -54,6 +54,8 @@ struct p9s_tree {
     struct p9s_node *root;
     struct p9s_user main;
     pthread_mutex_t mutex;
+    pthread_cond_t appended; /* of `appending`: somebody appends in an older dialect */
+    bool appending;
     struct p9s_user *users; /* beyond main */
     unsigned nusers;
 };
@@ -178,7 +180,8 @@ int p9s_old_there(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir,
 int p9s_old_set(struct p9s_tree *t, struct pl_call *call, uint32_t fid,
                 const struct pl_setattr *set);
 int p9s_old_rename(struct p9s_tree *t, struct pl_call *call, uint32_t fid, const char *name);
-int p9s_old_end(struct p9s_tree *t, struct pl_call *call, struct pl_file *file, uint64_t *off);
+int p9s_append_begin(struct p9s_tree *t, struct pl_call *call, struct pl_file *file, uint64_t *off);
+void p9s_append_end(struct p9s_tree *t);
 void p9s_old_dir_free(struct p9s_old_dir *dir);
 int p9s_old_readlink(struct pl_tree *, struct pl_call *, struct pl_node *, char *, size_t);
 int p9s_old_make(struct pl_tree *, struct pl_call *, struct pl_node *, const char *,

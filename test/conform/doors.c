@@ -49,7 +49,11 @@ int level_dial(struct level *l, struct pl_tree **ret, struct pl_err *err)
     struct p9_level *p = l->p9;
     struct chan chan;
     struct p9_conn *conn;
-    struct p9_conn_opts opts = {.crew = p->client_crew, .use = true};
+    struct p9_conn_opts opts = {.crew = p->client_crew,
+                                .use = true,
+                                .version = l->kind == S_P9BASE ? P9_VERSION
+                                           : l->kind == S_P9U  ? P9_VERSION_U
+                                                               : NULL};
     int r = serve_one(p, &chan, err);
     if (r == 0)
         r = p9_conn_new(&chan, &opts, &conn, err);

@@ -15,8 +15,11 @@
 #include <unistd.h>
 
 static const char *const kind_name[] = {
-    [S_MEM] = "mem",     [S_HOST] = "host", [S_NULL] = "null", [S_TRACE] = "trace",
-    [S_DELAY] = "delay", [S_P9] = "p9",     [S_FUSE] = "fuse", [S_NOOPEN] = "fuse-noopen",
+    [S_MEM] = "mem",     [S_HOST] = "host",
+    [S_NULL] = "null",   [S_TRACE] = "trace",
+    [S_DELAY] = "delay", [S_P9] = "p9",
+    [S_P9U] = "p9u",     [S_P9BASE] = "p9base",
+    [S_FUSE] = "fuse",   [S_NOOPEN] = "fuse-noopen",
 };
 
 static struct level *stack; /* the one that stack_open() built */
@@ -136,7 +139,7 @@ int level_open(struct level *l, const char *scratch, struct pl_tree **ret, struc
         break;
     default:
         r = level_open(l->inner, scratch, ret, err);
-        if (r == 0 && l->kind == S_P9)
+        if (r == 0 && IS_P9(l))
             r = level_serve(l, *ret, ret, err);
         else if (r == 0)
             r = over(l, *ret, ret, err);
@@ -152,7 +155,7 @@ static int level_again(struct level *l, struct pl_tree **ret, struct pl_err *err
         *ret = pl_null_new(pl_tree_ref(l->tree));
     else if (l->kind == S_HOST || is_mount(l))
         return pl_host_open(l->dir, ret, err);
-    else if (l->kind == S_P9)
+    else if (IS_P9(l))
         return level_dial(l, ret, err);
     else {
         int r = level_again(l->inner, ret, err);
@@ -166,7 +169,7 @@ int level_close(struct level *l, struct pl_err *err)
     int r = 0;
     if (is_mount(l))
         return level_unmount(l, err); /* what is inside closes in the server's process */
-    if (l->kind == S_P9)
+    if (IS_P9(l))
         r = level_unserve(l, err);
     if (l->trace)
         fclose(l->trace);

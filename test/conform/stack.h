@@ -5,9 +5,23 @@
 
 #include "conform.h"
 
-enum level_kind { S_MEM, S_HOST, S_NULL, S_TRACE, S_DELAY, S_P9, S_FUSE, S_NOOPEN, S_COUNT };
+enum level_kind {
+    S_MEM,
+    S_HOST,
+    S_NULL,
+    S_TRACE,
+    S_DELAY,
+    S_P9,
+    S_P9U,
+    S_P9BASE,
+    S_FUSE,
+    S_NOOPEN,
+    S_COUNT
+};
 
 struct p9_level;
+/* 9P over a socket pair; as the best that both have, as 9P2000.u, as 9P2000. */
+#define IS_P9(l) ((l)->kind >= S_P9 && (l)->kind <= S_P9BASE)
 
 /* What the kernel is to seem to lack, for all FUSE levels; see fuse_opts. */
 extern uint64_t fuse_mask;
