@@ -86,6 +86,8 @@ int p9s_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *n, int 
     if (r == 0) {
         *ret = opened(t, f, user, fid, flags, qid);
         f->file.direct |= looks_generated(t, call, node, flags);
+        /* positions in a directory are good for this open of it */
+        f->file.direct |= t->dialect != P9_L && S_ISDIR(n->fmt);
     } else {
         p9s_drop_fid(t, fid, walked);
         free(f);

@@ -162,6 +162,10 @@ static const struct {
       "perms.link",
       "perms.many_groups",
       "perms.parallel_callers"}},
+    {"fuse(*p9[ub]*(*",
+     "no keys, and renames are within a directory only",
+     {"keys.of_what_was_moved", "keys.of_what_is_gone"}},
+    {"fuse(*p9[ub]*(*", "no versions of attributes", {"attrs.version"}},
     {"*p9base*(*", "clients that append at once overwrite one another", {"clients.many"}},
 };
 

@@ -652,6 +652,23 @@ def read_only(d):
 
 
 @case
+def conform(d):
+    """The conformance suite by system calls; what v9fs cannot do is in test/conform/expect.c."""
+    p = subprocess.run([f"{BUILD}/test/conform", "-t", "60", f"host:{d}"], capture_output=True, text=True,
+                       errors="replace")
+    lines = p.stdout.splitlines()
+    print("\n".join(x[:300] for x in lines if x.startswith("FAIL")), lines[-1:], flush=True)
+    assert p.returncode == 0, p.stderr[-1000:]
+
+
+@case
+def fio(d):
+    """What fio wrote is what it reads, by several jobs at once."""
+    sh(f"fio --name=v --directory={d} --rw=randrw --bsrange=512-64k --size=4m --numjobs=3 --verify=crc32c "
+       "--do_verify=1 --verify_fatal=1 --fallocate=none --ioengine=psync --group_reporting --minimal")
+
+
+@case
 def documents(d):
     """A store of whole documents (examples/kv): what is written is committed by close."""
     (d / "a").write_text("one")
@@ -671,7 +688,8 @@ def documents(d):
 
 def mount(port, options, at):
     os.makedirs(at, exist_ok=True)
-    sh(f"mount -t 9p -o trans=tcp,port={port},version=9p2000.L,{options} {HOST} {at}")
+    version = "" if "version=" in options else "version=9p2000.L,"
+    sh(f"mount -t 9p -o trans=tcp,port={port},{version}{options} {HOST} {at}")
 
 
 def umount(at):
