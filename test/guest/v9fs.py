@@ -10,6 +10,7 @@ Prints a line for each case; the exit status is 1 when one failed.
 """
 import errno
 import fcntl
+import fnmatch
 import hashlib
 import mmap
 import os
@@ -651,14 +652,38 @@ def read_only(d):
     fails(errno.EROFS, os.setxattr, d / "a", "user.x", b"x")
 
 
+# What v9fs cannot do, whoever serves it: groups of cases of test/conform, or cases, that may fail.
+# Of a name that is gone it knows no more than that; a host tree names files by open paths, which it
+# cannot open again; locks of one process are its own; users walk from the root of the mount.
+V9FS_LACKS = """
+attrs.new_file attrs.several_at_once attrs.of_an_unlinked_node attrs.version clients.many
+dirs.made_again_is_another files.tmpfile files.tmpfile_for_good keys.of_what_is_gone
+links.of_a_symlink locks.what_is_in_the_way locks.close_leaves_nothing locks.whole_file
+locks.two_kinds_do_not_meet rename.noreplace rename.exchange rename.exchange_errors
+rename.exchange_while_open rename.whiteout sparse.* special.devices special.devices_are_not_for_all
+statfs.of_an_unlinked_node times.* xattrs.empty_value xattrs.permission xattrs.acl_is_obeyed
+xattrs.default_acl perms.*
+""".split()
+# In 9P2000.u no locks beyond the client, no extended attributes, no statfs, renames only within a
+# directory; and its client reads directories without "." and "..", from where it left off.
+V9FS_U_LACKS = """
+attrs.numbers cancel.* clients.* deep.three_hundred_levels dirs.read_an_empty_one dirs.types
+dirs.seek_and_rewind dirs.two_readers dirs.from_the_end_to_the_start
+dirs.positions_that_nobody_gave dirs.opened_as_something_else keys.of_what_was_moved locks.*
+names.of_255_bytes rename.* statfs.* threads.one_renames_it_away threads.anything_at_once xattrs.*
+""".split()
+
+
 @case
 def conform(d):
-    """The conformance suite by system calls; what v9fs cannot do is in test/conform/expect.c."""
+    """The conformance suite by system calls: of what fails nothing but what v9fs cannot do."""
     p = subprocess.run([f"{BUILD}/test/conform", "-t", "60", f"host:{d}"], capture_output=True, text=True,
                        errors="replace")
-    lines = p.stdout.splitlines()
-    print("\n".join(x[:300] for x in lines if x.startswith("FAIL")), lines[-1:], flush=True)
-    assert p.returncode == 0, p.stderr[-1000:]
+    lacks = V9FS_LACKS + (V9FS_U_LACKS if "9p2000.u" in OPTIONS else [])
+    failed = [x for x in p.stdout.splitlines() if x.startswith("FAIL")]
+    new = [x for x in failed if not any(fnmatch.fnmatch(x.split()[1], y) for y in lacks)]
+    passed = int(p.stdout.splitlines()[-1].split()[0])
+    assert not new and passed > 100, "\n".join(new or p.stdout.splitlines()[-1:])
 
 
 @case
