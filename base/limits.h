@@ -33,6 +33,7 @@
     X(LINKS, 16384, "links", "of one server, up or down")                                          \
     X(LINK_KEPT, 4194304, "bytes", "sent over one link and not yet acknowledged")                  \
     X(LINGER, 604800, "seconds", "that a link without its far end is waited for")                  \
+    X(FAILOVER, 10, "seconds", "that a server may be silent before another of its SPEC is tried")  \
     X(SESSIONS, 1024, "clients", "whose operations a server remembers")                            \
     X(SESSION_OPS, 256, "operations", "remembered for one client; it has no more under way")       \
     X(CREW, 64, "threads", "that run requests, not counting those that wait")                      \

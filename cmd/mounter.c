@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/mounter.h"
 #include "base/confine.h"
+#include "cmd/far.h"
+#include "cmd/linkpage.h"
 #include "cmd/loss.h"
 #include "cmd/relay.h"
 #include "cmd/ring.h"
@@ -34,6 +36,20 @@ static void lost(void *arg, const char *sentence)
     loss_tell(&s->loss, text);
 }
 
+static void changed(void *arg, const char *down)
+{
+    struct state *s = arg;
+    linkpage_changed(s->mount.page, s->m->prefix, s->far.peer, down);
+}
+
+/* Nobody may ask for anything any more: what is left need not wait for a link that is down. */
+static void gone(void *arg)
+{
+    struct state *s = arg;
+    if (s->far.far)
+        far_end(s->far.far);
+}
+
 /* Can another process carry on with the tree? Says so in the page, for status. */
 static bool tree_lasts(struct state *s, const struct pl_tree *tree)
 {
@@ -56,7 +72,11 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
     struct state *s = arg;
     struct pl_tree *tree = s->m->tree;
     util_many_descriptors();
-    s->watch = (struct spec_watch){.lost = lost, .arg = s, .keep = s->mount.ledger.keep};
+    s->watch = (struct spec_watch){.link = s->m->opts.link,
+                                   .lost = lost,
+                                   .changed = changed,
+                                   .arg = s,
+                                   .keep = s->mount.ledger.keep};
     int r = 0;
     if (s->m->spec) {
         struct relay relay;
@@ -71,6 +91,8 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
     if (s->far.note)
         fprintf(stderr, "%s: %s: %s\n", s->m->prefix, s->far.peer, s->far.note);
     reg_set_peer(s->mount.page, s->far.peer);
+    if (s->far.far)
+        linkpage_up(s->mount.page, far_linkopt(s->far.far), s->far.kept);
     ring_init(&s->ring, s->mount.page);
     *lasts = tree_lasts(s, tree);
     s->lasts = *lasts;
@@ -89,6 +111,8 @@ static int serve(void *arg, size_t i, int fd, struct stats *stats, void (*up)(vo
         return r;
     struct fuse_opts opts = s->m->opts.fuse;
     opts.ledger = s->lasts ? &s->mount.ledger : NULL;
+    opts.gone = gone;
+    opts.gone_arg = s;
     r = fuse_serve(fd, s->tree, "", &opts, stats, up, up_arg, err);
     return loss_end(&s->loss, i, r, err);
 }
@@ -97,6 +121,7 @@ static int finish(void *arg, struct pl_err *err)
 {
     struct state *s = arg;
     loss_ending(&s->loss);
+    gone(s);
     pl_tree_unref(s->tree);
     s->tree = NULL;
     return loss_result(&s->loss, err);

@@ -1,20 +1,33 @@
 /* SPDX-License-Identifier: MIT */
+#include "base/limits.h"
+#include "base/text.h"
 #include "cmd/cmd.h"
 #include "cmd/listening.h"
 #include "cmd/serving.h"
 #include "cmd/spec.h"
 
-enum { OPT_MARKER = 256, OPT_ANYONE };
+/* --marker and --remote are for the far end of an ssh, and not in the help. */
+enum { OPT_MARKER = 256, OPT_ANYONE, OPT_REMOTE, OPT_LINGER };
 static const struct option longs[] = {{"once", no_argument, NULL, '1'},
                                       {"allow", required_argument, NULL, 'a'},
                                       {"anyone", no_argument, NULL, OPT_ANYONE},
                                       {"quiet", no_argument, NULL, 'q'},
+                                      {"linger", required_argument, NULL, OPT_LINGER},
+                                      {"remote", no_argument, NULL, OPT_REMOTE},
                                       {"marker", required_argument, NULL, OPT_MARKER},
                                       {NULL, 0, NULL, 0}};
 
+static int64_t linger(const struct cmd *self, const char *text)
+{
+    int64_t ns = text_duration(text);
+    if (ns < 0 || ns > LIMIT_LINGER * INT64_C(1000000000))
+        cmd_usage(self, "--linger %s: not a time, as in 30s, 10m or 1d, of at most 7d", text);
+    return ns;
+}
+
 static int run(const struct cmd *self, int argc, char **argv)
 {
-    struct serving s = {.prefix = "plenum: serve"};
+    struct serving s = {.prefix = "plenum: serve", .linger = -1};
     uid_t allow[64];
     struct pl_err err;
     struct spec *spec;
@@ -29,11 +42,18 @@ static int run(const struct cmd *self, int argc, char **argv)
             s.listen.anyone = true;
         else if (o == OPT_MARKER)
             s.marker = optarg;
+        else if (o == OPT_REMOTE)
+            s.remote = true;
+        else if (o == OPT_LINGER)
+            s.linger = linger(self, optarg);
         else
             s.listen.nallow = listening_users(self, optarg, allow, s.listen.nallow, 64);
     }
     if (argc - optind < 2)
         cmd_usage(self, "a SPEC and at least one address are needed");
+    /* Who asks over ssh for a long time is the user that serves here. */
+    if (s.linger < 0)
+        s.linger = s.remote ? LIMIT_LINGER * INT64_C(1000000000) : LINKOPT_CALLED;
     s.addrs = argv + optind + 1;
     s.n = (size_t)(argc - optind - 1);
     for (size_t i = 0; i < s.n; i++) {
@@ -45,8 +65,10 @@ static int run(const struct cmd *self, int argc, char **argv)
         return cmd_wrong(self, &err);
     s.text = spec_text(spec);
     struct spec_far far;
+    struct spec_watch watch = {0};
+    linkopt_init(&watch.link);
     int status = EXIT_FAILED;
-    if (spec_open(spec, NULL, &far, &s.tree, &err) < 0) {
+    if (spec_open(spec, &watch, &far, &s.tree, &err) < 0) {
         cmd_error(self, &err);
     } else {
         listening_note(self, far.peer, far.note);
@@ -58,7 +80,7 @@ static int run(const struct cmd *self, int argc, char **argv)
 
 const struct cmd cmd_serve = {
     .name = "serve",
-    .args = "[-1] [-a USER,... | --anyone] [-q] SPEC ADDR...",
+    .args = "[-1] [-a USER,... | --anyone] [--linger TIME] [-q] SPEC ADDR...",
     .summary = "Exports the tree that SPEC names over 9P2000.L",
     .help = "  -1, --once          ends after the first connection\n"
             "  -a, --allow USER,...  who may connect to a unix socket (else this user and root)\n"

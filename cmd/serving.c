@@ -5,6 +5,8 @@
  */
 #include "cmd/serving.h"
 #include "base/limits.h"
+#include "cmd/holder.h"
+#include "cmd/mountopt.h"
 #include "cmd/util.h"
 #include "doors/p9.h"
 #include "keeper/registry.h"
@@ -32,6 +34,8 @@ struct link {
 struct server {
     const struct serving *s;
     struct p9_crew *crew;
+    struct p9_links *known; /* to be found again; or NULL */
+    struct holder *holder;  /* or NULL */
     struct p9_door *door;
     struct reg_entry *entry;
     struct reg_page *page;
@@ -70,6 +74,26 @@ static void over(void *arg, int error, const char *sentence)
         abort(); /* it only fails when it is not an eventfd */
 }
 
+/* A link went down or is up again: the main thread counts. */
+static void changed(void *arg, const char *down)
+{
+    struct server *sv = arg;
+    if (down)
+        reg_link_changed(sv->page, down);
+    if (write(sv->event_fd, &(uint64_t){1}, 8) < 0)
+        abort();
+}
+
+/* How many there are, and how many of them are down. */
+static void count(struct server *sv)
+{
+    uint32_t down = 0;
+    for (struct link *l = sv->links; l; l = l->next)
+        down += p9_conn_down(l->conn) > 0;
+    atomic_store(&sv->page->link.peers, (uint32_t)sv->live);
+    atomic_store(&sv->page->link.down, down);
+}
+
 static int take(struct server *sv, struct chan *chan)
 {
     struct link *l = calloc(1, sizeof(*l));
@@ -88,6 +112,7 @@ static int take(struct server *sv, struct chan *chan)
     sv->links = l;
     sv->served++;
     sv->live++;
+    count(sv);
     return 0;
 }
 
@@ -112,6 +137,7 @@ static void sweep(struct server *sv)
         p9_conn_free(l->conn);
         free(l);
     }
+    count(sv);
 }
 
 static int open_addr(struct server *sv, size_t i)
@@ -122,6 +148,10 @@ static int open_addr(struct server *sv, size_t i)
         struct chan chan;
         if (chan_dial(addr, &chan, &err) < 0)
             return failed(sv, err.text);
+        if (sv->s->remote) {
+            chan.role = CHAN_ACCEPTED;
+            snprintf(chan.who, sizeof(chan.who), "ssh");
+        }
         return take(sv, &chan);
     }
     if (chan_listen(addr, &sv->s->listen, &sv->listeners[i], &err) < 0)
@@ -157,6 +187,17 @@ static bool accept_one(struct server *sv, struct chan_listener *listener)
     return r != -EACCES && r != -EAGAIN && r != -EINTR && r != -ECONNABORTED;
 }
 
+static void take_back(struct server *sv)
+{
+    struct chan chan;
+    struct pl_err err;
+    int r = holder_accept(sv->holder, &chan, &err);
+    if (r == 0)
+        take(sv, &chan);
+    else if (r != -EAGAIN)
+        failed(sv, err.text);
+}
+
 static bool finished(const struct server *sv)
 {
     if (sv->stop)
@@ -168,7 +209,8 @@ static bool finished(const struct server *sv)
 
 static void loop(struct server *sv)
 {
-    struct pollfd *fds = calloc(sv->s->n + 2, sizeof(*fds));
+    size_t n = sv->s->n;
+    struct pollfd *fds = calloc(n + 3, sizeof(*fds));
     bool wait = false;
     if (!fds) {
         sv->status = failed(sv, "out of memory");
@@ -178,23 +220,50 @@ static void loop(struct server *sv)
         bool listening = !wait && sv->live < LIMIT_CONNECTIONS && !(sv->s->once && sv->served);
         fds[0] = (struct pollfd){.fd = sv->signal_fd, .events = POLLIN};
         fds[1] = (struct pollfd){.fd = sv->event_fd, .events = POLLIN};
-        for (size_t i = 0; i < sv->s->n; i++) {
+        fds[n + 2] = (struct pollfd){.fd = sv->holder && !wait ? holder_fd(sv->holder) : -1,
+                                     .events = POLLIN};
+        for (size_t i = 0; i < n; i++) {
             struct chan_listener *l = sv->listeners[i];
             fds[i + 2] =
                 (struct pollfd){.fd = l && listening ? chan_listener_fd(l) : -1, .events = POLLIN};
         }
-        if (poll(fds, sv->s->n + 2, wait ? RETRY_MS : -1) < 0 && errno != EINTR)
+        if (poll(fds, n + 3, wait ? RETRY_MS : -1) < 0 && errno != EINTR)
             break;
         wait = false;
         sv->stop = fds[0].revents;
         if (fds[1].revents)
             sweep(sv);
-        for (size_t i = 0; i < sv->s->n && !sv->stop; i++)
+        if (fds[n + 2].revents)
+            take_back(sv);
+        for (size_t i = 0; i < n && !sv->stop; i++)
             if (fds[i + 2].revents && sv->live < LIMIT_CONNECTIONS &&
                 !(sv->s->once && sv->served) && accept_one(sv, sv->listeners[i]))
                 wait = true;
     }
     free(fds);
+}
+
+/* From here on connections may be links, which outlive their channels. */
+static int start_links(struct server *sv)
+{
+    if (!sv->s->linger)
+        return 0;
+    sv->known = p9_links_new(sv->s->linger, 0);
+    if (!sv->known)
+        return failed(sv, "out of memory");
+    struct p9_link_opts opts = {.linger = sv->s->linger,
+                                .keepalive = LINKOPT_KEEPALIVE,
+                                .links = sv->known,
+                                .changed = changed,
+                                .arg = sv};
+    p9_door_link(sv->door, &opts);
+    atomic_store(&sv->page->link.kind, REG_LINK_KEPT);
+    atomic_store(&sv->page->link.linger, sv->s->linger);
+    atomic_store(&sv->page->link.keepalive, opts.keepalive);
+    if (!sv->s->remote || !sv->s->marker)
+        return 0;
+    int r = holder_new(sv->s->marker, &sv->holder);
+    return r < 0 ? failed(sv, strerror(-r)) : 0;
 }
 
 static int start(struct server *sv)
@@ -210,6 +279,8 @@ static int start(struct server *sv)
     int r = p9_door_new(&export, 1, sv->crew, &sv->page->stats, &sv->door);
     if (r < 0)
         return failed(sv, strerror(-r));
+    if (start_links(sv))
+        return 1;
     if (sv->s->marker) {
         printf("%s\n", sv->s->marker);
         fflush(stdout);
@@ -236,6 +307,9 @@ static void end(struct server *sv)
         p9_conn_free(l->conn);
         free(l);
     }
+    holder_free(sv->holder);
+    if (sv->known)
+        p9_links_free(sv->known);
     if (sv->door)
         p9_door_free(sv->door);
     if (sv->crew)
@@ -248,6 +322,8 @@ int serving_run(const struct serving *s)
 {
     struct server sv = {.s = s};
     signal(SIGPIPE, SIG_IGN);
+    if (s->remote) /* from an sshd that dies, which is no reason to end */
+        signal(SIGHUP, SIG_IGN);
     util_many_descriptors();
     sv.signal_fd = util_signals();
     sv.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -14,6 +14,8 @@ struct serving {
     size_t n;
     struct chan_listen_opts listen;
     const char *marker; /* printed on standard output before the first connection; or NULL */
+    bool remote;        /* the far end of an ssh, which may come back: `marker` is its token */
+    int64_t linger;     /* ns; so long a link that is down is waited for at most; 0: no links */
     bool once;          /* ends after the first connection */
     bool quiet;
 };

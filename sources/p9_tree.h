@@ -40,7 +40,8 @@ struct p9s_user {
 struct p9s_tree {
     struct pl_tree tree;
     struct p9_conn *conn;
-    struct p9_crew *crew; /* ours to free, or NULL */
+    void (*ended)(void *arg); /* pl_p9_opts.done, or NULL */
+    void *ended_arg;
     bool own;             /* the connection is ours to end */
     bool ext;             /* the peer is one of us */
     bool many;            /* an attach for each user */
