@@ -50,7 +50,8 @@ struct far {
     struct p9_conn *conn;  /* the one in use */
     size_t at;             /* its address */
     char token[SSHLINK_TOKEN];
-    pid_t ssh;
+    pid_t ssh;             /* our child */
+    pid_t first;           /* an ssh that is somebody else's */
     int64_t down; /* since when nobody is there, mono_now(); 0: somebody is */
     bool dialing, ending, lost;
     struct tree *trees;
@@ -174,8 +175,15 @@ static void take_ssh(struct far *f, struct chan *chan)
     pid_t old = f->ssh;
     f->ssh = chan->child;
     chan->child = 0;
+    pid_t first = f->first;
+    f->first = 0;
     pthread_mutex_unlock(&f->lock);
     drop_ssh(old, false);
+    if (first > 0) {
+        if (f->how.redialed)
+            atomic_store(f->how.redialed, true);
+        kill(first, SIGTERM);
+    }
 }
 
 /* ---- being down ---- */
@@ -216,8 +224,7 @@ static void tell_lost(struct far *f, const char *sentence)
         f->how.lost(f->how.arg, sentence);
 }
 
-/* The engine's sentences may begin with what those that quote them say themselves. */
-static const char *reason(const char *sentence)
+const char *far_reason(const char *sentence)
 {
     static const char same[] = "the link was lost: ";
     return strncmp(sentence, same, strlen(same)) ? sentence : sentence + strlen(same);
@@ -229,7 +236,7 @@ void far_over(struct far *f, int error, const char *sentence)
     bool goes_on = f->again && f->trees;
     pthread_mutex_unlock(&f->lock);
     if (!goes_on)
-        tell_lost(f, error && sentence ? reason(sentence) : "the other end closed it");
+        tell_lost(f, error && sentence ? far_reason(sentence) : "the other end closed it");
 }
 
 static void conn_over(void *arg, int error, const char *sentence)
@@ -355,8 +362,11 @@ static int open_channel(struct far *f, int cancel, bool silent, struct chan *ret
 int far_take(struct far *f, struct chan *chan, const char *token, struct p9_conn **ret,
              struct pl_err *err)
 {
-    if (token)
+    if (token) {
         snprintf(f->token, sizeof(f->token), "%s", token);
+        f->first = chan->child;
+        chan->child = 0;
+    }
     int r = connect_over(f, chan, ret, err);
     if (r == 0)
         f->conn = *ret;

@@ -27,12 +27,14 @@
 #include "cmd/mountopt.h"
 #include "cmd/sshlink.h"
 #include "sources/p9.h"
+#include <stdatomic.h>
 
 struct far;
 
 struct far_how {
     char *const *addrs; /* NULL-terminated; or NULL: ssh */
     const struct sshlink *ssh;
+    atomic_bool *redialed; /* set when the first ssh is dropped for another; or NULL */
     void *own; /* memory for free(3), when the far end goes; or NULL */
     struct linkopt opts;
     bool shared; /* by several trees, or by nobody: connections are the far end's */
@@ -63,11 +65,14 @@ struct far_peer {
  * NULL. */
 int far_dial(struct far *f, struct far_peer *peer, struct p9_conn **ret, struct pl_err *err);
 /* The same over a channel that is there, and that it takes over or closes: that of
- * sshlink_start_as() with `token`, or (NULL) of any other origin. */
+ * sshlink_start_as() with `token`, whose ssh remains the caller's to wait for; or (NULL) of any
+ * other origin. */
 int far_take(struct far *f, struct chan *chan, const char *token, struct p9_conn **ret,
              struct pl_err *err);
 /* What the end of a connection that how.connect made is to be told (p9_conn_opts.over). */
 void far_over(struct far *f, int error, const char *sentence);
+/* The engine's sentence without the words that those who quote it say themselves. */
+const char *far_reason(const char *sentence);
 /* pl_p9_open() with what a tree needs to go on over another connection: fills in all of `opts` but
  * aname and uname. A far end that is not shared is the tree's if this succeeds. */
 int far_tree(struct far *f, struct p9_conn *conn, struct pl_p9_opts *opts, struct pl_tree **ret,

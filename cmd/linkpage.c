@@ -23,7 +23,8 @@ void linkpage_changed(struct reg_page *page, const char *prefix, const char *pee
     char time[24];
     if (down) {
         reg_link_changed(page, down);
-        log_say(false, "%s: link to %s is down: %s (it is waited for, %s at most)", prefix, peer,
+        if (prefix)
+            log_say(false, "%s: link to %s is down: %s (it is waited for, %s at most)", prefix, peer,
                 down, text_time(time, atomic_load(&l->linger)));
         return;
     }
@@ -31,6 +32,7 @@ void linkpage_changed(struct reg_page *page, const char *prefix, const char *pee
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     reg_link_changed(page, NULL);
-    log_say(false, "%s: link to %s is up again after %lld s", prefix, peer,
+    if (prefix)
+        log_say(false, "%s: link to %s is up again after %lld s", prefix, peer,
             (long long)(now.tv_sec - since));
 }

@@ -545,7 +545,9 @@ static void kill_hung(struct keeper *k)
 static bool look_at(struct keeper *k, struct kept *m, int64_t passed)
 {
     uint64_t taken = atomic_load_explicit(&m->page->stats.requests, memory_order_relaxed);
-    bool waits = device(k, m) & POLLIN, moved = taken != m->seen;
+    /* A server whose every thread waits for the other end does not hang. */
+    bool waits = device(k, m) & POLLIN && !atomic_load(&m->page->link.down);
+    bool moved = taken != m->seen;
     m->seen = taken;
     if (!waits || moved) {
         if (m->slow >= SLOW && k->phase == UP)
