@@ -96,13 +96,17 @@ static void conn_over(void *arg, int error, const char *sentence)
         lost(s, s->sentence);
 }
 
-static void note_link(struct state *s, const struct linkopt *opts)
+static void note_link(struct state *s, const char *id)
 {
-    bool kept = *p9_conn_link(conn_of(s));
     if (s->page)
-        linkpage_up(s->page, opts, kept);
+        linkpage_up(s->page, &s->linkopt, id);
     for (size_t i = 0; i < s->d->nmounts; i++)
-        linkpage_up(s->mounts[i].page, opts, kept);
+        linkpage_up(s->mounts[i].page, &s->linkopt, id);
+}
+
+static void ready(void *arg, const struct far *far, const char *id)
+{
+    note_link(arg, id);
 }
 
 /* ---- the connection ---- */
@@ -237,6 +241,7 @@ static int call(struct state *s, struct pl_err *err)
                           .connect = connect_halves,
                           .lost = lost,
                           .changed = changed,
+                          .ready = ready,
                           .arg = s};
     if (far_new(&how, &s->far) < 0)
         return pl_fail(err, -ENOMEM, "out of memory");
@@ -262,6 +267,11 @@ static int open_exports(struct state *s, struct pl_err *err)
             return r;
     }
     return 0;
+}
+
+static int use(struct state *s, struct pl_call *call, struct pl_err *err)
+{
+    return s->far ? far_use(s->far, conn_of(s), call, err) : p9_use(s->accepted, call, err);
 }
 
 static void announce_exports(const struct state *s)
@@ -336,7 +346,7 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
     bool alone = false;
     if (r == 0) {
         /* A plain client has no serving half; one of ours that only uses refuses the attach. */
-        r = p9_use(conn_of(s), &call, err);
+        r = use(s, &call, err);
         alone = r == -ENOTCONN;
         if (r == 0)
             r = attach(s, err);
@@ -354,7 +364,7 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
         r = 1;
     }
     if (r >= 0) {
-        note_link(s, &s->linkopt);
+        note_link(s, p9_conn_link(conn_of(s)));
         announce_exports(s);
     } else {
         loss_ending(&s->loss);
@@ -516,7 +526,7 @@ static void *greet(void *arg)
     struct state *s = arg;
     struct pl_call call;
     pl_call_init_self(&call);
-    if (p9_use(conn_of(s), &call, NULL) == 0)
+    if (use(s, &call, NULL) == 0)
         p9_use_end(conn_of(s), &call);
     pl_call_done(&call);
     return NULL;
@@ -536,7 +546,7 @@ static int serve_only(struct state *s, int signals)
         release(s);
         return cmd_error(s->d->cmd, &err);
     }
-    note_link(s, &s->linkopt);
+    note_link(s, p9_conn_link(conn_of(s)));
     announce_exports(s);
     reg_set_peer(s->page, s->peer);
     reg_set_state(s->page, "up");

@@ -54,6 +54,7 @@ struct far {
     pid_t first;           /* an ssh that is somebody else's */
     int64_t down; /* since when nobody is there, mono_now(); 0: somebody is */
     bool dialing, ending, lost;
+    bool kept; /* there is a link */
     struct tree *trees;
     struct conn *made; /* with how.shared: all that are not freed */
 };
@@ -233,7 +234,10 @@ const char *far_reason(const char *sentence)
 void far_over(struct far *f, int error, const char *sentence)
 {
     pthread_mutex_lock(&f->lock);
-    bool goes_on = f->again && f->trees;
+    /* A link ends without having been down when the other end says goodbye. Who serves many may
+     * come back; a duct has ended. */
+    bool goodbye = f->how.shared && f->kept && !f->down;
+    bool goes_on = f->again && f->trees && !goodbye;
     pthread_mutex_unlock(&f->lock);
     if (!goes_on)
         tell_lost(f, error && sentence ? far_reason(sentence) : "the other end closed it");
@@ -359,6 +363,19 @@ static int open_channel(struct far *f, int cancel, bool silent, struct chan *ret
     return 0;
 }
 
+int far_use(struct far *f, struct p9_conn *conn, struct pl_call *call, struct pl_err *err)
+{
+    int r = p9_use(conn, call, err);
+    if (r == 0) {
+        pthread_mutex_lock(&f->lock);
+        f->kept = *p9_conn_link(conn);
+        pthread_mutex_unlock(&f->lock);
+        if (f->how.ready)
+            f->how.ready(f->how.arg, f, p9_conn_link(conn));
+    }
+    return r;
+}
+
 int far_take(struct far *f, struct chan *chan, const char *token, struct p9_conn **ret,
              struct pl_err *err)
 {
@@ -373,9 +390,23 @@ int far_take(struct far *f, struct chan *chan, const char *token, struct p9_conn
     return r;
 }
 
+/* The link of a process that was killed, and that we follow, holds its locks. */
+static void forget_left(struct far *f)
+{
+    struct chan chan;
+    for (size_t i = 0; f->how.left && *f->how.left && f->addrs[i]; i++) {
+        if (chan_dial(f->addrs[i], &chan, NULL) < 0)
+            continue;
+        p9_link_forget(&chan, f->how.left);
+        chan_close(&chan);
+    }
+    f->how.left = NULL;
+}
+
 int far_dial(struct far *f, struct far_peer *peer, struct p9_conn **ret, struct pl_err *err)
 {
     struct chan chan;
+    forget_left(f);
     int r = open_channel(f, -1, false, &chan, err);
     if (r < 0)
         return r;
@@ -439,7 +470,7 @@ static int try_once(struct far *f, struct pl_call *call, struct p9_conn **ret, s
     pl_call_unblock(call);
     if (r == 0)
         r = connect_over(f, &chan, ret, err);
-    if (r == 0 && (r = p9_use(*ret, call, err)) < 0) {
+    if (r == 0 && (r = far_use(f, *ret, call, err)) < 0) {
         p9_conn_abort(*ret);
         if (!f->how.shared)
             p9_conn_free(*ret);
@@ -505,6 +536,8 @@ static int again(void *arg, struct pl_call *call, struct p9_conn *old, struct p9
     struct tree *t = arg;
     struct far *f = t->far;
     struct pl_err why = {.text = "the other end closed it"};
+    if (f->how.shared)
+        p9_conn_wait(old, NULL); /* far_over() has said whether it goes on */
     int r = turn(f, call, old, ret);
     if (r == 1) {
         sweep(f);

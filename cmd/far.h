@@ -7,7 +7,7 @@
  * connection was lost for good (sources/p9.h: another connection, to the same server or the next).
  * A far end is some addresses, in order, or an ssh.
  *
- *     far_new -> far_dial (or far_take) -> p9_use -> far_tree, for each tree -> far_end
+ *     far_new -> far_dial (or far_take) -> far_use -> far_tree, for each tree -> far_end
  *
  * A far end of one tree belongs to that tree, with its connections, and goes with it. One that is
  * shared keeps its connections itself, and is freed by who made it.
@@ -46,6 +46,10 @@ struct far_how {
     void (*lost)(void *arg, const char *sentence);
     /* It is down (why), or up again (NULL): one after the other, in some thread. May be NULL. */
     void (*changed)(void *arg, const char *down);
+    /* A connection is ready to be used; `id`: its link's, "" if there is none. May be NULL. */
+    void (*ready)(void *arg, const struct far *far, const char *id);
+    const char *left; /* a link of ours whose process was killed: the other end is told, at the first
+                         connection, that it need not keep it; "" or NULL: none */
     void *arg;
 };
 
@@ -69,6 +73,8 @@ int far_dial(struct far *f, struct far_peer *peer, struct p9_conn **ret, struct 
  * other origin. */
 int far_take(struct far *f, struct chan *chan, const char *token, struct p9_conn **ret,
              struct pl_err *err);
+/* p9_use(), and `ready` is told. */
+int far_use(struct far *f, struct p9_conn *conn, struct pl_call *call, struct pl_err *err);
 /* What the end of a connection that how.connect made is to be told (p9_conn_opts.over). */
 void far_over(struct far *f, int error, const char *sentence);
 /* The engine's sentence without the words that those who quote it say themselves. */

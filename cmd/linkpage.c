@@ -2,16 +2,19 @@
 #include "cmd/linkpage.h"
 #include "base/log.h"
 #include "base/text.h"
+#include <stdio.h>
 #include <time.h>
 
-void linkpage_up(struct reg_page *page, const struct linkopt *opts, bool kept)
+void linkpage_up(struct reg_page *page, const struct linkopt *opts, const char *id)
 {
     struct reg_link *l = &page->link;
     atomic_store(&l->linger, opts->linger);
     atomic_store(&l->soft, opts->soft);
     atomic_store(&l->keepalive, opts->keepalive);
     atomic_store(&l->peers, 1);
-    atomic_store(&l->kind, kept           ? REG_LINK_KEPT
+    reg_link_changed(page, NULL);
+    snprintf(l->id, sizeof(l->id), "%s", id);
+    atomic_store(&l->kind, *id            ? REG_LINK_KEPT
                            : opts->linger ? REG_LINK_AGAIN
                                           : REG_LINK_NONE);
 }

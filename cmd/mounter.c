@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/mounter.h"
 #include "base/confine.h"
+#include "base/futex.h"
 #include "cmd/far.h"
 #include "cmd/linkpage.h"
 #include "cmd/loss.h"
@@ -10,6 +11,7 @@
 #include "keeper/keeper.h"
 #include "keeper/registry.h"
 #include <errno.h>
+#include <poll.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,6 +44,13 @@ static void changed(void *arg, const char *down)
     linkpage_changed(s->mount.page, s->m->prefix, s->far.peer, down);
 }
 
+/* A connection is ready; `id` is its link's, or "". */
+static void ready(void *arg, const struct far *far, const char *id)
+{
+    struct state *s = arg;
+    linkpage_up(s->mount.page, far_linkopt(far), id);
+}
+
 /* Nobody may ask for anything any more: what is left need not wait for a link that is down. */
 static void gone(void *arg)
 {
@@ -67,14 +76,36 @@ static bool tree_lasts(struct state *s, const struct pl_tree *tree)
     return !why;
 }
 
+/* The other end may be away when a server follows another: it is waited for like a link that is
+ * down. What callers ask meanwhile waits in the kernel. */
+static int open_tree(struct state *s, struct pl_tree **ret, struct pl_err *err)
+{
+    struct reg_page *page = s->mount.page;
+    int64_t pause = 50, end = mono_now() + atomic_load(&page->link.linger);
+    bool follows = atomic_load(&page->restarts) > 0;
+    for (;; pause = pause < 5000 ? 2 * pause : 10000) {
+        int r = spec_open(s->m->spec, &s->watch, &s->far, ret, err);
+        if (r == 0 || !follows || mono_now() >= end)
+            return r;
+        if (!atomic_load(&page->link.down))
+            linkpage_changed(page, s->m->prefix, s->m->text, err->text);
+        poll(NULL, 0, (int)pause);
+    }
+}
+
 static int prepare(void *arg, bool *lasts, struct pl_err *err)
 {
     struct state *s = arg;
     struct pl_tree *tree = s->m->tree;
     util_many_descriptors();
+    /* What the server before this one had is let go of: its locks would be in our way. */
+    char left[sizeof(s->mount.page->link.id)];
+    memcpy(left, s->mount.page->link.id, sizeof(left));
     s->watch = (struct spec_watch){.link = s->m->opts.link,
                                    .lost = lost,
                                    .changed = changed,
+                                   .ready = ready,
+                                   .left = left,
                                    .arg = s,
                                    .keep = s->mount.ledger.keep};
     int r = 0;
@@ -82,7 +113,7 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
         struct relay relay;
         if (!s->m->foreground)
             relay_start(&relay);
-        r = spec_open(s->m->spec, &s->watch, &s->far, &tree, err);
+        r = open_tree(s, &tree, err);
         if (!s->m->foreground)
             relay_stop(&relay, r == 0);
     }
@@ -91,8 +122,6 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
     if (s->far.note)
         fprintf(stderr, "%s: %s: %s\n", s->m->prefix, s->far.peer, s->far.note);
     reg_set_peer(s->mount.page, s->far.peer);
-    if (s->far.far)
-        linkpage_up(s->mount.page, far_linkopt(s->far.far), s->far.kept);
     ring_init(&s->ring, s->mount.page);
     *lasts = tree_lasts(s, tree);
     s->lasts = *lasts;

@@ -87,6 +87,8 @@ static int open_far(const struct spec *s, const char *aname, struct far_how *how
         how->opts = w->link;
         how->lost = w->lost;
         how->changed = w->changed;
+        how->ready = w->ready;
+        how->left = w->left;
         how->arg = w->arg;
     }
     if (far_new(how, &far) < 0) {
@@ -98,7 +100,7 @@ static int open_far(const struct spec *s, const char *aname, struct far_how *how
         struct pl_call call;
         struct pl_p9_opts p9 = {.aname = aname, .uname = user_of(s, user)};
         pl_call_init_self(&call);
-        r = p9_use(conn, &call, err);
+        r = far_use(far, conn, &call, err);
         if (r == 0)
             r = far_tree(far, conn, &p9, ret, err);
         pl_call_done(&call);
@@ -112,7 +114,6 @@ static int open_far(const struct spec *s, const char *aname, struct far_how *how
     if (o->far) {
         *o->far = (struct spec_far){.far = far, .note = peer.note};
         snprintf(o->far->peer, sizeof(o->far->peer), "%s", peer.name);
-        o->far->kept = *p9_conn_link(conn);
     }
     return 0;
 }

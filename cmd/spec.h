@@ -23,6 +23,7 @@ void spec_free(struct spec *spec);
 const char *spec_text(const struct spec *spec);
 
 struct pl_keep;
+struct far;
 
 /* Who wants to know what becomes of a connection under the tree (a 9p, ssh or exec source). */
 struct spec_watch {
@@ -30,6 +31,9 @@ struct spec_watch {
     void (*lost)(void *arg, const char *sentence);  /* for good; in a thread of the engine; must not
                                                       block */
     void (*changed)(void *arg, const char *sentence); /* it is down (why), or up again (NULL) */
+    /* A connection is ready; `id`: its link's, "" if there is none. */
+    void (*ready)(void *arg, const struct far *far, const char *id);
+    const char *left; /* the id of a link whose process was killed: it is given up; or NULL, "" */
     void *arg;
     struct pl_keep *keep; /* what a predecessor left, for who gives it to pl_keep() too; or NULL. A
                              host directory is the one that was served, even if its path leads
@@ -40,7 +44,6 @@ struct spec_far {
     char peer[128];   /* escaped; "": there is none */
     const char *note; /* what the user ought to be warned of, as in struct chan */
     struct far *far;  /* as long as the tree is there (cmd/far.h); or NULL */
-    bool kept;        /* both ends have agreed on a link */
 };
 /* Opens what the SPEC names. May block. `watch` may be NULL (then a break is the end), and must outlive the tree; `ret_far`
  * may be NULL. */

@@ -35,6 +35,7 @@ struct reg_link {
     _Atomic int64_t since;                   /* CLOCK_REALTIME seconds: down, if it is */
     _Atomic int64_t linger, soft, keepalive; /* ns; soft 0: hard */
     char why[160];                           /* it went down the last time; escaped */
+    char id[40]; /* of a mount's link, for who follows the process that has it: a secret */
 };
 
 /* Strings are written by one process while others read: each ends with a NUL at the latest in its

@@ -82,4 +82,9 @@ void p9_links_free(struct p9_links *links); /* after its connections are freed *
  * error 0. So whoever accepts need not know of links at all: it makes a connection of every
  * channel, with the same opts.link.links. */
 
+/* For who follows a process that was killed and had the link `id`: tells the called end, over a
+ * channel of its own that proves the same, that nobody will come back for it. The channel stays the
+ * caller's to close. Blocks for as long as it takes to write some bytes. */
+void p9_link_forget(const struct chan *chan, const char *id);
+
 #endif
