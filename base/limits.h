@@ -36,6 +36,7 @@
     X(FAILOVER, 10, "seconds", "that a server may be silent before another of its SPEC is tried")  \
     X(VISITORS, 16, "connections", "to a duct that wait to turn out to be its peer, come back")       \
     X(SESSIONS, 1024, "clients", "whose operations a server remembers")                            \
+    X(SESSION_KEPT, 86400, "seconds", "that a client without a connection is remembered")          \
     X(SESSION_OPS, 256, "operations", "remembered for one client; it has no more under way")       \
     X(CREW, 64, "threads", "that run requests, not counting those that wait")                      \
     X(CREW_WAITING, 4096, "threads", "that run or wait in all connections together")               \
@@ -44,6 +45,8 @@
     X(LOCK_OWNERS, 16384, "owners", "that hold locks through the fids of one connection")          \
     X(USERS, 4096, "users", "of one mount of a 9P server, each with an attach of its own")         \
     X(LOCK_WAITS, 256, "requests", "of one connection that wait for a lock")                       \
+    X(PEOPLE, 1024, "names", "of users and groups that are remembered")                            \
+    X(SPECIAL, 4096, "files", "of one server that a 9P2000 client made append-only or exclusive") \
     X(IOCTL, 16384, "bytes", "of an ioctl's argument, each way")                                   \
     X(DOCUMENTS, 1073741824, "bytes", "of all open documents of a made tree")
 

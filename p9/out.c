@@ -65,6 +65,7 @@ static unsigned advance(struct p9_conn *c, size_t n)
             break;
         }
         n -= rest;
+        o->done += (uint32_t)rest; /* so that it is known to have gone out */
         pop(c);
         popped++;
     }
@@ -144,14 +145,14 @@ void out_push_caller(struct p9_conn *c, const bool *queued, uint64_t held)
 /* Writes to the end, waiting. */
 static void drain(struct p9_conn *c)
 {
-    bool blocked = crew_block(c->crew);
+    bool blocked = crew_block(c->crew, c);
     do {
         conn_unlock(c);
         wire_wait(&c->wire);
         pthread_mutex_lock(&c->lock);
     } while (write_all(c, UINT32_MAX) == -EAGAIN);
     if (blocked)
-        crew_unblock(c->crew);
+        crew_unblock(c->crew, c);
 }
 
 void out_push_worker(struct p9_conn *c, uint64_t gen)

@@ -2,12 +2,13 @@
 /*
  * Inside the engine.
  *
- *   wire.c   the descriptors: reads and writes that do not block the wrong thread
+ *   wire.c   the channel: reads and writes that do not block the wrong thread
  *   out.c    messages on their way out: one queue, one writer at a time
  *   read.c   the reader: its role, framing, who gets a message
  *   serve.c  the serving half: requests, their order, their answers, Tflush
  *   hello.c  Tversion and Tend in both directions; p9_use, p9_use_end
- *   use.c    the using half: tags, callers that wait, cancellation, fids
+ *   use.c    the using half: tags, callers that wait, cancellation
+ *   fids.c   numbers for fids, which may outlive a connection
  *   conn.c   the life of a connection, and its end
  *   crew.c   threads
  *
@@ -45,14 +46,18 @@ struct task {
     struct task *next;
     void (*run)(struct p9_conn *conn, struct task *task);
     struct p9_conn *conn;
+    bool op; /* a request: may take long, and is bound by the connection's share of the workers */
     bool queued; /* guarded by crew->lock */
 };
 
 /* The connection's place in its crew. */
 struct crew_link {
     UT_hash_handle hh;
-    uint64_t id;                         /* in epoll events, so that a stale one finds nobody */
-    unsigned pins;                       /* guarded by crew->lock: tasks and events under way */
+    uint64_t id;   /* in epoll events, so that a stale one finds nobody */
+    unsigned pins; /* this and the next three guarded by crew->lock: tasks and events under way */
+    atomic_uint runs;                    /* threads that work for it, less those that wait */
+    struct task *tasks, **tasks_tail;    /* queued; those that are no ops come first */
+    struct p9_conn *next_q, *prev_q;     /* in crew->queue: those with tasks */
     struct p9_conn *next_act, *prev_act; /* guarded by crew->active_lock */
     bool active;                         /* guarded by crew->active_lock */
     bool pollable;                       /* its `in` can be in an epoll */
@@ -68,9 +73,14 @@ void crew_del(struct p9_crew *crew, struct p9_conn *conn);
 void crew_arm(struct p9_crew *crew, struct p9_conn *conn, int fd, bool data);
 /* False when every thread is busy and no more may be started; the task is queued all the same. */
 bool crew_submit(struct p9_crew *crew, struct task *task);
-/* The thread is about to wait, and is not counted until crew_unblock. False at the hard limit. */
-bool crew_block(struct p9_crew *crew);
-void crew_unblock(struct p9_crew *crew);
+/* The thread, which works for `conn`, is about to wait, and is not counted until crew_unblock.
+ * False at the hard limit. */
+bool crew_block(struct p9_crew *crew, struct p9_conn *conn);
+void crew_unblock(struct p9_crew *crew, struct p9_conn *conn);
+/* True if others wait while all threads work: who could go on for ever gives way. */
+bool crew_crowded(struct p9_crew *crew);
+/* True if the worker that asks may run an op itself; else it is to be submitted. */
+bool crew_may(struct p9_crew *crew, const struct p9_conn *conn);
 /* True if the thread may wait for a while for more from one connection. */
 bool crew_dwell(struct p9_crew *crew);
 void crew_undwell(struct p9_crew *crew);
@@ -85,18 +95,23 @@ void crew_buf_free(struct p9_crew *crew, void *buf, size_t n);
 /* ---- wire.c ---- */
 
 struct wire {
-    int in, out;
+    struct chan chan;
+    int in, out; /* of it */
     bool in_sock, out_sock, timed;
     int out_nonblock; /* `out` opened anew with O_NONBLOCK, for what knows no RWF_NOWAIT; or -1 */
     bool no_nowait;
-    int cut; /* an eventfd that becomes readable when the link is cut; -1 with sockets */
+    bool dry; /* chan.io had nothing when it was last read */
+    int cut;  /* an eventfd that becomes readable when the link is cut; -1 with sockets */
     struct timeval old_timeout;
 };
+/* Takes the channel over (a copy of it), but does not close it. */
 int wire_init(struct wire *w, const struct chan *chan, bool serves);
 void wire_done(struct wire *w);
 /* Some bytes; 0 the end; -EAGAIN when nothing came for `timeout` ms (-1: wait for ever; sockets
  * take any other time but 0 as WIRE_DWELL). */
 ssize_t wire_read(struct wire *w, const struct iovec *iov, int n, int timeout);
+/* There is something to read of which no poll or epoll tells. For the reader, or nobody reads. */
+bool wire_pending(const struct wire *w);
 /* What can be written without waiting, -EAGAIN when nothing. */
 ssize_t wire_write(struct wire *w, const struct iovec *iov, int n);
 /* Waits until something can be written (or the link is cut). */
@@ -233,6 +248,8 @@ void serve_run(struct p9_conn *c, struct req *req, uint64_t gen);
 void serve_submit(struct p9_conn *c, struct req *req);
 /* The answer is in pub.out: queues it (unless dropped), and what waited for it. */
 void serve_answer(struct p9_conn *c, struct req *req);
+/* It gets no answer; who waited for it goes on. */
+void serve_drop(struct p9_conn *c, struct req *req);
 void serve_cancel_all(struct p9_conn *c); /* by a worker, soon */
 void serve_cancel_task(struct p9_conn *c, struct task *task);
 void req_unref(struct p9_conn *c, struct req *req);
@@ -273,10 +290,7 @@ struct p9_pending {
     uint8_t small_head[320], small[320];
 };
 
-enum {
-    P9_RERROR = 107,                   /* of older dialects */
-    TAG_END = 2 * LIMIT_REQUESTS_USED, /* of Tend */
-};
+enum { TAG_END = 2 * LIMIT_REQUESTS_USED /* of Tend */ };
 /* The Tflush for tag t has tag t + LIMIT_REQUESTS_USED. */
 struct tag_slot {
     struct p9_pending *pend;
@@ -331,7 +345,7 @@ enum conn_state { LIVE, ENDED /* or lost; `error` says */, OVER };
 struct p9_conn {
     pthread_mutex_t lock;
     pthread_cond_t cond; /* broadcast: over, no users */
-    struct chan chan;
+    struct chan chan;    /* as it was at first: who the peer is */
     struct wire wire;
     struct p9_conn_opts opts;
     struct p9_crew *crew;
@@ -373,12 +387,14 @@ struct p9_conn {
     uint64_t next_seq;
     uint32_t smsize;
     bool session, resetting;
-    bool serve_ext;              /* the peer's using half speaks our own messages */
-    bool serve_done;             /* and has said goodbye */
-    bool peer_spoke, peer_plain; /* its Tversion came; it was the plain one */
+    enum p9_dialect serve_dialect; /* of the session */
+    bool serve_ext;                /* the peer's using half speaks our own messages */
+    bool serve_done;               /* and has said goodbye */
+    bool peer_spoke, peer_plain;   /* its Tversion came; it was the plain one */
 
     /* the using half */
     enum use_state use;
+    enum p9_dialect use_dialect;
     bool use_ext, said_end;
     uint32_t umsize;
     int hello_result; /* of our Tversion */
@@ -389,8 +405,7 @@ struct p9_conn {
     size_t bytes_used;
     struct p9_pending *room, **room_tail; /* those who want room, in order */
     struct p9_pending *waiters;           /* those who sleep, any of whom can be made the reader */
-    uint32_t *fids_free;
-    uint32_t nfids_free, fids_cap, fids_next;
+    struct p9_fids *fids;                 /* has a lock of its own */
 };
 
 /* The lock is given up with these, so that who is woken does not wait for it at once. (That the

@@ -250,9 +250,10 @@ void use_fail_all(struct p9_conn *c)
 
 static int encode(struct p9_pending *p, struct p9_msg *t)
 {
+    t->dialect = (uint8_t)p->conn->use_dialect;
     size_t size = p9_encode_size(t), ndata = p9_has_data(t->type) ? t->count : 0;
     if (size == 0)
-        return -EINVAL;
+        return -EOPNOTSUPP; /* not of this dialect */
     p->head = size - ndata <= sizeof(p->small_head) ? p->small_head : malloc(size - ndata);
     if (!p->head)
         return -ENOMEM;
@@ -530,6 +531,20 @@ static int begin(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, stru
     return r;
 }
 
+/* What an Rlerror or Rerror says. */
+static int error_of(const struct p9_msg *r)
+{
+    uint32_t e = r->ecode;
+    if (r->type == P9_Rerror && (r->dialect != P9_U || e == 0))
+        e = (uint32_t)p9_error_number(&r->ename);
+    return e > 0 && e < 4096 ? -(int)e : -EIO;
+}
+
+static bool is_error(const struct p9_msg *r)
+{
+    return r->type == P9_Rlerror || r->type == P9_Rerror;
+}
+
 /* What the peer said, as a result. */
 int use_decode(struct p9_pending *p, struct p9_answer *ret)
 {
@@ -537,15 +552,15 @@ int use_decode(struct p9_pending *p, struct p9_answer *ret)
     ret->r.type = 0;
     if (p->result < 0)
         return p->result;
-    int r = -EPROTO;
-    if (p->buf[4] != P9_RERROR) /* of an old dialect: not for us */
-        r = p->into_n != SIZE_MAX && p->into && p->buf[4] == p->expect
+    int r = p->into_n != SIZE_MAX && p->into && p->buf[4] == p->expect
                 ? p9_decode_split(p->buf, p->nbuf, p->into, p->into_n, &ret->r)
-                : p9_decode(p->buf, p->nbuf, &ret->r);
-    if (r < 0)
+                : p9_decode_as(p->conn->use_dialect, p->buf, p->nbuf, &ret->r);
+    if (r < 0) {
+        ret->r.type = 0;
         return -EPROTO;
-    if (ret->r.type == P9_Rlerror)
-        return ret->r.ecode > 0 && ret->r.ecode < 4096 ? -(int)ret->r.ecode : -EIO;
+    }
+    if (is_error(&ret->r))
+        return error_of(&ret->r);
     if (p->buf != p->small) {
         ret->buf = p->buf;
         p->buf = NULL;
@@ -562,7 +577,8 @@ static int end(struct p9_conn *c, struct pl_call *call, struct p9_pending *p, st
         role_pass(c);
     wait_let_go(c, p);
     int r = use_decode(p, ret);
-    if (r < 0 && p->result == 0 && ret->r.type != P9_Rlerror)
+    ret->sent = p->out.done > 0;
+    if (r < 0 && p->result == 0 && !is_error(&ret->r))
         conn_lost(c, -EPROTO, "the other end sent an answer that makes no sense (to %s)",
                   p9_type_name((uint8_t)(p->expect - 1)));
     use_leave(c);
@@ -583,6 +599,7 @@ int p9_rpc(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, struct p9_
 {
     struct p9_pending p;
     ret->buf = NULL;
+    ret->sent = false;
     pend_init(c, &p);
     set_into(&p, t, into, into_size);
     p.sync = true;
@@ -625,43 +642,37 @@ void p9_answer_free(struct p9_answer *a)
 
 /* ---- fids ---- */
 
-uint32_t p9_fid_get(struct p9_conn *c)
+struct p9_fids *p9_conn_fids(struct p9_conn *c)
 {
-    uint32_t fid = P9_NOFID;
-    pthread_mutex_lock(&c->lock);
-    if (c->nfids_free)
-        fid = c->fids_free[--c->nfids_free];
-    else if (c->fids_next < LIMIT_FIDS)
-        fid = c->fids_next++;
-    conn_unlock(c);
-    return fid;
+    return c->fids;
 }
 
-static void put_fid(struct p9_conn *c, uint32_t fid)
+int p9_conn_share_fids(struct p9_conn *c, struct p9_fids *fids)
 {
-    if (c->nfids_free == c->fids_cap) {
-        uint32_t cap = c->fids_cap ? 2 * c->fids_cap : 16;
-        uint32_t *more = realloc(c->fids_free, cap * sizeof(*more));
-        if (!more)
-            return; /* the fid is lost, no more */
-        c->fids_free = more;
-        c->fids_cap = cap;
-    }
-    c->fids_free[c->nfids_free++] = fid;
+    pthread_mutex_lock(&c->lock);
+    struct p9_fids *old = c->fids;
+    bool may = old == fids || p9_fids_untouched(old);
+    if (may)
+        c->fids = p9_fids_ref(fids);
+    conn_unlock(c);
+    if (may)
+        p9_fids_unref(old);
+    return may ? 0 : -EBUSY;
+}
+
+uint32_t p9_fid_get(struct p9_conn *c)
+{
+    return p9_fids_get(c->fids);
 }
 
 void p9_fid_put(struct p9_conn *c, uint32_t fid)
 {
-    if (fid == P9_NOFID)
-        return;
-    pthread_mutex_lock(&c->lock);
-    put_fid(c, fid);
-    conn_unlock(c);
+    p9_fids_put(c->fids, fid);
 }
 
 static void clunked(struct p9_conn *c, struct p9_pending *p)
 {
-    put_fid(c, p->fid);
+    p9_fids_put(c->fids, p->fid);
     pend_free(p);
 }
 

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The descriptors of a connection. Nothing here is guarded by a lock: one thread reads (the
- * reader), one writes (conn->writing), and any may cut.
+ * The channel of a connection. Nothing here is guarded by a lock: one thread reads (the reader),
+ * one writes (conn->writing), and any may cut.
  *
  * Inherited descriptors are never made O_NONBLOCK, as other processes may share them. Sockets have
  * MSG_DONTWAIT; pipes have RWF_NOWAIT; FIFOs and terminals are opened anew through /proc with
  * O_NONBLOCK, which is a file description of our own. Where even that fails, a poll says that there
  * is room, and then no more than PIPE_BUF bytes are written.
+ *
+ * A channel with an `io` of its own (TLS) is read and written by that, whatever its descriptors
+ * are. Those are only polled, and only when the io had nothing: it may hold bytes of which no poll
+ * tells. It is cut by the eventfd, so that its goodbye can still be said when it is closed.
  */
 #include "p9/priv.h"
 #include <errno.h>
@@ -29,9 +33,12 @@ static bool is_socket(int fd)
 
 int wire_init(struct wire *w, const struct chan *chan, bool serves)
 {
-    *w = (struct wire){.in = chan->in, .out = chan->out, .out_nonblock = -1, .cut = -1};
-    w->in_sock = is_socket(w->in);
-    w->out_sock = w->out == w->in ? w->in_sock : is_socket(w->out);
+    *w = (struct wire){
+        .chan = *chan, .in = chan->in, .out = chan->out, .out_nonblock = -1, .cut = -1};
+    if (!chan->io) {
+        w->in_sock = is_socket(w->in);
+        w->out_sock = w->out == w->in ? w->in_sock : is_socket(w->out);
+    }
     if (!w->in_sock || !w->out_sock) {
         w->cut = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         if (w->cut < 0)
@@ -94,8 +101,25 @@ static ssize_t read_socket(struct wire *w, const struct iovec *iov, int n, int t
     }
 }
 
+static ssize_t read_io(struct wire *w, const struct iovec *iov, int n, int timeout)
+{
+    for (;;) {
+        ssize_t r = w->chan.io->read(&w->chan, iov, n);
+        w->dry = r <= 0;
+        if (r == -EINTR)
+            continue;
+        if (r != -EAGAIN || timeout == 0)
+            return r;
+        int p = ready(w, w->in, POLLIN, timeout);
+        if (p <= 0)
+            return p < 0 ? p : -EAGAIN;
+    }
+}
+
 ssize_t wire_read(struct wire *w, const struct iovec *iov, int n, int timeout)
 {
+    if (w->chan.io)
+        return read_io(w, iov, n, timeout);
     if (w->in_sock)
         return read_socket(w, iov, n, timeout);
     int p = ready(w, w->in, POLLIN, timeout);
@@ -108,6 +132,11 @@ ssize_t wire_read(struct wire *w, const struct iovec *iov, int n, int timeout)
     if (r < 0 && errno == EIO && isatty(w->in)) /* the other side of a pty is gone */
         return 0;
     return r < 0 ? -errno : r;
+}
+
+bool wire_pending(const struct wire *w)
+{
+    return w->chan.io && !w->dry && w->chan.io->pending(&w->chan);
 }
 
 /* A library cannot ignore SIGPIPE for its process: holds it off, and takes away what it caused. */
@@ -161,7 +190,9 @@ ssize_t wire_write(struct wire *w, const struct iovec *iov, int n)
     struct msghdr m = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n};
     ssize_t r;
     do {
-        if (!w->out_sock)
+        if (w->chan.io)
+            r = w->chan.io->write(&w->chan, iov, n);
+        else if (!w->out_sock)
             r = without_sigpipe(w, iov, n, write_plain);
         else if ((r = n == 1
                           ? send(w->out, iov->iov_base, iov->iov_len, MSG_DONTWAIT | MSG_NOSIGNAL)
@@ -181,6 +212,8 @@ int wire_wait_both(struct wire *w, bool in)
     struct pollfd p[3] = {{.fd = w->out, .events = POLLOUT},
                           {.fd = in ? w->in : -1, .events = POLLIN},
                           {.fd = w->cut, .events = POLLIN}};
+    if (in && wire_pending(w))
+        return WIRE_IN;
     poll(p, 3, -1);
     return (p[0].revents || p[2].revents ? WIRE_OUT : 0) | (p[1].revents ? WIRE_IN : 0);
 }

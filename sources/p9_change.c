@@ -166,15 +166,15 @@ static int old_remove(struct p9s_tree *t, struct pl_call *call, uint32_t dfid, c
         return r;
     bool isdir = qid.type & P9_QTDIR;
     if (isdir != !!(flags & AT_REMOVEDIR)) {
-        p9_clunk_later(t->conn, m.fid);
+        p9s_clunk(t, m.fid);
         return isdir ? -EISDIR : -ENOTDIR;
     }
     r = p9s_tell(t, call, &m);
     /* the fid is gone whatever the answer */
     if (r == -EINTR || r == -ETIMEDOUT)
-        p9_clunk_later(t->conn, m.fid);
+        p9s_clunk(t, m.fid);
     else
-        p9_fid_put(t->conn, m.fid);
+        p9s_put_fid(t, m.fid);
     return r;
 }
 
@@ -188,7 +188,11 @@ int p9s_remove(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
     int r = p9s_my_fid(t, call, dir, &m.dfid);
     if (r == 0)
         r = p9s_tell(t, call, &m);
-    return r == -EOPNOTSUPP && !t->ext ? old_remove(t, call, m.dfid, name, flags) : r;
+    if (r == -EOPNOTSUPP && !t->ext)
+        r = old_remove(t, call, m.dfid, name, flags);
+    if (r == 0)
+        p9s_place_gone(t, (struct p9s_node *)dir, name);
+    return r;
 }
 
 static int old_rename(struct p9s_tree *t, struct pl_call *call, const struct p9_msg *at)
@@ -199,7 +203,7 @@ static int old_rename(struct p9s_tree *t, struct pl_call *call, const struct p9_
     if (r < 0)
         return r;
     r = p9s_tell(t, call, &m);
-    p9_clunk_later(t->conn, m.fid);
+    p9s_clunk(t, m.fid);
     return r;
 }
 
@@ -220,6 +224,9 @@ int p9s_rename(struct pl_tree *tree, struct pl_call *call, struct pl_node *olddi
         r = p9s_tell(t, call, &m);
     if (r == -EOPNOTSUPP && !t->ext)
         r = old_rename(t, call, &m);
+    if (r == 0)
+        p9s_place_moved(t, (struct p9s_node *)olddir, oldname, (struct p9s_node *)newdir, newname,
+                        flags & RENAME_EXCHANGE);
     if (r < 0 || !p9s_renames(t))
         return r;
     p9s_refresh(t, call, newdir, newname);

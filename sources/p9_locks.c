@@ -4,7 +4,7 @@
  * the 64-bit owner in hexadecimal, and told which locks are flock's; another gets a string that
  * holds owner and kind, so that the two kinds at least never look like one owner.
  */
-#include "sources/p9_tree.h"
+#include "sources/p9_again.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -13,12 +13,8 @@
 #define WAIT_FIRST_NS 10000000LL   /* before asking again for a lock that another holds ... */
 #define WAIT_LAST_NS  1000000000LL /* ... growing to this */
 
-struct owner {
-    char text[64];
-};
-
-static struct p9_lock wire_lock(const struct p9s_tree *t, const struct pl_lock *lock,
-                                struct owner *buf)
+struct p9_lock p9s_wire_lock(const struct p9s_tree *t, const struct pl_lock *lock,
+                             struct p9s_owner *buf)
 {
     if (t->ext)
         snprintf(buf->text, sizeof(buf->text), "%016" PRIx64, lock->owner);
@@ -55,8 +51,8 @@ int p9s_lock(struct pl_tree *tree, struct pl_call *call, struct pl_file *file,
     struct p9s_tree *t = p9s_of(tree);
     struct p9s_file *f = (struct p9s_file *)file;
     struct p9s_node *node = (struct p9s_node *)file->node;
-    struct owner owner;
-    struct p9_msg m = {.type = P9_Tlock, .fid = f->fid, .lock = wire_lock(t, lock, &owner)};
+    struct p9s_owner owner;
+    struct p9_msg m = {.type = P9_Tlock, .fid = f->fid, .lock = p9s_wire_lock(t, lock, &owner)};
     if (lock->type == F_UNLCK && !atomic_load(&node->locked))
         return 0; /* there is none of ours on it */
     atomic_store(&node->locked, true);
@@ -67,6 +63,8 @@ int p9s_lock(struct pl_tree *tree, struct pl_call *call, struct pl_file *file,
         int r = ask(t, call, &m, &status);
         if (r < 0)
             return r;
+        if (status == P9_LOCK_SUCCESS)
+            p9s_held_set(t, f, lock);
         if (status != P9_LOCK_BLOCKED)
             return status == P9_LOCK_SUCCESS ? 0 : -ENOLCK;
         if (!lock->wait)
@@ -80,10 +78,10 @@ int p9s_getlock(struct pl_tree *tree, struct pl_call *call, struct pl_file *file
                 struct pl_lock *lock)
 {
     struct p9s_tree *t = p9s_of(tree);
-    struct owner owner;
+    struct p9s_owner owner;
     struct p9_msg m = {.type = P9_Tgetlock,
                        .fid = ((struct p9s_file *)file)->fid,
-                       .lock = wire_lock(t, lock, &owner)};
+                       .lock = p9s_wire_lock(t, lock, &owner)};
     struct p9_answer a;
     int r = p9s_ask(t, call, &m, &a);
     const struct p9_lock *in = &a.r.lock;
