@@ -107,7 +107,9 @@ static inline void bytes_int(struct bytes *b, uint64_t v, unsigned size)
         bytes_add(b, &(uint8_t){(uint8_t)(v >> 8 * i)}, 1);
 }
 
-/* ---- the table once more, with what the numbers mean left out ---- */
+/* ---- the table once more, with what the numbers mean left out; of 9P2000.L and us ---- */
+
+#define STEPS_MESSAGES(M) P9_L_MESSAGES(M) P9_COMMON_MESSAGES(M) P9_OWN_MESSAGES(M)
 
 enum steps_kind {
     S_END,
@@ -137,6 +139,7 @@ struct steps_field {
 #define FID(m)   STEPS_F(S_FID, 4, m)
 #define OPT4(m)  STEPS_F(S_MAYBE, 4, m)
 #define OP(m)    STEPS_F(S_OP, 8, m)
+#define EXT4(m)  STEPS_F(S_INT, 4, m)
 #define STR(m)   STEPS_F(S_STR, 0, m)
 #define NAME(m)  STEPS_F(S_NAME, 0, m)
 #define QID(m)   STEPS_F(S_QID, 0, m)
@@ -145,7 +148,7 @@ struct steps_field {
 #define DATA(m)  STEPS_F(S_DATA, 4, m)
 #define M(num, name, ...)                                                                          \
     static const struct steps_field steps_##name[] = {__VA_ARGS__ __VA_OPT__(, ){S_END, 0, 0}};
-P9_MESSAGES(M)
+STEPS_MESSAGES(M)
 #undef M
 #undef U1
 #undef U2
@@ -154,6 +157,7 @@ P9_MESSAGES(M)
 #undef FID
 #undef OPT4
 #undef OP
+#undef EXT4
 #undef STR
 #undef NAME
 #undef QID
@@ -163,7 +167,7 @@ P9_MESSAGES(M)
 
 static const struct steps_field *const steps_fields[256] = {
 #define M(num, name, ...) [num] = steps_##name,
-    P9_MESSAGES(M)
+    STEPS_MESSAGES(M)
 #undef M
 };
 
@@ -172,7 +176,7 @@ static inline uint8_t steps_request(uint8_t b)
 {
     static const uint8_t all[] = {
 #define M(num, name, ...) num,
-        P9_MESSAGES(M)
+        STEPS_MESSAGES(M)
 #undef M
     };
     if (b % 2 == 0 && steps_fields[b])
