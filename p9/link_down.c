@@ -352,7 +352,11 @@ static void tell(struct p9_conn *c, struct link *l)
 
 void link_note(struct p9_conn *c)
 {
-    if (c->link->state == LINK_DOWN && !c->down && c->state == LIVE)
+    if (c->link->state != LINK_DOWN || c->down || c->state != LIVE)
+        return;
+    if (conn_both_done(c)) /* if the other end comes back, then only to hear that it is gone */
+        conn_end(c);
+    else
         go_down(c);
 }
 
@@ -428,6 +432,8 @@ void link_move(struct p9_conn *c)
 {
     struct link *l = c->link;
     struct p9_conn *old = NULL;
+    if (l->state != LINK_MOVES)
+        return;
     conn_unlock(c);
     if (l->in_at == l->in_end) /* who is not answered yet has nothing else to say */
         old = links_get(c->opts.link.links, l->id, c->chan.who);
