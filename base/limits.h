@@ -25,10 +25,11 @@
     X(REQUESTS_SERVED, 512, "requests", "of one connection taken and not yet answered")            \
     X(REQUESTS_HELD, 4096, "requests", "the same, with those that said that they wait")            \
     X(REQUESTS_USED, 128, "requests", "sent over one connection and not yet answered")             \
-    X(FLUSHES_USED, 129, "requests", "Tflush and Tend, besides the above")                         \
+    X(FLUSHES_USED, 130, "requests", "Tflush, Tend and keepalive, besides")                          \
     X(BYTES_SERVED, 33554432, "bytes", "of requests and answers held for one connection")          \
     X(BYTES_USED, 8388608, "bytes", "of requests sent over one connection and not yet answered")   \
     X(HELLO, 30, "seconds", "for a server that was dialed to answer the first message")            \
+    X(FLUSH, 10, "seconds", "for a server to answer Tflush, until its caller goes on all the same") \
     X(CONNECTIONS, 16384, "connections", "to one server")                                          \
     X(LINKS, 16384, "links", "of one server, up or down")                                          \
     X(LINK_KEPT, 4194304, "bytes", "sent over one link and not yet acknowledged")                  \

@@ -390,15 +390,17 @@ int far_take(struct far *f, struct chan *chan, const char *token, struct p9_conn
     return r;
 }
 
-/* The link of a process that was killed, and that we follow, holds its locks. */
+/* What a process that was killed, and that we follow, has left at the other end holds its locks. */
 static void forget_left(struct far *f)
 {
     struct chan chan;
+    int64_t end = mono_now() + SECOND;
     for (size_t i = 0; f->how.left && *f->how.left && f->addrs[i]; i++) {
-        if (chan_dial(f->addrs[i], &chan, NULL) < 0)
-            continue;
-        p9_link_forget(&chan, f->how.left);
-        chan_close(&chan);
+        int r = 0;
+        while (r == 0 && mono_now() < end && chan_dial(f->addrs[i], &chan, NULL) == 0) {
+            r = p9_link_forget(&chan, f->how.left);
+            chan_close(&chan);
+        }
     }
     f->how.left = NULL;
 }

@@ -363,7 +363,8 @@ int p9_use(struct p9_conn *c, struct pl_call *call, struct pl_err *err)
 
 static bool nothing_pending(struct p9_conn *c, void *arg)
 {
-    return c->npending == 0 && !c->room;
+    /* A plain server may never answer what was given up. */
+    return c->npending == (c->use_ext ? 0 : c->norphans) && !c->room;
 }
 
 static bool use_is_done(struct p9_conn *c, void *arg)

@@ -83,8 +83,10 @@ void p9_links_free(struct p9_links *links); /* after its connections are freed *
  * channel, with the same opts.link.links. */
 
 /* For who follows a process that was killed and had the link `id`: tells the called end, over a
- * channel of its own that proves the same, that nobody will come back for it. The channel stays the
- * caller's to close. Blocks for as long as it takes to write some bytes. */
-void p9_link_forget(const struct chan *chan, const char *id);
+ * channel of its own that proves the same, that nobody will come back for it. 1 when it does not
+ * know the link (any more), and all is dropped that was open there; 0 when it was told: it is to be
+ * told again over another channel, until it is 1; or -errno. The channel stays the caller's to
+ * close. Blocks, for LIMIT_HELLO at most. */
+int p9_link_forget(struct chan *chan, const char *id);
 
 #endif
