@@ -96,17 +96,18 @@ static void conn_over(void *arg, int error, const char *sentence)
         lost(s, s->sentence);
 }
 
-static void note_link(struct state *s, const char *id)
+static void note_link(struct state *s, const struct p9_conn *conn)
 {
+    const char *id = p9_conn_link(conn);
     if (s->page)
         linkpage_up(s->page, &s->linkopt, id);
     for (size_t i = 0; i < s->d->nmounts; i++)
         linkpage_up(s->mounts[i].page, &s->linkopt, id);
 }
 
-static void ready(void *arg, const struct far *far, const char *id)
+static void ready(void *arg, const struct far *far, struct p9_conn *conn)
 {
-    note_link(arg, id);
+    note_link(arg, conn);
 }
 
 /* ---- the connection ---- */
@@ -364,7 +365,7 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
         r = 1;
     }
     if (r >= 0) {
-        note_link(s, p9_conn_link(conn_of(s)));
+        note_link(s, conn_of(s));
         announce_exports(s);
     } else {
         loss_ending(&s->loss);
@@ -546,7 +547,7 @@ static int serve_only(struct state *s, int signals)
         release(s);
         return cmd_error(s->d->cmd, &err);
     }
-    note_link(s, p9_conn_link(conn_of(s)));
+    note_link(s, conn_of(s));
     announce_exports(s);
     reg_set_peer(s->page, s->peer);
     reg_set_state(s->page, "up");

@@ -371,7 +371,7 @@ int far_use(struct far *f, struct p9_conn *conn, struct pl_call *call, struct pl
         f->kept = *p9_conn_link(conn);
         pthread_mutex_unlock(&f->lock);
         if (f->how.ready)
-            f->how.ready(f->how.arg, f, p9_conn_link(conn));
+            f->how.ready(f->how.arg, f, conn);
     }
     return r;
 }

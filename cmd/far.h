@@ -46,8 +46,8 @@ struct far_how {
     void (*lost)(void *arg, const char *sentence);
     /* It is down (why), or up again (NULL): one after the other, in some thread. May be NULL. */
     void (*changed)(void *arg, const char *down);
-    /* A connection is ready to be used; `id`: its link's, "" if there is none. May be NULL. */
-    void (*ready)(void *arg, const struct far *far, const char *id);
+    /* A connection is ready to be used. May be NULL. */
+    void (*ready)(void *arg, const struct far *far, struct p9_conn *conn);
     const char *left; /* a link of ours whose process was killed: the other end is told, at the first
                          connection, that it need not keep it; "" or NULL: none */
     void *arg;

@@ -44,11 +44,11 @@ static void changed(void *arg, const char *down)
     linkpage_changed(s->mount.page, s->m->prefix, s->far.peer, down);
 }
 
-/* A connection is ready; `id` is its link's, or "". */
-static void ready(void *arg, const struct far *far, const char *id)
+static void ready(void *arg, const struct far *far, struct p9_conn *conn)
 {
     struct state *s = arg;
-    linkpage_up(s->mount.page, far_linkopt(far), id);
+    reg_set_peer(s->mount.page, p9_conn_peer(conn));
+    linkpage_up(s->mount.page, far_linkopt(far), p9_conn_link(conn));
 }
 
 /* Nobody may ask for anything any more: what is left need not wait for a link that is down. */

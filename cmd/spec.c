@@ -257,7 +257,7 @@ static int ssh_parse(struct spec *s, char *text, char **lower, struct pl_err *er
 /* The far end is asked for again as long as the tree is there: it keeps how that is done. */
 struct ssh_way {
     struct sshlink link;
-    char *args[6];
+    char *args[7];
     char dir[PATH_MAX + 8], host[];
 };
 
@@ -274,7 +274,7 @@ static int ssh_open(const struct spec *s, const struct opening *o, struct pl_tre
         free(way);
         return pl_fail(err, -ENAMETOOLONG, "%s: the path is too long", s->text);
     }
-    char *args[] = {"serve", "--remote", "--quiet", "--", way->dir, NULL};
+    char *args[] = {"serve", "--remote", "--quiet", "--", way->dir, "stdio", NULL};
     memcpy(way->args, args, sizeof(args));
     way->link = (struct sshlink){.host = way->host, .args = way->args};
     int r = open_far(s, "", &(struct far_how){.ssh = &way->link, .own = way}, o, ret, err);

@@ -24,6 +24,7 @@ const char *spec_text(const struct spec *spec);
 
 struct pl_keep;
 struct far;
+struct p9_conn;
 
 /* Who wants to know what becomes of a connection under the tree (a 9p, ssh or exec source). */
 struct spec_watch {
@@ -31,8 +32,8 @@ struct spec_watch {
     void (*lost)(void *arg, const char *sentence);  /* for good; in a thread of the engine; must not
                                                       block */
     void (*changed)(void *arg, const char *sentence); /* it is down (why), or up again (NULL) */
-    /* A connection is ready; `id`: its link's, "" if there is none. */
-    void (*ready)(void *arg, const struct far *far, const char *id);
+    /* A connection is ready to be used. */
+    void (*ready)(void *arg, const struct far *far, struct p9_conn *conn);
     const char *left; /* the id of a link whose process was killed: it is given up; or NULL, "" */
     void *arg;
     struct pl_keep *keep; /* what a predecessor left, for who gives it to pl_keep() too; or NULL. A

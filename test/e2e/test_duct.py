@@ -99,9 +99,9 @@ class Pair:
 
     def relayed(self, dirs, at):
         """TCP through a relay that can be cut, with a link over it."""
-        from test_link import Relay, port_of
+        from relay import Relay
         self.a = self.plenum.start("duct", *self.opts, "-l", "tcp!127.0.0.1!0", dirs[0], at[0])
-        self.relay = Relay(port_of(self.wait_listening()))
+        self.relay = Relay(int(self.wait_listening().rsplit("!", 1)[1]))
         self.b = self.plenum.start("duct", "-d", self.relay.addr, dirs[1], at[1])
 
     def cut(self):

@@ -8,111 +8,30 @@ takes.
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import pathlib
 import signal
-import socket
 import struct
 import subprocess
-import threading
+import sys
 import time
 
 import pytest
 from conftest import PLENUM, alive, fuse, mounted, mounts_under, wait_for
+from relay import Relay, end_all
 from test_duct import Pair
 from test_ssh import Host, SSHD
 
 pytestmark = fuse
 
 
-class Relay:
-    """TCP that can be cut, held back and pointed elsewhere."""
-
-    def __init__(self, target):
-        self.target = target
-        self.lock = threading.Lock()
-        self.wires = []
-        self.passed = 0
-        self.cuts = 0
-        self.cut_at = None  # so many bytes later
-        self.every, self.left = 0, 0
-        self.stalled = threading.Event()
-        self.server = None
-        self.port = 0
-        self.listen()
-
-    def listen(self):
-        self.server = socket.create_server(("127.0.0.1", self.port), reuse_port=False)
-        self.port = self.server.getsockname()[1]
-        threading.Thread(target=self.accept, args=(self.server,), daemon=True).start()
-
-    @property
-    def addr(self):
-        return f"tcp!127.0.0.1!{self.port}"
-
-    def accept(self, server):
-        while True:
-            try:
-                near, _ = server.accept()
-            except OSError:
-                return
-            try:
-                far = socket.create_connection(("127.0.0.1", self.target))
-            except OSError:
-                self.reset(near)
-                continue
-            with self.lock:
-                self.wires.append((near, far))
-            for x, y in (near, far), (far, near):
-                threading.Thread(target=self.copy, args=(x, y), daemon=True).start()
-
-    def copy(self, x, y):
-        try:
-            while data := x.recv(65536):
-                if self.stalled.is_set():
-                    continue  # swallowed: nobody hears of it, and nothing is closed
-                y.sendall(data)
-                self.count(len(data))
-        except OSError:
-            pass
-        for s in x, y:
-            with contextlib.suppress(OSError):
-                s.shutdown(socket.SHUT_RDWR)
-
-    def count(self, n):
-        with self.lock:
-            self.passed += n
-            cut = self.cut_at is not None and self.passed >= self.cut_at
-            if cut:
-                self.left -= 1
-                self.cut_at = self.passed + self.every if self.left else None
-        if cut:
-            self.cut()
-
-    def cut_every(self, n, times):
-        with self.lock:
-            self.every, self.left, self.cut_at = n, times, self.passed + n
-
-    @staticmethod
-    def reset(s):
-        with contextlib.suppress(OSError):
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            s.shutdown(socket.SHUT_RDWR)
-
-    def cut(self):
-        with self.lock:
-            wires, self.wires = self.wires, []
-            self.cuts += 1
-        for wire in wires:
-            for s in wire:
-                self.reset(s)
-
-    def refuse(self):
-        """From now on nobody gets through."""
-        self.server.shutdown(socket.SHUT_RDWR)
-        self.server.close()
-        self.cut()
+@pytest.fixture(autouse=True)
+def relays():
+    """They end after the test, and what it mounted, has."""
+    yield
+    while HOLDERS:
+        HOLDERS.pop().end()
+    end_all()
 
 
 def port_of(addr):
@@ -155,6 +74,56 @@ class Far:
         is_up(self.plenum, self.at)
 
 
+HOLD = """
+import fcntl, sys
+f = open(sys.argv[1], "a+")
+fcntl.lockf(f, fcntl.LOCK_EX)
+print("held", flush=True)
+for line in sys.stdin:
+    f.write(line)
+    f.flush()
+    print("written", flush=True)
+"""
+
+
+class Held:
+    """A process that has a file of a mount open and locked. (We do not: who starts a process waits until
+    that has closed such files, and the other end may have to be asked.)"""
+
+    def __init__(self, path):
+        self.p = subprocess.Popen([sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE, text=True)
+        assert self.p.stdout.readline() == "held\n"
+        HOLDERS.append(self)
+
+    def write(self, line):
+        self.p.stdin.write(f"{line}\n")
+        self.p.stdin.flush()
+        assert self.p.stdout.readline() == "written\n"
+
+    def close(self):
+        self.p.stdin.close()
+        assert self.p.wait(30) == 0
+
+    def end(self):
+        self.p.kill()
+        self.p.stdin.close()
+        self.p.stdout.close()
+
+
+HOLDERS = []
+
+
+def locked(path):
+    """By somebody else."""
+    with open(path, "r+b") as f:
+        try:
+            fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def start(*argv, **kw):
     return subprocess.Popen(list(map(str, argv)), **kw)
 
@@ -163,21 +132,20 @@ def test_cut_amid_a_transfer(plenum):
     far = Far(plenum)
     blob = os.urandom(24 << 20)
     (plenum.tmp / "blob").write_bytes(blob)
-    held = os.open(far.at / "held", os.O_RDWR | os.O_CREAT)
-    fcntl.lockf(held, fcntl.LOCK_EX)
+    held = Held(far.at / "held")
     far.relay.cut_every(2 << 20, 8)
     assert subprocess.run(["cp", plenum.tmp / "blob", far.at / "copy"]).returncode == 0
     assert (far.dir / "copy").read_bytes() == blob
     far.relay.cut_every(2 << 20, 8)
-    far.plenum.run("umount", far.at, rc=1)  # it is in use; and nothing of it is in the kernel's cache below
-    assert subprocess.run(["cmp", plenum.tmp / "blob", far.at / "copy"]).returncode == 0
+    with open(far.at / "copy", "rb") as f:
+        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        assert f.read() == blob
     assert far.relay.cuts >= 8
     # What was open and locked is as it was: the server's session is the same.
-    with open(far.dir / "held", "r+b") as f, pytest.raises(BlockingIOError):
-        fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.write(held, b"still")
-    os.close(held)
-    assert (far.dir / "held").read_bytes() == b"still"
+    assert locked(far.dir / "held")
+    held.write("still")
+    held.close()
+    assert (far.dir / "held").read_bytes() == b"still\n"
     is_up(plenum, far.at)
     assert link(plenum, far.at)["breaks"] >= 8
     plenum.run("umount", far.at)
@@ -260,15 +228,13 @@ def test_moved(plenum):
     ports = [port_of(x.rsplit(" on ", 1)[1]) for x in plenum.err(other).splitlines() if " on " in x]
     relay, at = Relay(ports[0]), plenum.dir("at2")
     plenum.run("mount", f"9p:{relay.addr}", at)
-    with open(at / "held", "w") as f:
-        fcntl.lockf(f, fcntl.LOCK_EX)
-        relay.target = ports[1]
-        relay.cut()
-        f.write("moved")
-        f.flush()
-        assert (far.dir / "held").read_text() == "moved"
-        with open(far.dir / "held", "r+b") as g, pytest.raises(BlockingIOError):
-            fcntl.lockf(g, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    held = Held(at / "held")
+    relay.point(ports[1])
+    relay.cut()
+    held.write("moved")
+    assert (far.dir / "held").read_text() == "moved\n"
+    assert locked(far.dir / "held")
+    held.close()
     assert link(plenum, at)["breaks"] == 1
 
 
@@ -276,10 +242,10 @@ def test_half_open(plenum):
     """Nobody closes anything: only silence tells."""
     far = Far(plenum, "keepalive=200ms")
     (far.dir / "f").write_text("x" * 100000)
-    far.relay.stalled.set()
+    far.relay.stall(True)
     reader = start("cat", far.at / "f", stdout=subprocess.PIPE)
     is_down(plenum, far.at)
-    far.relay.stalled.clear()
+    far.relay.stall(False)
     assert len(reader.communicate(timeout=30)[0]) == 100000 and reader.returncode == 0
     is_up(plenum, far.at)
 
@@ -328,10 +294,8 @@ def test_hard(plenum):
 @pytest.mark.parametrize("how", ["umount", "umount -f", "open", "SIGINT"])
 def test_unmounted_while_it_is_down(plenum, how):
     far = Far(plenum, "hard")
-    held = None
-    if how in ("open", "SIGINT", "umount -f"):
-        held = os.open(far.at / "held", os.O_RDWR | os.O_CREAT)
-        fcntl.lockf(held, fcntl.LOCK_EX)
+    if how != "umount":
+        Held(far.at / "held")
     e = plenum.entry(far.at)
     far.down()
     if how == "SIGINT":
@@ -343,9 +307,6 @@ def test_unmounted_while_it_is_down(plenum, how):
         plenum.run(*how.split(), far.at)
     wait_for(lambda: not mounted(far.at), "it stays")
     wait_for(lambda: not alive(e["server"]) and not alive(e["keeper"]), "its processes stay")
-    if held is not None:
-        with contextlib.suppress(OSError):
-            os.close(held)
 
 
 def test_linger_is_over(plenum):
@@ -355,21 +316,12 @@ def test_linger_is_over(plenum):
     relay = Relay(port_of(server.addr))
     p = plenum.start("mount", "-f", "-o", "linger=300ms", f"9p:{relay.addr}", at)
     wait_for(lambda: mounted(at), plenum.err(p))
-    held = os.open(at / "held", os.O_RDWR | os.O_CREAT)
-    fcntl.lockf(held, fcntl.LOCK_EX)
+    Held(at / "held")
     relay.refuse()
     says = plenum.ended(p, 1)
     assert f"link to {relay.addr} lost: " in says, says
     assert not mounted(at)
-    with contextlib.suppress(OSError):
-        os.close(held)
-
-    def free():
-        with open(far / "held", "r+b") as f, contextlib.suppress(BlockingIOError):
-            fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        return False
-    wait_for(free, "the server keeps the lock of who is gone")
+    wait_for(lambda: not locked(far / "held"), "the server keeps the lock of who is gone")
     wait_for(lambda: [e["link"]["peers"] for e in plenum.status() if e["server"] == server.pid] == [0])
 
 
@@ -402,6 +354,123 @@ def test_the_log_tells(plenum):
     assert status["link"]["peers"] == 1 and status["link"]["breaks"] == 1
     p.send_signal(signal.SIGTERM)
     plenum.ended(p, 0)
+
+
+# ---- servers that go away
+
+
+def serve_again(plenum, server, *args):
+    """At the same address; its predecessor was killed, or has ended."""
+    plenum.ended(server, None)
+    return plenum.serve(*args, server.addr)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_server_restarted(plenum, how):
+    """Open files and locks are as they were, as far as nobody else came in between."""
+    far, at = plenum.dir("far"), plenum.dir("at")
+    server = plenum.serve(far, "tcp!127.0.0.1!0")
+    plenum.run("mount", "-o", "hard", f"9p:{server.addr}", at)
+    f = Held(at / "open")
+    f.write("before")
+    for turn in range(3):
+        server.send_signal(how)
+        server = serve_again(plenum, server, far)
+        f.write(turn)
+        os.mkdir(at / f"d{turn}")
+        assert locked(far / "open")
+    f.close()
+    assert (far / "open").read_text() == "before\n0\n1\n2\n"
+    assert sorted(p.name for p in far.iterdir()) == ["d0", "d1", "d2", "open"]
+    wait_for(lambda: link(plenum, at)["state"] == "up")
+    assert link(plenum, at)["breaks"] == 3
+    plenum.run("umount", at)
+
+
+def test_failover(plenum):
+    """Two servers of one directory, in order; and back to the first when the second goes. (Nothing is under
+    way when they go: whether it was done the other cannot know.)"""
+    far, at = plenum.dir("far"), plenum.dir("at")
+    one, two = [plenum.serve(far, "tcp!127.0.0.1!0") for _ in range(2)]
+    plenum.run("mount", "-o", "hard", f"9p:{one.addr},or={two.addr}", at)
+    assert plenum.entry(at)["peer"] == one.addr
+    f = Held(at / "open")
+    f.write("one")
+    one.kill()
+    wait_for(lambda: plenum.entry(at)["peer"] == two.addr, "it stays with who is gone")
+    f.write("two")
+    one = serve_again(plenum, one, far)
+    two.kill()
+    wait_for(lambda: plenum.entry(at)["peer"] == one.addr, "it stays with who is gone")
+    f.write("one again")
+    f.close()
+    assert (far / "open").read_text() == "one\ntwo\none again\n"
+
+
+def test_no_failover_while_nobody_answers(plenum):
+    """It is the network that is away: the link is kept, with its server."""
+    far = plenum.dir("far")
+    at = plenum.dir("at")
+    servers = [plenum.serve(far, "tcp!127.0.0.1!0") for _ in range(2)]
+    relays = [Relay(port_of(s.addr)) for s in servers]
+    plenum.run("mount", "-o", "hard", f"9p:{relays[0].addr},or={relays[1].addr}", at)
+    f = Held(at / "held")
+    for r in relays:
+        r.refuse()
+    is_down(plenum, at)
+    relays[0].listen()
+    is_up(plenum, at)
+    assert locked(far / "held")
+    f.close()
+    assert plenum.entry(at)["peer"] == relays[0].addr and relays[1].passed == 0
+
+
+def test_server_on_a_unix_socket(plenum):
+    """It is waited for if that is asked for."""
+    far, at = plenum.dir("far"), plenum.dir("at")
+    server = plenum.serve(far, f"unix!{plenum.tmp}/s")
+    plenum.run("mount", "-o", "linger=1m,hard", f"9p:{server.addr}", at)
+    (at / "f").write_text("1")
+    server.kill()
+    server = serve_again(plenum, server, far)
+    (at / "f").write_text("2")
+    assert (far / "f").read_text() == "2"
+
+
+def test_both_servers_die(plenum):
+    """Of the mount, and what it mounts: the one that follows waits for the other."""
+    far, at = plenum.dir("far"), plenum.dir("at")
+    server = plenum.serve(far, "tcp!127.0.0.1!0")
+    plenum.run("mount", f"9p:{server.addr}", at)
+    f = Held(at / "open")
+    f.write("before")
+    e = plenum.entry(at)
+    server.kill()
+    os.kill(e["server"], signal.SIGKILL)
+    is_down(plenum, at)
+    server = serve_again(plenum, server, far)
+    f.write("after")
+    f.close()
+    assert (far / "open").read_text() == "before\nafter\n"
+
+
+def test_locks_of_a_killed_server_of_a_mount(plenum):
+    """The session that it left at the other end is not in the way of who follows it."""
+    far, at = plenum.dir("far"), plenum.dir("at")
+    server = plenum.serve(far, "tcp!127.0.0.1!0")
+    plenum.run("mount", f"9p:{server.addr}", at)
+    f = Held(at / "f")
+    for i in range(3):
+        e = plenum.entry(at)
+        os.kill(e["server"], signal.SIGKILL)
+        wait_for(lambda: plenum.entry(at)["server"] not in (0, e["server"]))
+        f.write(i)
+        assert locked(far / "f")
+    f.close()
+    wait_for(lambda: not locked(far / "f"), "the first server's session is kept")
+    assert (far / "f").read_text() == "0\n1\n2\n"
+    peers = [e["link"]["peers"] for e in plenum.status() if e["server"] == server.pid]
+    assert peers == [1]
 
 
 @pytest.mark.parametrize("option, says", [
@@ -451,11 +520,7 @@ def test_ssh_is_killed(plenum, host, which):
     ways = ([(at_here, there)] if args[0] == "-L" else []) + ([(at_there, here)] if "-R" in args else [])
     p = host.start(*args, host.name)
     wait_for(lambda: all(mounted(at) for at, _ in ways) or p.poll() is not None, plenum.err(p))
-    held = []
-    for at, _ in ways:
-        f = open(at / "held", "w")
-        fcntl.lockf(f, fcntl.LOCK_EX)
-        held.append(f)
+    held = [Held(at / "held") for at, _ in ways]
     for turn in range(3):
         breaks = [link(plenum, at)["breaks"] for at, _ in ways]
         kill_ssh(host)
@@ -465,11 +530,10 @@ def test_ssh_is_killed(plenum, host, which):
             assert (d / f"f{turn}").read_text() == f"after {turn} deaths"
             wait_for(lambda at=at, n=before: link(plenum, at)["breaks"] == n + 1)
     for f, (at, d) in zip(held, ways):
-        with open(d / "held", "r+b") as g, pytest.raises(BlockingIOError):
-            fcntl.lockf(g, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert locked(d / "held")
         f.write("still")
         f.close()
-        assert (d / "held").read_text() == "still"
+        assert (d / "held").read_text() == "still\n"
     assert host.runs() == 4
     for at, _ in ways:
         plenum.run("umount", at)
@@ -515,14 +579,13 @@ def test_ssh_is_killed_under_a_spec(plenum, host):
     host.sshd.send_signal(signal.SIGHUP)
     wait_for(lambda: plenum.err(host.sshd).count("listening") >= 2)
     plenum.run("mount", f"ssh:{host.name}:{d}", at, env=host.env)
-    with open(at / "held", "w") as f:
-        fcntl.lockf(f, fcntl.LOCK_EX)
-        for turn in range(3):
-            kill_ssh(host)
-            (at / f"f{turn}").write_text("x")
-            assert (d / f"f{turn}").read_text() == "x"
-        with open(d / "held", "r+b") as g, pytest.raises(BlockingIOError):
-            fcntl.lockf(g, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    held = Held(at / "held")
+    for turn in range(3):
+        kill_ssh(host)
+        (at / f"f{turn}").write_text("x")
+        assert (d / f"f{turn}").read_text() == "x"
+    assert locked(d / "held")
+    held.close()
     assert link(plenum, at)["breaks"] == 3
     plenum.run("umount", at)
     wait_for(lambda: not ssh_clients(host), "an ssh stays")
