@@ -25,11 +25,18 @@
     X(REQUESTS_SERVED, 512, "requests", "of one connection taken and not yet answered")            \
     X(REQUESTS_HELD, 4096, "requests", "the same, with those that said that they wait")            \
     X(REQUESTS_USED, 128, "requests", "sent over one connection and not yet answered")             \
-    X(FLUSHES_USED, 130, "requests", "Tflush, Tend and keepalive, besides")                          \
+    X(FLUSHES_USED, 130, "requests", "Tflush, Tend and keepalive, besides")                        \
     X(BYTES_SERVED, 33554432, "bytes", "of requests and answers held for one connection")          \
     X(BYTES_USED, 8388608, "bytes", "of requests sent over one connection and not yet answered")   \
     X(HELLO, 30, "seconds", "for a server that was dialed to answer the first message")            \
-    X(FLUSH, 10, "seconds", "for a server to answer Tflush, until its caller goes on all the same") \
+    X(FLUSH, 10, "seconds",                                                                        \
+      "for a server to answer Tflush, until its caller goes on all the same")                      \
+    X(HANDSHAKES, 512, "clients", "of one tls! address that have not shown who they are yet")      \
+    X(CERTIFICATES, 16384, "bytes", "of certificates that a TLS peer shows")                       \
+    X(KEY_FILE, 1048576, "bytes", "of a file of keys or certificates")                             \
+    X(MAP, 65536, "entries", "of a map of ids")                                                    \
+    X(MAP_FILE, 4194304, "bytes", "of a file of such a map")                                       \
+    X(ACCESS_RULES, 4096, "rules", "of an access file")                                            \
     X(CONNECTIONS, 16384, "connections", "to one server")                                          \
     X(LINKS, 16384, "links", "of one server, up or down")                                          \
     X(LINK_KEPT, 4194304, "bytes", "sent over one link and not yet acknowledged")                  \
@@ -47,7 +54,7 @@
     X(USERS, 4096, "users", "of one mount of a 9P server, each with an attach of its own")         \
     X(LOCK_WAITS, 256, "requests", "of one connection that wait for a lock")                       \
     X(PEOPLE, 1024, "names", "of users and groups that are remembered")                            \
-    X(SPECIAL, 4096, "files", "of one server that a 9P2000 client made append-only or exclusive") \
+    X(SPECIAL, 4096, "files", "of one server that a 9P2000 client made append-only or exclusive")  \
     X(IOCTL, 16384, "bytes", "of an ioctl's argument, each way")                                   \
     X(DOCUMENTS, 1073741824, "bytes", "of all open documents of a made tree")
 

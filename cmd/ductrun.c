@@ -11,7 +11,7 @@
 #include "cmd/returns.h"
 #include "cmd/ring.h"
 #include "cmd/util.h"
-#include "doors/p9.h"
+#include "doors/p9_access.h"
 #include "keeper/keeper.h"
 #include "keeper/registry.h"
 #include <errno.h>
@@ -38,6 +38,7 @@ struct state {
     struct returns *returns;  /* who is called: over what its link may come back; or NULL */
     struct linkopt linkopt;   /* as it turned out */
     bool use;                 /* there is a using half */
+    struct p9_access *access;
     struct stats *stats;
     struct stats own_stats;
     struct reg_page *page; /* without mounts */
@@ -155,6 +156,8 @@ static int connect_halves(void *arg, struct chan *chan, const struct p9_link_opt
         int r = p9_door_new(exports, d->nexports, crew, s->stats, &s->door);
         if (r < 0)
             return pl_fail(err, r, "%s", strerror(-r));
+        if (s->access)
+            p9_door_admit(s->door, p9_access_admit, s->access);
     }
     p9_door_link(s->door, link);
     return p9_door_conn(s->door, chan, s->use, conn_over, s, ret, err);
@@ -166,8 +169,10 @@ static int accept_one(struct state *s, struct chan_listener *listener, struct pl
     listening_note(s->d->cmd, chan_listener_name(listener), chan_listener_note(listener));
     if (!s->d->quiet)
         util_say("listening on %s", chan_listener_name(listener));
-    while ((r = chan_accept(listener, &s->d->chan, err)) == -EACCES || r == -ECONNABORTED)
-        cmd_error(s->d->cmd, err);
+    while ((r = chan_accept(listener, &s->d->chan, err)) == -EACCES || r == -ECONNABORTED ||
+           r == -EAGAIN)
+        if (r != -EAGAIN)
+            cmd_error(s->d->cmd, err);
     return r;
 }
 
@@ -261,6 +266,11 @@ static int connect_both(struct state *s, struct pl_err *err)
 
 static int open_exports(struct state *s, struct pl_err *err)
 {
+    if (s->d->access) {
+        int r = p9_access_open(s->d->access, &s->access, err);
+        if (r < 0)
+            return r;
+    }
     for (size_t i = 0; i < s->d->nexports; i++) {
         struct spec_watch watch = {.link = s->d->opts.link};
         int r = spec_open(s->d->exports[i].spec, &watch, NULL, &s->exports[i], err);
@@ -324,6 +334,8 @@ static void release(struct state *s)
     returns_free(s->returns);
     if (s->door)
         p9_door_free(s->door);
+    p9_access_free(s->access);
+    s->access = NULL;
     for (size_t i = 0; i < s->d->nexports; i++)
         pl_tree_unref(s->exports[i]);
     s->accepted = NULL;

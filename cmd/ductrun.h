@@ -40,9 +40,10 @@ struct duct {
     struct duct_export exports[DUCT_MAX];
     struct duct_mount mounts[DUCT_MAX];
     struct mountopt opts;
-    bool quiet;  /* no announcements */
-    bool remote; /* the far end of `plenum ssh`: the near end tells of a lost link, and may come
-                    back over another ssh */
+    const char *access; /* the access file, or NULL */
+    bool quiet;         /* no announcements */
+    bool remote;        /* the far end of `plenum ssh`: the near end tells of a lost link, and may
+                           come back over another ssh */
 };
 
 /* The exit status; what went wrong has been printed. Frees the exports' specs. */

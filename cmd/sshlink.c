@@ -36,7 +36,8 @@ static char *remote_command(const struct sshlink *link, const char *token)
     if (!out)
         return NULL;
     fputs("exec sh -c ", out);
-    quote(out, "PATH=$PATH:/usr/local/bin; export PATH; command -v \"$0\" >/dev/null || exit 127; "
+    quote(out, "PATH=$PATH:/usr/local/bin; PLENUM_WHO=ssh; export PATH PLENUM_WHO; command -v "
+               "\"$0\" >/dev/null || exit 127; "
                "exec \"$0\" \"$@\"");
     fputc(' ', out);
     quote(out, link->remote_plenum ? link->remote_plenum : "plenum");

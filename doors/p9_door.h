@@ -31,7 +31,9 @@ struct p9_door {
     struct once *once;
     struct stats *stats;
     struct p9_link_opts link;
-    uint64_t seed[2]; /* of the hash that tells lock owners apart */
+    uint64_t seed[2];   /* of the hash that tells lock owners apart */
+    p9_admit_fn *admit; /* or NULL */
+    void *admit_arg;
     uid_t euid;
     atomic_uint_fast64_t sessions_made;
     struct people *people;
@@ -48,8 +50,10 @@ struct p9d_attach {
     struct pl_tree *tree;
     struct pl_node *root;
     struct p9_qid root_qid;
-    bool beneath; /* root is not the tree's own: ".." must be kept beneath it */
-    bool any_gid; /* the gid of a creating message is taken as it is */
+    bool beneath;       /* root is not the tree's own: ".." must be kept beneath it */
+    bool any_gid;       /* the gid of a creating message is taken as it is */
+    bool root_gid;      /* even if it is 0 */
+    struct pl_map *map; /* by which it is the client's; or NULL */
     uid_t uid;
     gid_t gid;
     pthread_mutex_t mutex; /* guards the loading of groups */
@@ -172,6 +176,7 @@ void p9d_act_as(struct pl_call *call, struct p9d_attach *at);
 /* For what the message creates: with its group, if the user may, and its umask. */
 void p9d_act_to_create(struct p9d_op *op);
 int p9d_attach(struct p9d_op *op);
+int p9d_auth(struct p9d_op *op); /* always fails */
 
 /* ---- p9_walk.c, p9_name.c, p9_file.c, p9_dir.c, p9_xattr.c, p9_lock.c, p9_own.c, p9_key.c,
  * p9_once.c, p9_old.c, p9_stat.c ----

@@ -48,7 +48,7 @@ struct p9_crew {
     struct p9_conn *queue; /* those with tasks, in the order in which they get a worker */
     unsigned max, nthreads, nidle, nblocked;
     unsigned nruns; /* workers that work for a connection, less those that wait */
-    unsigned since_watch; /* tasks taken since somebody looked for events */
+    unsigned taken; /* tasks, since somebody looked for events */
     bool watched, stopping, any_dead;
     pthread_t dead; /* the last worker that ended; it has joined the one before */
     int epoll, kick;
@@ -194,7 +194,37 @@ static void run_task(struct p9_crew *crew, struct p9_conn *conn)
     run_ends(crew, conn);
 }
 
-static bool submit(struct p9_crew *crew, struct task *task, bool *wake);
+/* What is no op comes before all ops: it may be what ends them. Lock held. */
+static void enqueue(struct p9_crew *crew, struct task *task)
+{
+    struct p9_conn *conn = task->conn;
+    struct crew_place *l = &conn->place;
+    if (!l->tasks)
+        DL_APPEND2(crew->queue, conn, place.prev_q, place.next_q);
+    struct task **at = task->op ? l->tasks_tail : &l->tasks;
+    task->next = *at;
+    *at = task;
+    if (!task->next)
+        l->tasks_tail = &task->next;
+    task->queued = true;
+}
+
+/* Lock held. *wake: a worker that sleeps is to be woken when the lock is free. */
+static bool submit(struct p9_crew *crew, struct task *task, bool *wake)
+{
+    if (task->queued)
+        return true;
+    enqueue(crew, task);
+    task->conn->place.pins++;
+    if (!may_begin(crew, task->conn))
+        return false;
+    unsigned before = crew->nthreads;
+    *wake = more_hands(crew);
+    bool hands = *wake || crew->nthreads > before;
+    if (!hands && crew->watched) /* the watcher will do it */
+        hands = eventfd_write(crew->kick, 1) == 0;
+    return hands;
+}
 
 /* ---- looks ---- */
 
@@ -272,10 +302,10 @@ static void submit_looks(struct p9_crew *crew)
     (void)r; /* it is not blocking; that it was set anew meanwhile does no harm */
     while (crew->nlooks && crew->looks[0]->place.look_at <= now) {
         struct p9_conn *c = crew->looks[0];
-        bool idle = false;
+        bool wake = false;
         unlook(crew, c);
-        submit(crew, &c->look_task, &idle);
-        if (idle)
+        submit(crew, &c->look_task, &wake);
+        if (wake)
             pthread_cond_signal(&crew->work);
     }
     set_clock(crew);
@@ -285,7 +315,7 @@ static void watch(struct p9_crew *crew, int timeout)
 {
     struct epoll_event ev;
     crew->watched = true;
-    crew->since_watch = 0;
+    crew->taken = 0;
     pthread_mutex_unlock(&crew->lock);
     int n = epoll_wait(crew->epoll, &ev, 1, timeout);
     pthread_mutex_lock(&crew->lock);
@@ -318,7 +348,7 @@ static void *worker(void *arg)
     pthread_mutex_lock(&crew->lock);
     for (;;) {
         struct p9_conn *conn = first(crew);
-        if (conn && (crew->watched || crew->since_watch++ < TASKS_A_LOOK)) {
+        if (conn && (crew->watched || crew->taken++ < TASKS_A_LOOK)) {
             run_task(crew, conn);
         } else if (crew->stopping) {
             break;
@@ -342,38 +372,6 @@ static void *worker(void *arg)
     if (join)
         pthread_join(before, NULL);
     return NULL;
-}
-
-/* What is no op comes before all ops: it may be what ends them. Lock held. */
-static void enqueue(struct p9_crew *crew, struct task *task)
-{
-    struct p9_conn *conn = task->conn;
-    struct crew_place *l = &conn->place;
-    if (!l->tasks)
-        DL_APPEND2(crew->queue, conn, place.prev_q, place.next_q);
-    struct task **at = task->op ? l->tasks_tail : &l->tasks;
-    task->next = *at;
-    *at = task;
-    if (!task->next)
-        l->tasks_tail = &task->next;
-    task->queued = true;
-}
-
-/* False when there is nobody for it yet. *wake: a worker is to be woken. Lock held. */
-static bool submit(struct p9_crew *crew, struct task *task, bool *wake)
-{
-    if (task->queued)
-        return true;
-    enqueue(crew, task);
-    task->conn->place.pins++;
-    if (!may_begin(crew, task->conn))
-        return false;
-    unsigned before = crew->nthreads;
-    *wake = more_hands(crew);
-    bool hands = *wake || crew->nthreads > before;
-    if (!hands && crew->watched) /* the watcher will do it */
-        hands = eventfd_write(crew->kick, 1) == 0;
-    return hands;
 }
 
 bool crew_submit(struct p9_crew *crew, struct task *task)

@@ -466,7 +466,7 @@ int p9_link_forget(struct chan *chan, const char *id)
     uint8_t buf[AGREE_MAX];
     struct wire w;
     snprintf(a.id, sizeof(a.id), "%s", id);
-    int r = wire_init(&w, chan, 0, -1);
+    int r = wire_init(&w, chan, false, -1);
     if (r < 0)
         return r;
     size_t n = agree_encode(&a, P9_Tversion, LIMIT_MSIZE_MAX, buf);

@@ -323,7 +323,8 @@ static void got(struct p9_conn *c, size_t n)
 {
     struct rd *rd = &c->rd;
     size_t direct = n < rd->left ? n : rd->left;
-    rd->dst += direct;
+    if (direct)
+        rd->dst += direct;
     rd->left -= direct;
     rd->end += (uint32_t)(n - direct);
     if (c->opts.stats)

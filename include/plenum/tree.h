@@ -184,6 +184,8 @@ struct pl_ops {
     /* Whether before and after want to see ops now; NULL: always. Asked at each op: cheap, and free
      * to change at any time. While it is false the layer is as good as absent. */
     bool (*watching)(struct pl_tree *);
+    /* What before and after see of bytes does not matter: they may go by the descriptor. */
+    bool by_fd;
 
     /* Frees the tree's own state; the tree has no nodes and no files any more. The gate unrefs
      * `lower` and frees the struct pl_tree itself after it. Required in a source. */
