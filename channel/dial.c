@@ -227,7 +227,7 @@ static int dial_tls(const char *text, const struct addr *a, struct chan *ret, st
     if (r < 0)
         return r;
     text_escape(name, sizeof(name), text, strlen(text));
-    r = tls_connect(ret->in, name, a->host, a->port, LIMIT_HELLO * 1000, &tls, err);
+    r = tls_connect(ret->in, name, a->host, a->port, LIMIT_HELLO * 1000, a->cancel, &tls, err);
     if (r < 0) {
         chan_close(ret);
         return r;
