@@ -82,9 +82,8 @@ int64_t text_duration(const char *s)
     static const struct {
         const char *unit;
         double ns;
-    } units[] = {{"", 1e9}, {"s", 1e9},  {"ms", 1e6},   {"us", 1e3},
-                 {"ns", 1}, {"m", 60e9}, {"min", 60e9}, {"h", 3600e9},
-                 {"d", 86400e9}};
+    } units[] = {{"", 1e9},   {"s", 1e9},    {"ms", 1e6},   {"us", 1e3},   {"ns", 1},
+                 {"m", 60e9}, {"min", 60e9}, {"h", 3600e9}, {"d", 86400e9}};
     char *end;
     if (!(*s >= '0' && *s <= '9') && *s != '.')
         return -1;

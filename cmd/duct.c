@@ -158,7 +158,8 @@ const struct cmd cmd_duct = {
         "  -o OPT,...         mount options, as of plenum mount\n\n"
         "EXPORT is a SPEC (plenum help spec), DIR the mount point; '-' leaves a half out. It\n"
         "runs until both directions have ended: ours by plenum umount DIR, the other by its own\n"
-        "side. A link that breaks is waited for (-o linger=), if we dialed it or listen for it; when\n"
+        "side. A link that breaks is waited for (-o linger=), if we dialed it or listen for it; "
+        "when\n"
         "it is lost, DIR is unmounted and the exit status is 1.\n",
     .example = "  plenum listen 'tcp!*!1127' duct /usr/glenda /n/foo         (on host1)\n"
                "  plenum dial 'tcp!host1!1127' duct /usr/inferno /n/bar      (on the other)\n",

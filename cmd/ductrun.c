@@ -137,7 +137,8 @@ static int connect_halves(void *arg, struct chan *chan, const struct p9_link_opt
     if (!*s->peer)
         note_peer(s, chan->peer, chan->note);
     s->use = d->nmounts || chan->role != CHAN_ACCEPTED;
-    /* Without a link the engine gives the peer a moment to speak first: it may be a plain client. */
+    /* Without a link the engine gives the peer a moment to speak first: it may be a plain client.
+     */
     if (!d->nmounts && chan->role == CHAN_DIALED && !link->redial)
         chan->role = CHAN_GIVEN;
     if (!d->nexports) {
@@ -259,9 +260,7 @@ static int call(struct state *s, struct pl_err *err)
 static int connect_both(struct state *s, struct pl_err *err)
 {
     s->stats = s->d->nmounts ? &s->mounts[0].page->stats : s->stats;
-    return s->d->remote   ? called_by_ssh(s, err)
-           : s->d->listen ? called_at(s, err)
-                          : call(s, err);
+    return s->d->remote ? called_by_ssh(s, err) : s->d->listen ? called_at(s, err) : call(s, err);
 }
 
 static int open_exports(struct state *s, struct pl_err *err)

@@ -50,8 +50,8 @@ struct far {
     struct p9_conn *conn;  /* the one in use */
     size_t at;             /* its address */
     char token[SSHLINK_TOKEN];
-    pid_t ssh;             /* our child */
-    pid_t first;           /* an ssh that is somebody else's */
+    pid_t ssh;    /* our child */
+    pid_t first;  /* an ssh that is somebody else's */
     int64_t down; /* since when nobody is there, mono_now(); 0: somebody is */
     bool dialing, ending, lost;
     bool kept; /* there is a link */

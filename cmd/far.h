@@ -35,7 +35,7 @@ struct far_how {
     char *const *addrs; /* NULL-terminated; or NULL: ssh */
     const struct sshlink *ssh;
     atomic_bool *redialed; /* set when the first ssh is dropped for another; or NULL */
-    void *own; /* memory for free(3), when the far end goes; or NULL */
+    void *own;             /* memory for free(3), when the far end goes; or NULL */
     struct linkopt opts;
     bool shared; /* by several trees, or by nobody: connections are the far end's */
     /* Makes a connection of a channel, which it takes over unless it fails, with this link; its
@@ -48,8 +48,8 @@ struct far_how {
     void (*changed)(void *arg, const char *down);
     /* A connection is ready to be used. May be NULL. */
     void (*ready)(void *arg, const struct far *far, struct p9_conn *conn);
-    const char *left; /* a link of ours whose process was killed: the other end is told, at the first
-                         connection, that it need not keep it; "" or NULL: none */
+    const char *left; /* a link of ours whose process was killed: the other end is told, at the
+                         first connection, that it need not keep it; "" or NULL: none */
     void *arg;
 };
 

@@ -14,7 +14,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define PASS_MS 1000 /* who has connected passes its descriptors at once */
+#define PASS_MS  1000 /* who has connected passes its descriptors at once */
 #define MSG_PASS 0x72656c6b
 
 struct holder {

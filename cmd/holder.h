@@ -6,10 +6,10 @@
  *            ssh HOST plenum relink --marker NEW TOKEN    a later one, when the first is no more
  *
  * The process that was started first is a *holder*: it listens at a meeting point named after its
- * token (keeper/registry.h: mode 0600 in a directory of this user's alone). `plenum relink` connects
- * there, passes its standard input and output, which are the new ssh's channel, and stays until
- * the holder uses them no more: then it ends, and its ssh with it. When nobody listens, it answers
- * in the holder's place that the link is gone (p9/link.h).
+ * token (keeper/registry.h: mode 0600 in a directory of this user's alone). `plenum relink`
+ * connects there, passes its standard input and output, which are the new ssh's channel, and stays
+ * until the holder uses them no more: then it ends, and its ssh with it. When nobody listens, it
+ * answers in the holder's place that the link is gone (p9/link.h).
  *
  * The token is no secret (it stands in command lines): what comes by the meeting point has been
  * checked to be of this user or root, and a link is only found again by its ID, which stands in the

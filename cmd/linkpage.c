@@ -14,21 +14,18 @@ void linkpage_up(struct reg_page *page, const struct linkopt *opts, const char *
     atomic_store(&l->peers, 1);
     reg_link_changed(page, NULL);
     snprintf(l->id, sizeof(l->id), "%s", id);
-    atomic_store(&l->kind, *id            ? REG_LINK_KEPT
-                           : opts->linger ? REG_LINK_AGAIN
-                                          : REG_LINK_NONE);
+    atomic_store(&l->kind, *id ? REG_LINK_KEPT : opts->linger ? REG_LINK_AGAIN : REG_LINK_NONE);
 }
 
-void linkpage_changed(struct reg_page *page, const char *prefix, const char *peer,
-                      const char *down)
+void linkpage_changed(struct reg_page *page, const char *prefix, const char *peer, const char *down)
 {
     struct reg_link *l = &page->link;
     char time[24];
     if (down) {
         reg_link_changed(page, down);
         if (prefix)
-            log_say(false, "%s: link to %s is down: %s (it is waited for, %s at most)", prefix, peer,
-                down, text_time(time, atomic_load(&l->linger)));
+            log_say(false, "%s: link to %s is down: %s (it is waited for, %s at most)", prefix,
+                    peer, down, text_time(time, atomic_load(&l->linger)));
         return;
     }
     int64_t since = atomic_load(&l->since);
@@ -37,5 +34,5 @@ void linkpage_changed(struct reg_page *page, const char *prefix, const char *pee
     reg_link_changed(page, NULL);
     if (prefix)
         log_say(false, "%s: link to %s is up again after %lld s", prefix, peer,
-            (long long)(now.tv_sec - since));
+                (long long)(now.tv_sec - since));
 }

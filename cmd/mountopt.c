@@ -61,8 +61,8 @@ static const struct option_row {
     {"max_write", SIZE, F(max_write), 4096, 1 << 20},
     {"nodes", NODES, offsetof(struct mountopt, nodes), 1, LEDGER_NODES},
     {"hang", SECONDS, offsetof(struct mountopt, hang), 0, 86400},
-    {"linger", DURATION, L(linger), 0, LIMIT_LINGER * INT64_C(1000000000)},
-    {"soft", SOFT, L(soft), 1, LIMIT_LINGER * INT64_C(1000000000)},
+    {"linger", DURATION, L(linger), 0, LIMIT_LINGER *INT64_C(1000000000)},
+    {"soft", SOFT, L(soft), 1, LIMIT_LINGER *INT64_C(1000000000)},
     {"hard", HARD, L(soft), 0, 0},
     {"keepalive", DURATION, L(keepalive), 0, 3600 * INT64_C(1000000000)},
     {"mask", MASK, 0, 0, 0}, /* for tests */
@@ -118,8 +118,10 @@ static int apply(struct mountopt *o, const struct option_row *row, const char *v
                  struct pl_err *err)
 {
     static const char *const example[] = {
-        [DURATION] = "a time, as in 20ms or 1s", [COUNT] = "a number from 1 to 1024",
-        [NODES] = "a number from 1 to 16777216", [SECONDS] = "a number of seconds from 0 to 86400",
+        [DURATION] = "a time, as in 20ms or 1s",
+        [COUNT] = "a number from 1 to 1024",
+        [NODES] = "a number from 1 to 16777216",
+        [SECONDS] = "a number of seconds from 0 to 86400",
         [SIZE] = "a size from 4k to 1M",
         [SOFT] = "a time of at least a nanosecond (callers that wait for ever: hard)",
     };

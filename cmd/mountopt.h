@@ -49,7 +49,7 @@ int mountopt_parse(struct mountopt *o, const char *text, struct pl_err *err);
     "replaced\n"                                                                                   \
     "                                        (30), if the mount outlives it; 0: never\n"           \
     "  nodes=N                               as many known files survive a server (16777216)\n"    \
-    "  linger=T                              a link that is down is waited for so long (1d; 0: "    \
+    "  linger=T                              a link that is down is waited for so long (1d; 0: "   \
     "it\n"                                                                                         \
     "                                        ends with its first break); see docs/links.md\n"      \
     "  soft=SECONDS                          without a link callers wait so long, then get\n"      \

@@ -54,9 +54,9 @@ struct p9_links *returns_links(struct returns *r)
  * LIMIT_VISITORS others makes room for it. */
 static void visit(struct returns *r, struct chan *chan)
 {
-    struct p9_conn_opts opts = {.crew = spec_crew(),
-                                .link = {.linger = LIMIT_LINGER * INT64_C(1000000000),
-                                         .links = r->links}};
+    struct p9_conn_opts opts = {
+        .crew = spec_crew(),
+        .link = {.linger = LIMIT_LINGER * INT64_C(1000000000), .links = r->links}};
     struct p9_conn **place = &r->visitors[r->next++ % LIMIT_VISITORS];
     if (*place)
         p9_conn_free(*place);

@@ -19,8 +19,8 @@
 struct spec_kind;
 struct spec {
     const struct spec_kind *kind;
-    char *text;  /* canonical */
-    char *rest;  /* a source's text behind the colon, or a path */
+    char *text;                  /* canonical */
+    char *rest;                  /* a source's text behind the colon, or a path */
     char *addrs[SPEC_ADDRS + 1]; /* 9p and exec; NULL-terminated */
     size_t naddrs;
     char *aname; /* 9p */

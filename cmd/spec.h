@@ -29,8 +29,8 @@ struct p9_conn;
 /* Who wants to know what becomes of a connection under the tree (a 9p, ssh or exec source). */
 struct spec_watch {
     struct linkopt link;
-    void (*lost)(void *arg, const char *sentence);  /* for good; in a thread of the engine; must not
-                                                      block */
+    void (*lost)(void *arg, const char *sentence); /* for good; in a thread of the engine; must not
+                                                     block */
     void (*changed)(void *arg, const char *sentence); /* it is down (why), or up again (NULL) */
     /* A connection is ready to be used. */
     void (*ready)(void *arg, const struct far *far, struct p9_conn *conn);
@@ -46,8 +46,8 @@ struct spec_far {
     const char *note; /* what the user ought to be warned of, as in struct chan */
     struct far *far;  /* as long as the tree is there (cmd/far.h); or NULL */
 };
-/* Opens what the SPEC names. May block. `watch` may be NULL (then a break is the end), and must outlive the tree; `ret_far`
- * may be NULL. */
+/* Opens what the SPEC names. May block. `watch` may be NULL (then a break is the end), and must
+ * outlive the tree; `ret_far` may be NULL. */
 int spec_open(const struct spec *spec, const struct spec_watch *watch, struct spec_far *ret_far,
               struct pl_tree **ret, struct pl_err *err);
 

@@ -125,8 +125,8 @@ static int connect_and_run(struct duct *d, struct sshlink *link)
     pid_t ssh = d->chan.child;
     d->ssh = link;
     d->token = token;
-    d->redialed = mmap(NULL, sizeof(*d->redialed), PROT_READ | PROT_WRITE,
-                       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    d->redialed =
+        mmap(NULL, sizeof(*d->redialed), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (d->redialed == MAP_FAILED)
         d->redialed = NULL;
     int status = duct_run(d); /* has closed the channel, in this process too */

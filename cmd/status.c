@@ -51,8 +51,8 @@ static struct json_object *link_json(struct reg_page *p)
     struct json_object *o = json_object_new_object();
     json_object_object_add(o, "kind", json_object_new_string(kinds[kind % 3]));
     json_object_object_add(o, "state", json_object_new_string(is_down(p) ? "down" : "up"));
-    json_object_object_add(
-        o, "since", is_down(p) ? json_object_new_string(attr_time(when, &since)) : NULL);
+    json_object_object_add(o, "since",
+                           is_down(p) ? json_object_new_string(attr_time(when, &since)) : NULL);
     json_object_object_add(o, "why", attr_string(l->why));
     json_object_object_add(o, "breaks", json_object_new_int64(atomic_load(&l->breaks)));
     json_object_object_add(o, "peers", json_object_new_int64(atomic_load(&l->peers)));

@@ -95,8 +95,8 @@ int reg_meet(const char *name);
 void reg_meet_end(const char *name, int fd);
 /* Connected to who listens there; -ENOENT: nobody does. */
 int reg_meet_dial(const char *name);
-/* A directory for what a server's successor needs, as private as the registry's, beside the entries:
- * its descriptor, or a negative errno. */
+/* A directory for what a server's successor needs, as private as the registry's, beside the
+ * entries: its descriptor, or a negative errno. */
 int reg_dir(const char *name);
 
 void reg_set_state(struct reg_page *page, const char *state);

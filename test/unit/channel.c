@@ -506,7 +506,8 @@ static void given_up(void **state)
         chan_close(&waiting[--n]);
     close(s);
     assert_int_equal(unlink(path("full")), 0);
-    want_error(chan_dial_until("tcp!localhost!1", cancel, &chan, &err), &err, -ECANCELED, "given up");
+    want_error(chan_dial_until("tcp!localhost!1", cancel, &chan, &err), &err, -ECANCELED,
+               "given up");
     /* A name is looked up by somebody else then, with the same answers. */
     r = chan_dial_until("tcp!no.such.host.invalid!1", quiet, &chan, &err);
     assert_true(r == -ENOENT || r == -EAGAIN); /* with or without a network */

@@ -471,7 +471,8 @@ static void meetings(void **state)
     close(s);
     assert_int_equal(reg_meet("a/b"), -EINVAL);
     assert_int_equal(live(), 0); /* they are no entries */
-    /* A listener that was killed leaves its name, which the next one clears; those who live stay. */
+    /* A listener that was killed leaves its name, which the next one clears; those who live stay.
+     */
     close(one);
     assert_int_equal(reg_meet_dial("one"), -ENOENT);
     int three = reg_meet("three");

@@ -86,11 +86,8 @@ static void failures(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(escape),
-        cmocka_unit_test(durations),
-        cmocka_unit_test(times),
-        cmocka_unit_test(sizes),
-        cmocka_unit_test(failures),
+        cmocka_unit_test(escape), cmocka_unit_test(durations), cmocka_unit_test(times),
+        cmocka_unit_test(sizes),  cmocka_unit_test(failures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
