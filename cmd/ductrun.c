@@ -72,6 +72,12 @@ static void changed(void *arg, const char *down)
         linkpage_changed(s->mounts[i].page, i ? NULL : prefix, s->peer, down);
 }
 
+static void wake(const struct state *s)
+{
+    if (s->event_fd >= 0 && write(s->event_fd, &(uint64_t){1}, 8) < 0)
+        abort(); /* it only fails when it is not an eventfd */
+}
+
 static void lost(void *arg, const char *sentence)
 {
     struct state *s = arg;
@@ -81,8 +87,7 @@ static void lost(void *arg, const char *sentence)
     snprintf(text, sizeof(text), "link to %s lost: %s", s->peer, s->sentence);
     atomic_store(&s->over, true); /* first: what the loss sets going looks at it */
     loss_tell(&s->loss, text);
-    if (s->event_fd >= 0 && write(s->event_fd, &(uint64_t){1}, 8) < 0)
-        abort(); /* it only fails when it is not an eventfd */
+    wake(s);
 }
 
 static void conn_over(void *arg, int error, const char *sentence)
@@ -93,6 +98,8 @@ static void conn_over(void *arg, int error, const char *sentence)
              error && sentence ? far_reason(sentence) : "the other end closed it");
     if (s->far)
         far_over(s->far, error, sentence);
+    else if (error == -ENOLINK && s->d->listen)
+        wake(s); /* of somebody else's: the next one is waited for */
     else
         lost(s, s->sentence);
 }
@@ -193,8 +200,7 @@ static int be_called(struct state *s, struct chan *chan, struct pl_err *err)
                                 .arg = s};
     if (!link.links)
         link.linger = 0;
-    int r = connect_halves(s, chan, &link, &s->accepted, err);
-    return r < 0 ? r : s->returns ? returns_start(s->returns, err) : 0;
+    return connect_halves(s, chan, &link, &s->accepted, err);
 }
 
 static int called_at(struct state *s, struct pl_err *err)
@@ -212,6 +218,22 @@ static int called_at(struct state *s, struct pl_err *err)
             return pl_fail(err, r, "out of memory");
     }
     return r < 0 ? r : be_called(s, &s->d->chan, err);
+}
+
+/* Who called wanted a link that a process before this one had: the next one is let in. True if there
+ * is another connection, or *r says why there is not. */
+static bool called_again(struct state *s, int *r, struct pl_err *err)
+{
+    if (!s->returns || !s->d->listen || !s->accepted || p9_conn_wait(s->accepted, NULL) != -ENOLINK)
+        return false;
+    p9_conn_free(s->accepted);
+    s->accepted = NULL;
+    s->error = 0;
+    *s->peer = 0;
+    *r = accept_one(s, returns_listener(s->returns), err);
+    if (*r == 0)
+        *r = be_called(s, &s->d->chan, err);
+    return true;
 }
 
 static int called_by_ssh(struct state *s, struct pl_err *err)
@@ -358,7 +380,8 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
     bool alone = false;
     if (r == 0) {
         /* A plain client has no serving half; one of ours that only uses refuses the attach. */
-        r = use(s, &call, err);
+        while ((r = use(s, &call, err)) == -ENOLINK && called_again(s, &r, err) && r == 0)
+            ;
         alone = r == -ENOTCONN;
         if (r == 0)
             r = attach(s, err);
@@ -375,6 +398,8 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
             util_say("%s serves nothing: %s is not mounted", s->peer, s->d->mounts[i].dir);
         r = 1;
     }
+    if (r == 0 && s->returns)
+        r = returns_start(s->returns, err);
     if (r >= 0) {
         note_link(s, conn_of(s));
         announce_exports(s);
@@ -554,6 +579,8 @@ static int serve_only(struct state *s, int signals)
     bool caller = r == 0 && s->use;
     if (r == 0 && caller && pthread_create(&greeter, NULL, greet, s) != 0)
         r = pl_fail(&err, -EAGAIN, "no memory for a thread");
+    if (r == 0 && s->returns)
+        r = returns_start(s->returns, &err);
     if (r < 0) {
         release(s);
         return cmd_error(s->d->cmd, &err);
@@ -563,12 +590,23 @@ static int serve_only(struct state *s, int signals)
     reg_set_peer(s->page, s->peer);
     reg_set_state(s->page, "up");
     bool stopped = false;
+    uint64_t n;
     while (!stopped && !atomic_load(&s->over)) {
         struct pollfd fds[2] = {{.fd = signals, .events = POLLIN},
                                 {.fd = s->event_fd, .events = POLLIN}};
         if (poll(fds, 2, -1) < 0 && errno != EINTR)
             break;
         stopped = fds[0].revents;
+        if (!stopped && fds[1].revents && !atomic_load(&s->over) &&
+            read(s->event_fd, &n, sizeof(n)) > 0) {
+            returns_stop(s->returns);
+            if (called_again(s, &r, &err) && r < 0) {
+                release(s);
+                return cmd_error(s->d->cmd, &err);
+            }
+            if (s->returns && returns_start(s->returns, &err) < 0)
+                break;
+        }
     }
     int status = EXIT_OK;
     if (!stopped && s->error)

@@ -45,6 +45,11 @@ int returns_new(struct chan_listener *listener, struct holder *holder, struct re
     return 0;
 }
 
+struct chan_listener *returns_listener(struct returns *r)
+{
+    return r->listener;
+}
+
 struct p9_links *returns_links(struct returns *r)
 {
     return r->links;
@@ -107,9 +112,14 @@ void returns_stop(struct returns *r)
         abort(); /* it only fails when it is not an eventfd */
     pthread_join(r->thread, NULL);
     r->started = false;
-    for (size_t i = 0; i < LIMIT_VISITORS; i++)
+    uint64_t n;
+    if (read(r->stop, &n, sizeof(n)) < 0)
+        abort();
+    for (size_t i = 0; i < LIMIT_VISITORS; i++) {
         if (r->visitors[i])
             p9_conn_free(r->visitors[i]);
+        r->visitors[i] = NULL;
+    }
 }
 
 void returns_free(struct returns *r)

@@ -133,9 +133,10 @@ static void sweep(struct server *sv)
         }
         *at = l->next;
         sv->live--;
-        if (l->error && !sv->s->quiet)
+        /* Who wants a link of a server before this one finds another way by itself. */
+        if (l->error && l->error != -ENOLINK && !sv->s->quiet)
             fprintf(stderr, "%s: %s: %s\n", sv->s->prefix, l->peer, l->sentence);
-        if (l->error && sv->s->once)
+        if (l->error && l->error != -ENOLINK && sv->s->once)
             sv->status = 1;
         p9_conn_free(l->conn);
         free(l);

@@ -447,7 +447,10 @@ void link_move(struct p9_conn *c)
         l->open = false;
     }
     bool give = old && !l->open;
-    conn_end(c);
+    if (old)
+        conn_end(c);
+    else
+        conn_lost(c, -ENOLINK, "it asked for a link that is not known here");
     conn_unlock(c);
     if (give)
         link_return(old, &chan, l->next_taken);

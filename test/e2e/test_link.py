@@ -599,3 +599,64 @@ def test_relink_to_nobody(plenum):
     size, kind, tag, _, n = struct.unpack("<IBHIH", p.stdout[:13])
     assert (size, kind, tag) == (len(p.stdout), 101, 0xffff)
     assert p.stdout[13:13 + n] == b"plenum.link gone"
+
+
+# ---- the other end of a duct goes away
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_peer_of_a_duct_ends(plenum, which):
+    """On purpose: nobody waits for it."""
+    pair = Pair(plenum, "tcp")
+    p, other = ((pair.a, pair.b), (pair.b, pair.a))[which]
+    p.send_signal(signal.SIGTERM)
+    plenum.ended(p, 0)
+    assert "lost" in plenum.ended(other, 1)
+    assert not mounts_under(plenum.tmp)
+
+
+def test_the_peer_of_a_duct_is_killed(plenum):
+    """... and started again, where it is dialed: both directions are there again."""
+    pair = Pair(plenum, "tcp")
+    e = plenum.entry(pair.at[0])
+    held = Held(pair.at[1] / "held")
+    held.write("1")
+    for pid in e["server"], e["keeper"]:
+        os.kill(pid, signal.SIGKILL)
+    plenum.ended(pair.a, None)
+    plenum.dead(pair.at[0])
+    pair.a = plenum.start("duct", "-l", pair.addr, pair.dirs[0], pair.at[0])
+    wait_for(lambda: mounted(pair.at[0]) or pair.a.poll() is not None, plenum.err(pair.a))
+    held.write("2")
+    held.close()
+    assert (pair.dirs[0] / "held").read_text() == "1\n2\n"
+    pair.check()
+    pair.end()
+
+
+@ssh_there
+@pytest.mark.parametrize("which", ["-L", "both"])
+def test_the_far_end_of_ssh_is_killed(plenum, host, which):
+    """Another one is started, with all that it has to mount."""
+    here, there = plenum.dir("here"), plenum.dir("there")
+    at_here, at_there = plenum.dir("at_here"), plenum.dir("at_there")
+    args = ["-L", f"{at_here}:{there}"] + (["-R", f"{at_there}:{here}"] if which == "both" else [])
+    p = host.start(*args, host.name)
+    wait_for(lambda: all(mounted(x.split(":")[0]) for x in args[1::2]) or p.poll() is not None,
+             plenum.err(p))
+    (at_here / "f").write_text("1")
+    far = [e for e in plenum.status() if e["kind"] == "duct" and e["dir"] != str(at_here)]
+    assert len(far) == 1
+    os.kill(far[0]["server"], signal.SIGKILL)
+    if far[0]["keeper"]:
+        wait_for(lambda: not alive(far[0]["keeper"]), "its keeper stays")
+    (at_here / "f").write_text("2")
+    assert (there / "f").read_text() == "2"
+    if which == "both":
+        wait_for(lambda: mounted(at_there), "it is not mounted again")
+        (at_there / "g").write_text("3")
+        assert (here / "g").read_text() == "3"
+    for x in args[1::2]:
+        plenum.run("umount", x.split(":")[0])
+    plenum.ended(p, 0)
+    wait_for(lambda: not ssh_clients(host), "an ssh stays")
