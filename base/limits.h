@@ -49,6 +49,8 @@
     X(BEHIND, 16777216, "bytes", "written behind, likewise, and not yet acknowledged")             \
     X(LINK_KEPT, 33554432, "bytes", "sent over one link and not yet acknowledged")                 \
     X(LINGER, 604800, "seconds", "that a link without its far end is waited for")                  \
+    X(FAILOVER, 10, "seconds", "that a server may be silent before another of its SPEC is tried")  \
+    X(VISITORS, 16, "connections", "to a duct that wait to turn out to be its peer, come back")    \
     X(SESSIONS, 1024, "clients", "whose operations a server remembers")                            \
     X(SESSION_KEPT, 86400, "seconds", "that a client without a connection is remembered")          \
     X(SESSION_OPS, 256, "operations", "remembered for one client; it has no more under way")       \

@@ -246,3 +246,10 @@ bool chan_again(const char *addr)
         return false;
     return a.kind != ADDR_UNIX || *a.rest == '/';
 }
+
+bool chan_far(const char *addr)
+{
+    struct addr a;
+    return addr_parse(addr, &a, NULL) == 0 && a.kind != ADDR_UNIX && a.kind != ADDR_EXEC &&
+           a.kind != ADDR_STDIO && a.kind != ADDR_FD;
+}

@@ -16,6 +16,7 @@ struct addr {
     unsigned cid, vport; /* vsock: cid -1U (VMADDR_CID_ANY) for `*` */
     const char *rest;    /* unix: the path; exec: the command (points into the string parsed) */
     int in, out;         /* fd */
+    int cancel;          /* dialing is given up when this becomes readable; -1: never */
 };
 
 /* 0, or -EINVAL (-ENAMETOOLONG for a unix path) with the sentence. */
@@ -30,6 +31,10 @@ struct sockaddr_storage;
 bool addr_is_loopback(const struct sockaddr *sa);
 /* "tcp!10.0.0.2!564", escaped. */
 void addr_name(char dst[128], enum addr_kind kind, const struct sockaddr *sa, unsigned len);
+/* resolve.c: getaddrinfo that is given up (EAI_CANCELED) when `cancel` becomes readable. */
+struct addrinfo;
+int addr_resolve(const char *host, const char *port, const struct addrinfo *hints, int cancel,
+                 struct addrinfo **ret);
 /* The sentence for getaddrinfo's result `gai`; returns a negative errno. */
 int addr_unresolved(const char *text, const struct addr *a, int gai, struct pl_err *err);
 /* The kernel says that the peer is that user. */

@@ -50,6 +50,8 @@ struct chan {
     char peer[128];   /* for people, escaped: "tcp!10.0.0.2!564", "stdio" */
     const char *note; /* a warning that the program prints once ("tcp!10.0.0.2!564: neither
                          encrypted nor ..." without the name), or NULL; a constant */
+    int also; /* another descriptor that chan_close() closes, by whose end somebody learns that the
+                 channel is in use no more; 0: none */
 };
 
 /* Dials. May block for as long as connecting takes (TCP: bounded to 30 s an address).
@@ -60,6 +62,9 @@ struct chan {
  * O_NONBLOCK. TCP sets TCP_NODELAY, keepalive and TCP_USER_TIMEOUT: a peer that vanished is noticed
  * within about two minutes, by the kernel. */
 int chan_dial(const char *addr, struct chan *ret, struct pl_err *err);
+/* The same, but it is given up (-ECANCELED) when the descriptor `cancel` becomes readable (-1: it
+ * never does): while a name is looked up and while the other end does not answer. */
+int chan_dial_until(const char *addr, int cancel, struct chan *ret, struct pl_err *err);
 
 /* Runs the program argv[0] (looked for in PATH) with argv, its stdin and stdout the channel, its
  * stderr ours: what exec! does, without a shell. `patient`: it does not get the terminal's Ctrl-C,
@@ -113,5 +118,7 @@ int chan_check(const char *addr, struct pl_err *err);
 /* True if another process can dial it again later, whatever its working directory: not stdio, fd!,
  * or a unix socket by a relative path. (What exec! runs is run anew.) */
 bool chan_again(const char *addr);
+/* True if what breaks between here and there is a network: not unix, exec!, stdio, fd!. */
+bool chan_far(const char *addr);
 
 #endif

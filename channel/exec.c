@@ -183,6 +183,9 @@ int chan_close(struct chan *chan)
     if (chan->in >= 0)
         close(chan->in);
     chan->in = chan->out = -1;
+    if (chan->also > 0)
+        close(chan->also);
+    chan->also = 0;
     if (chan->child > 0) {
         int pidfd = pidfd_open(chan->child, 0);
         if (!wait_child(pidfd, chan->child, PATIENCE, &status)) {

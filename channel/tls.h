@@ -42,8 +42,9 @@ short tls_events(const struct tls *tls);
  * channel owns it. */
 void tls_into(struct tls *tls, struct chan *chan);
 
-/* Goes through a whole handshake as the client, for at most `ms`. */
-int tls_connect(int fd, const char *peer, const char *host, const char *port, int ms,
+/* Goes through a whole handshake as the client, for at most `ms`, or until `cancel` (or -1) becomes
+ * readable. */
+int tls_connect(int fd, const char *peer, const char *host, const char *port, int ms, int cancel,
                 struct tls **ret, struct pl_err *err);
 /* The certificate that the server at HOST shows, trusted or not, for a person to look at: nothing
  * is sent but the beginning of a handshake. To be freed with X509_free. */

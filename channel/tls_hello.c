@@ -694,24 +694,26 @@ static int64_t now_ms(void)
     return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
-static int step_until(struct tls *t, int ms, struct pl_err *err)
+static int step_until(struct tls *t, int ms, int cancel, struct pl_err *err)
 {
     int64_t end = now_ms() + ms;
     for (;;) {
         int r = tls_step(t, err);
         if (r != -EAGAIN)
             return r;
-        struct pollfd p = {.fd = t->fd, .events = tls_events(t)};
+        struct pollfd p[2] = {{.fd = t->fd, .events = tls_events(t)},
+                              {.fd = cancel, .events = POLLIN}};
         int64_t left = end - now_ms();
         if (left <= 0)
             return pl_fail(err, -ETIMEDOUT,
                            "%s: no TLS handshake within %d s (does the server speak TLS?)", t->peer,
                            ms / 1000);
-        poll(&p, 1, (int)left);
+        if (poll(p, 2, (int)left) > 0 && p[1].revents)
+            return pl_fail(err, -ECANCELED, "%s: given up", t->peer);
     }
 }
 
-int tls_connect(int fd, const char *peer, const char *host, const char *port, int ms,
+int tls_connect(int fd, const char *peer, const char *host, const char *port, int ms, int cancel,
                 struct tls **ret, struct pl_err *err)
 {
     struct tls_ctx *ctx;
@@ -724,7 +726,7 @@ int tls_connect(int fd, const char *peer, const char *host, const char *port, in
     tls_ctx_free(ctx); /* the SSL has its own reference to what it needs */
     if (r < 0)
         return r;
-    r = step_until(*ret, ms, err);
+    r = step_until(*ret, ms, cancel, err);
     if (r < 0)
         tls_free(*ret);
     return r;
@@ -741,7 +743,7 @@ int tls_fetch(int fd, const char *peer, const char *host, int ms, X509 **ret, st
     SSL_CTX_free(ctx);
     if (r < 0)
         return r;
-    r = step_until(t, ms, err);
+    r = step_until(t, ms, -1, err);
     *ret = SSL_get1_peer_certificate(t->ssl);
     if (*ret)
         r = 0; /* that it wants to know more of us is its affair */

@@ -63,7 +63,6 @@ static int options(struct duct *d, int argc, char **argv)
 {
     static char command[16384];
     struct pl_err err;
-    const char *marker = NULL;
     int o, status = EXIT_OK;
     char *rest;
     while ((o = cmd_opt(d->cmd, argc, argv, "d:l:e:qo:", longs)) != -1) {
@@ -102,15 +101,15 @@ static int options(struct duct *d, int argc, char **argv)
             add_mount(d, optarg, rest);
             break;
         case OPT_MARKER:
-            marker = optarg;
+            d->token = optarg;
             break;
         case OPT_REMOTE:
             d->remote = d->quiet = true;
             break;
         }
     }
-    if (marker) {
-        printf("%s\n", marker);
+    if (d->token) {
+        printf("%s\n", d->token);
         fflush(stdout);
     }
     return EXIT_OK;
@@ -159,7 +158,9 @@ const struct cmd cmd_duct = {
         "  -o OPT,...         mount options, as of plenum mount\n\n"
         "EXPORT is a SPEC (plenum help spec), DIR the mount point; '-' leaves a half out. It\n"
         "runs until both directions have ended: ours by plenum umount DIR, the other by its own\n"
-        "side. When the link is lost, DIR is unmounted and the exit status is 1.\n",
+        "side. A link that breaks is waited for (-o linger=), if we dialed it or listen for it; "
+        "when\n"
+        "it is lost, DIR is unmounted and the exit status is 1.\n",
     .example = "  plenum listen 'tcp!*!1127' duct /usr/glenda /n/foo         (on host1)\n"
                "  plenum dial 'tcp!host1!1127' duct /usr/inferno /n/bar      (on the other)\n",
     .run = run,

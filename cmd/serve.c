@@ -1,22 +1,35 @@
 /* SPDX-License-Identifier: MIT */
+#include "base/limits.h"
+#include "base/text.h"
 #include "cmd/cmd.h"
 #include "cmd/listening.h"
 #include "cmd/serving.h"
 #include "cmd/spec.h"
 
-enum { OPT_MARKER = 256, OPT_ANYONE, OPT_STATE, OPT_ACCESS };
+/* --marker and --remote are for the far end of an ssh, and not in the help. */
+enum { OPT_MARKER = 256, OPT_ANYONE, OPT_STATE, OPT_ACCESS, OPT_REMOTE, OPT_LINGER };
 static const struct option longs[] = {{"once", no_argument, NULL, '1'},
                                       {"allow", required_argument, NULL, 'a'},
                                       {"anyone", no_argument, NULL, OPT_ANYONE},
                                       {"access", required_argument, NULL, OPT_ACCESS},
                                       {"quiet", no_argument, NULL, 'q'},
+                                      {"linger", required_argument, NULL, OPT_LINGER},
+                                      {"remote", no_argument, NULL, OPT_REMOTE},
                                       {"marker", required_argument, NULL, OPT_MARKER},
                                       {"state", required_argument, NULL, OPT_STATE},
                                       {NULL, 0, NULL, 0}};
 
+static int64_t linger(const struct cmd *self, const char *text)
+{
+    int64_t ns = text_duration(text);
+    if (ns < 0 || ns > LIMIT_LINGER * INT64_C(1000000000))
+        cmd_usage(self, "--linger %s: not a time, as in 30s, 10m or 1d, of at most 7d", text);
+    return ns;
+}
+
 static int run(const struct cmd *self, int argc, char **argv)
 {
-    struct serving s = {.prefix = "plenum: serve"};
+    struct serving s = {.prefix = "plenum: serve", .linger = -1};
     uid_t allow[64];
     struct pl_err err;
     struct spec *spec;
@@ -33,6 +46,10 @@ static int run(const struct cmd *self, int argc, char **argv)
             s.access = optarg;
         else if (o == OPT_MARKER)
             s.marker = optarg;
+        else if (o == OPT_REMOTE)
+            s.remote = true;
+        else if (o == OPT_LINGER)
+            s.linger = linger(self, optarg);
         else if (o == OPT_STATE)
             s.state = optarg;
         else
@@ -40,6 +57,9 @@ static int run(const struct cmd *self, int argc, char **argv)
     }
     if (argc - optind < 2)
         cmd_usage(self, "a SPEC and at least one address are needed");
+    /* Who asks over ssh for a long time is the user that serves here. */
+    if (s.linger < 0)
+        s.linger = s.remote ? LIMIT_LINGER * INT64_C(1000000000) : LINKOPT_CALLED;
     s.addrs = argv + optind + 1;
     s.n = (size_t)(argc - optind - 1);
     for (size_t i = 0; i < s.n; i++) {
@@ -51,8 +71,10 @@ static int run(const struct cmd *self, int argc, char **argv)
         return cmd_wrong(self, &err);
     s.text = s.what = spec_text(spec);
     struct spec_far far;
+    struct spec_watch watch = {0};
+    linkopt_init(&watch.link);
     int status = EXIT_FAILED;
-    if (spec_open(spec, NULL, &far, &s.tree, &err) < 0) {
+    if (spec_open(spec, &watch, &far, &s.tree, &err) < 0) {
         cmd_error(self, &err);
     } else {
         listening_note(self, far.peer, far.note);
@@ -64,7 +86,8 @@ static int run(const struct cmd *self, int argc, char **argv)
 
 const struct cmd cmd_serve = {
     .name = "serve",
-    .args = "[-1] [-a USER,... | --anyone] [--access FILE] [-q] [--state DIR] SPEC ADDR...",
+    .args = "[-1] [-a USER,... | --anyone] [--access FILE] [--linger TIME] [-q]\n"
+            "                    [--state DIR] SPEC ADDR...",
     .summary = "Exports the tree that SPEC names over 9P",
     .help =
         "  -1, --once          ends after the first connection\n"
@@ -72,6 +95,8 @@ const struct cmd cmd_serve = {
         "      --anyone        everybody may\n"
         "      --access FILE   who may attach what, how, and as whom: plenum help access; read\n"
         "                      again on SIGHUP\n"
+        "      --linger TIME   a client whose link broke is waited for so long (10m), with all\n"
+        "                      that it has open and locked; 0: it is gone with its connection\n"
         "  -q, --quiet         does not print what is served where\n"
         "      --state DIR     where it is noted what clients have asked to change, so that a\n"
         "                      server of the same SPEC that follows this one, even when this\n"

@@ -19,6 +19,8 @@ struct serving {
     const char *state, *what;
     const char *access; /* the access file, read again on SIGHUP; or NULL */
     const char *marker; /* printed on standard output before the first connection; or NULL */
+    bool remote;        /* the far end of an ssh, which may come back: `marker` is its token */
+    int64_t linger;     /* ns; so long a link that is down is waited for at most; 0: no links */
     bool once;          /* ends after the first connection */
     bool quiet;
 };

@@ -157,7 +157,16 @@ int util_hangups(void)
     return hangups_fd;
 }
 
-int util_await(int fd, const char *token)
+/* Waits until there is something to read from `fd`: 0, or -ECANCELED. */
+static int await_byte(int fd, int cancel)
+{
+    struct pollfd p[2] = {{.fd = fd, .events = POLLIN}, {.fd = cancel, .events = POLLIN}};
+    while (poll(p, 2, -1) < 0 && errno == EINTR)
+        ;
+    return p[1].revents ? -ECANCELED : 0;
+}
+
+int util_await(int fd, const char *token, int cancel)
 {
     size_t n = strlen(token), have = 0;
     char last[128];
@@ -166,9 +175,11 @@ int util_await(int fd, const char *token)
     /* Byte by byte: what follows the newline belongs to somebody else. */
     for (size_t total = 0; total < 65536; total++) {
         char c;
-        ssize_t r = read(fd, &c, 1);
+        ssize_t r = await_byte(fd, cancel);
+        if (r < 0)
+            return (int)r;
+        r = read(fd, &c, 1);
         if (r < 0 && (errno == EINTR || errno == EAGAIN)) {
-            poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, -1);
             total--;
             continue;
         }

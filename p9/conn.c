@@ -58,24 +58,24 @@ void conn_end(struct p9_conn *c)
     finish(c, 0, NULL);
 }
 
+bool conn_both_done(const struct p9_conn *c)
+{
+    return c->serve_ext && c->serve_done && c->use == USE_DONE;
+}
+
 void conn_maybe_end(struct p9_conn *c)
 {
     if (c->state != LIVE || !out_idle(c))
         return;
-    if ((c->serve_ext && c->serve_done && c->use == USE_DONE) || (c->at_eof && !c->nserving))
+    if (conn_both_done(c) || (c->at_eof && !c->nserving))
         conn_end(c);
-}
-
-static bool both_done(const struct p9_conn *c)
-{
-    return c->serve_ext && c->serve_done && c->use == USE_DONE;
 }
 
 void conn_eof(struct p9_conn *c, int error, bool partial)
 {
     bool uses = c->use == USE_HELLO || c->use == USE_OPEN || c->use == USE_ENDING;
     bool ours = c->serve_ext || c->use_ext;
-    if (!error && !partial && (both_done(c) || (link_reads(c) && link_may_end(c))))
+    if (!error && !partial && (conn_both_done(c) || (link_reads(c) && link_may_end(c))))
         conn_end(c);
     else if (partial && !c->rd.any && !error)
         read_garbage(c);

@@ -352,7 +352,11 @@ static void tell(struct p9_conn *c, struct link *l)
 
 void link_note(struct p9_conn *c)
 {
-    if (c->link->state == LINK_DOWN && !c->down && c->state == LIVE)
+    if (c->link->state != LINK_DOWN || c->down || c->state != LIVE)
+        return;
+    if (conn_both_done(c)) /* if the other end comes back, then only to hear that it is gone */
+        conn_end(c);
+    else
         go_down(c);
 }
 
@@ -428,6 +432,8 @@ void link_move(struct p9_conn *c)
 {
     struct link *l = c->link;
     struct p9_conn *old = NULL;
+    if (l->state != LINK_MOVES)
+        return;
     conn_unlock(c);
     if (l->in_at == l->in_end) /* who is not answered yet has nothing else to say */
         old = links_get(c->opts.link.links, l->id, c->chan.who);
@@ -441,7 +447,10 @@ void link_move(struct p9_conn *c)
         l->open = false;
     }
     bool give = old && !l->open;
-    conn_end(c);
+    if (old)
+        conn_end(c);
+    else
+        conn_lost(c, -ENOLINK, "it asked for a link that is not known here");
     conn_unlock(c);
     if (give)
         link_return(old, &chan, l->next_taken);
@@ -451,6 +460,34 @@ void link_move(struct p9_conn *c)
 }
 
 /* ---- for those outside ---- */
+
+/* Who says that it had what was never sent is not believed, and the link is lost. */
+int p9_link_forget(struct chan *chan, const char *id)
+{
+    struct agree a = {.kind = AGREE_LINK, .taken = UINT64_MAX, .linger = UINT64_MAX};
+    int64_t until = mono_now() + LIMIT_HELLO * 1000000000LL;
+    uint8_t buf[AGREE_MAX];
+    struct wire w;
+    snprintf(a.id, sizeof(a.id), "%s", id);
+    int r = wire_init(&w, chan, false, -1);
+    if (r < 0)
+        return r;
+    size_t n = agree_encode(&a, P9_Tversion, LIMIT_MSIZE_MAX, buf);
+    r = exchange(&w, buf, n, true, until);
+    if (r == 0)
+        r = exchange(&w, buf, 4, false, until);
+    n = buf[0] | buf[1] << 8 | buf[2] << 16 | (size_t)buf[3] << 24;
+    if (r == 0)
+        r = n < P9_HDRSZ || n > sizeof(buf) ? -EPROTO : exchange(&w, buf + 4, n - 4, false, until);
+    *chan = w.chan; /* its io may have changed it */
+    wire_done(&w);
+    if (r == -ECONNRESET || r == -EPIPE)
+        return 0; /* it closed, having heard us */
+    if (r < 0)
+        return r;
+    agree_decode(buf, n, &a);
+    return a.kind == AGREE_LINK ? 0 : 1;
+}
 
 const char *p9_conn_link(const struct p9_conn *c)
 {

@@ -553,7 +553,9 @@ void conn_lost(struct p9_conn *c, int error, const char *fmt, ...) PL_PRINTF(3, 
 void conn_end(struct p9_conn *c);
 /* The peer closed (0) or the read failed; `partial`: amid a message. */
 void conn_eof(struct p9_conn *c, int error, bool partial);
-/* Ends it when both ends have said goodbye. */
+/* Both ends have said goodbye. */
+bool conn_both_done(const struct p9_conn *c);
+/* Ends it then. */
 void conn_maybe_end(struct p9_conn *c);
 /* Ends it for good when nothing of it is under way any more. */
 void conn_settle(struct p9_conn *c);

@@ -311,9 +311,8 @@ static bool no_bytes(struct p9_conn *c, ssize_t r)
     if (r == -EINTR || r == -EAGAIN)
         return false;
     if (r == LINK_STALL) {
-        link_note(c);
-        if (!c->down)
-            link_move(c);
+        link_note(c); /* unless it is up again by now */
+        link_move(c);
         return c->state != LIVE;
     }
     conn_eof(c, r < 0 ? (int)r : 0, buffered(c) || c->rd.left);

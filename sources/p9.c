@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The 9P source: attaching, the users of a tree, and its table. The design is in p9_tree.h. */
+#include "base/futex.h"
 #include "base/text.h"
-#include "channel/channel.h"
 #include "sources/p9_again.h"
 #include <errno.h>
 #include <pwd.h>
@@ -10,6 +10,8 @@
 #include <string.h>
 #include <sys/random.h>
 #include <unistd.h>
+
+#define GOODBYE INT64_C(3000000000) /* so long may the peer take to acknowledge our end */
 
 /* ---- users ---- */
 
@@ -124,12 +126,14 @@ static void done(struct pl_tree *tree)
     if (t->own) {
         struct pl_call call;
         pl_call_init_self(&call);
-        p9_use_end(t->conn, &call);
+        call.deadline = mono_now() + GOODBYE; /* it may have vanished */
+        if (p9_conn_down(t->conn) == 0)
+            p9_use_end(t->conn, &call);
         pl_call_done(&call);
         p9_conn_free(t->conn);
     }
-    if (t->crew)
-        p9_crew_free(t->crew);
+    if (t->ended)
+        t->ended(t->ended_arg);
     pl_nodes_free(t->nodes);
     p9s_again_free(t->again);
     p9_fids_unref(t->fids);
@@ -281,59 +285,18 @@ int pl_p9_open(struct p9_conn *conn, const struct pl_p9_opts *opts, struct pl_tr
     int r = open_root(t, &call, opts->uname);
     if (r == 0 && !old && has_acls(t, &call))
         t->tree.flags |= PL_TREE_POSIX_ACL;
+    t->own = opts->own; /* before there is a thread that may have to know it */
     if (r == 0 && t->again)
         r = p9s_again_start(t);
     pl_call_done(&call);
     if (r < 0) {
+        t->own = false;
         fail_attach(t, r, err);
-        pl_tree_unref(&t->tree); /* the connection stays the caller's: `own` is not yet set */
+        pl_tree_unref(&t->tree); /* the connection stays the caller's */
         return r;
     }
-    t->own = opts->own;
+    t->ended = opts->done;
+    t->ended_arg = opts->again_arg;
     *ret = &t->tree;
-    return 0;
-}
-
-/* ---- dialing ---- */
-
-static int use_and_open(struct p9_conn *conn, const char *aname, struct pl_tree **ret,
-                        struct pl_err *err)
-{
-    struct pl_call call;
-    pl_call_init_self(&call);
-    int r = p9_use(conn, &call, err);
-    pl_call_done(&call);
-    return r < 0 ? r
-                 : pl_p9_open(conn, &(struct pl_p9_opts){.aname = aname, .own = true}, ret, err);
-}
-
-int pl_p9_dial(const char *addr, const char *aname, struct pl_tree **ret, struct pl_err *err)
-{
-    struct chan chan;
-    struct p9_conn *conn;
-    int r = chan_dial(addr, &chan, err);
-    if (r < 0)
-        return r;
-    struct p9_crew *crew = p9_crew_new(2);
-    if (!crew) {
-        chan_close(&chan);
-        return pl_fail(err, -ENOMEM, "%s: out of memory", addr);
-    }
-    struct p9_conn_opts opts = {.crew = crew, .use = true};
-    r = p9_conn_new(&chan, &opts, &conn, err);
-    if (r == 0) {
-        r = use_and_open(conn, aname, ret, err);
-        if (r < 0)
-            p9_conn_free(conn);
-    } else {
-        chan_close(&chan);
-    }
-    if (r < 0) {
-        p9_crew_free(crew);
-        return r;
-    }
-    p9s_of(*ret)->crew = crew;
-    if (chan_again(addr))
-        (*ret)->flags |= PL_TREE_LASTING;
     return 0;
 }

@@ -56,7 +56,8 @@ struct p9s_tree {
     struct p9_conn *conn;    /* with `again`: only with a pin */
     struct p9s_again *again; /* NULL: the tree is as dead as its connection */
     struct p9_fids *fids;
-    struct p9_crew *crew; /* ours to free, or NULL */
+    void (*ended)(void *arg); /* pl_p9_opts.done, or NULL */
+    void *ended_arg;
     bool own;             /* the connection is ours to end */
     bool ext;             /* the peer is one of us */
     enum p9_dialect dialect;

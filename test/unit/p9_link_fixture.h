@@ -34,8 +34,8 @@ struct net {
     atomic_int refuse; /* redial fails with it */
     char who[16];      /* what the next channel proves to b */
     pthread_mutex_t mutex;
-    /* The test may stand between: it gets what a would have dialed. */
-    int (*between)(struct net *n, struct chan *a, struct chan *b);
+    /* The test may stand between: the ends get what it makes of a new pair. */
+    void (*relay)(struct net *n, struct chan *a, struct chan *b);
     void *arg;
 };
 
@@ -121,8 +121,8 @@ static inline int net_redial(void *arg, const char *id, int cancel, struct chan 
     pthread_mutex_lock(&n->mutex);
     strcpy(b.who, n->who);
     pthread_mutex_unlock(&n->mutex);
-    if (n->between)
-        return n->between(n, ret, &b);
+    if (n->relay)
+        n->relay(n, ret, &b);
     net_call(n, &b);
     return 0;
 }
@@ -161,6 +161,8 @@ static inline void net_start(struct net *n, int a, int b)
     struct chan ca, cb;
     make_pair(n->kind, &ca, &cb);
     strcpy(cb.who, n->who);
+    if (n->relay)
+        n->relay(n, &ca, &cb);
     n->b.c = conn_linked(n->crew[1], &cb, &n->b.s, b & SERVE, b & USE, &n->lb);
     n->a.c = conn_linked(n->crew[0], &ca, &n->a.s, a & SERVE, a & USE, &n->la);
 }
