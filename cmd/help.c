@@ -33,25 +33,29 @@ static void addr_help(void)
 
 static void access_help(void)
 {
-    puts("An access file (plenum serve --access, plenum duct --access) says who may attach what, how,\n"
-         "and as whom. The first line that fits decides; if none does, the attach is refused.\n\n"
-         "  WHO            PATH       ro|rw  AS\n"
-         "  cert:laptop    /home/ann  rw     ann\n"
-         "  key:backup     /          ro     caller+root\n"
-         "  uid:www-data   /srv       rw     caller\n"
-         "  ssh            /          rw     map:/etc/plenum/ids\n\n"
-         "WHO   what the channel proved: cert:NAME or key:NAME (tls!, see plenum help key), uid:USER (a\n"
-         "      unix socket), ssh; with * and ? a pattern, * alone is everybody\n"
-         "PATH  what may be attached, with all beneath it; / is the whole export\n"
-         "AS    USER: everything happens as that user; caller: as the user that the client says, but\n"
-         "      root is nobody; caller+root: root too; map:FILE: by a map of ids, of lines\n\n"
-         "  uid SERVER:CLIENT[:COUNT]   as in uid 100000:0:65536\n"
-         "  gid SERVER:CLIENT[:COUNT]\n"
-         "  passwd FILE, group FILE     the clients' /etc/passwd and /etc/group: by name\n"
-         "  squash                      root of the clients is nobody\n"
-         "  as USER                     everybody is USER\n\n"
-         "The same with '=' and commas in the SPEC map(...). Only a server that is root can act as\n"
-         "others. docs/access.md says all of it.");
+    puts(
+        "An access file (plenum serve --access, plenum duct --access) says who may attach what, "
+        "how,\n"
+        "and as whom. The first line that fits decides; if none does, the attach is refused.\n\n"
+        "  WHO            PATH       ro|rw  AS\n"
+        "  cert:laptop    /home/ann  rw     ann\n"
+        "  key:backup     /          ro     caller+root\n"
+        "  uid:www-data   /srv       rw     caller\n"
+        "  ssh            /          rw     map:/etc/plenum/ids\n\n"
+        "WHO   what the channel proved: cert:NAME or key:NAME (tls!, see plenum help key), "
+        "uid:USER (a\n"
+        "      unix socket), ssh; with * and ? a pattern, * alone is everybody\n"
+        "PATH  what may be attached, with all beneath it; / is the whole export\n"
+        "AS    USER: everything happens as that user; caller: as the user that the client says, "
+        "but\n"
+        "      root is nobody; caller+root: root too; map:FILE: by a map of ids, of lines\n\n"
+        "  uid SERVER:CLIENT[:COUNT]   as in uid 100000:0:65536\n"
+        "  gid SERVER:CLIENT[:COUNT]\n"
+        "  passwd FILE, group FILE     the clients' /etc/passwd and /etc/group: by name\n"
+        "  squash                      root of the clients is nobody\n"
+        "  as USER                     everybody is USER\n\n"
+        "The same with '=' and commas in the SPEC map(...). Only a server that is root can act as\n"
+        "others. docs/access.md says all of it.");
 }
 
 static int run(const struct cmd *self, int argc, char **argv)
