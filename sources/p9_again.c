@@ -7,8 +7,11 @@
 #include <string.h>
 #include <sys/random.h>
 
-#define RETRY_FIRST_NS 50000000LL /* after a server that let us in, but is not what we had ... */
+#define RETRY_FIRST_NS 50000000LL    /* after a server that let us in, but is not what we had ... */
 #define RETRY_LAST_NS  10000000000LL /* ... growing to this */
+#define RELOCK_NS                                                                                  \
+    2000000000LL /* so long a server may hold our locks for the connection that is                 \
+                    over */
 
 /* ---- waiting ---- */
 
@@ -233,11 +236,30 @@ static int fits(struct p9s_tree *t, struct p9_conn *conn, struct pl_err *err)
 static void replace(struct p9s_tree *t, struct p9_conn *conn)
 {
     struct p9s_again *a = t->again;
-    if (t->own)
-        p9_conn_free(t->conn);
     pthread_mutex_lock(&a->mutex);
+    struct p9_conn *old = t->conn;
     t->conn = conn;
     a->gen++;
+    a->relock_until = mono_now() + RELOCK_NS;
+    pthread_mutex_unlock(&a->mutex);
+    if (t->own)
+        p9_conn_free(old);
+}
+
+/* Until nobody has anything under way; also not those who are not here to see that it is over. */
+static void wait_for_pins(struct p9s_tree *t)
+{
+    struct p9s_again *a = t->again;
+    pthread_mutex_lock(&a->mutex);
+    while (a->pins) {
+        pthread_mutex_unlock(&a->mutex);
+        p9s_aside_let_go(t);
+        int64_t until = mono_now() + RETRY_FIRST_NS;
+        struct timespec ts = {until / 1000000000, until % 1000000000};
+        pthread_mutex_lock(&a->mutex);
+        if (a->pins)
+            pthread_cond_timedwait(&a->cond, &a->mutex, &ts);
+    }
     pthread_mutex_unlock(&a->mutex);
 }
 
@@ -245,17 +267,16 @@ static int come_back(struct p9s_tree *t, struct pl_err *err)
 {
     struct p9s_again *a = t->again;
     int64_t pause = RETRY_FIRST_NS;
-    pthread_mutex_lock(&a->mutex);
-    while (a->pins)
-        pthread_cond_wait(&a->cond, &a->mutex);
-    pthread_mutex_unlock(&a->mutex);
+    wait_for_pins(t);
     for (;;) {
         struct p9_conn *conn;
         int r = a->again(a->arg, &a->call, t->conn, &conn, err);
         if (r < 0)
             return r;
         replace(t, conn);
-        r = fits(t, conn, err);
+        r = pl_call_over(&a->call);
+        if (r == 0)
+            r = fits(t, conn, err);
         if (r == 0)
             r = session(t, &a->call);
         if (r == 0)
@@ -344,6 +365,10 @@ void p9s_again_stop(struct p9s_tree *t)
     if (!a || !a->live)
         return;
     pl_call_cancel(&a->call);
+    pthread_mutex_lock(&a->mutex);
+    if (a->state != P9S_UP && t->own) /* a server that does not answer us is not waited for */
+        p9_conn_abort(t->conn);
+    pthread_mutex_unlock(&a->mutex);
     pthread_join(a->thread, NULL);
     a->live = false;
 }
