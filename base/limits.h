@@ -38,6 +38,7 @@
       "for a server to answer Tflush, until its caller goes on all the same")                      \
     X(HANDSHAKES, 512, "clients", "of one tls! address that have not shown who they are yet")      \
     X(CERTIFICATES, 16384, "bytes", "of certificates that a TLS peer shows")                       \
+    X(KEY_OFFERS, 4, "keys", "pre-shared, of those that a TLS client offers, are looked for")      \
     X(KEY_FILE, 1048576, "bytes", "of a file of keys or certificates")                             \
     X(MAP, 65536, "entries", "of a map of ids")                                                    \
     X(MAP_FILE, 4194304, "bytes", "of a file of such a map")                                       \
