@@ -284,7 +284,7 @@ static ssize_t take_frames(struct link *l, const struct iovec *iov, int n)
         } else if (l->in_left || l->bye || buffered(l) < FRAME_HEAD) {
             break;
         } else if (take_head(l) < 0) {
-            return -EPROTO;
+            return done ? (ssize_t)done : -EPROTO;
         } else if (!l->in_left && ++controls == CONTROLS) {
             return done ? (ssize_t)done : -EAGAIN;
         }

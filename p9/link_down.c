@@ -367,7 +367,8 @@ static void step(struct p9_conn *c, struct link *l)
     pthread_mutex_lock(&l->lock);
     bool down = l->state == LINK_DOWN, empty = !l->inside;
     pthread_mutex_unlock(&l->lock);
-    if (down && empty && l->open && c->state == LIVE)
+    /* The thread that brought the channel up may not have ended yet: it calls us again. */
+    if (down && empty && l->open && !l->thread && c->state == LIVE)
         close_channel(c, l);
     if (c->state == LIVE && c->down && !l->open && l->has_next)
         take_next(c, l);
