@@ -66,8 +66,10 @@ static int64_t look_up(struct p9_conn *c, struct link *l, int64_t now)
     }
     bool quiet = !l->stirred;
     pthread_mutex_unlock(&l->lock);
-    if (quiet)
+    if (quiet) {
         read_rest(c);
+        role_check(c);
+    }
     if (link_wants(c))
         out_push(c);
     return at;
