@@ -32,7 +32,7 @@ static void say_in_frame(struct peer *p, struct p9_msg m, uint64_t acked)
     peer_raw(p, buf, (size_t)n);
 }
 
-static uint8_t stream[100000]; /* of 9P that has come */
+static uint8_t stream[1 << 20]; /* of 9P that has come */
 static size_t nstream;
 static uint64_t received; /* bytes of messages that were taken out of it */
 
@@ -562,6 +562,89 @@ static void test_keepalive_plain(void **state)
     one_free(o);
 }
 
+/* ---- what is kept ---- */
+
+/* Nobody acknowledges: so much is sent and no more, until somebody does; over another channel it is
+ * sent again from where it is wanted. When all is quiet nothing is kept. */
+static void test_kept(void **state)
+{
+    enum { EACH = 60000, N = 90 };
+    char id[P9_LINK_ID + 1], text[80];
+    struct one *o = one_new();
+    struct peer *p = calloc(1, sizeof(*p));
+    agree_as_dialing(o, id);
+    uint64_t before = received, all = before + N * (uint64_t)(EACH + P9_RREADHDR);
+    for (uint16_t i = 0; i < N; i++)
+        say_in_frame(&o->p, (struct p9_msg){.type = P9_Tread, .tag = i, .fid = 1, .count = EACH},
+                     before);
+    while (received + nstream < before + LIMIT_LINK_KEPT) {
+        get_frame(&o->p);
+        while (nstream >= EACH + P9_RREADHDR)
+            get_message(&o->p, P9_Rread);
+    }
+    assert_int_equal(received + nstream, before + LIMIT_LINK_KEPT);
+    served_await(&o->s, &o->s.started, N); /* the others are served, and wait for room */
+    struct pollfd in = {.fd = o->p.ch.in, .events = POLLIN};
+    say_frame(&o->p, FRAME_PING, 0, before);
+    assert_int_equal(get_frame(&o->p).kind, FRAME_ACK); /* it speaks, but says no more of it */
+    assert_int_equal(poll(&in, 1, 0), 0);
+    snprintf(text, sizeof(text), "plenum.link %s %d", id, (int)received);
+    struct p9_conn *c = come_back(o, p, "key:a", text);
+    peer_expect(p, P9_Rversion, P9_NOTAG);
+    nstream = 0; /* half a message: it comes again */
+    while (received < all) {
+        get_message(p, P9_Rread);
+        assert_int_equal(p->m.count, EACH);
+        for (size_t i = 0; i < EACH; i++)
+            assert_int_equal(((const uint8_t *)p->m.data)[i], pattern(i));
+        say_frame(p, FRAME_ACK, 0, received);
+    }
+    for (int i = 0;; i++) {
+        pthread_mutex_lock(&o->c->lock);
+        struct link *l = o->c->link;
+        bool quiet = !l->kept.first && !l->in && l->kept.end == l->kept.start;
+        pthread_mutex_unlock(&o->c->lock);
+        if (quiet)
+            break;
+        assert_true(i < PATIENCE / 10);
+        usleep(10000);
+    }
+    say_frame(p, FRAME_BYE, 0, received);
+    assert_int_equal(p9_conn_wait(o->c, NULL), 0);
+    p9_conn_free(c);
+    peer_close(p);
+    peer_close(&o->p);
+    one_free(o);
+    free(p);
+}
+
+/* Requests go on while the link is down, and their session stays. */
+static void test_served_while_down(void **state)
+{
+    char id[P9_LINK_ID + 1], text[80];
+    struct one *o = one_new();
+    struct peer *p = calloc(1, sizeof(*p));
+    agree_as_dialing(o, id);
+    say_in_frame(&o->p, (struct p9_msg){.type = P9_Tlock, .tag = 1, .fid = 1}, received);
+    served_await(&o->s, &o->s.waiting, 1);
+    peer_close(&o->p);
+    served_await(&o->s, &o->downs, 1);
+    assert_int_equal(o->s.cancelled + o->s.resets, 0);
+    served_open(&o->s);
+    snprintf(text, sizeof(text), "plenum.link %s %d", id, (int)received);
+    struct p9_conn *c = come_back(o, p, "key:a", text);
+    peer_expect(p, P9_Rversion, P9_NOTAG);
+    assert_int_equal(get_message(p, P9_Rlock)->tag, 1);
+    assert_int_equal(o->s.resets, 0);
+    say_frame(p, FRAME_BYE, 0, received);
+    assert_int_equal(p9_conn_wait(o->c, NULL), 0);
+    assert_int_equal(o->s.resets, 1);
+    p9_conn_free(c);
+    peer_close(p);
+    one_free(o);
+    free(p);
+}
+
 /* ---- callers while it is down ---- */
 
 struct caller {
@@ -610,8 +693,8 @@ static void back_again(struct one *o, uint64_t taken)
     say_version(&o->p, P9_Rversion, text);
 }
 
-/* One has its request out, the other half out, the third not at all; all return, and what they
- * asked is flushed or was never asked. */
+/* One has its request out, the other not; both return at once, and what they asked is flushed or
+ * was never asked. */
 static void test_interrupted(void **state)
 {
     struct one *o = one_new();
@@ -735,22 +818,41 @@ static void test_soft(void **state)
     free(k);
 }
 
-/* A stock server that does not answer Tflush does not keep its interrupted callers. */
+/* A stock server that does not answer Tflush does not keep its interrupted callers, nor one that
+ * does not even read: what it reads at last is what was written, whatever its caller's memory is
+ * now. */
 static void test_silent_server(void **state)
 {
+    enum { LEN = 60000 };
     struct one *o = one_new();
-    struct caller *k = calloc(1, sizeof(*k));
+    struct caller *k = calloc(2, sizeof(*k));
+    uint8_t *data = malloc(LEN);
+    int size = 4096;
     struct use u;
     o->opts = (struct p9_link_opts){0};
     one_start(o, true, false, true);
+    setsockopt(o->c->wire.out, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
     use_start(&u, o);
     peer_agree(&o->p, P9_VERSION_L);
     assert_int_equal(use_end(&u), 0);
     call(k, o, (struct p9_msg){.type = P9_Tread, .fid = 1, .count = 5000});
     uint16_t tag = peer_recv(&o->p)->tag;
     assert_int_equal(o->p.m.type, P9_Tread);
-    pl_call_cancel(&k->call);
-    assert_int_equal(called(k), -EINTR);
+    for (size_t i = 0; i < LEN; i++)
+        data[i] = pattern(i);
+    call(&k[1], o, (struct p9_msg){.type = P9_Twrite, .fid = 1, .count = LEN, .data = data});
+    struct pollfd in = {.fd = o->p.ch.in, .events = POLLIN};
+    assert_int_equal(poll(&in, 1, PATIENCE), 1); /* some of it is there */
+    pl_call_cancel(&k[0].call);
+    pl_call_cancel(&k[1].call);
+    assert_int_equal(called(&k[0]), -EINTR);
+    assert_int_equal(called(&k[1]), -EINTR);
+    memset(data, 0, LEN);
+    free(data);
+    peer_recv(&o->p);
+    assert_int_equal(o->p.m.type, P9_Twrite);
+    for (size_t i = 0; i < LEN; i++)
+        assert_int_equal(((const uint8_t *)o->p.m.data)[i], pattern(i));
     peer_expect(&o->p, P9_Tflush, (uint16_t)(tag + LIMIT_REQUESTS_USED));
     assert_int_equal(p9_use_end(o->c, NULL), 0); /* nor one who goes */
     assert_int_equal(p9_conn_wait(o->c, NULL), 0);
@@ -768,6 +870,7 @@ int main(void)
         cmocka_unit_test(test_return),       cmocka_unit_test(test_taken_lies),
         cmocka_unit_test(test_limit),        cmocka_unit_test(test_linger),
         cmocka_unit_test(test_keepalive),    cmocka_unit_test(test_keepalive_plain),
+        cmocka_unit_test(test_kept),         cmocka_unit_test(test_served_while_down),
         cmocka_unit_test(test_interrupted),  cmocka_unit_test(test_half_answer),
         cmocka_unit_test(test_soft),         cmocka_unit_test(test_silent_server),
     };
