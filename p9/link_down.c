@@ -10,6 +10,7 @@
 #include "p9/link_priv.h"
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -255,6 +256,8 @@ static void *redial_thread(void *arg)
     struct p9_conn *c = arg;
     struct link *l = c->link;
     pthread_setname_np(pthread_self(), "p9-redial");
+    if (c->wire.chan.child > 0) /* an ssh may not know yet, and would be waited for */
+        kill(c->wire.chan.child, SIGTERM);
     chan_close(&c->wire.chan);
     pthread_mutex_lock(&c->lock);
     int r = -EAGAIN;

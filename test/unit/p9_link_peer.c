@@ -78,7 +78,7 @@ struct one {
     struct p9_conn *c;
     struct p9_link_opts opts;
     struct peer p;
-    atomic_int dials, refuse;
+    atomic_int dials, refuse, block;
     int next; /* the script's end of what was dialed last, handed over by a pipe */
     int pipe[2];
     atomic_int downs;
@@ -88,7 +88,12 @@ static int one_redial(void *arg, const char *id, int cancel, struct chan *ret, s
 {
     struct one *o = arg;
     struct chan theirs;
-    o->dials++;
+    served_add(&o->s, &o->dials, 1);
+    if (o->block) {
+        struct pollfd f = {.fd = cancel, .events = POLLIN};
+        assert_int_equal(poll(&f, 1, PATIENCE), 1);
+        return pl_fail(err, -EINTR, "cancelled");
+    }
     if (o->refuse)
         return pl_fail(err, o->refuse, "the test refuses");
     make_pair(SOCKETS, ret, &theirs);
@@ -618,6 +623,29 @@ static void test_kept(void **state)
     free(p);
 }
 
+/* Who dials again is told when it is not wanted any more. */
+static void test_cancelled_redial(void **state)
+{
+    struct one *o = one_new();
+    agree_as_called(o);
+    o->block = true;
+    peer_close(&o->p);
+    served_await(&o->s, &o->dials, 1);
+    one_free(o);
+}
+
+/* A client that has another server to go to gives up at once. */
+static void test_no_redial(void **state)
+{
+    struct one *o = one_new();
+    agree_as_called(o);
+    o->refuse = -ENOLINK;
+    peer_close(&o->p);
+    expect_lost(o, -ECONNRESET, "the test refuses");
+    assert_int_equal(o->dials, 1);
+    one_free(o);
+}
+
 /* Requests go on while the link is down, and their session stays. */
 static void test_served_while_down(void **state)
 {
@@ -864,15 +892,26 @@ static void test_silent_server(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_plain_server), cmocka_unit_test(test_plain_client),
-        cmocka_unit_test(test_refused),      cmocka_unit_test(test_garbage),
-        cmocka_unit_test(test_bad_frames),   cmocka_unit_test(test_bad_return),
-        cmocka_unit_test(test_return),       cmocka_unit_test(test_taken_lies),
-        cmocka_unit_test(test_limit),        cmocka_unit_test(test_linger),
-        cmocka_unit_test(test_keepalive),    cmocka_unit_test(test_keepalive_plain),
-        cmocka_unit_test(test_kept),         cmocka_unit_test(test_served_while_down),
-        cmocka_unit_test(test_interrupted),  cmocka_unit_test(test_half_answer),
-        cmocka_unit_test(test_soft),         cmocka_unit_test(test_silent_server),
+        cmocka_unit_test(test_plain_server),
+        cmocka_unit_test(test_plain_client),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_garbage),
+        cmocka_unit_test(test_bad_frames),
+        cmocka_unit_test(test_bad_return),
+        cmocka_unit_test(test_return),
+        cmocka_unit_test(test_taken_lies),
+        cmocka_unit_test(test_limit),
+        cmocka_unit_test(test_linger),
+        cmocka_unit_test(test_keepalive),
+        cmocka_unit_test(test_keepalive_plain),
+        cmocka_unit_test(test_kept),
+        cmocka_unit_test(test_served_while_down),
+        cmocka_unit_test(test_cancelled_redial),
+        cmocka_unit_test(test_no_redial),
+        cmocka_unit_test(test_interrupted),
+        cmocka_unit_test(test_half_answer),
+        cmocka_unit_test(test_soft),
+        cmocka_unit_test(test_silent_server),
     };
     signal(SIGPIPE, SIG_IGN);
     return cmocka_run_group_tests(tests, NULL, NULL);
