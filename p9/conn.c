@@ -35,7 +35,7 @@ static void finish(struct p9_conn *c, int error, char *sentence)
     if (c->ending && !c->resetting) {
         struct req *req = c->ending;
         c->ending = NULL;
-        req_unref(c, req);
+        serve_drop(c, req);
     }
     out_push(c); /* drops what is queued */
     conn_settle(c);
@@ -154,6 +154,10 @@ int p9_conn_new(struct chan *chan, const struct p9_conn_opts *opts, struct p9_co
 {
     assert(opts->crew);
     struct p9_conn *c = calloc(1, sizeof(*c));
+    if (c && !(c->fids = p9_fids_new())) {
+        free(c);
+        c = NULL;
+    }
     if (!c)
         return pl_fail(err, -ENOMEM, "%s: out of memory", chan->peer);
     c->chan = *chan;
@@ -178,6 +182,7 @@ int p9_conn_new(struct chan *chan, const struct p9_conn_opts *opts, struct p9_co
     if (r < 0) {
         pthread_mutex_destroy(&c->lock);
         pthread_cond_destroy(&c->cond);
+        p9_fids_unref(c->fids);
         free(c);
         return pl_fail(err, r, "%s: %s", chan->peer, strerror(-r));
     }
@@ -197,6 +202,40 @@ void p9_conn_abort(struct p9_conn *c)
     pthread_mutex_lock(&c->lock);
     conn_lost(c, -ECONNABORTED, "the connection was broken off");
     conn_unlock(c);
+}
+
+bool p9_conn_over(struct p9_conn *c)
+{
+    pthread_mutex_lock(&c->lock);
+    bool over = c->state != LIVE;
+    conn_unlock(c);
+    return over;
+}
+
+static void wake_waiter(void *arg)
+{
+    struct p9_conn *c = arg;
+    pthread_mutex_lock(&c->lock);
+    pthread_cond_broadcast(&c->cond);
+    conn_unlock(c);
+}
+
+int p9_conn_watch(struct p9_conn *c, struct pl_call *call, int *error, struct pl_err *err)
+{
+    int r = pl_call_block(call, wake_waiter, c);
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&c->lock);
+    use_enter(c);
+    while (c->state != OVER && !(r = pl_call_over(call)))
+        conn_wait(c);
+    use_leave(c);
+    bool over = c->state == OVER;
+    conn_unlock(c);
+    pl_call_unblock(call);
+    if (over)
+        *error = p9_conn_wait(c, err);
+    return over ? 0 : r;
 }
 
 int p9_conn_wait(struct p9_conn *c, struct pl_err *err)
@@ -228,7 +267,7 @@ void p9_conn_free(struct p9_conn *c)
         close(c->poke);
     free(c->tags);
     free(c->free_tags);
-    free(c->fids_free);
+    p9_fids_unref(c->fids);
     free(c->sentence);
     pthread_mutex_destroy(&c->lock);
     pthread_cond_destroy(&c->cond);

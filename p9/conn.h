@@ -49,9 +49,11 @@ void *p9_req_payload(struct p9_req *req, size_t n);
 size_t p9_req_payload_max(const struct p9_req *req);
 /* The session agreed on our own messages. */
 bool p9_req_extended(const struct p9_req *req);
+/* What the session speaks; so do req->in and req->out. */
+enum p9_dialect p9_req_dialect(const struct p9_req *req);
 /* Memory that lives until the answer is sent; NULL when out of memory. */
 void *p9_req_alloc(struct p9_req *req, size_t n);
-/* Makes the answer an Rlerror. */
+/* Makes the answer an Rlerror, or in an older dialect an Rerror. */
 void p9_req_error(struct p9_req *req, int error /* negative errno */);
 
 /* What serves. The engine itself answers Tversion (negotiation), Tflush and Tend. */
@@ -64,6 +66,9 @@ struct p9_handler {
      * answered or cancelled and its handler has returned; drop all fids. May be followed by another
      * session, after Tversion. */
     void (*reset)(void *arg);
+    /* Just before reset, when it was the peer's Tend: it has all that it wanted, and does not come
+     * back for more. May be NULL. */
+    void (*end)(void *arg);
 };
 
 struct p9_conn_opts {
@@ -88,6 +93,10 @@ int p9_conn_new(struct chan *chan, const struct p9_conn_opts *opts, struct p9_co
 void p9_conn_free(struct p9_conn *conn);
 /* Waits until the connection is over (see `over`): its error, with the sentence. */
 int p9_conn_wait(struct p9_conn *conn, struct pl_err *err);
+/* The same, heeding the call: 0 when it is over (*error: why), or -EINTR, -ETIMEDOUT. */
+int p9_conn_watch(struct p9_conn *conn, struct pl_call *call, int *error, struct pl_err *err);
+/* It is over, or about to be: what is asked now gets -ECONNABORTED. */
+bool p9_conn_over(struct p9_conn *conn);
 /* Breaks the connection now: callers get -ECONNABORTED. Any thread. */
 void p9_conn_abort(struct p9_conn *conn);
 /* For people: the channel's peer. */
@@ -101,13 +110,14 @@ void p9_conn_break(struct p9_conn *conn);
 
 /* ---- the using half ---- */
 
-/* Negotiates: offers "9P2000.L.plenum" first where the peer may be one of us, else or on refusal
- * "9P2000.L". When the channel was accepted, it first waits for the peer to speak (a plain client
+/* Negotiates: offers "9P2000.L.plenum", then as these are refused "9P2000.L", "9P2000.u", "9P2000".
+ * When the channel was accepted, it first waits for the peer to speak (a plain client
  * must not be sent a T-message: then -ENOTCONN "the other end only uses, it serves nothing"); when
  * it is not known who called it waits a moment for that. Blocks until done. */
 int p9_use(struct p9_conn *conn, struct pl_call *call, struct pl_err *err);
-uint32_t p9_msize(const struct p9_conn *conn); /* as negotiated by the using half */
-bool p9_extended(const struct p9_conn *conn);  /* the peer knows our own messages */
+uint32_t p9_msize(const struct p9_conn *conn);          /* as negotiated by the using half */
+bool p9_extended(const struct p9_conn *conn);           /* the peer knows our own messages */
+enum p9_dialect p9_dialect(const struct p9_conn *conn); /* what p9_rpc sends is encoded in it */
 
 /* One request: sends `t`, waits for the answer, fills `r` (strings and data point into a buffer
  * that p9_answer_free drops; the payload of Rread goes straight to `into` when that is not NULL).
@@ -120,6 +130,7 @@ bool p9_extended(const struct p9_conn *conn);  /* the peer knows our own message
 struct p9_answer {
     struct p9_msg r;
     void *buf; /* private */
+    bool sent; /* with -ECONNABORTED: some of the request has gone out, and it may be carried out */
 };
 int p9_rpc(struct p9_conn *conn, struct pl_call *call, struct p9_msg *t, struct p9_answer *ret,
            void *into, size_t into_size);
@@ -134,6 +145,16 @@ int p9_rpc_start(struct p9_conn *conn, struct pl_call *call, struct p9_msg *t, v
 int p9_rpc_finish(struct p9_conn *conn, struct pl_call *call, struct p9_pending *p,
                   struct p9_answer *ret);
 
+/* Starts without waiting for anything: -EAGAIN when there is no room now. */
+int p9_rpc_try(struct p9_conn *conn, struct p9_msg *t, struct p9_pending **ret);
+/* Would finish return at once? */
+bool p9_rpc_ready(struct p9_conn *conn, struct p9_pending *p);
+/* Waits until finish would return at once, and leaves the request alone if the call is over before:
+ * 0, -EINTR, -ETIMEDOUT. Any number of threads, for the same request. */
+int p9_rpc_wait(struct p9_conn *conn, struct pl_call *call, struct p9_pending *p);
+/* Instead of finish: nobody wants the answer. Not with an `into`, and not of what has data. */
+void p9_rpc_abandon(struct p9_conn *conn, struct p9_pending *p);
+
 /* The using half is done: to one of us sends Tend and waits for Rend (it drops all our fids); the
  * connection is over when the serving half has ended too. To a plain server: closes when there is
  * no serving half. Idempotent. Also sent by p9_conn_new's engine on our behalf when opts.use is
@@ -145,5 +166,19 @@ uint32_t p9_fid_get(struct p9_conn *conn); /* NOFID when the limit is reached */
 void p9_fid_put(struct p9_conn *conn, uint32_t fid);
 /* Clunks without making the caller wait for the answer, and puts the fid back when it came. */
 void p9_clunk_later(struct p9_conn *conn, uint32_t fid);
+
+/* Where the numbers come from. Who carries on at a new connection what it had at another keeps its
+ * numbers, and sees to it that none is given out twice: the new connection shares the old one's
+ * source. Counted; thread-safe. */
+struct p9_fids;
+struct p9_fids *p9_fids_new(void); /* NULL: no memory */
+struct p9_fids *p9_fids_ref(struct p9_fids *fids);
+void p9_fids_unref(struct p9_fids *fids);
+uint32_t p9_fids_get(struct p9_fids *fids); /* NOFID when the limit is reached */
+void p9_fids_put(struct p9_fids *fids, uint32_t fid);
+bool p9_fids_untouched(struct p9_fids *fids); /* none was ever given out */
+struct p9_fids *p9_conn_fids(struct p9_conn *conn);
+/* Before the connection's first fid is given out (-EBUSY otherwise). */
+int p9_conn_share_fids(struct p9_conn *conn, struct p9_fids *fids);
 
 #endif

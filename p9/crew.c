@@ -9,6 +9,13 @@
  * The number of workers that run is bounded by `max`. Those that said they wait (crew_block) do not
  * count, up to a hard limit for all.
  *
+ * Fairness. Connections with tasks stand in a queue; a worker takes one task of the first and puts
+ * it behind the others. A connection gets another worker only while it has fewer than SHARE times
+ * those that are free: alone, with as many slow requests as it may send, it gets three of four, two
+ * of them a little more than two of five each, and so on; who comes then finds one free. A worker
+ * that finds tasks whenever it looks also looks for events of connections that have none, and a
+ * reader whose client never stops gives way when all are busy and others wait.
+ *
  * The tick is one more thread. It runs only while readers run ops: every millisecond it looks at
  * the active connections and takes the reader's role from one that is still in the op in which it
  * was the last time. When nothing has happened for two ticks it sleeps until the next op starts.
@@ -26,8 +33,9 @@
 #include <sys/eventfd.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
+#include <utlist.h>
 
-enum { KEEP_IDLE = 4, POOL_BYTES = 4 << 20, STACK = 1 << 20 };
+enum { KEEP_IDLE = 4, POOL_BYTES = 4 << 20, STACK = 1 << 20, SHARE = 3, TASKS_A_LOOK = 4 };
 /* Sizes with room for a message's header; the smallest that fits is used. */
 static const size_t class_size[] = {16640, 65792, 262400, 1048832};
 enum { KICK, CLOCK /* in epoll events; then place.id of connections */ };
@@ -35,10 +43,12 @@ enum { NCLASS = sizeof(class_size) / sizeof(*class_size), SMALL = 8192 };
 
 struct p9_crew {
     pthread_mutex_t lock;
-    pthread_cond_t work; /* idle workers */
-    pthread_cond_t done; /* no pins, no threads */
-    struct task *tasks, **tasks_tail;
-    unsigned max, nthreads, nidle, nblocked, ntasks;
+    pthread_cond_t work;   /* idle workers */
+    pthread_cond_t done;   /* no pins, no threads */
+    struct p9_conn *queue; /* those with tasks, in the order in which they get a worker */
+    unsigned max, nthreads, nidle, nblocked;
+    unsigned nruns; /* workers that work for a connection, less those that wait */
+    unsigned taken; /* tasks, since somebody looked for events */
     bool watched, stopping, any_dead;
     pthread_t dead; /* the last worker that ended; it has joined the one before */
     int epoll, kick;
@@ -101,50 +111,119 @@ static bool spawn(struct p9_crew *crew)
     return false;
 }
 
-/* What idle workers are needed for: each task, and to watch. Lock held. */
+/* How many workers may work for the connection now, beyond which none of its ops is begun. Lock
+ * held, as in all of these. */
+static unsigned share(const struct p9_crew *crew)
+{
+    return SHARE * (crew->nruns < crew->max ? crew->max - crew->nruns : 0);
+}
+
+static bool may_begin(const struct p9_crew *crew, const struct p9_conn *conn)
+{
+    return crew->nruns < crew->max && (!conn->place.tasks->op || conn->place.runs < share(crew));
+}
+
+/* The first that may have a worker. As those who may not have SHARE of them for each that is free,
+ * few are passed over. */
+static struct p9_conn *first(const struct p9_crew *crew)
+{
+    struct p9_conn *c = crew->nruns < crew->max ? crew->queue : NULL;
+    while (c && !may_begin(crew, c))
+        c = c->place.next_q;
+    return c;
+}
+
+/* What idle workers are needed for, counted until there cannot be as many idle: each task that may
+ * be begun, and to watch. */
 static unsigned wanted(const struct p9_crew *crew)
 {
-    return crew->ntasks + !crew->watched;
+    unsigned n = !crew->watched, most = share(crew);
+    for (struct p9_conn *c = first(crew); c && n <= KEEP_IDLE; c = c->place.next_q) {
+        unsigned runs = c->place.runs;
+        for (struct task *t = c->place.tasks; t && (!t->op || runs < most); t = t->next, runs++)
+            n++;
+    }
+    return n;
 }
 
-/* Lock held. *idle: a worker is to be woken. */
-static bool submit(struct p9_crew *crew, struct task *task, bool *idle)
+/* One more worker, if there is something for it to do. True: it sleeps, and is to be woken when the
+ * lock is free. */
+static bool more_hands(struct p9_crew *crew)
 {
-    bool hands = true;
-    if (task->queued)
+    unsigned n = wanted(crew);
+    if (n && crew->nidle >= n)
         return true;
-    task->queued = true;
-    task->next = NULL;
-    *crew->tasks_tail = task;
-    crew->tasks_tail = &task->next;
-    crew->ntasks++;
-    task->conn->place.pins++;
-    *idle = crew->nidle >= wanted(crew);
-    hands = *idle || spawn(crew);
-    if (!hands && crew->watched) /* the watcher will do it */
-        hands = eventfd_write(crew->kick, 1) == 0;
-    return hands;
+    if (n)
+        spawn(crew);
+    return false;
 }
 
-static void unpin(struct p9_crew *crew, struct p9_conn *conn)
+/* Who goes to work sees to it that what else there is to do is done. Gives the lock up. */
+static void run_begins(struct p9_crew *crew, struct p9_conn *conn)
 {
+    conn->place.runs++;
+    crew->nruns++;
+    bool wake = more_hands(crew);
+    pthread_mutex_unlock(&crew->lock);
+    if (wake)
+        pthread_cond_signal(&crew->work);
+}
+
+static void run_ends(struct p9_crew *crew, struct p9_conn *conn)
+{
+    pthread_mutex_lock(&crew->lock);
+    conn->place.runs--;
+    crew->nruns--;
     if (--conn->place.pins == 0)
         pthread_cond_broadcast(&crew->done);
 }
 
-static void run_task(struct p9_crew *crew)
+static void run_task(struct p9_crew *crew, struct p9_conn *conn)
 {
-    struct task *t = crew->tasks;
-    struct p9_conn *conn = t->conn;
-    crew->tasks = t->next;
-    if (!crew->tasks)
-        crew->tasks_tail = &crew->tasks;
+    struct crew_place *l = &conn->place;
+    struct task *t = l->tasks;
+    l->tasks = t->next;
+    DL_DELETE2(crew->queue, conn, place.prev_q, place.next_q);
+    if (l->tasks)
+        DL_APPEND2(crew->queue, conn, place.prev_q, place.next_q);
+    else
+        l->tasks_tail = &l->tasks;
     t->queued = false;
-    crew->ntasks--;
-    pthread_mutex_unlock(&crew->lock);
+    run_begins(crew, conn);
     t->run(conn, t);
-    pthread_mutex_lock(&crew->lock);
-    unpin(crew, conn);
+    run_ends(crew, conn);
+}
+
+/* What is no op comes before all ops: it may be what ends them. Lock held. */
+static void enqueue(struct p9_crew *crew, struct task *task)
+{
+    struct p9_conn *conn = task->conn;
+    struct crew_place *l = &conn->place;
+    if (!l->tasks)
+        DL_APPEND2(crew->queue, conn, place.prev_q, place.next_q);
+    struct task **at = task->op ? l->tasks_tail : &l->tasks;
+    task->next = *at;
+    *at = task;
+    if (!task->next)
+        l->tasks_tail = &task->next;
+    task->queued = true;
+}
+
+/* Lock held. *wake: a worker that sleeps is to be woken when the lock is free. */
+static bool submit(struct p9_crew *crew, struct task *task, bool *wake)
+{
+    if (task->queued)
+        return true;
+    enqueue(crew, task);
+    task->conn->place.pins++;
+    if (!may_begin(crew, task->conn))
+        return false;
+    unsigned before = crew->nthreads;
+    *wake = more_hands(crew);
+    bool hands = *wake || crew->nthreads > before;
+    if (!hands && crew->watched) /* the watcher will do it */
+        hands = eventfd_write(crew->kick, 1) == 0;
+    return hands;
 }
 
 /* ---- looks ---- */
@@ -223,21 +302,22 @@ static void submit_looks(struct p9_crew *crew)
     (void)r; /* it is not blocking; that it was set anew meanwhile does no harm */
     while (crew->nlooks && crew->looks[0]->place.look_at <= now) {
         struct p9_conn *c = crew->looks[0];
-        bool idle = false;
+        bool wake = false;
         unlook(crew, c);
-        submit(crew, &c->look_task, &idle);
-        if (idle)
+        submit(crew, &c->look_task, &wake);
+        if (wake)
             pthread_cond_signal(&crew->work);
     }
     set_clock(crew);
 }
 
-static void watch(struct p9_crew *crew)
+static void watch(struct p9_crew *crew, int timeout)
 {
     struct epoll_event ev;
     crew->watched = true;
+    crew->taken = 0;
     pthread_mutex_unlock(&crew->lock);
-    int n = epoll_wait(crew->epoll, &ev, 1, -1);
+    int n = epoll_wait(crew->epoll, &ev, 1, timeout);
     pthread_mutex_lock(&crew->lock);
     crew->watched = false;
     if (n <= 0)
@@ -256,15 +336,9 @@ static void watch(struct p9_crew *crew)
     if (!conn)
         return;
     conn->place.pins++;
-    bool idle = crew->nidle >= wanted(crew);
-    if (!idle)
-        spawn(crew);
-    pthread_mutex_unlock(&crew->lock);
-    if (idle)
-        pthread_cond_signal(&crew->work);
+    run_begins(crew, conn);
     crew_event(conn);
-    pthread_mutex_lock(&crew->lock);
-    unpin(crew, conn);
+    run_ends(crew, conn);
 }
 
 static void *worker(void *arg)
@@ -273,12 +347,13 @@ static void *worker(void *arg)
     pthread_setname_np(pthread_self(), "p9-worker");
     pthread_mutex_lock(&crew->lock);
     for (;;) {
-        if (crew->tasks) {
-            run_task(crew);
+        struct p9_conn *conn = first(crew);
+        if (conn && (crew->watched || crew->taken++ < TASKS_A_LOOK)) {
+            run_task(crew, conn);
         } else if (crew->stopping) {
             break;
         } else if (!crew->watched) {
-            watch(crew);
+            watch(crew, conn ? 0 : -1);
         } else if (crew->nidle < KEEP_IDLE && running(crew) <= crew->max) {
             crew->nidle++;
             pthread_cond_wait(&crew->work, &crew->lock);
@@ -301,34 +376,58 @@ static void *worker(void *arg)
 
 bool crew_submit(struct p9_crew *crew, struct task *task)
 {
-    bool idle = false;
+    bool wake = false;
     pthread_mutex_lock(&crew->lock);
-    bool hands = submit(crew, task, &idle);
+    bool hands = submit(crew, task, &wake);
     pthread_mutex_unlock(&crew->lock);
-    if (idle)
+    if (wake)
         pthread_cond_signal(&crew->work);
     return hands;
 }
 
-bool crew_block(struct p9_crew *crew)
+bool crew_block(struct p9_crew *crew, struct p9_conn *conn)
 {
+    bool wake = false;
     pthread_mutex_lock(&crew->lock);
     bool ok = crew->nblocked < LIMIT_CREW_WAITING - crew->max;
     if (ok) {
         crew->nblocked++;
-        if (crew->nidle < wanted(crew))
-            spawn(crew);
+        crew->nruns--;
+        conn->place.runs--;
+        wake = more_hands(crew);
     }
     pthread_mutex_unlock(&crew->lock);
+    if (wake)
+        pthread_cond_signal(&crew->work);
     return ok;
 }
 
-void crew_unblock(struct p9_crew *crew)
+void crew_unblock(struct p9_crew *crew, struct p9_conn *conn)
 {
     pthread_mutex_lock(&crew->lock);
     assert(crew->nblocked > 0);
     crew->nblocked--;
+    crew->nruns++;
+    conn->place.runs++;
     pthread_mutex_unlock(&crew->lock);
+}
+
+bool crew_may(struct p9_crew *crew, const struct p9_conn *conn)
+{
+    if (atomic_load_explicit(&conn->place.runs, memory_order_relaxed) <= 1)
+        return true;
+    pthread_mutex_lock(&crew->lock);
+    bool may = conn->place.runs <= share(crew); /* the asker is one of them */
+    pthread_mutex_unlock(&crew->lock);
+    return may;
+}
+
+bool crew_crowded(struct p9_crew *crew)
+{
+    pthread_mutex_lock(&crew->lock);
+    bool crowded = running(crew) >= crew->max && (crew->queue || !crew->watched);
+    pthread_mutex_unlock(&crew->lock);
+    return crowded;
 }
 
 /* At least half of the threads stay free for connections that are not waited for. */
@@ -366,6 +465,7 @@ int crew_add(struct p9_crew *crew, struct p9_conn *conn, int fd)
         return -ENOMEM;
     }
     conn->place.id = ++crew->next_id;
+    conn->place.tasks_tail = &conn->place.tasks;
     struct epoll_event ev = {.events = EPOLLONESHOT, .data.u64 = conn->place.id};
     conn->place.pollable = epoll_ctl(crew->epoll, EPOLL_CTL_ADD, fd, &ev) == 0;
     int r = conn->place.pollable || errno == EPERM ? 0 : -errno;
@@ -557,7 +657,6 @@ struct p9_crew *p9_crew_new(unsigned max_threads)
     crew->max = max_threads ? max_threads : LIMIT_CREW;
     if (crew->max > LIMIT_CREW_WAITING / 2)
         crew->max = LIMIT_CREW_WAITING / 2;
-    crew->tasks_tail = &crew->tasks;
     atomic_store(&crew->tick_sleeps, true);
     pthread_mutex_init(&crew->lock, NULL);
     pthread_mutex_init(&crew->active_lock, NULL);

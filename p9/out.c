@@ -89,6 +89,7 @@ static unsigned advance(struct p9_conn *c, size_t n)
             break;
         }
         n -= rest;
+        o->done += (uint32_t)rest; /* so that it is known to have gone out */
         pop(c);
         popped++;
     }
@@ -192,14 +193,14 @@ void out_push_caller(struct p9_conn *c, struct pl_call *call, struct p9_pending 
 /* Writes to the end, waiting. */
 static void drain(struct p9_conn *c)
 {
-    bool blocked = crew_block(c->crew);
+    bool blocked = crew_block(c->crew, c);
     do {
         conn_unlock(c);
         link_wait(c, false, false, -1);
         pthread_mutex_lock(&c->lock);
     } while (write_all(c, UINT32_MAX) == -EAGAIN);
     if (blocked)
-        crew_unblock(c->crew);
+        crew_unblock(c->crew, c);
 }
 
 void out_push_worker(struct p9_conn *c, uint64_t gen)

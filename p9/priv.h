@@ -7,7 +7,8 @@
  *   read.c   the reader: its role, framing, who gets a message
  *   serve.c  the serving half: requests, their order, their answers, Tflush
  *   hello.c  Tversion and Tend in both directions; p9_use, p9_use_end
- *   use.c    the using half: tags, callers that wait, fids; use_cancel.c: those who give up
+ *   use.c    the using half: tags, callers that wait; use_cancel.c: those who give up
+ *   fids.c   numbers for fids, which may outlive a connection
  *   conn.c   the life of a connection, and its end
  *   crew.c   threads
  *
@@ -48,14 +49,18 @@ struct task {
     struct task *next;
     void (*run)(struct p9_conn *conn, struct task *task);
     struct p9_conn *conn;
+    bool op; /* a request: may take long, and is bound by the connection's share of the workers */
     bool queued; /* guarded by crew->lock */
 };
 
 /* The connection's place in its crew. */
 struct crew_place {
     UT_hash_handle hh;
-    uint64_t id;                         /* in epoll events, so that a stale one finds nobody */
-    unsigned pins;                       /* guarded by crew->lock: tasks and events under way */
+    uint64_t id;   /* in epoll events, so that a stale one finds nobody */
+    unsigned pins; /* this and the next three guarded by crew->lock: tasks and events under way */
+    atomic_uint runs;                    /* threads that work for it, less those that wait */
+    struct task *tasks, **tasks_tail;    /* queued; those that are no ops come first */
+    struct p9_conn *next_q, *prev_q;     /* in crew->queue: those with tasks */
     struct p9_conn *next_act, *prev_act; /* guarded by crew->active_lock */
     bool active;                         /* guarded by crew->active_lock */
     bool pollable;                       /* its `in` can be in an epoll */
@@ -78,9 +83,14 @@ void crew_del(struct p9_crew *crew, struct p9_conn *conn);
 void crew_arm(struct p9_crew *crew, struct p9_conn *conn, int fd, bool data);
 /* False when every thread is busy and no more may be started; the task is queued all the same. */
 bool crew_submit(struct p9_crew *crew, struct task *task);
-/* The thread is about to wait, and is not counted until crew_unblock. False at the hard limit. */
-bool crew_block(struct p9_crew *crew);
-void crew_unblock(struct p9_crew *crew);
+/* The thread, which works for `conn`, is about to wait, and is not counted until crew_unblock.
+ * False at the hard limit. */
+bool crew_block(struct p9_crew *crew, struct p9_conn *conn);
+void crew_unblock(struct p9_crew *crew, struct p9_conn *conn);
+/* True if others wait while all threads work: who could go on for ever gives way. */
+bool crew_crowded(struct p9_crew *crew);
+/* True if the worker that asks may run an op itself; else it is to be submitted. */
+bool crew_may(struct p9_crew *crew, const struct p9_conn *conn);
 /* True if the thread may wait for a while for more from one connection. */
 bool crew_dwell(struct p9_crew *crew);
 void crew_undwell(struct p9_crew *crew);
@@ -301,6 +311,8 @@ void serve_run(struct p9_conn *c, struct req *req, uint64_t gen);
 void serve_submit(struct p9_conn *c, struct req *req);
 /* The answer is in pub.out: queues it (unless dropped), and what waited for it. */
 void serve_answer(struct p9_conn *c, struct req *req);
+/* It gets no answer; who waited for it goes on. */
+void serve_drop(struct p9_conn *c, struct req *req);
 void serve_cancel_all(struct p9_conn *c); /* by a worker, soon */
 void serve_cancel_task(struct p9_conn *c, struct task *task);
 void req_unref(struct p9_conn *c, struct req *req);
@@ -327,13 +339,14 @@ struct p9_pending {
     bool answered;  /* `result` or `buf` stands */
     bool done;      /* and nobody else uses its memory */
     bool cancelled;
-    bool later;       /* nobody waits for room: it is sent when there is some */
-    bool sync;        /* p9_rpc: its thread will wait at once */
-    int result, why;  /* why: -EINTR or -ETIMEDOUT */
-    int64_t flush_by; /* cancelled: the Tflush is to be answered by then */
-    void *copy;       /* an orphan's own payload */
-    uint32_t cost;    /* against LIMIT_BYTES_USED */
-    uint32_t fid;     /* of a clunk */
+    bool later;        /* nobody waits for room: it is sent when there is some */
+    bool sync;         /* p9_rpc: its thread will wait at once */
+    int result, why;   /* why: -EINTR or -ETIMEDOUT */
+    int64_t flush_by;  /* cancelled: the Tflush is to be answered by then */
+    void *copy;        /* an orphan's own payload */
+    uint32_t cost;     /* against LIMIT_BYTES_USED */
+    uint32_t fid;      /* of a clunk */
+    unsigned watchers; /* threads in p9_rpc_wait */
     uint8_t *into;
     size_t into_size, into_n; /* into_n: SIZE_MAX when the payload is in buf */
     uint8_t *buf;             /* the whole answer: `small` or from malloc */
@@ -345,7 +358,6 @@ struct p9_pending {
 };
 
 enum {
-    P9_RERROR = 107,                   /* of older dialects */
     TAG_END = 2 * LIMIT_REQUESTS_USED, /* of Tend */
     TAG_KEEP,                          /* of the Tflush that asks whether anybody is there */
     TAG_UNUSED,
@@ -379,7 +391,8 @@ void pend_free(struct p9_pending *p);
 void use_wait(struct p9_conn *c, struct p9_pending *p, ready_fn *ready, void *arg,
               int64_t deadline);
 /* The same for an event that use_wake_all tells of, heeding the call: 0, -EINTR, -ETIMEDOUT. */
-int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, int64_t deadline);
+int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, void *arg,
+                   int64_t deadline);
 void use_unwait(struct p9_conn *c, struct p9_pending *p);
 bool use_wake(struct p9_pending *p); /* false: it does not sleep */
 void use_wake_all(struct p9_conn *c);
@@ -485,12 +498,14 @@ struct p9_conn {
     uint64_t next_seq;
     uint32_t smsize;
     bool session, resetting;
-    bool serve_ext;              /* the peer's using half speaks our own messages */
-    bool serve_done;             /* and has said goodbye */
-    bool peer_spoke, peer_plain; /* its Tversion came; it was the plain one */
+    enum p9_dialect serve_dialect; /* of the session */
+    bool serve_ext;                /* the peer's using half speaks our own messages */
+    bool serve_done;               /* and has said goodbye */
+    bool peer_spoke, peer_plain;   /* its Tversion came; it was the plain one */
 
     /* the using half */
     enum use_state use;
+    enum p9_dialect use_dialect;
     bool use_ext, said_end;
     uint32_t umsize;
     int hello_result; /* of our Tversion */
@@ -501,8 +516,7 @@ struct p9_conn {
     size_t bytes_used;
     struct p9_pending *room, **room_tail; /* those who want room, in order */
     struct p9_pending *waiters;           /* those who sleep, any of whom can be made the reader */
-    uint32_t *fids_free;
-    uint32_t nfids_free, fids_cap, fids_next;
+    struct p9_fids *fids;                 /* has a lock of its own */
 };
 
 /* The lock is given up with these, so that who is woken does not wait for it at once. (That the

@@ -16,7 +16,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
-enum { EAGER = 32 };
+enum { EAGER = 32, TURN = 32 /* requests, after which others may have their turn */ };
 
 /* ---- the role ---- */
 
@@ -160,7 +160,7 @@ static bool sensible(const struct p9_conn *c, uint32_t size, uint8_t type)
     if (size < P9_HDRSZ || size > LIMIT_MSIZE_MAX)
         return false;
     return c->rd.any || type == P9_Tversion || type == P9_Rversion || type == P9_Rlerror ||
-           type == P9_RERROR || type % 2 == 0;
+           type == P9_Rerror || type % 2 == 0;
 }
 
 /* The rest of a message of `size` bytes goes to dst; `have` bytes of it are taken from the buffer.
@@ -199,7 +199,7 @@ static int take_answer(struct p9_conn *c, uint32_t size, uint8_t type, uint16_t 
 {
     struct rd *rd = &c->rd;
     struct p9_pending *p = use_find(c, tag);
-    if (!p || p->answered || (type != p->expect && type != P9_Rlerror && type != P9_RERROR)) {
+    if (!p || p->answered || (type != p->expect && type != P9_Rlerror && type != P9_Rerror)) {
         const char *name = p9_type_name(type);
         conn_lost(c, -EPROTO, "the other end answered what was not asked (%s, tag %u)",
                   name ? name : "an unknown message", tag);
@@ -323,7 +323,8 @@ static void got(struct p9_conn *c, size_t n)
 {
     struct rd *rd = &c->rd;
     size_t direct = n < rd->left ? n : rd->left;
-    rd->dst += direct;
+    if (direct)
+        rd->dst += direct;
     rd->left -= direct;
     rd->end += (uint32_t)(n - direct);
     if (c->opts.stats)
@@ -426,6 +427,10 @@ static bool fill_or_park(struct p9_conn *c, uint64_t gen, bool served)
  * have waited of late, or there is more to do at once than one thread can. */
 static void run_reading(struct p9_conn *c, struct req *req, uint64_t gen)
 {
+    if (!crew_may(c->crew, c)) { /* it has its share: others can be read and flushed, not run */
+        serve_submit(c, req);
+        return;
+    }
     if (c->eager > 0 || (more_buffered(c) && req->heavy)) {
         c->eager -= c->eager > 0;
         role_offer(c);
@@ -441,6 +446,7 @@ static void run_reading(struct p9_conn *c, struct req *req, uint64_t gen)
 void read_serve(struct p9_conn *c, uint64_t gen)
 {
     bool served = false;
+    unsigned turn = 0;
     crew_active(c->crew, c, true);
     pthread_mutex_lock(&c->lock);
     for (;;) {
@@ -458,6 +464,10 @@ void read_serve(struct p9_conn *c, uint64_t gen)
         } else if (parse(c, &req)) {
             run_reading(c, req, gen);
             served = true;
+            if (++turn % TURN == 0 && role_mine(c, gen) && crew_crowded(c->crew)) {
+                role_offer(c);
+                break;
+            }
         } else if (c->state == LIVE && !c->at_eof && !serve_full(c)) {
             if (!fill_or_park(c, gen, served))
                 break;
