@@ -48,6 +48,7 @@
       "read ahead for all open files of a mount of a 9P server together")                          \
     X(BEHIND, 16777216, "bytes", "written behind, likewise, and not yet acknowledged")             \
     X(LINK_KEPT, 33554432, "bytes", "sent over one link and not yet acknowledged")                 \
+    X(LINK_FRAME, 4194304, "bytes", "in one frame of a link")                                      \
     X(LINGER, 604800, "seconds", "that a link without its far end is waited for")                  \
     X(SESSIONS, 1024, "clients", "whose operations a server remembers")                            \
     X(SESSION_KEPT, 86400, "seconds", "that a client without a connection is remembered")          \
