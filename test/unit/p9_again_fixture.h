@@ -31,6 +31,7 @@ struct line { /* one connection */
         bool there, drop, was_write2, as_before;
     } asked[65536];
     unsigned nops; /* operations passed on and not answered */
+    atomic_uint requests;
 };
 
 struct broken {
@@ -166,6 +167,7 @@ static inline bool pass_on(struct line *l, uint8_t *buf, size_t n)
         put(l->server, buf, n);
     } else if (!own_business(l, &m)) {
         struct asked *q = &l->asked[m.tag];
+        atomic_fetch_add(&l->requests, 1);
         when = m.type == P9_Tversion || m.type == P9_Tend ? NEVER : decide(l->w, m.type);
         *q = (struct asked){.type = m.type, .op = m.op, .there = true, .drop = when == AFTER};
         if (when == BEFORE || remembered(l, &m, q)) {
@@ -423,6 +425,8 @@ static inline void cut_at(struct broken *w, uint8_t type, unsigned skip, enum wh
 static inline void cut_now(struct broken *w)
 {
     pthread_mutex_lock(&w->mutex);
+    while (w->ups < w->downs) /* the last break is not over */
+        pthread_cond_wait(&w->cond, &w->mutex);
     unsigned downs = w->downs;
     shutdown(w->line->client, SHUT_RDWR);
     while (w->downs == downs)

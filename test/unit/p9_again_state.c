@@ -112,6 +112,31 @@ static void rings(void **state)
     broken_free(w);
 }
 
+/* Whatever is known, only what is used costs a message at another server. */
+static void lazily(void **state)
+{
+    struct broken *w = new_of(state);
+    enum { N = 2000 };
+    struct pl_node **node = calloc(N, sizeof(struct pl_node *));
+    struct pl_attr attr;
+    char name[16];
+    for (int i = 0; i < N; i++) {
+        snprintf(name, sizeof(name), "n%d", i);
+        pl_close(w->mem, &call, create(w->mem, w->root, name, O_RDWR, NULL));
+        node[i] = look(w->far, w->top, name);
+    }
+    cut_now(w);
+    assert_int_equal(pl_getattr(w->far, &call, node[N / 2], NULL, &attr), 0);
+    assert_true(atomic_load(&w->line->requests) < 10);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(pl_getattr(w->far, &call, node[i], NULL, &attr), 0);
+        pl_node_unref(node[i]);
+    }
+    assert_true(atomic_load(&w->line->requests) < 5 * N);
+    free(node);
+    broken_free(w);
+}
+
 /* ---- open files ---- */
 
 static void many_files(void **state)
@@ -199,6 +224,71 @@ static void directories(void **state)
     assert_int_equal(l.n, 1002);
     assert_true(w->downs >= 2);
     pl_close(w->far, &call, dir);
+    broken_free(w);
+}
+
+/* Positions that are others at each server. */
+struct shifted {
+    struct pl_tree tree;
+    atomic_uint shift;
+};
+
+struct shifting {
+    pl_fill_fn *fill;
+    void *arg;
+    unsigned shift;
+};
+
+static int shift_fill(void *arg, const struct pl_dirent *ent)
+{
+    struct shifting *s = arg;
+    struct pl_dirent e = *ent;
+    e.next += s->shift;
+    return s->fill(s->arg, &e);
+}
+
+static int shift_readdir(struct pl_tree *tree, struct pl_call *c, struct pl_file *dir, uint64_t off,
+                         pl_fill_fn *fill, void *arg)
+{
+    struct shifting s = {fill, arg, atomic_load(&((struct shifted *)tree)->shift)};
+    if (off && off <= s.shift)
+        return -EINVAL;
+    return pl_readdir(tree->lower, c, dir, off ? off - s.shift : 0, shift_fill, &s);
+}
+
+static const struct pl_ops shift_ops = {.name = "shift", .readdir = shift_readdir};
+
+static void directories_elsewhere(void **state)
+{
+    struct pl_tree *mem;
+    struct shifted *s = calloc(1, sizeof(*s));
+    assert_int_equal(pl_mem_new(256 << 20, &mem, NULL), 0);
+    pl_tree_init(&s->tree, &shift_ops, mem);
+    struct broken *w = broken_over(&s->tree, *state, 0);
+    struct names *l = calloc(1, sizeof(*l));
+    struct pl_file *dir;
+    char name[200];
+    for (int i = 0; i < 1000; i++) {
+        snprintf(name, sizeof(name), "e%d-%0180d", i, i);
+        pl_close(w->mem, &call, create(w->mem, w->root, name, O_RDWR, NULL));
+    }
+    assert_int_equal(pl_open(w->far, &call, w->top, O_RDONLY | O_DIRECTORY, &dir), 0);
+    for (unsigned i = 0;; i++) {
+        unsigned before = l->n;
+        l->stop = l->n + 90;
+        if (i % 2) { /* before the next is asked for, or while it is */
+            cut_now(w);
+            atomic_store(&s->shift, 5000000 + i * 1000);
+        } else {
+            cut_at(w, P9_Treaddir, 0, BEFORE);
+        }
+        assert_int_equal(pl_readdir(w->far, &call, dir, l->next, take, l), 0);
+        if (l->n == before)
+            break;
+    }
+    assert_int_equal(l->n, 1002); /* each once */
+    pl_close(w->far, &call, dir);
+    free(l);
     broken_free(w);
 }
 
@@ -421,11 +511,11 @@ int main(void)
 {
     signal(SIGPIPE, SIG_IGN);
     const struct CMUnitTest tests[] = {
-        EACH(deep),        EACH(renamed),    EACH(renamed_by_others),
-        EACH(rings),       EACH(many_files), EACH(unlinked),
-        EACH(directories), EACH(locks),      EACH(lost_locks),
-        EACH(interrupted), EACH(soft),       EACH(never_sent),
-        EACH(given_up),
+        EACH(deep),     EACH(renamed),     EACH(renamed_by_others),
+        EACH(rings),    EACH(lazily),      EACH(many_files),
+        EACH(unlinked), EACH(directories), EACH(directories_elsewhere),
+        EACH(locks),    EACH(lost_locks),  EACH(interrupted),
+        EACH(soft),     EACH(never_sent),  EACH(given_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
