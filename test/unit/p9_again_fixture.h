@@ -55,10 +55,12 @@ struct broken {
     enum when when;    /* is where to break */
     unsigned one_in;   /* or anywhere, at one of so many */
     unsigned seed, cuts;
-    bool refuse; /* no new connection is to be had */
+    bool refuse;          /* no new connection is to be had */
+    struct broken *other; /* ... or one to what this one serves */
     unsigned waiting;
     bool known;
-    unsigned downs, ups;
+    bool down;
+    unsigned downs;
     char said[600];
     struct {
         uint64_t op;
@@ -319,7 +321,10 @@ static inline int next_line(void *arg, struct pl_call *c, struct p9_conn *old, s
     pl_call_unblock(c);
     if (r == 0) {
         line_join(w->line); /* the old server is done with what it had */
-        *ret = line_new(w, c);
+        pthread_mutex_lock(&w->mutex);
+        struct broken *to = w->other ? w->other : w;
+        pthread_mutex_unlock(&w->mutex);
+        *ret = line_new(to, c);
     }
     return r;
 }
@@ -329,16 +334,19 @@ static inline void changed(void *arg, const char *sentence)
     struct broken *w = arg;
     pthread_mutex_lock(&w->mutex);
     if (sentence) {
-        w->downs++;
+        w->downs += !w->down; /* it may be told more than once why */
+        w->down = true;
         snprintf(w->said, sizeof(w->said), "%s", sentence);
     } else {
-        w->ups++;
+        w->down = false;
     }
     pthread_cond_broadcast(&w->cond);
     pthread_mutex_unlock(&w->mutex);
 }
 
 /* ---- a world ---- */
+
+static unsigned worlds; /* that there are */
 
 /* What a world is: which requests it has, and what it remembers. */
 struct kind {
@@ -357,7 +365,8 @@ static inline struct broken *broken_over(struct pl_tree *mem, const struct kind 
     w->mem = mem;
     pthread_mutex_init(&w->mutex, NULL);
     pl_cond_init(&w->cond);
-    pl_call_init_self(&call);
+    if (worlds++ == 0)
+        pl_call_init_self(&call);
     assert_int_equal(pl_attach(mem, &call, "", &w->root, &attr), 0);
     w->crew = p9_crew_new(8);
     struct p9_export e = {"", mem};
@@ -392,7 +401,8 @@ static inline void broken_free(struct broken *w)
     pl_tree_unref(w->mem);
     for (unsigned i = 0; i < LIMIT_SESSION_OPS; i++)
         free(w->memory[i].r);
-    pl_call_done(&call);
+    if (--worlds == 0)
+        pl_call_done(&call);
     pthread_mutex_destroy(&w->mutex);
     pthread_cond_destroy(&w->cond);
     free(w);
@@ -425,7 +435,7 @@ static inline void cut_at(struct broken *w, uint8_t type, unsigned skip, enum wh
 static inline void cut_now(struct broken *w)
 {
     pthread_mutex_lock(&w->mutex);
-    while (w->ups < w->downs) /* the last break is not over */
+    while (w->down) /* the last break is not over */
         pthread_cond_wait(&w->cond, &w->mutex);
     unsigned downs = w->downs;
     shutdown(w->line->client, SHUT_RDWR);

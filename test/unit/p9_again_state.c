@@ -381,6 +381,153 @@ static void lost_locks(void **state)
     broken_free(w);
 }
 
+/* ---- files that cannot be had again ---- */
+
+struct odd {
+    struct pl_tree tree;
+    bool stream;
+};
+
+static int odd_open(struct pl_tree *t, struct pl_call *c, struct pl_node *node, int flags,
+                    struct pl_file **ret)
+{
+    int r = pl_open(t->lower, c, node, flags, ret);
+    if (r == 0) {
+        (*ret)->direct = true;
+        (*ret)->stream = ((struct odd *)t)->stream;
+    }
+    return r;
+}
+
+static const struct pl_ops odd_ops = {.name = "odd", .open = odd_open};
+
+static void odd_files(void **state)
+{
+    if (((struct kind *)*state)->plain)
+        skip(); /* a stock server cannot say what they are */
+    for (int stream = 0; stream < 2; stream++) {
+        struct pl_tree *mem;
+        struct odd *o = calloc(1, sizeof(*o));
+        assert_int_equal(pl_mem_new(256 << 20, &mem, NULL), 0);
+        pl_tree_init(&o->tree, &odd_ops, mem);
+        o->stream = stream;
+        struct broken *w = broken_over(&o->tree, *state, 0);
+        struct pl_node *node;
+        struct pl_file *read_only, *written;
+        char buf[8];
+        struct pl_file *f = create(w->mem, w->root, "doc", O_RDWR, NULL);
+        assert_int_equal(pl_write(w->mem, &call, f, "text", 4, 0), 4);
+        pl_close(w->mem, &call, f);
+        node = look(w->far, w->top, "doc");
+        assert_int_equal(pl_open(w->far, &call, node, O_RDONLY, &read_only), 0);
+        assert_int_equal(pl_open(w->far, &call, node, O_RDWR, &written), 0);
+        assert_int_equal(pl_write(w->far, &call, written, "TEXT", 4, 0), 4);
+        cut_now(w);
+        assert_int_equal(pl_read(w->far, &call, read_only, buf, 8, 0), stream ? -EIO : 4);
+        assert_int_equal(pl_write(w->far, &call, written, "MORE", 4, 4), -EIO);
+        assert_int_equal(pl_close(w->far, &call, written), 0);
+        pl_close(w->far, &call, read_only);
+        assert_int_equal(pl_open(w->far, &call, node, O_RDWR, &written), 0);
+        assert_int_equal(pl_write(w->far, &call, written, "MORE", 4, 4), 4);
+        assert_int_equal(pl_flush(w->far, &call, written, 1), 0); /* committed: it may go */
+        cut_now(w);
+        assert_int_equal(pl_read(w->far, &call, written, buf, 8, 0), stream ? -EIO : 8);
+        pl_close(w->far, &call, written);
+        pl_node_unref(node);
+        broken_free(w);
+    }
+}
+
+/* ---- users ---- */
+
+/* Each has an attach again, and what he opened although its mode would not let him now. */
+static void users(void **state)
+{
+    if (geteuid() != 0)
+        skip();
+    struct broken *w = new_of(state);
+    struct pl_call alice, bob;
+    struct pl_node *node, *same;
+    struct pl_attr attr;
+    struct pl_file *f;
+    char buf[8];
+    struct pl_setattr open_to_all = {.valid = PL_SET_MODE, .mode = 0777};
+    assert_int_equal(pl_setattr(w->mem, &call, w->root, NULL, &open_to_all, &attr), 0);
+    pl_call_init(&alice, 1001, 1001);
+    pl_call_init(&bob, 1002, 1002);
+    assert_int_equal(
+        pl_create(w->far, &alice, w->top, "a", O_RDWR | O_EXCL, 0400, &node, &attr, &f), 0);
+    assert_int_equal(attr.uid, 1001);
+    assert_int_equal(pl_write(w->far, &alice, f, "hers", 4, 0), 4);
+    assert_int_equal(pl_lookup(w->far, &bob, w->top, "a", &same, &attr), 0);
+    assert_ptr_equal(same, node);
+    for (int i = 0; i < 3; i++) {
+        struct pl_file *g;
+        cut_now(w);
+        assert_int_equal(pl_write(w->far, &alice, f, "hers", 4, 0), 4);
+        assert_int_equal(pl_read(w->far, &alice, f, buf, 8, 0), 4);
+        struct pl_setattr set = {.valid = PL_SET_MODE, .mode = 0600};
+        assert_int_equal(pl_setattr(w->far, &bob, node, f, &set, &attr), -EPERM);
+        assert_int_equal(pl_open(w->far, &bob, node, O_RDONLY, &g), -EACCES);
+        assert_int_equal(pl_open(w->far, &alice, node, O_RDONLY, &g), 0);
+        pl_close(w->far, &alice, g);
+    }
+    pl_close(w->far, &alice, f);
+    pl_node_unref(node);
+    pl_node_unref(same);
+    pl_call_done(&alice);
+    pl_call_done(&bob);
+    broken_free(w);
+}
+
+/* ---- servers that will not do ---- */
+
+static void wait_said(struct broken *w, const char *what)
+{
+    pthread_mutex_lock(&w->mutex);
+    while (!strstr(w->said, what))
+        pthread_cond_wait(&w->cond, &w->mutex);
+    pthread_mutex_unlock(&w->mutex);
+}
+
+/* One that speaks less, one that serves something else; then the one that we had. */
+static void wrong_servers(void **state)
+{
+    struct kind *k = *state;
+    struct broken *w = new_of(state);
+    struct pl_tree *mem;
+    struct pl_attr attr;
+    struct pl_node *a;
+    pl_close(w->far, &call, create(w->far, w->top, "a", O_RDWR, &a));
+    pthread_mutex_lock(&w->mutex);
+    w->plain = true;
+    pthread_mutex_unlock(&w->mutex);
+    cut_now(w);
+    if (!k->plain)
+        wait_said(w, "plain 9P2000.L");
+    pthread_mutex_lock(&w->mutex);
+    w->plain = k->plain;
+    pthread_mutex_unlock(&w->mutex);
+    assert_int_equal(pl_getattr(w->far, &call, a, NULL, &attr), 0);
+
+    struct odd *o = calloc(1, sizeof(*o)); /* any tree that is another */
+    assert_int_equal(pl_host_open("/tmp", &mem, NULL), 0);
+    pl_tree_init(&o->tree, &odd_ops, mem);
+    struct broken *other = broken_over(&o->tree, k, 0);
+    pthread_mutex_lock(&w->mutex);
+    w->other = other;
+    pthread_mutex_unlock(&w->mutex);
+    cut_now(w);
+    wait_said(w, "something else");
+    pthread_mutex_lock(&w->mutex);
+    w->other = NULL;
+    pthread_mutex_unlock(&w->mutex);
+    assert_int_equal(pl_getattr(w->far, &call, a, NULL, &attr), 0);
+    pl_node_unref(a);
+    broken_free(other);
+    broken_free(w);
+}
+
 /* ---- waiting ---- */
 
 struct asker {
@@ -450,7 +597,7 @@ static void soft(void **state)
     assert_true(strlen(w->said) > 0);
     refuse(w, false);
     pthread_mutex_lock(&w->mutex);
-    while (w->ups < w->downs)
+    while (w->down)
         pthread_cond_wait(&w->cond, &w->mutex);
     pthread_mutex_unlock(&w->mutex);
     assert_int_equal(pl_getattr(w->far, &call, w->top, NULL, &attr), 0);
@@ -496,6 +643,7 @@ static void given_up(void **state)
     pl_node_unref(top);
     pl_tree_unref(t);
     opts.again = next_line;
+    w->down = false; /* another tree */
     assert_int_equal(pl_p9_open(line_new(w, &call), &opts, &w->far, NULL), 0);
     assert_int_equal(pl_attach(w->far, &call, "", &w->top, &attr), 0);
     broken_free(w);
@@ -511,11 +659,12 @@ int main(void)
 {
     signal(SIGPIPE, SIG_IGN);
     const struct CMUnitTest tests[] = {
-        EACH(deep),     EACH(renamed),     EACH(renamed_by_others),
-        EACH(rings),    EACH(lazily),      EACH(many_files),
-        EACH(unlinked), EACH(directories), EACH(directories_elsewhere),
-        EACH(locks),    EACH(lost_locks),  EACH(interrupted),
-        EACH(soft),     EACH(never_sent),  EACH(given_up),
+        EACH(deep),      EACH(renamed),     EACH(renamed_by_others),
+        EACH(rings),     EACH(lazily),      EACH(many_files),
+        EACH(unlinked),  EACH(directories), EACH(directories_elsewhere),
+        EACH(locks),     EACH(lost_locks),  EACH(interrupted),
+        EACH(soft),      EACH(never_sent),  EACH(given_up),
+        EACH(odd_files), EACH(users),       EACH(wrong_servers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
