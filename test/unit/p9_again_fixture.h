@@ -20,6 +20,8 @@ enum when {
 };
 
 struct line { /* one connection */
+    struct line *next;
+    atomic_bool over;
     struct broken *w;
     int client, server;
     pthread_t thread;
@@ -48,7 +50,7 @@ struct broken {
 
     pthread_mutex_t mutex; /* guards the rest */
     pthread_cond_t cond;
-    struct line *line; /* the last */
+    struct line *line; /* the last; behind it those before */
     unsigned lines;    /* made so far */
     uint8_t type;      /* the next request of this type ... */
     unsigned skip;     /* after so many */
@@ -243,6 +245,7 @@ static inline void *line_run(void *arg)
         pass_back(l, buf, n, true);
     shutdown(l->server, SHUT_RDWR);
     free(buf);
+    atomic_store(&l->over, true);
     return NULL;
 }
 
@@ -267,9 +270,30 @@ static inline void line_free(struct line *l)
     free(l);
 }
 
+/* Frees those that are over, but for the last; or all. */
+static inline void lines_free(struct broken *w, bool all)
+{
+    struct line *gone = NULL, *l;
+    pthread_mutex_lock(&w->mutex);
+    for (struct line **p = w->line && !all ? &w->line->next : &w->line; (l = *p);) {
+        if (all || atomic_load(&l->over)) {
+            *p = l->next;
+            l->next = gone;
+            gone = l;
+        } else {
+            p = &l->next;
+        }
+    }
+    pthread_mutex_unlock(&w->mutex);
+    while ((l = gone)) {
+        gone = l->next;
+        line_free(l);
+    }
+}
+
 static inline struct p9_conn *line_new(struct broken *w, struct pl_call *c)
 {
-    struct line *l = calloc(1, sizeof(*l)), *old;
+    struct line *l = calloc(1, sizeof(*l));
     int fds[2], more[2];
     struct pl_err err = {0};
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
@@ -282,11 +306,11 @@ static inline struct p9_conn *line_new(struct broken *w, struct pl_call *c)
     l->client = more[0];
     pthread_create(&l->thread, NULL, line_run, l);
     pthread_mutex_lock(&w->mutex);
-    old = w->line;
+    l->next = w->line;
     w->line = l;
     w->lines++;
     pthread_mutex_unlock(&w->mutex);
-    line_free(old);
+    lines_free(w, false);
     struct chan here = {
         .in = more[1], .out = more[1], .role = CHAN_DIALED, .uid = (uid_t)-1, .peer = "server"};
     struct p9_conn_opts opts = {.crew = w->crew, .use = true};
@@ -394,7 +418,7 @@ static inline void broken_free(struct broken *w)
     calm(w);
     pl_node_unref(w->top);
     pl_tree_unref(w->far);
-    line_free(w->line);
+    lines_free(w, true);
     p9_door_free(w->door);
     p9_crew_free(w->crew);
     pl_node_unref(w->root);
