@@ -19,7 +19,6 @@ struct line { /* outlives the layer: the tree beneath goes after it */
     struct level *level;
     pthread_mutex_t mutex; /* guards the rest */
     struct p9_conn *conn;  /* NULL while there is none */
-    size_t client;         /* the other end of it */
     unsigned seed;
 };
 
@@ -61,8 +60,7 @@ static int again(void *arg, struct pl_call *call, struct p9_conn *old, struct p9
     pthread_mutex_lock(&c->mutex);
     c->conn = NULL;
     pthread_mutex_unlock(&c->mutex);
-    level_quiet(c->level, c->client); /* else its locks are in our way for a while */
-    int r = level_connect(c->level, call, ret, &c->client, err);
+    int r = level_connect(c->level, call, ret, err);
     if (r < 0)
         return r;
     pthread_mutex_lock(&c->mutex);
@@ -86,7 +84,7 @@ int level_cut(struct level *l, struct pl_tree **ret, struct pl_err *err)
     if (c->seed > 1) /* what one renames, the other does not hear of */
         atomic_store(&fragile, true);
     pthread_mutex_init(&c->mutex, NULL);
-    int r = level_connect(l, me, &conn, &c->client, err);
+    int r = level_connect(l, me, &conn, err);
     if (r == 0) {
         c->conn = conn;
         struct pl_p9_opts opts = {.uname = "root", .own = true, .again = again, .again_arg = c};
