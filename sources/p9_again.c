@@ -56,6 +56,17 @@ bool p9s_try_pin(struct p9s_tree *t)
     return up;
 }
 
+uint32_t p9s_generation(struct p9s_tree *t)
+{
+    struct p9s_again *a = t->again;
+    if (!a)
+        return 0;
+    pthread_mutex_lock(&a->mutex);
+    uint32_t gen = a->gen;
+    pthread_mutex_unlock(&a->mutex);
+    return gen;
+}
+
 int p9s_pin(struct p9s_tree *t, struct pl_call *call)
 {
     struct p9s_again *a = t->again;

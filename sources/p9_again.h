@@ -103,6 +103,8 @@ void p9s_again_free(struct p9s_again *a);
 int p9s_pin(struct p9s_tree *t, struct pl_call *call);
 /* The same without waiting. */
 bool p9s_try_pin(struct p9s_tree *t);
+/* The connection's number, as it is just now; without `again` always 0. */
+uint32_t p9s_generation(struct p9s_tree *t);
 void p9s_unpin(struct p9s_tree *t);
 /* A request got -ECONNABORTED, and the caller has its pin yet: true when it may wait for the next
  * connection. */

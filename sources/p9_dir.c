@@ -7,12 +7,18 @@
  * first answer was not all, a few more are asked for at once, each to go on where the one before
  * ended. What comes so makes nodes that have no fid: they get one when they need it (p9s_fid).
  *
+ * Positions are the server's, and another server may have others. So at a new connection it is seen
+ * first whether the entry that was read last is where it was. If it is not, the directory is read
+ * from its beginning to that entry. Only where that is gone altogether the old position is used.
+ *
  * `mutex` guards the rest.
  */
 #include "base/cursor.h"
 #include "sources/p9_again.h"
 #include <dirent.h>
 #include <errno.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,11 +27,15 @@ enum { ASK = 64 << 10, ASK_LIST = 192 << 10, AHEAD = 4 };
 struct p9s_dir {
     struct p9s_aside aside;
     pthread_mutex_t mutex;
-    uint64_t next;           /* the position of the entry at `at` */
-    size_t at, len;          /* what is unread in buf */
-    uint8_t *buf;            /* in `answer` */
-    bool lists, ended;       /* buf has entries of Rlist; nothing follows it */
-    struct p9_answer answer; /* the last */
+    uint64_t asked;            /* the position that the reader was told last; usually: */
+    uint64_t next;             /* the position of the entry at `at` */
+    uint64_t prev;             /* ... and of the one before, which is `last` */
+    uint32_t gen;              /* of the connection that they are from */
+    char last[LIMIT_NAME + 1]; /* "": none */
+    size_t at, len;            /* what is unread in buf */
+    uint8_t *buf;              /* in `answer` */
+    bool lists, ended;         /* buf has entries of Rlist; nothing follows it */
+    struct p9_answer answer;   /* the last */
     unsigned first, under_way;
     struct p9_pending *pending[AHEAD]; /* of Tlist, in order */
     uint64_t clock[AHEAD], since;      /* the tree's when that was asked, and what is in buf */
@@ -234,6 +244,73 @@ static int give(struct p9s_tree *t, struct p9s_file *f, const struct p9_entry *e
     return r;
 }
 
+/* The entry is not the next any more but the last. */
+static void took(struct p9s_dir *d, int bytes, const struct p9_entry *e)
+{
+    snprintf(d->last, sizeof(d->last), "%s", e->name.s);
+    d->prev = d->next;
+    d->next = e->offset;
+    d->at += (size_t)bytes;
+}
+
+/* ---- at another server ---- */
+
+/* Reads on from `off` to behind the entry that was read last: 1 when it was found, at most `limit`
+ * entries on; 0; or an error. */
+static int find_last(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f,
+                     struct p9s_dir *d, uint64_t off, unsigned limit)
+{
+    char last[LIMIT_NAME + 1], copy[ENTRY_MAX];
+    uint64_t next = d->next, prev = d->prev;
+    struct p9_entry e;
+    int r = 0;
+    strcpy(last, d->last);
+    restart(t, d, off);
+    for (unsigned n = 0; n < limit; n++) {
+        if (d->at == d->len && (r = read_some(t, call, f, d)) <= 0)
+            break;
+        if ((r = parse(d, copy, &e)) < 0 || e.name.len == 0)
+            break;
+        took(d, r, &e);
+        if (!strcmp(d->last, last))
+            return 1;
+    }
+    strcpy(d->last, last);
+    restart(t, d, next);
+    d->prev = prev;
+    return r < 0 && r != -EINVAL ? r : 0; /* "no such position" */
+}
+
+static int find_place(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f,
+                      struct p9s_dir *d)
+{
+    int r = 0;
+    for (uint32_t gen; r >= 0 && (gen = p9s_generation(t)) != d->gen; d->gen = gen) {
+        if (d->next == 0 || !d->last[0])
+            continue;
+        r = find_last(t, call, f, d, d->prev, 1);
+        if (r == 0)
+            r = find_last(t, call, f, d, 0, UINT_MAX);
+    }
+    return r < 0 ? r : 0;
+}
+
+/* As read_some, at whatever server there is. */
+static int read_on(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f, struct p9s_dir *d)
+{
+    for (;;) {
+        int r = find_place(t, call, f, d);
+        if (r < 0)
+            return r;
+        if (d->at < d->len)
+            return (int)(d->len - d->at);
+        r = read_some(t, call, f, d);
+        if ((r < 0 && r != -EINVAL) || p9s_generation(t) == d->gen)
+            return r;
+        restart(t, d, d->next); /* it may be another's answer */
+    }
+}
+
 int p9s_readdir(struct pl_tree *tree, struct pl_call *call, struct pl_file *file, uint64_t off,
                 pl_fill_fn *fill, void *arg)
 {
@@ -244,13 +321,16 @@ int p9s_readdir(struct pl_tree *tree, struct pl_call *call, struct pl_file *file
     if (!d)
         return -ENOMEM;
     pthread_mutex_lock(&d->mutex);
-    if (off == 0 || off != d->next) /* rewound, or somewhere else */
+    if (off == 0 || off != d->asked) { /* rewound, or somewhere else */
         restart(t, d, off);
+        d->asked = off;
+        d->last[0] = 0;
+    }
     while (r == 0) {
         char copy[ENTRY_MAX];
         struct p9_entry e;
         if (d->at == d->len) {
-            r = d->ended ? 0 : read_some(t, call, f, d);
+            r = d->ended ? 0 : read_on(t, call, f, d);
             if (r <= 0)
                 break;
         }
@@ -264,8 +344,8 @@ int p9s_readdir(struct pl_tree *tree, struct pl_call *call, struct pl_file *file
         r = n < 0 ? n : give(t, f, &e, fill, arg);
         if (r != 0)
             break;
-        d->at += (size_t)n;
-        d->next = e.offset;
+        took(d, n, &e);
+        d->asked = d->next;
     }
     pthread_mutex_unlock(&d->mutex);
     return r < 0 ? r : 0;

@@ -45,8 +45,7 @@ static int serve_one(struct p9_level *p, struct chan *ret, struct pl_err *err)
     return r;
 }
 
-int level_connect(struct level *l, struct pl_call *call, struct p9_conn **ret, size_t *ret_client,
-                  struct pl_err *err)
+int level_connect(struct level *l, struct pl_call *call, struct p9_conn **ret, struct pl_err *err)
 {
     struct p9_level *p = l->p9;
     struct chan chan;
@@ -57,7 +56,6 @@ int level_connect(struct level *l, struct pl_call *call, struct p9_conn **ret, s
                                                                : NULL};
     pthread_mutex_lock(&p->mutex);
     int r = serve_one(p, &chan, err);
-    *ret_client = p->nconns - 1;
     pthread_mutex_unlock(&p->mutex);
     if (r == 0)
         r = p9_conn_new(&chan, &opts, ret, err);
@@ -66,22 +64,12 @@ int level_connect(struct level *l, struct pl_call *call, struct p9_conn **ret, s
     return r;
 }
 
-void level_quiet(struct level *l, size_t client)
-{
-    struct p9_level *p = l->p9;
-    pthread_mutex_lock(&p->mutex);
-    struct p9_conn *conn = p->conn[client];
-    pthread_mutex_unlock(&p->mutex);
-    p9_conn_wait(conn, NULL);
-}
-
 int level_dial(struct level *l, struct pl_tree **ret, struct pl_err *err)
 {
     struct p9_conn *conn;
-    size_t client;
     if (l->kind == S_CUT)
         return level_cut(l, ret, err);
-    int r = level_connect(l, me, &conn, &client, err);
+    int r = level_connect(l, me, &conn, err);
     return r < 0 ? r
                  : pl_p9_open(conn, &(struct pl_p9_opts){.uname = "root", .own = true}, ret, err);
 }

@@ -45,10 +45,7 @@ int level_close(struct level *l, struct pl_err *err);
  * client; the end of the server, when its clients are gone. */
 int level_serve(struct level *l, struct pl_tree *inner, struct pl_tree **ret, struct pl_err *err);
 int level_dial(struct level *l, struct pl_tree **ret, struct pl_err *err);
-int level_connect(struct level *l, struct pl_call *call, struct p9_conn **ret, size_t *ret_client,
-                  struct pl_err *err);
-/* Waits until the server has dropped what it had for a client whose connection is over. */
-void level_quiet(struct level *l, size_t client);
+int level_connect(struct level *l, struct pl_call *call, struct p9_conn **ret, struct pl_err *err);
 /* cut.c: one more client, whose connection breaks again and again. */
 int level_cut(struct level *l, struct pl_tree **ret, struct pl_err *err);
 void level_cut_free(void);

@@ -20,6 +20,8 @@ enum when {
 };
 
 struct line { /* one connection */
+    struct line *next;
+    atomic_bool over;
     struct broken *w;
     int client, server;
     pthread_t thread;
@@ -31,6 +33,7 @@ struct line { /* one connection */
         bool there, drop, was_write2, as_before;
     } asked[65536];
     unsigned nops; /* operations passed on and not answered */
+    atomic_uint requests;
 };
 
 struct broken {
@@ -47,17 +50,19 @@ struct broken {
 
     pthread_mutex_t mutex; /* guards the rest */
     pthread_cond_t cond;
-    struct line *line; /* the last */
+    struct line *line; /* the last; behind it those before */
     unsigned lines;    /* made so far */
     uint8_t type;      /* the next request of this type ... */
     unsigned skip;     /* after so many */
     enum when when;    /* is where to break */
     unsigned one_in;   /* or anywhere, at one of so many */
     unsigned seed, cuts;
-    bool refuse; /* no new connection is to be had */
+    bool refuse;          /* no new connection is to be had */
+    struct broken *other; /* ... or one to what this one serves */
     unsigned waiting;
     bool known;
-    unsigned downs, ups;
+    bool down;
+    unsigned downs;
     char said[600];
     struct {
         uint64_t op;
@@ -166,6 +171,7 @@ static inline bool pass_on(struct line *l, uint8_t *buf, size_t n)
         put(l->server, buf, n);
     } else if (!own_business(l, &m)) {
         struct asked *q = &l->asked[m.tag];
+        atomic_fetch_add(&l->requests, 1);
         when = m.type == P9_Tversion || m.type == P9_Tend ? NEVER : decide(l->w, m.type);
         *q = (struct asked){.type = m.type, .op = m.op, .there = true, .drop = when == AFTER};
         if (when == BEFORE || remembered(l, &m, q)) {
@@ -239,6 +245,7 @@ static inline void *line_run(void *arg)
         pass_back(l, buf, n, true);
     shutdown(l->server, SHUT_RDWR);
     free(buf);
+    atomic_store(&l->over, true);
     return NULL;
 }
 
@@ -263,9 +270,30 @@ static inline void line_free(struct line *l)
     free(l);
 }
 
+/* Frees those that are over, but for the last; or all. */
+static inline void lines_free(struct broken *w, bool all)
+{
+    struct line *gone = NULL, *l;
+    pthread_mutex_lock(&w->mutex);
+    for (struct line **p = w->line && !all ? &w->line->next : &w->line; (l = *p);) {
+        if (all || atomic_load(&l->over)) {
+            *p = l->next;
+            l->next = gone;
+            gone = l;
+        } else {
+            p = &l->next;
+        }
+    }
+    pthread_mutex_unlock(&w->mutex);
+    while ((l = gone)) {
+        gone = l->next;
+        line_free(l);
+    }
+}
+
 static inline struct p9_conn *line_new(struct broken *w, struct pl_call *c)
 {
-    struct line *l = calloc(1, sizeof(*l)), *old;
+    struct line *l = calloc(1, sizeof(*l));
     int fds[2], more[2];
     struct pl_err err = {0};
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
@@ -278,11 +306,11 @@ static inline struct p9_conn *line_new(struct broken *w, struct pl_call *c)
     l->client = more[0];
     pthread_create(&l->thread, NULL, line_run, l);
     pthread_mutex_lock(&w->mutex);
-    old = w->line;
+    l->next = w->line;
     w->line = l;
     w->lines++;
     pthread_mutex_unlock(&w->mutex);
-    line_free(old);
+    lines_free(w, false);
     struct chan here = {
         .in = more[1], .out = more[1], .role = CHAN_DIALED, .uid = (uid_t)-1, .peer = "server"};
     struct p9_conn_opts opts = {.crew = w->crew, .use = true};
@@ -317,7 +345,10 @@ static inline int next_line(void *arg, struct pl_call *c, struct p9_conn *old, s
     pl_call_unblock(c);
     if (r == 0) {
         line_join(w->line); /* the old server is done with what it had */
-        *ret = line_new(w, c);
+        pthread_mutex_lock(&w->mutex);
+        struct broken *to = w->other ? w->other : w;
+        pthread_mutex_unlock(&w->mutex);
+        *ret = line_new(to, c);
     }
     return r;
 }
@@ -327,16 +358,19 @@ static inline void changed(void *arg, const char *sentence)
     struct broken *w = arg;
     pthread_mutex_lock(&w->mutex);
     if (sentence) {
-        w->downs++;
+        w->downs += !w->down; /* it may be told more than once why */
+        w->down = true;
         snprintf(w->said, sizeof(w->said), "%s", sentence);
     } else {
-        w->ups++;
+        w->down = false;
     }
     pthread_cond_broadcast(&w->cond);
     pthread_mutex_unlock(&w->mutex);
 }
 
 /* ---- a world ---- */
+
+static unsigned worlds; /* that there are */
 
 /* What a world is: which requests it has, and what it remembers. */
 struct kind {
@@ -355,7 +389,8 @@ static inline struct broken *broken_over(struct pl_tree *mem, const struct kind 
     w->mem = mem;
     pthread_mutex_init(&w->mutex, NULL);
     pl_cond_init(&w->cond);
-    pl_call_init_self(&call);
+    if (worlds++ == 0)
+        pl_call_init_self(&call);
     assert_int_equal(pl_attach(mem, &call, "", &w->root, &attr), 0);
     w->crew = p9_crew_new(8);
     struct p9_export e = {"", mem};
@@ -383,14 +418,15 @@ static inline void broken_free(struct broken *w)
     calm(w);
     pl_node_unref(w->top);
     pl_tree_unref(w->far);
-    line_free(w->line);
+    lines_free(w, true);
     p9_door_free(w->door);
     p9_crew_free(w->crew);
     pl_node_unref(w->root);
     pl_tree_unref(w->mem);
     for (unsigned i = 0; i < LIMIT_SESSION_OPS; i++)
         free(w->memory[i].r);
-    pl_call_done(&call);
+    if (--worlds == 0)
+        pl_call_done(&call);
     pthread_mutex_destroy(&w->mutex);
     pthread_cond_destroy(&w->cond);
     free(w);
@@ -423,6 +459,8 @@ static inline void cut_at(struct broken *w, uint8_t type, unsigned skip, enum wh
 static inline void cut_now(struct broken *w)
 {
     pthread_mutex_lock(&w->mutex);
+    while (w->down) /* the last break is not over */
+        pthread_cond_wait(&w->cond, &w->mutex);
     unsigned downs = w->downs;
     shutdown(w->line->client, SHUT_RDWR);
     while (w->downs == downs)

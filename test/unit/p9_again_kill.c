@@ -90,7 +90,8 @@ static void command(char c)
 
 struct client {
     struct p9_crew *crew;
-    int servers, next; /* how many there are to try; which comes next */
+    int servers;     /* how many there are to try */
+    atomic_int next; /* which comes next */
     struct pl_tree *tree;
     struct pl_node *top;
     atomic_uint rounds, doubts;
@@ -103,8 +104,8 @@ static int dial_any(struct client *c, struct pl_call *k, struct p9_conn **ret, s
         char addr[128];
         struct chan chan;
         struct p9_conn_opts opts = {.crew = c->crew, .use = true};
-        address(addr, c->next);
-        c->next = (c->next + 1) % c->servers;
+        address(addr, atomic_load(&c->next));
+        atomic_store(&c->next, (atomic_load(&c->next) + 1) % c->servers);
         if (chan_dial(addr, &chan, err) == 0) {
             if (p9_conn_new(&chan, &opts, ret, err) < 0)
                 chan_close(&chan);
@@ -220,7 +221,7 @@ static void run(int servers)
     }
     for (unsigned i = 0; i < KILLS; i++) {
         wait_rounds(&c, 5);
-        int victim = servers == 2 ? (c.next + 1) % 2 : 0; /* the one that is in use */
+        int victim = servers == 2 ? (atomic_load(&c.next) + 1) % 2 : 0; /* the one that is in use */
         command(victim ? 'l' : 'k');
         if (servers == 2)
             wait_rounds(&c, 5); /* at the other */

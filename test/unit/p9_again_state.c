@@ -112,6 +112,31 @@ static void rings(void **state)
     broken_free(w);
 }
 
+/* Whatever is known, only what is used costs a message at another server. */
+static void lazily(void **state)
+{
+    struct broken *w = new_of(state);
+    enum { N = 2000 };
+    struct pl_node **node = calloc(N, sizeof(struct pl_node *));
+    struct pl_attr attr;
+    char name[16];
+    for (int i = 0; i < N; i++) {
+        snprintf(name, sizeof(name), "n%d", i);
+        pl_close(w->mem, &call, create(w->mem, w->root, name, O_RDWR, NULL));
+        node[i] = look(w->far, w->top, name);
+    }
+    cut_now(w);
+    assert_int_equal(pl_getattr(w->far, &call, node[N / 2], NULL, &attr), 0);
+    assert_true(atomic_load(&w->line->requests) < 10);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(pl_getattr(w->far, &call, node[i], NULL, &attr), 0);
+        pl_node_unref(node[i]);
+    }
+    assert_true(atomic_load(&w->line->requests) < 5 * N);
+    free(node);
+    broken_free(w);
+}
+
 /* ---- open files ---- */
 
 static void many_files(void **state)
@@ -199,6 +224,71 @@ static void directories(void **state)
     assert_int_equal(l.n, 1002);
     assert_true(w->downs >= 2);
     pl_close(w->far, &call, dir);
+    broken_free(w);
+}
+
+/* Positions that are others at each server. */
+struct shifted {
+    struct pl_tree tree;
+    atomic_uint shift;
+};
+
+struct shifting {
+    pl_fill_fn *fill;
+    void *arg;
+    unsigned shift;
+};
+
+static int shift_fill(void *arg, const struct pl_dirent *ent)
+{
+    struct shifting *s = arg;
+    struct pl_dirent e = *ent;
+    e.next += s->shift;
+    return s->fill(s->arg, &e);
+}
+
+static int shift_readdir(struct pl_tree *tree, struct pl_call *c, struct pl_file *dir, uint64_t off,
+                         pl_fill_fn *fill, void *arg)
+{
+    struct shifting s = {fill, arg, atomic_load(&((struct shifted *)tree)->shift)};
+    if (off && off <= s.shift)
+        return -EINVAL;
+    return pl_readdir(tree->lower, c, dir, off ? off - s.shift : 0, shift_fill, &s);
+}
+
+static const struct pl_ops shift_ops = {.name = "shift", .readdir = shift_readdir};
+
+static void directories_elsewhere(void **state)
+{
+    struct pl_tree *mem;
+    struct shifted *s = calloc(1, sizeof(*s));
+    assert_int_equal(pl_mem_new(256 << 20, &mem, NULL), 0);
+    pl_tree_init(&s->tree, &shift_ops, mem);
+    struct broken *w = broken_over(&s->tree, *state, 0);
+    struct names *l = calloc(1, sizeof(*l));
+    struct pl_file *dir;
+    char name[200];
+    for (int i = 0; i < 1000; i++) {
+        snprintf(name, sizeof(name), "e%d-%0180d", i, i);
+        pl_close(w->mem, &call, create(w->mem, w->root, name, O_RDWR, NULL));
+    }
+    assert_int_equal(pl_open(w->far, &call, w->top, O_RDONLY | O_DIRECTORY, &dir), 0);
+    for (unsigned i = 0;; i++) {
+        unsigned before = l->n;
+        l->stop = l->n + 90;
+        if (i % 2) { /* before the next is asked for, or while it is */
+            cut_now(w);
+            atomic_store(&s->shift, 5000000 + i * 1000);
+        } else {
+            cut_at(w, P9_Treaddir, 0, BEFORE);
+        }
+        assert_int_equal(pl_readdir(w->far, &call, dir, l->next, take, l), 0);
+        if (l->n == before)
+            break;
+    }
+    assert_int_equal(l->n, 1002); /* each once */
+    pl_close(w->far, &call, dir);
+    free(l);
     broken_free(w);
 }
 
@@ -291,6 +381,151 @@ static void lost_locks(void **state)
     broken_free(w);
 }
 
+/* ---- files that cannot be had again ---- */
+
+struct odd {
+    struct pl_tree tree;
+    bool stream;
+};
+
+static int odd_open(struct pl_tree *t, struct pl_call *c, struct pl_node *node, int flags,
+                    struct pl_file **ret)
+{
+    int r = pl_open(t->lower, c, node, flags, ret);
+    if (r == 0) {
+        (*ret)->direct = true;
+        (*ret)->stream = ((struct odd *)t)->stream;
+    }
+    return r;
+}
+
+static const struct pl_ops odd_ops = {.name = "odd", .open = odd_open};
+
+static void odd_files(void **state)
+{
+    for (int stream = 0; stream < 2; stream++) {
+        struct pl_tree *mem;
+        struct odd *o = calloc(1, sizeof(*o));
+        assert_int_equal(pl_mem_new(256 << 20, &mem, NULL), 0);
+        pl_tree_init(&o->tree, &odd_ops, mem);
+        o->stream = stream;
+        struct broken *w = broken_over(&o->tree, *state, 0);
+        struct pl_node *node;
+        struct pl_file *read_only, *written;
+        char buf[8];
+        struct pl_file *f = create(w->mem, w->root, "doc", O_RDWR, NULL);
+        assert_int_equal(pl_write(w->mem, &call, f, "text", 4, 0), 4);
+        pl_close(w->mem, &call, f);
+        node = look(w->far, w->top, "doc");
+        assert_int_equal(pl_open(w->far, &call, node, O_RDONLY, &read_only), 0);
+        assert_int_equal(pl_open(w->far, &call, node, O_RDWR, &written), 0);
+        assert_int_equal(pl_write(w->far, &call, written, "TEXT", 4, 0), 4);
+        cut_now(w);
+        assert_int_equal(pl_read(w->far, &call, read_only, buf, 8, 0), stream ? -EIO : 4);
+        assert_int_equal(pl_write(w->far, &call, written, "MORE", 4, 4), -EIO);
+        assert_int_equal(pl_close(w->far, &call, written), 0);
+        pl_close(w->far, &call, read_only);
+        assert_int_equal(pl_open(w->far, &call, node, O_RDWR, &written), 0);
+        assert_int_equal(pl_write(w->far, &call, written, "MORE", 4, 4), 4);
+        assert_int_equal(pl_flush(w->far, &call, written, 1), 0); /* committed: it may go */
+        cut_now(w);
+        assert_int_equal(pl_read(w->far, &call, written, buf, 8, 0), stream ? -EIO : 8);
+        pl_close(w->far, &call, written);
+        pl_node_unref(node);
+        broken_free(w);
+    }
+}
+
+/* ---- users ---- */
+
+/* Each has an attach again, and what he opened although its mode would not let him now. */
+static void users(void **state)
+{
+    if (geteuid() != 0)
+        skip();
+    struct broken *w = new_of(state);
+    struct pl_call alice, bob;
+    struct pl_node *node, *same;
+    struct pl_attr attr;
+    struct pl_file *f;
+    char buf[8];
+    struct pl_setattr open_to_all = {.valid = PL_SET_MODE, .mode = 0777};
+    assert_int_equal(pl_setattr(w->mem, &call, w->root, NULL, &open_to_all, &attr), 0);
+    pl_call_init(&alice, 1001, 1001);
+    pl_call_init(&bob, 1002, 1002);
+    assert_int_equal(
+        pl_create(w->far, &alice, w->top, "a", O_RDWR | O_EXCL, 0400, &node, &attr, &f), 0);
+    assert_int_equal(attr.uid, 1001);
+    assert_int_equal(pl_write(w->far, &alice, f, "hers", 4, 0), 4);
+    assert_int_equal(pl_lookup(w->far, &bob, w->top, "a", &same, &attr), 0);
+    assert_ptr_equal(same, node);
+    for (int i = 0; i < 3; i++) {
+        struct pl_file *g;
+        cut_now(w);
+        assert_int_equal(pl_write(w->far, &alice, f, "hers", 4, 0), 4);
+        assert_int_equal(pl_read(w->far, &alice, f, buf, 8, 0), 4);
+        struct pl_setattr set = {.valid = PL_SET_MODE, .mode = 0600};
+        assert_int_equal(pl_setattr(w->far, &bob, node, f, &set, &attr), -EPERM);
+        assert_int_equal(pl_open(w->far, &bob, node, O_RDONLY, &g), -EACCES);
+        assert_int_equal(pl_open(w->far, &alice, node, O_RDONLY, &g), 0);
+        pl_close(w->far, &alice, g);
+    }
+    pl_close(w->far, &alice, f);
+    pl_node_unref(node);
+    pl_node_unref(same);
+    pl_call_done(&alice);
+    pl_call_done(&bob);
+    broken_free(w);
+}
+
+/* ---- servers that will not do ---- */
+
+static void wait_said(struct broken *w, const char *what)
+{
+    pthread_mutex_lock(&w->mutex);
+    while (!strstr(w->said, what))
+        pthread_cond_wait(&w->cond, &w->mutex);
+    pthread_mutex_unlock(&w->mutex);
+}
+
+/* One that speaks less, one that serves something else; then the one that we had. */
+static void wrong_servers(void **state)
+{
+    struct kind *k = *state;
+    struct broken *w = new_of(state);
+    struct pl_tree *mem;
+    struct pl_attr attr;
+    struct pl_node *a;
+    pl_close(w->far, &call, create(w->far, w->top, "a", O_RDWR, &a));
+    pthread_mutex_lock(&w->mutex);
+    w->plain = true;
+    pthread_mutex_unlock(&w->mutex);
+    cut_now(w);
+    if (!k->plain)
+        wait_said(w, "plain 9P2000.L");
+    pthread_mutex_lock(&w->mutex);
+    w->plain = k->plain;
+    pthread_mutex_unlock(&w->mutex);
+    assert_int_equal(pl_getattr(w->far, &call, a, NULL, &attr), 0);
+
+    struct odd *o = calloc(1, sizeof(*o)); /* any tree that is another */
+    assert_int_equal(pl_host_open("/tmp", &mem, NULL), 0);
+    pl_tree_init(&o->tree, &odd_ops, mem);
+    struct broken *other = broken_over(&o->tree, k, 0);
+    pthread_mutex_lock(&w->mutex);
+    w->other = other;
+    pthread_mutex_unlock(&w->mutex);
+    cut_now(w);
+    wait_said(w, "something else");
+    pthread_mutex_lock(&w->mutex);
+    w->other = NULL;
+    pthread_mutex_unlock(&w->mutex);
+    assert_int_equal(pl_getattr(w->far, &call, a, NULL, &attr), 0);
+    pl_node_unref(a);
+    broken_free(other);
+    broken_free(w);
+}
+
 /* ---- waiting ---- */
 
 struct asker {
@@ -360,7 +595,7 @@ static void soft(void **state)
     assert_true(strlen(w->said) > 0);
     refuse(w, false);
     pthread_mutex_lock(&w->mutex);
-    while (w->ups < w->downs)
+    while (w->down)
         pthread_cond_wait(&w->cond, &w->mutex);
     pthread_mutex_unlock(&w->mutex);
     assert_int_equal(pl_getattr(w->far, &call, w->top, NULL, &attr), 0);
@@ -406,8 +641,72 @@ static void given_up(void **state)
     pl_node_unref(top);
     pl_tree_unref(t);
     opts.again = next_line;
+    w->down = false; /* another tree */
     assert_int_equal(pl_p9_open(line_new(w, &call), &opts, &w->far, NULL), 0);
     assert_int_equal(pl_attach(w->far, &call, "", &w->top, &attr), 0);
+    broken_free(w);
+}
+
+/* ---- two trees on one connection, which is neither's ---- */
+
+struct shared {
+    struct broken *w;
+    pthread_mutex_t mutex;
+    struct p9_conn *conn[8];
+    unsigned n;
+};
+
+/* The first to come makes the next connection, the other is given the same. */
+static int next_shared(void *arg, struct pl_call *c, struct p9_conn *old, struct p9_conn **ret,
+                       struct pl_err *err)
+{
+    struct shared *s = arg;
+    pthread_mutex_lock(&s->mutex);
+    if (s->conn[s->n - 1] == old) {
+        s->conn[s->n] = line_new(s->w, c);
+        s->n++;
+    }
+    *ret = s->conn[s->n - 1];
+    pthread_mutex_unlock(&s->mutex);
+    return 0;
+}
+
+static void shared_connection(void **state)
+{
+    struct broken *w = new_of(state);
+    struct shared s = {.w = w, .n = 1};
+    struct pl_tree *t[2];
+    struct pl_node *top[2], *node[2];
+    struct pl_attr attr;
+    struct pl_file *f[2];
+    char buf[8];
+    pthread_mutex_init(&s.mutex, NULL);
+    s.conn[0] = line_new(w, &call);
+    for (int i = 0; i < 2; i++) {
+        struct pl_p9_opts opts = {.again = next_shared, .again_arg = &s};
+        assert_int_equal(pl_p9_open(s.conn[0], &opts, &t[i], NULL), 0);
+        assert_int_equal(pl_attach(t[i], &call, "", &top[i], &attr), 0);
+        f[i] = create(t[i], top[i], i ? "b" : "a", O_RDWR, &node[i]);
+        assert_int_equal(pl_write(t[i], &call, f[i], i ? "B" : "A", 1, 0), 1);
+    }
+    for (int round = 0; round < 3; round++) {
+        p9_conn_abort(s.conn[s.n - 1]);
+        for (int i = 0; i < 2; i++) {
+            assert_int_equal(pl_read(t[i], &call, f[i], buf, 8, 0), 1);
+            assert_int_equal(buf[0], i ? 'B' : 'A');
+            assert_int_equal(pl_getattr(t[i], &call, node[i], NULL, &attr), 0);
+        }
+    }
+    for (int i = 0; i < 2; i++) {
+        pl_close(t[i], &call, f[i]);
+        pl_node_unref(node[i]);
+        pl_node_unref(top[i]);
+        pl_tree_unref(t[i]);
+    }
+    assert_int_equal(s.n, 4);
+    for (unsigned i = 0; i < s.n; i++)
+        p9_conn_free(s.conn[i]);
+    pthread_mutex_destroy(&s.mutex);
     broken_free(w);
 }
 
@@ -421,11 +720,26 @@ int main(void)
 {
     signal(SIGPIPE, SIG_IGN);
     const struct CMUnitTest tests[] = {
-        EACH(deep),        EACH(renamed),    EACH(renamed_by_others),
-        EACH(rings),       EACH(many_files), EACH(unlinked),
-        EACH(directories), EACH(locks),      EACH(lost_locks),
-        EACH(interrupted), EACH(soft),       EACH(never_sent),
+        EACH(deep),
+        EACH(renamed),
+        EACH(renamed_by_others),
+        EACH(rings),
+        EACH(lazily),
+        EACH(many_files),
+        EACH(unlinked),
+        EACH(directories),
+        EACH(directories_elsewhere),
+        EACH(locks),
+        EACH(lost_locks),
+        EACH(interrupted),
+        EACH(soft),
+        EACH(never_sent),
         EACH(given_up),
+        EACH(shared_connection),
+        {"odd_files", odd_files, NULL, NULL, &ours},
+        {"odd_files (real)", odd_files, NULL, NULL, &real},
+        EACH(users),
+        EACH(wrong_servers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

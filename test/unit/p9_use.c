@@ -465,6 +465,26 @@ static void test_fids(void **state)
     stop(f);
 }
 
+/* Numbers go on at another connection: but not at one that has given out its own. */
+static void test_fids_shared(void **state)
+{
+    struct fix *f = start_using(P9_VERSION_L);
+    struct p9_fids *fids = p9_fids_new();
+    uint32_t a = p9_fids_get(fids), b = p9_fids_get(fids);
+    assert_true(p9_fids_untouched(p9_conn_fids(f->c)));
+    assert_int_equal(p9_conn_share_fids(f->c, fids), 0);
+    assert_int_equal(p9_conn_share_fids(f->c, fids), 0);
+    uint32_t c = p9_fid_get(f->c);
+    assert_true(c != a && c != b);
+    p9_fids_put(fids, a);
+    assert_int_equal(p9_fid_get(f->c), a);
+    struct p9_fids *other = p9_fids_new();
+    assert_int_equal(p9_conn_share_fids(f->c, other), -EBUSY);
+    p9_fids_unref(other);
+    p9_fids_unref(fids);
+    stop(f);
+}
+
 /* A plain server: when all is answered we close, and that is a good end. */
 static void *end_thread(void *arg)
 {
@@ -551,6 +571,7 @@ int main(void)
         cmocka_unit_test(test_deadline),      cmocka_unit_test(test_lost),
         cmocka_unit_test(test_watch),         cmocka_unit_test(test_room),
         cmocka_unit_test(test_room_bytes),    cmocka_unit_test(test_fids),
+        cmocka_unit_test(test_fids_shared),
         cmocka_unit_test(test_end_plain),     cmocka_unit_test(test_end_own),
         cmocka_unit_test(test_end_cut),
     };
