@@ -12,7 +12,9 @@
 #include <unistd.h>
 
 /* For the compiler: what is before is in memory before what follows. */
-#define ORDER() atomic_signal_fence(memory_order_seq_cst)
+#define ORDER()   atomic_signal_fence(memory_order_seq_cst)
+#define SET(p, v) atomic_store_explicit(p, v, memory_order_release)
+#define GET(p)    atomic_load_explicit(p, memory_order_acquire)
 
 static uint64_t now(void)
 {
@@ -277,7 +279,7 @@ static int await(struct once_client *c, unsigned i, struct pl_call *call)
 
 static bool is_known(const struct once_slot *slot, uint64_t op)
 {
-    return slot->op == op && atomic_load(&slot->state) != ONCE_FREE;
+    return slot->op == op && GET(&slot->state) != ONCE_FREE;
 }
 
 /* The slot of the operation, which is this request's until p9d_once_end(). What it was: of enum
@@ -287,12 +289,12 @@ static int enter(struct p9d_op *op, struct once_client *c, uint64_t hash)
     uint64_t num = op->in->op;
     unsigned i = num % LIMIT_SESSION_OPS;
     struct once_slot *slot = &c->file->slot[i];
-    uint64_t newest = atomic_load(&c->file->head.newest);
     int r = 0;
     pthread_mutex_lock(&c->mutex);
-    if (c->running[i] && slot->op == num && slot->hash == hash)
+    while (r == 0 && c->running[i] && slot->op == num && slot->hash == hash)
         r = await(c, i, op->call);
     bool known = is_known(slot, num);
+    uint64_t newest = GET(&c->file->head.newest);
     if (r == 0 && c->running[i])
         r = -EPROTO;
     else if (r == 0 && known && (slot->hash != hash || slot->type != op->in->type))
@@ -300,14 +302,16 @@ static int enter(struct p9d_op *op, struct once_client *c, uint64_t hash)
     else if (r == 0 && !known && newest >= LIMIT_SESSION_OPS && num <= newest - LIMIT_SESSION_OPS)
         r = -EPROTO; /* that long ago nothing is remembered */
     if (r == 0) {
-        r = known ? (int)atomic_load(&slot->state) : ONCE_FREE;
+        r = known ? (int)GET(&slot->state) : ONCE_FREE;
         if (!known) {
-            atomic_store(&slot->state, ONCE_FREE);
+            SET(&slot->state, ONCE_FREE);
             ORDER();
             slot->op = num;
             slot->type = op->in->type;
             slot->hash = hash;
             slot->name = once_name_hash(op->in->name.len ? op->in->name.s : "");
+            if (newest < num)
+                SET(&c->file->head.newest, num);
         }
         c->running[i] = true;
         op->slot = slot;
@@ -327,20 +331,16 @@ static void leave(struct once_client *c, struct once_slot *slot)
 void p9d_once_begun(struct p9d_op *op)
 {
     struct once_slot *slot = op->slot;
-    struct once_head *h = &op->session->client->file->head;
-    uint64_t newest = atomic_load(&h->newest);
-    atomic_store(&slot->state, ONCE_FREE);
+    SET(&slot->state, ONCE_FREE);
     ORDER();
     slot->began = now();
     slot->asked = once_sum_asked(slot);
-    atomic_store_explicit(&slot->intent.ino, 0, memory_order_relaxed);
-    atomic_store_explicit(&slot->intent.ino2, 0, memory_order_relaxed);
-    atomic_store_explicit(&slot->intent.size1, 0, memory_order_relaxed);
-    atomic_store_explicit(&slot->xattr, 0, memory_order_relaxed);
-    while (newest < slot->op && !atomic_compare_exchange_weak(&h->newest, &newest, slot->op))
-        ;
+    SET(&slot->intent.ino, 0);
+    SET(&slot->intent.ino2, 0);
+    SET(&slot->intent.size1, 0);
+    SET(&slot->xattr, 0);
     ORDER();
-    atomic_store(&slot->state, ONCE_BEGUN);
+    SET(&slot->state, ONCE_BEGUN);
     op->call->intent = &slot->intent;
     once_point(op->session->door->once, ONCE_AT_begun);
 }
@@ -358,7 +358,7 @@ static void done(struct p9d_op *op, int error)
     slot->ended = now();
     slot->answered = once_sum_answered(slot);
     ORDER();
-    atomic_store(&slot->state, ONCE_DONE);
+    SET(&slot->state, ONCE_DONE);
     once_point(op->session->door->once, ONCE_AT_answered);
 }
 
@@ -384,12 +384,10 @@ struct claim {
 /* With the client's lock, and not while it is carried out. */
 static bool has(const struct claim *c, const struct once_slot *s)
 {
-    if (atomic_load(&s->state) != ONCE_DONE || s->error || s == c->by ||
-        s->ended + redo_grain() < c->then)
+    if (GET(&s->state) != ONCE_DONE || s->error || s == c->by || s->ended + redo_grain() < c->then)
         return false;
-    return c->removed
-               ? removes(s->type) && s->name == c->name && atomic_load(&s->intent.ino) == c->ino
-               : makes(s->type) && s->qid_path == c->ino;
+    return c->removed ? removes(s->type) && s->name == c->name && GET(&s->intent.ino) == c->ino
+                      : makes(s->type) && s->qid_path == c->ino;
 }
 
 static bool client_has(struct claim *claim, struct once_client *c, struct pl_call *call)
@@ -442,7 +440,7 @@ static int end(struct p9d_op *op, int r)
     once_point(op->session->door->once, ONCE_AT_deed);
     op->call->intent = NULL;
     if ((r == -EINTR || r == -ETIMEDOUT) && r == pl_call_over(op->call))
-        atomic_store(&op->slot->state, ONCE_CALLED_OFF);
+        SET(&op->slot->state, ONCE_CALLED_OFF);
     else if (r != -EREMOTEIO) /* which stays so, however often it is asked */
         done(op, r);
     return r;
