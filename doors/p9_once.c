@@ -381,13 +381,28 @@ struct claim {
     const struct once *once;
 };
 
-/* With the client's lock, and not while it is carried out. */
-static bool has(const struct claim *c, const struct once_slot *s)
+static bool took_away(const struct claim *c, const struct once_slot *s, uint64_t since)
 {
-    if (GET(&s->state) != ONCE_DONE || s->error || s == c->by || s->ended + redo_grain() < c->then)
+    return GET(&s->state) == ONCE_DONE && !s->error && removes(s->type) && s->name == c->name &&
+           GET(&s->intent.ino) == c->ino && s->ended + redo_grain() >= since;
+}
+
+/* With the client's lock, or of a copy; `running` NULL: none is being carried out. Who has made
+ * what had the number and the name, and has taken it away again, has made another object. */
+static bool has(const struct claim *c, const struct once_file *f, const bool *running, unsigned i)
+{
+    const struct once_slot *s = &f->slot[i];
+    if (s == c->by || (running && running[i]))
         return false;
-    return c->removed ? removes(s->type) && s->name == c->name && GET(&s->intent.ino) == c->ino
-                      : makes(s->type) && s->qid_path == c->ino;
+    if (c->removed)
+        return took_away(c, s, c->then);
+    if (GET(&s->state) != ONCE_DONE || s->error || !makes(s->type) || s->name != c->name ||
+        s->qid_path != c->ino || s->ended + redo_grain() < c->then)
+        return false;
+    for (unsigned k = 0; k < LIMIT_SESSION_OPS; k++)
+        if (&f->slot[k] != c->by && !(running && running[k]) && took_away(c, &f->slot[k], s->ended))
+            return false;
+    return true;
 }
 
 static bool client_has(struct claim *claim, struct once_client *c, struct pl_call *call)
@@ -399,7 +414,7 @@ static bool client_has(struct claim *claim, struct once_client *c, struct pl_cal
         while (c->running[i] && s != claim->by && claim->removed && removes(s->type) &&
                s->name == claim->name && await(c, i, call) == 0)
             ;
-        found = !c->running[i] && has(claim, s);
+        found = has(claim, c->file, c->running, i);
     }
     pthread_mutex_unlock(&c->mutex);
     return found;
@@ -412,7 +427,7 @@ static void file_has(void *arg, const struct once_file *f)
     struct once_client *c;
     HASH_FIND(hh, claim->once->clients, f->head.id, sizeof(f->head.id), c);
     for (unsigned i = 0; i < LIMIT_SESSION_OPS && !c; i++)
-        claim->found |= once_slot_ok(&f->slot[i], i) && has(claim, &f->slot[i]);
+        claim->found |= once_slot_ok(&f->slot[i], i) && has(claim, f, NULL, i);
 }
 
 bool p9d_once_claimed(struct p9d_op *op, uint64_t ino, uint64_t then, bool removed)
