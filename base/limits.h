@@ -25,10 +25,11 @@
     X(REQUESTS_SERVED, 512, "requests", "of one connection taken and not yet answered")            \
     X(REQUESTS_HELD, 4096, "requests", "the same, with those that said that they wait")            \
     X(REQUESTS_USED, 128, "requests", "sent over one connection and not yet answered")             \
-    X(FLUSHES_USED, 129, "requests", "Tflush and Tend, besides the above")                         \
+    X(FLUSHES_USED, 130, "requests", "Tflush, Tend and keepalive, besides")                          \
     X(BYTES_SERVED, 33554432, "bytes", "of requests and answers held for one connection")          \
     X(BYTES_USED, 8388608, "bytes", "of requests sent over one connection and not yet answered")   \
     X(HELLO, 30, "seconds", "for a server that was dialed to answer the first message")            \
+    X(FLUSH, 10, "seconds", "for a server to answer Tflush, until its caller goes on all the same") \
     X(CONNECTIONS, 16384, "connections", "to one server")                                          \
     X(LINKS, 16384, "links", "of one server, up or down")                                          \
     X(LINK_KEPT, 4194304, "bytes", "sent over one link and not yet acknowledged")                  \
@@ -43,6 +44,8 @@
     X(LOCK_OWNERS, 16384, "owners", "that hold locks through the fids of one connection")          \
     X(USERS, 4096, "users", "of one mount of a 9P server, each with an attach of its own")         \
     X(LOCK_WAITS, 256, "requests", "of one connection that wait for a lock")                       \
+    X(PEOPLE, 1024, "names", "of users and groups that are remembered")                            \
+    X(SPECIAL, 4096, "files", "of one server that a 9P2000 client made append-only or exclusive") \
     X(IOCTL, 16384, "bytes", "of an ioctl's argument, each way")                                   \
     X(DOCUMENTS, 1073741824, "bytes", "of all open documents of a made tree")
 

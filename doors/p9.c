@@ -62,6 +62,10 @@ static const struct row rows[256] = {
     [P9_Trenameat] = TWO(renameat, USE, dfid, USE, newdfid),
     [P9_Trename2] = TWO(rename2, USE, dfid, USE, newdfid),
     [P9_Tunlinkat] = ONE(unlinkat, USE, dfid),
+    [P9_Topen] = ONE(open, CHANGE, fid),
+    [P9_Tcreate] = ONE(create, CHANGE, fid),
+    [P9_Tstat] = ONE(stat, USE, fid),
+    [P9_Twstat] = ONE(wstat, USE, fid),
     [P9_Tlopen] = ONE(lopen, CHANGE, fid),
     [P9_Tlcreate] = ONE(lcreate, CHANGE, fid),
     [P9_Ttmpfile] = TWO(tmpfile, USE, dfid, MAKE, newfid),
@@ -178,6 +182,8 @@ static void handle(void *arg, struct p9_req *req)
     int r = serve(&op);
     if (r < 0)
         p9_req_error(req, r);
+    if (r < 0 && req->in.type == P9_Tauth)
+        req->out.ename = p9_str("authentication not required");
 }
 
 bool p9d_own(const struct p9d_op *op)
@@ -272,6 +278,10 @@ int p9_door_new(const struct p9_export *exports, size_t n, struct p9_crew *crew,
     door->crew = crew;
     door->stats = stats;
     door->euid = geteuid();
+    if (!(door->people = people_new())) {
+        p9_door_free(door);
+        return -ENOMEM;
+    }
     if (getrandom(door->seed, sizeof(door->seed), GRND_NONBLOCK) != sizeof(door->seed))
         door->seed[0] = (uint64_t)(uintptr_t)door; /* too early after boot for anyone to care */
     int r = once_new(&door->once);
@@ -304,6 +314,8 @@ void p9_door_free(struct p9_door *door)
     while (door->sessions)
         session_free(door->sessions);
     once_free(door->once);
+    p9d_special_free(door);
+    people_free(door->people);
     for (size_t i = 0; i < door->nexports; i++) {
         free((char *)door->exports[i].aname);
         pl_tree_unref(door->exports[i].tree);

@@ -201,7 +201,7 @@ static int redo_rename_fid(struct p9d_op *op)
     if (!ino && !notes(op))
         return -EREMOTEIO;
     if (ino && redo_is_still(&e, op->fid2->node, text(&op->in->name), ino)) {
-        p9d_renamed(op->fid, op->fid2->node, text(&op->in->name));
+        p9d_set_name(op->fid, op->fid2->node, text(&op->in->name));
         return 0;
     }
     int r = carry_out(op);
@@ -217,7 +217,7 @@ static int redo_open(struct p9d_op *op)
         (op->in->flags & P9_TRUNC) && !p9d_xattr(op->fid) && redo_truncated(&e, op->fid->node);
     if (!cut)
         return carry_out(op);
-    return p9d_open(op, op->call, op->in->flags & ~(uint32_t)P9_TRUNC);
+    return p9d_open_fid(op, op->call, op->in->flags & ~(uint32_t)P9_TRUNC);
 }
 
 /* Are our bytes somewhere in what has been appended since, or the beginning of them at its end? */
@@ -353,7 +353,7 @@ static int opened_again(struct p9d_op *op)
     if (r < 0 || p9d_file(op->fid))
         return r;
     pl_call_init_self(&call);
-    r = p9d_open(op, &call, op->in->flags & ~(uint32_t)(P9_TRUNC | P9_EXCL));
+    r = p9d_open_fid(op, &call, op->in->flags & ~(uint32_t)(P9_TRUNC | P9_EXCL));
     pl_call_done(&call);
     return r;
 }
@@ -393,7 +393,7 @@ static int fids_again(struct p9d_op *op)
         return well ? created_again(op) : 0;
     case P9_Trename:
         if (well && p9d_find_fids(op) == 0)
-            p9d_renamed(op->fid, op->fid2->node, text(&op->in->name));
+            p9d_set_name(op->fid, op->fid2->node, text(&op->in->name));
         return 0;
     default:
         return 0;

@@ -49,9 +49,11 @@ void *p9_req_payload(struct p9_req *req, size_t n);
 size_t p9_req_payload_max(const struct p9_req *req);
 /* The session agreed on our own messages. */
 bool p9_req_extended(const struct p9_req *req);
+/* What the session speaks; so do req->in and req->out. */
+enum p9_dialect p9_req_dialect(const struct p9_req *req);
 /* Memory that lives until the answer is sent; NULL when out of memory. */
 void *p9_req_alloc(struct p9_req *req, size_t n);
-/* Makes the answer an Rlerror. */
+/* Makes the answer an Rlerror, or in an older dialect an Rerror. */
 void p9_req_error(struct p9_req *req, int error /* negative errno */);
 
 /* What serves. The engine itself answers Tversion (negotiation), Tflush and Tend. */
@@ -91,6 +93,10 @@ int p9_conn_new(struct chan *chan, const struct p9_conn_opts *opts, struct p9_co
 void p9_conn_free(struct p9_conn *conn);
 /* Waits until the connection is over (see `over`): its error, with the sentence. */
 int p9_conn_wait(struct p9_conn *conn, struct pl_err *err);
+/* The same, heeding the call: 0 when it is over (*error: why), or -EINTR, -ETIMEDOUT. */
+int p9_conn_watch(struct p9_conn *conn, struct pl_call *call, int *error, struct pl_err *err);
+/* It is over, or about to be: what is asked now gets -ECONNABORTED. */
+bool p9_conn_over(struct p9_conn *conn);
 /* Breaks the connection now: callers get -ECONNABORTED. Any thread. */
 void p9_conn_abort(struct p9_conn *conn);
 /* For people: the channel's peer. */
@@ -104,13 +110,14 @@ void p9_conn_break(struct p9_conn *conn);
 
 /* ---- the using half ---- */
 
-/* Negotiates: offers "9P2000.L.plenum" first where the peer may be one of us, else or on refusal
- * "9P2000.L". When the channel was accepted, it first waits for the peer to speak (a plain client
+/* Negotiates: offers "9P2000.L.plenum", then as these are refused "9P2000.L", "9P2000.u", "9P2000".
+ * When the channel was accepted, it first waits for the peer to speak (a plain client
  * must not be sent a T-message: then -ENOTCONN "the other end only uses, it serves nothing"); when
  * it is not known who called it waits a moment for that. Blocks until done. */
 int p9_use(struct p9_conn *conn, struct pl_call *call, struct pl_err *err);
-uint32_t p9_msize(const struct p9_conn *conn); /* as negotiated by the using half */
-bool p9_extended(const struct p9_conn *conn);  /* the peer knows our own messages */
+uint32_t p9_msize(const struct p9_conn *conn);          /* as negotiated by the using half */
+bool p9_extended(const struct p9_conn *conn);           /* the peer knows our own messages */
+enum p9_dialect p9_dialect(const struct p9_conn *conn); /* what p9_rpc sends is encoded in it */
 
 /* One request: sends `t`, waits for the answer, fills `r` (strings and data point into a buffer
  * that p9_answer_free drops; the payload of Rread goes straight to `into` when that is not NULL).
@@ -121,6 +128,7 @@ bool p9_extended(const struct p9_conn *conn);  /* the peer knows our own message
 struct p9_answer {
     struct p9_msg r;
     void *buf; /* private */
+    bool sent; /* with -ECONNABORTED: some of the request has gone out, and it may be carried out */
 };
 int p9_rpc(struct p9_conn *conn, struct pl_call *call, struct p9_msg *t, struct p9_answer *ret,
            void *into, size_t into_size);
@@ -146,5 +154,19 @@ uint32_t p9_fid_get(struct p9_conn *conn); /* NOFID when the limit is reached */
 void p9_fid_put(struct p9_conn *conn, uint32_t fid);
 /* Clunks without making the caller wait for the answer, and puts the fid back when it came. */
 void p9_clunk_later(struct p9_conn *conn, uint32_t fid);
+
+/* Where the numbers come from. Who carries on at a new connection what it had at another keeps its
+ * numbers, and sees to it that none is given out twice: the new connection shares the old one's
+ * source. Counted; thread-safe. */
+struct p9_fids;
+struct p9_fids *p9_fids_new(void); /* NULL: no memory */
+struct p9_fids *p9_fids_ref(struct p9_fids *fids);
+void p9_fids_unref(struct p9_fids *fids);
+uint32_t p9_fids_get(struct p9_fids *fids); /* NOFID when the limit is reached */
+void p9_fids_put(struct p9_fids *fids, uint32_t fid);
+bool p9_fids_untouched(struct p9_fids *fids); /* none was ever given out */
+struct p9_fids *p9_conn_fids(struct p9_conn *conn);
+/* Before the connection's first fid is given out (-EBUSY otherwise). */
+int p9_conn_share_fids(struct p9_conn *conn, struct p9_fids *fids);
 
 #endif

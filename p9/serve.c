@@ -111,6 +111,11 @@ bool p9_req_extended(const struct p9_req *pub)
     return pub->conn->serve_ext;
 }
 
+enum p9_dialect p9_req_dialect(const struct p9_req *pub)
+{
+    return pub->conn->serve_dialect;
+}
+
 void *p9_req_alloc(struct p9_req *pub, size_t n)
 {
     struct req *req = (struct req *)pub;
@@ -125,8 +130,9 @@ void *p9_req_alloc(struct p9_req *pub, size_t n)
 void p9_req_error(struct p9_req *req, int error)
 {
     memset(&req->out, 0, sizeof(req->out));
-    req->out.type = P9_Rlerror;
+    req->out.type = req->conn->serve_dialect == P9_L ? P9_Rlerror : P9_Rerror;
     req->out.ecode = error < 0 && error >= -4095 ? (uint32_t)-error : EIO;
+    req->out.ename = p9_str(p9_error_text((int)req->out.ecode));
 }
 
 /* ---- answers ---- */
@@ -172,17 +178,24 @@ static int encode(struct req *req)
     return 0;
 }
 
+static bool is_error(const struct p9_msg *m)
+{
+    return m->type == P9_Rlerror || m->type == P9_Rerror;
+}
+
 /* Makes bytes of pub.out. Needs no lock. */
 static void seal(struct req *req)
 {
     struct p9_msg *m = &req->pub.out;
-    assert(m->type == P9_Rlerror || m->type == req->pub.in.type + 1);
+    assert(is_error(m) || m->type == req->pub.in.type + 1);
     m->tag = req->pub.in.tag;
+    m->dialect = (uint8_t)req->pub.conn->serve_dialect;
     int r = encode(req);
     if (r == 0)
         return;
     p9_req_error(&req->pub, r == -EMSGSIZE ? r : -EIO);
     m->tag = req->pub.in.tag;
+    m->dialect = (uint8_t)req->pub.conn->serve_dialect;
     r = encode(req);
     assert(r == 0);
 }
@@ -194,7 +207,7 @@ static void count(struct p9_conn *c, const struct req *req)
     if (!s)
         return;
     stats_add(&s->requests, 1);
-    if (m->type == P9_Rlerror && m->ecode != ENOENT && m->ecode != ENODATA)
+    if (is_error(m) && m->ecode != ENOENT && m->ecode != ENODATA)
         stats_add(&s->errors, 1);
     else if (m->type == P9_Rread)
         stats_add(&s->bytes_read, m->count);
@@ -262,6 +275,8 @@ static void note_fids(struct p9_conn *c, struct req *req)
     case P9_Tremove:
     case P9_Tlopen:
     case P9_Tlcreate:
+    case P9_Topen:
+    case P9_Tcreate:
     case P9_Txattrcreate:
         req->fids[req->nfids++] = m->fid;
         break;
@@ -318,6 +333,12 @@ static void finish_error(struct p9_conn *c, struct req *req, int error)
     serve_finish(c, req);
 }
 
+void serve_drop(struct p9_conn *c, struct req *req)
+{
+    req->dropped = true;
+    serve_finish(c, req);
+}
+
 void serve_answer(struct p9_conn *c, struct req *req)
 {
     seal(req);
@@ -338,7 +359,7 @@ static void blocks(struct pl_call *call)
     else if (c->role == ROLE_STOPPED)
         role_check(c);
     conn_unlock(c);
-    req->uncounted = crew_block(c->crew);
+    req->uncounted = crew_block(c->crew, c);
 }
 
 void serve_run(struct p9_conn *c, struct req *req, uint64_t gen)
@@ -351,7 +372,7 @@ void serve_run(struct p9_conn *c, struct req *req, uint64_t gen)
         count(c, req);
         seal(req);
         if (req->uncounted)
-            crew_unblock(c->crew);
+            crew_unblock(c->crew, c);
         pthread_mutex_lock(&c->lock);
         c->nblocked -= req->blocked;
     } else {
@@ -375,6 +396,7 @@ static void run_task(struct p9_conn *c, struct task *task)
 void serve_submit(struct p9_conn *c, struct req *req)
 {
     req->task.run = run_task;
+    req->task.op = true;
     crew_submit(c->crew, &req->task);
 }
 
@@ -442,7 +464,7 @@ static void admit(struct p9_conn *c, struct req *req)
 struct req *serve_take(struct p9_conn *c, struct req *req)
 {
     struct p9_msg *m = &req->pub.in;
-    int status = p9_decode(req->raw, req->nraw, m);
+    int status = p9_decode_as(c->serve_dialect, req->raw, req->nraw, m);
     memset(&req->pub.out, 0, sizeof(req->pub.out));
     if (m->type == P9_Tversion && status == 0) {
         hello_version(c, req);

@@ -2,7 +2,7 @@
 /* The 9P source: attaching, the users of a tree, and its table. The design is in p9_tree.h. */
 #include "base/text.h"
 #include "channel/channel.h"
-#include "sources/p9_tree.h"
+#include "sources/p9_again.h"
 #include <errno.h>
 #include <pwd.h>
 #include <stdio.h>
@@ -13,6 +13,16 @@
 
 /* ---- users ---- */
 
+struct p9_msg p9s_attach_msg(struct p9s_tree *t, uint32_t fid, const char *uname, uint32_t n_uname)
+{
+    return (struct p9_msg){.type = P9_Tattach,
+                           .fid = fid,
+                           .afid = P9_NOFID,
+                           .uname = p9_str(uname),
+                           .aname = p9_str(t->aname),
+                           .n_uname = n_uname};
+}
+
 int p9s_attach(struct p9s_tree *t, struct pl_call *call, const char *uname, uint32_t n_uname,
                uint32_t *ret_fid, struct p9_qid *qid)
 {
@@ -20,12 +30,7 @@ int p9s_attach(struct p9s_tree *t, struct pl_call *call, const char *uname, uint
     int r = p9s_new_fid(t, ret_fid);
     if (r < 0)
         return r;
-    struct p9_msg m = {.type = P9_Tattach,
-                       .fid = *ret_fid,
-                       .afid = P9_NOFID,
-                       .uname = p9_str(uname),
-                       .aname = p9_str(t->aname),
-                       .n_uname = n_uname};
+    struct p9_msg m = p9s_attach_msg(t, *ret_fid, uname, n_uname);
     r = p9s_ask(t, call, &m, &a);
     if (r == 0)
         *qid = a.r.qid;
@@ -64,7 +69,7 @@ static int add_user(struct p9s_tree *t, struct pl_call *call, uid_t uid,
     int r = u && name ? p9s_attach(t, call, name, uid, &u->root, &qid) : -ENOMEM;
     free(name);
     if (r == 0 && !p9s_is(t->root, &qid)) { /* this user starts elsewhere: not our tree */
-        p9_clunk_later(t->conn, u->root);
+        p9s_clunk(t, u->root);
         r = -EACCES;
     }
     if (r < 0) {
@@ -72,6 +77,7 @@ static int add_user(struct p9s_tree *t, struct pl_call *call, uid_t uid,
         return r == -EPERM || r == -ENOENT ? -EACCES : r;
     }
     u->uid = uid;
+    p9s_rec_user(t, u->root, u, t->root);
     pthread_mutex_lock(&t->mutex);
     for (other = t->users; other && other->uid != uid; other = other->next)
         ;
@@ -83,7 +89,7 @@ static int add_user(struct p9s_tree *t, struct pl_call *call, uid_t uid,
     }
     pthread_mutex_unlock(&t->mutex);
     if (other || full) { /* two threads came for the same user, or there are too many */
-        p9_clunk_later(t->conn, u->root);
+        p9s_clunk(t, u->root);
         free(u);
         u = other;
     }
@@ -104,14 +110,15 @@ int p9s_user(struct p9s_tree *t, struct pl_call *call, const struct p9s_user **r
 static void done(struct pl_tree *tree)
 {
     struct p9s_tree *t = p9s_of(tree);
+    p9s_again_stop(t);
     if (t->root) {
-        p9_clunk_later(t->conn, t->main.root);
+        p9s_clunk(t, t->main.root);
         pl_node_unref(&t->root->h.node);
     }
     while (t->users) {
         struct p9s_user *u = t->users;
         t->users = u->next;
-        p9_clunk_later(t->conn, u->root);
+        p9s_clunk(t, u->root);
         free(u);
     }
     if (t->own) {
@@ -124,7 +131,10 @@ static void done(struct pl_tree *tree)
     if (t->crew)
         p9_crew_free(t->crew);
     pl_nodes_free(t->nodes);
+    p9s_again_free(t->again);
+    p9_fids_unref(t->fids);
     pthread_mutex_destroy(&t->mutex);
+    free(t->places.chain);
     free(t->aname);
 }
 
@@ -190,8 +200,10 @@ static int open_root(struct p9s_tree *t, struct pl_call *call, const char *uname
     if (r == 0)
         r = p9s_node(t, &t->main, t->main.root, &a.r.attr, NULL, NULL, &node, &attr);
     else
-        p9_clunk_later(t->conn, t->main.root);
+        p9s_clunk(t, t->main.root);
     t->root = (struct p9s_node *)node;
+    if (t->again && node)
+        p9s_rec_user(t, t->main.root, &t->main, t->root);
     p9_answer_free(&a);
     return r;
 }
@@ -211,16 +223,19 @@ int pl_p9_open(struct p9_conn *conn, const struct pl_p9_opts *opts, struct pl_tr
     if (t) {
         t->aname = strdup(opts->aname ? opts->aname : "");
         t->nodes = pl_nodes_new();
+        t->again = opts->again ? p9s_again_new(opts) : NULL;
     }
-    if (!t || !t->aname || !t->nodes) {
+    if (!t || !t->aname || !t->nodes || (opts->again && !t->again)) {
         if (t) {
             free(t->aname);
             pl_nodes_free(t->nodes);
+            p9s_again_free(t->again);
         }
         free(t);
         return pl_fail(err, -ENOMEM, "%s: out of memory", p9_conn_peer(conn));
     }
     t->conn = conn;
+    t->fids = p9_fids_ref(p9_conn_fids(conn));
     t->ext = p9_extended(conn);
     t->chunk = p9_msize(conn) - P9_IOHDRSZ;
     t->main.uid = geteuid();
@@ -234,6 +249,8 @@ int pl_p9_open(struct p9_conn *conn, const struct pl_p9_opts *opts, struct pl_tr
     int r = open_root(t, &call, opts->uname);
     if (r == 0 && has_acls(t, &call))
         t->tree.flags |= PL_TREE_POSIX_ACL;
+    if (r == 0 && t->again)
+        r = p9s_again_start(t);
     pl_call_done(&call);
     if (r < 0) {
         fail_attach(t, r, err);

@@ -8,70 +8,89 @@
 
 enum { WINDOW = 4, CHUNK = 512 << 10 };
 
-/* A long read or write: requests of one chunk each, finished in the order of their start. */
+/* A long read or write: requests of one chunk each, finished in the order of their start. When the
+ * connection is lost amid them, all are waited for, and what was not answered is asked for again at
+ * the next, one after the other. */
 struct run {
     struct p9s_tree *t;
     struct pl_call *call;
     uint32_t fid;
-    bool write;
+    bool write, once;
     uint8_t *buf;
     uint64_t off;
     size_t n, sent, done;
     unsigned window, first, under_way;
-    struct p9_pending *pending[WINDOW];
-    uint32_t asked[WINDOW];
+    struct part {
+        struct p9_msg m;
+        struct p9s_sent s;
+        struct p9_answer a;
+        bool waited;
+    } part[WINDOW];
     bool end; /* a short answer or an error: the rest does not count */
     int error;
 };
 
-static int run_start(struct run *x)
+static void run_start(struct run *x)
 {
-    unsigned i = (x->first + x->under_way) % WINDOW;
+    struct part *p = &x->part[(x->first + x->under_way) % WINDOW];
     size_t chunk = x->t->chunk < CHUNK ? x->t->chunk : CHUNK;
     size_t n = x->n - x->sent < chunk ? x->n - x->sent : chunk;
-    struct p9_msg m = {.type = x->write ? P9_Twrite : P9_Tread,
-                       .fid = x->fid,
-                       .offset = x->off + x->sent,
-                       .count = (uint32_t)n,
-                       .data = x->write ? x->buf + x->sent : NULL};
-    int r = p9_rpc_start(x->t->conn, x->call, &m, x->write ? NULL : x->buf + x->sent,
-                         x->write ? 0 : n, &x->pending[i]);
-    if (r < 0)
-        return r;
-    x->asked[i] = (uint32_t)n;
+    p->m = (struct p9_msg){.type = x->write ? P9_Twrite : P9_Tread,
+                           .fid = x->fid,
+                           .offset = x->off + x->sent,
+                           .count = (uint32_t)n,
+                           .data = x->write ? x->buf + x->sent : NULL};
+    p->s = (struct p9s_sent){.m = &p->m,
+                             .into = x->write ? NULL : x->buf + x->sent,
+                             .size = x->write ? 0 : n,
+                             .once = x->once};
+    p->waited = false;
+    p9s_send(x->t, x->call, &p->s);
     x->sent += n;
     x->under_way++;
-    return 0;
+}
+
+static void run_wait(struct run *x, unsigned i)
+{
+    struct part *p = &x->part[(x->first + i) % WINDOW];
+    if (!p->waited)
+        p9s_wait(x->t, x->call, &p->s, &p->a);
+    p->waited = true;
 }
 
 static void run_finish(struct run *x)
 {
-    unsigned i = x->first;
-    struct p9_answer a = {0};
-    int r = p9s_why(x->call, p9_rpc_finish(x->t->conn, x->call, x->pending[i], &a));
+    struct part *p = &x->part[x->first];
+    run_wait(x, 0);
+    int r = p->s.r;
+    if (r == P9S_LOST) {
+        for (unsigned i = 1; i < x->under_way; i++)
+            run_wait(x, i);
+        r = x->end ? -ECONNABORTED : p9s_send_again(x->t, x->call, &p->s, &p->a);
+    } else {
+        r = p9s_why(x->call, r);
+    }
     x->first = (x->first + 1) % WINDOW;
     x->under_way--;
     if (!x->end) {
-        if (r == 0 && a.r.count > x->asked[i])
+        if (r == 0 && p->a.r.count > p->m.count)
             r = -EIO;
         if (r < 0)
             x->error = r;
         else
-            x->done += a.r.count;
-        x->end = r < 0 || a.r.count < x->asked[i];
+            x->done += p->a.r.count;
+        x->end = r < 0 || p->a.r.count < p->m.count;
     }
-    p9_answer_free(&a);
+    p9_answer_free(&p->a);
 }
 
 static void run(struct run *x)
 {
     do {
         while (!x->end && x->sent < x->n && x->under_way < x->window) {
-            int r = run_start(x);
-            if (r < 0) {
-                x->error = x->error ? x->error : r;
-                x->end = true;
-            }
+            run_start(x);
+            if (!x->part[(x->first + x->under_way - 1) % WINDOW].s.pending)
+                break; /* not before it is known why */
         }
         if (x->under_way)
             run_finish(x);
@@ -91,6 +110,7 @@ ssize_t p9s_read(struct pl_tree *tree, struct pl_call *call, struct pl_file *fil
                     .buf = buf,
                     .off = off,
                     .n = file->stream && n > t->chunk ? t->chunk : n,
+                    .once = file->stream,
                     .window = t->ext ? WINDOW : 1};
     if (n == 0)
         return 0;
@@ -108,6 +128,7 @@ ssize_t p9s_write(struct pl_tree *tree, struct pl_call *call, struct pl_file *fi
                     .call = call,
                     .fid = f->fid,
                     .write = true,
+                    .once = ordered,
                     .buf = (uint8_t *)buf,
                     .off = off,
                     .n = n,

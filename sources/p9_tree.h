@@ -19,9 +19,11 @@
  * brings replaces the one that has gone stale. An open file whose fid was left behind still has its
  * bytes; its attributes are asked for, and set, through the node's fid.
  *
+ * A tree that outlives its connection: p9_again.h.
+ *
  * Locks. `tree.mutex` guards the list of users, and of every node the list of fids beyond the
- * first, parent and name. No rpc happens under it. A fid that is in a node stays good until the
- * node is released, so it may be used without the lock.
+ * first, its place and its held locks. No rpc happens under it. A fid that is in a node stays good
+ * until the node is released, so it may be used without the lock.
  */
 #ifndef SOURCES_P9_TREE_H
 #define SOURCES_P9_TREE_H
@@ -37,9 +39,17 @@ struct p9s_user {
     uint32_t root; /* the fid of its attach */
 };
 
+/* Nodes by place: p9_place.c. */
+struct p9s_places {
+    struct p9s_node **chain;
+    size_t size, count;
+};
+
 struct p9s_tree {
     struct pl_tree tree;
-    struct p9_conn *conn;
+    struct p9_conn *conn;    /* with `again`: only with a pin */
+    struct p9s_again *again; /* NULL: the tree is as dead as its connection */
+    struct p9_fids *fids;
     struct p9_crew *crew; /* ours to free, or NULL */
     bool own;             /* the connection is ours to end */
     bool ext;             /* the peer is one of us */
@@ -53,6 +63,8 @@ struct p9s_tree {
     pthread_mutex_t mutex;
     struct p9s_user *users; /* beyond main */
     unsigned nusers;
+    struct p9s_places places;
+    atomic_bool no_keys; /* the peer's tree has none */
 };
 
 struct p9s_fid {
@@ -62,23 +74,38 @@ struct p9s_fid {
 };
 
 struct p9s_node {
-    struct pl_hnode h;    /* id.lo: qid.path */
-    struct p9s_fid first; /* `user` never changes; `next` are the fids of other users */
-    atomic_bool stale;    /* a fid led nowhere: see p9s_stale */
-    struct pl_id parent;  /* where and under which name it was last seen (tree.many); */
-    char *name;           /* NULL: not known */
-    atomic_bool locked;   /* somebody has set a lock on it */
+    struct pl_hnode h;       /* id.lo: qid.path */
+    struct p9s_fid first;    /* `user` never changes; `next` are the fids of other users */
+    atomic_bool stale;       /* a fid led nowhere: see p9s_stale */
+    struct p9s_node *parent; /* where and under which name it was last seen, if users are many */
+    char *name;              /* or the tree lives on; NULL: not known */
+    struct p9s_node *next_place; /* in tree.places */
+    atomic_bool locked;          /* somebody has set a lock on it */
+    struct p9s_held *held;       /* p9_relock.c */
+    _Atomic(struct p9s_key *) key;
+};
+
+/* The object's durable name, asked for when it is first opened, in a tree that lives on. */
+struct p9s_key {
+    uint32_t len;
+    uint8_t bytes[PL_KEY_MAX];
 };
 
 struct p9s_dir; /* what was read ahead of an open directory */
 
 struct p9s_file {
     struct pl_file file;
-    const struct p9s_user *user;
+    _Atomic(const struct p9s_user *) user;
     uint32_t fid;
     atomic_bool dirty;  /* something was written that the peer has not been told to flush */
     atomic_bool locked; /* flock(2) was called: the close must be waited for */
     struct p9s_dir *dir;
+
+    /* In a tree that lives on; guarded by again.mutex. */
+    struct p9s_file *next, *prev;
+    struct p9s_node *node; /* file.node, which is not set yet when others find it in the list */
+    unsigned refs;         /* the file's own, and of who makes its fid again */
+    _Atomic int lost;      /* a negative errno: what was open cannot be had again */
 };
 
 static inline struct p9s_tree *p9s_of(struct pl_tree *t)
@@ -91,6 +118,8 @@ static inline struct p9s_tree *p9s_of(struct pl_tree *t)
 int p9s_user(struct p9s_tree *t, struct pl_call *call, const struct p9s_user **ret);
 int p9s_attach(struct p9s_tree *t, struct pl_call *call, const char *uname, uint32_t n_uname,
                uint32_t *ret_fid, struct p9_qid *qid);
+/* The same with a number that is there. */
+struct p9_msg p9s_attach_msg(struct p9s_tree *t, uint32_t fid, const char *uname, uint32_t n_uname);
 
 /* ---- p9_rpc.c: one request, several at once ---- */
 /* Sends and waits. `a` is to be freed whatever is returned. */
@@ -98,19 +127,45 @@ int p9s_ask(struct p9s_tree *t, struct pl_call *call, struct p9_msg *m, struct p
 /* The same when the answer has nothing in it. */
 int p9s_tell(struct p9s_tree *t, struct pl_call *call, struct p9_msg *m);
 
-enum { P9S_BATCH = 4 };
+/* One of several that are under way. What is asked (and the message itself) must stay until it is
+ * finished. */
+struct p9s_sent {
+    struct p9_msg *m;
+    void *into;
+    size_t size;
+    bool once;             /* not to be done twice, although others of its type may be */
+    struct p9s_node *keep; /* its fid must be there before the request, which takes its name away */
+    /* May be NULL: called when it is done, before another connection can come. */
+    void (*done)(struct p9s_tree *t, struct p9s_sent *s, const struct p9_answer *a);
+    bool maybe; /* it may have been carried out at a server that was lost */
+    struct p9_pending *pending;
+    int r;
+};
+/* Sends without waiting. An error is kept for p9s_wait. */
+void p9s_send(struct p9s_tree *t, struct pl_call *call, struct p9s_sent *s);
+/* Waits for the answer. P9S_LOST: the connection is over, and the request is to be given to
+ * p9s_send_again, once all others have been waited for. */
+int p9s_wait(struct p9s_tree *t, struct pl_call *call, struct p9s_sent *s, struct p9_answer *a);
+/* Sends at the next connection, and waits. Those before it, on which it depends, come first. */
+int p9s_send_again(struct p9s_tree *t, struct pl_call *call, struct p9s_sent *s,
+                   struct p9_answer *a);
+enum { P9S_LOST = -4096 };
+
+enum { P9S_BATCH = 5 };
 struct p9s_batch {
     unsigned n;
-    struct p9_pending *pending[P9S_BATCH];
+    struct p9s_sent sent[P9S_BATCH];
     int r[P9S_BATCH];
     struct p9_answer a[P9S_BATCH];
 };
-/* Sends without waiting, as long as all before went out. */
+/* Sends without waiting, as long as all before went out. The message must stay until the end. */
 void p9s_start(struct p9s_tree *t, struct pl_call *call, struct p9s_batch *b, struct p9_msg *m,
                void *into, size_t size);
 /* Waits for all; the first error or 0. The answers are to be freed by p9s_batch_free. */
 int p9s_finish(struct p9s_tree *t, struct pl_call *call, struct p9s_batch *b);
 void p9s_batch_free(struct p9s_batch *b);
+/* A Tread whose bytes come straight to `into`, or another request with a buffer. */
+int p9s_ask_into(struct p9s_tree *t, struct pl_call *call, struct p9s_sent *s, struct p9_answer *a);
 
 /* An op whose answer did not come: was that its deadline? */
 static inline int p9s_why(struct pl_call *call, int r)
@@ -122,18 +177,53 @@ static inline int p9s_why(struct pl_call *call, int r)
 int p9s_new_fid(struct p9s_tree *t, uint32_t *ret);
 /* It did not come to be, `r` being why; or perhaps it did, when that was not learned. */
 void p9s_drop_fid(struct p9s_tree *t, uint32_t fid, int r);
+/* Clunks it without waiting for the answer (or for a server, if there is none). */
+void p9s_clunk(struct p9s_tree *t, uint32_t fid);
+/* The same, waiting for the answer. */
+void p9s_clunk_now(struct p9s_tree *t, struct pl_call *call, uint32_t fid);
+/* It is not there any more. */
+void p9s_put_fid(struct p9s_tree *t, uint32_t fid);
 /* Sends a Twalk: -ENOENT when it got only part of the way. `a` is to be freed. */
 int p9s_walk(struct p9s_tree *t, struct pl_call *call, struct p9_msg *m, struct p9_answer *a);
 struct p9_msg p9s_walk_msg(uint32_t fid, uint32_t newfid, const char *name);
 
+/* ---- p9_place.c ---- */
+/* It was seen there. Does nothing where nobody would want to know; dir and name may be NULL. */
+void p9s_place_set(struct p9s_tree *t, struct p9s_node *node, struct p9s_node *dir,
+                   const char *name);
+/* We have renamed, or removed, what is seen there. */
+void p9s_place_moved(struct p9s_tree *t, struct p9s_node *olddir, const char *oldname,
+                     struct p9s_node *newdir, const char *newname, bool exchange);
+void p9s_place_gone(struct p9s_tree *t, struct p9s_node *dir, const char *name);
+/* The node that was last seen there, with a reference, or NULL. */
+struct p9s_node *p9s_place_node(struct p9s_tree *t, struct p9s_node *dir, const char *name);
+/* It is released: its directory, whose reference is the caller's now, or NULL. */
+struct p9s_node *p9s_place_leave(struct p9s_tree *t, struct p9s_node *node);
+
+/* The way down to a node from one of which the user has a (good) fid. */
+struct p9s_way {
+    uint32_t fid;
+    struct p9s_node *base; /* whose fid it is; a reference */
+    size_t n;
+    char **names; /* in order from the node up */
+};
+/* -ESTALE when it is not known. `good` is asked with tree.mutex held; NULL: every fid is. */
+int p9s_way(struct p9s_tree *t, struct p9s_node *node, const struct p9s_user *user,
+            bool (*good)(struct p9s_tree *t, uint32_t fid), struct p9s_way *ret);
+void p9s_way_free(struct p9s_way *w);
+
 /* ---- p9_node.c ---- */
+/* The user's fid if it has one. tree.mutex is held, or it is the first's. */
+struct p9s_fid *p9s_fid_of(struct p9s_node *node, const struct p9s_user *user);
+/* Whether these are the attributes of the node's object. */
+bool p9s_same(const struct p9s_node *node, const struct p9_attr *in);
 /* Checks what the peer says of an object and translates it: -EIO when it cannot be. */
 int p9s_attr(const struct p9_attr *in, struct pl_attr *out);
 /* The node with these attributes; `fid` is the user's and is taken over (also on error). dir and
  * name: where it was found, or NULL. */
 int p9s_node(struct p9s_tree *t, const struct p9s_user *user, uint32_t fid,
-             const struct p9_attr *in, const struct p9s_node *dir, const char *name,
-             struct pl_node **ret, struct pl_attr *attr);
+             const struct p9_attr *in, struct p9s_node *dir, const char *name, struct pl_node **ret,
+             struct pl_attr *attr);
 /* The user's fid of the node. */
 int p9s_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node,
             const struct p9s_user *user, uint32_t *ret);
@@ -159,6 +249,14 @@ bool p9s_is(const struct p9s_node *node, const struct p9_qid *qid);
 /* The mode by which the call makes something in `dir`, as the wire has it: umask and all. */
 int p9s_mode(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, uint32_t mode,
              uint32_t *ret);
+
+/* ---- p9_locks.c, p9_open.c ---- */
+struct p9s_owner {
+    char text[64];
+};
+struct p9_lock p9s_wire_lock(const struct p9s_tree *t, const struct pl_lock *lock,
+                             struct p9s_owner *buf);
+void p9s_file_unref(struct p9s_tree *t, struct p9s_file *f);
 
 /* ---- the ops: p9_node.c, p9_change.c, p9_io.c, p9_dir.c, p9_xattrs.c, p9_locks.c ---- */
 int p9s_root(struct pl_tree *, struct pl_call *, struct pl_node **);
