@@ -99,7 +99,14 @@ int p9_door_remember(struct p9_door *door, int dir, const char *what)
 
 /* ---- clients: all with once.mutex ---- */
 
-/* Private memories that nobody uses: one that is too old or, with `one`, the oldest. */
+/* Has it asked for anything? Who may not attach cannot. */
+static bool is_idle(const struct once_client *c)
+{
+    return GET(&c->file->head.newest) == 0;
+}
+
+/* Private memories that nobody uses: those that are too old and, with `one`, the oldest, or one
+ * without any operation. */
 static void drop_private(struct once *once, bool one)
 {
     struct once_client *c, *next, *oldest = NULL;
@@ -109,7 +116,8 @@ static void drop_private(struct once *once, bool one)
             continue;
         if (c->left < old)
             client_free(once, c, true);
-        else if (!oldest || c->left < oldest->left)
+        else if (!oldest || (is_idle(c) && !is_idle(oldest)) ||
+                 (is_idle(c) == is_idle(oldest) && c->left < oldest->left))
             oldest = c;
     }
     if (one && oldest && HASH_COUNT(once->clients) >= LIMIT_SESSIONS)
@@ -310,8 +318,6 @@ static int enter(struct p9d_op *op, struct once_client *c, uint64_t hash)
             slot->type = op->in->type;
             slot->hash = hash;
             slot->name = once_name_hash(op->in->name.len ? op->in->name.s : "");
-            if (newest < num)
-                SET(&c->file->head.newest, num);
         }
         c->running[i] = true;
         op->slot = slot;
@@ -322,7 +328,10 @@ static int enter(struct p9d_op *op, struct once_client *c, uint64_t hash)
 
 static void leave(struct once_client *c, struct once_slot *slot)
 {
+    _Atomic uint64_t *newest = &c->file->head.newest;
     pthread_mutex_lock(&c->mutex);
+    if (GET(&slot->state) != ONCE_FREE && GET(newest) < slot->op)
+        SET(newest, slot->op);
     c->running[slot - c->file->slot] = false;
     pthread_cond_broadcast(&c->over);
     pthread_mutex_unlock(&c->mutex);

@@ -71,7 +71,7 @@ struct once_head {
     char who[ONCE_WHO];
     uint64_t sum; /* of the above */
     _Atomic uint32_t connected;
-    _Atomic uint64_t newest; /* the highest op that was begun */
+    _Atomic uint64_t newest; /* the highest op that is over; 0: none is */
 };
 
 struct once_file {
@@ -94,7 +94,8 @@ int once_file_open(struct once_store *st, const uint64_t id[2], const char *who,
                    struct once_file **ret, int *ret_fd);
 /* Lets go of it; `forget`: for good. */
 void once_file_close(struct once_store *st, struct once_file *file, int fd, bool forget);
-/* Removes what has been there for too long, and the oldest when there are more than `max`. */
+/* Removes what has been there for too long and, when there are more than `max`, the oldest; before
+ * them those without any operation: a stranger who may not attach does not drive others out. */
 void once_store_prune(struct once_store *st, unsigned max);
 /* A copy of each file of the store. Its slots are not checked. */
 void once_store_each(struct once_store *st, void (*fn)(void *arg, const struct once_file *),

@@ -226,6 +226,26 @@ static void limited(void **state)
     server_kill();
 }
 
+/* Those who come in masses and do nothing do not drive out one who has. */
+static void driven_out(void **state)
+{
+    struct raw c;
+    struct p9_msg m = {.type = P9_Tmkdir, .name = S("d"), .mode = 0755, .gid = getegid(), .op = 1};
+    clean();
+    server_start(NULL);
+    meet(&c, ME, P9_SESSION_REMEMBERS);
+    assert_int_equal(ask(&c, m), 0);
+    raw_close(&c);
+    for (uint64_t i = 1000; i < 1010 + LIMIT_SESSIONS; i++) {
+        meet(&c, i, P9_SESSION_REMEMBERS);
+        raw_close(&c);
+    }
+    meet(&c, ME, P9_SESSION_REMEMBERS | P9_SESSION_KNOWN);
+    assert_int_equal(ask(&c, m), 0);
+    raw_close(&c);
+    server_kill();
+}
+
 /* What is too old is removed when a server begins; not what a server had that was killed. */
 static void old(void **state)
 {
@@ -335,7 +355,8 @@ static void damaged(void **state)
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, once_setup, once_teardown)
-    const struct CMUnitTest tests[] = {T(errors),  T(one_winner), T(both_in_hand), T(appended),
-                                       T(limited), T(old),        T(two_servers),  T(damaged)};
+    const struct CMUnitTest tests[] = {T(errors),   T(one_winner),  T(both_in_hand),
+                                       T(appended), T(limited),     T(driven_out),
+                                       T(old),      T(two_servers), T(damaged)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
