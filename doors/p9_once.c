@@ -385,33 +385,55 @@ static bool removes(uint8_t type)
 
 struct claim {
     const struct once_slot *by;
-    uint64_t ino, name, then;
-    bool removed, found;
+    enum once_claim what;
+    uint64_t number, name, then;
+    uint32_t count;
+    bool found;
     const struct once *once;
 };
 
 static bool took_away(const struct claim *c, const struct once_slot *s, uint64_t since)
 {
     return GET(&s->state) == ONCE_DONE && !s->error && removes(s->type) && s->name == c->name &&
-           GET(&s->intent.ino) == c->ino && s->ended + redo_grain() >= since;
+           GET(&s->intent.ino) == c->number && s->ended + redo_grain() >= since;
 }
 
-/* With the client's lock, or of a copy; `running` NULL: none is being carried out. Who has made
- * what had the number and the name, and has taken it away again, has made another object. */
+static bool appended(const struct claim *c, const struct once_slot *s)
+{
+    return GET(&s->state) == ONCE_DONE && !s->error && s->type == P9_Twrite2 &&
+           GET(&s->intent.size1) == c->number && s->count == c->count &&
+           s->ended + redo_grain() >= c->then;
+}
+
+static bool made(const struct claim *c, const struct once_slot *s)
+{
+    return GET(&s->state) == ONCE_DONE && !s->error && makes(s->type) && s->name == c->name &&
+           s->qid_path == c->number && s->ended + redo_grain() >= c->then;
+}
+
+/* With the client's lock, or of a copy; `running` NULL: none is being carried out. */
 static bool has(const struct claim *c, const struct once_file *f, const bool *running, unsigned i)
 {
     const struct once_slot *s = &f->slot[i];
     if (s == c->by || (running && running[i]))
         return false;
-    if (c->removed)
-        return took_away(c, s, c->then);
-    if (GET(&s->state) != ONCE_DONE || s->error || !makes(s->type) || s->name != c->name ||
-        s->qid_path != c->ino || s->ended + redo_grain() < c->then)
+    if (c->what != ONCE_MADE)
+        return c->what == ONCE_REMOVED ? took_away(c, s, c->then) : appended(c, s);
+    if (!made(c, s))
         return false;
+    /* What had the name and the number, and was taken away again, was another object. */
     for (unsigned k = 0; k < LIMIT_SESSION_OPS; k++)
         if (&f->slot[k] != c->by && !(running && running[k]) && took_away(c, &f->slot[k], s->ended))
             return false;
     return true;
+}
+
+/* What is at it now may come to have it. (Who makes something now is too late.) */
+static bool may_have(const struct claim *c, const struct once_slot *s)
+{
+    return s != c->by && s->name == c->name &&
+           ((c->what == ONCE_REMOVED && removes(s->type)) ||
+            (c->what == ONCE_APPENDED && s->type == P9_Twrite2));
 }
 
 static bool client_has(struct claim *claim, struct once_client *c, struct pl_call *call)
@@ -419,9 +441,7 @@ static bool client_has(struct claim *claim, struct once_client *c, struct pl_cal
     bool found = false;
     pthread_mutex_lock(&c->mutex);
     for (unsigned i = 0; i < LIMIT_SESSION_OPS && !found; i++) {
-        const struct once_slot *s = &c->file->slot[i];
-        while (c->running[i] && s != claim->by && claim->removed && removes(s->type) &&
-               s->name == claim->name && await(c, i, call) == 0)
+        while (c->running[i] && may_have(claim, &c->file->slot[i]) && await(c, i, call) == 0)
             ;
         found = has(claim, c->file, c->running, i);
     }
@@ -439,10 +459,16 @@ static void file_has(void *arg, const struct once_file *f)
         claim->found |= once_slot_ok(&f->slot[i], i) && has(claim, f, NULL, i);
 }
 
-bool p9d_once_claimed(struct p9d_op *op, uint64_t ino, uint64_t then, bool removed)
+bool p9d_once_claimed(struct p9d_op *op, enum once_claim what, uint64_t number, uint64_t then)
 {
     struct once *once = op->session->door->once;
-    struct claim claim = {op->slot, ino, op->slot->name, then, removed, false, once};
+    struct claim claim = {.by = op->slot,
+                          .what = what,
+                          .number = number,
+                          .name = op->slot->name,
+                          .then = then,
+                          .count = op->in->count,
+                          .once = once};
     struct once_client *c, *next;
     bool found = false;
     pthread_mutex_lock(&once->mutex);

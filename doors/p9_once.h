@@ -141,9 +141,11 @@ void p9d_once_leave(struct p9d_session *s, bool forget);
 int p9d_once(struct p9d_op *op);
 /* Before the deed, when all else is ready. */
 void p9d_once_begun(struct p9d_op *op);
-/* Another operation that is remembered has made this object, which was born then (or, `removed`,
- * taken away this very name of it since then). Waits for those that are at it. */
-bool p9d_once_claimed(struct p9d_op *op, uint64_t ino, uint64_t then, bool removed);
+/* Has another operation that is remembered, since `then` (CLOCK_REALTIME ns), made the object of
+ * that number under the same name; taken away that name of it; or appended as much to a file of
+ * that size (plus 1)? Waits for those that are at it. */
+enum once_claim { ONCE_MADE, ONCE_REMOVED, ONCE_APPENDED };
+bool p9d_once_claimed(struct p9d_op *op, enum once_claim what, uint64_t number, uint64_t then);
 uint64_t once_name_hash(const char *name);
 
 static inline pthread_mutex_t *once_append_lock(struct once *once, const struct pl_node *node)

@@ -166,6 +166,33 @@ static void appended(void **state)
     assert_content("f", "baseotherhello");
 }
 
+/* Two clients append the same at the same place: whose it is cannot be told. */
+static void appended_by_both(void **state)
+{
+    struct raw a, b;
+    clean();
+    file();
+    server_start("op-deed:1");
+    meet(&a, ME, P9_SESSION_REMEMBERS);
+    fid_append(&a);
+    assert_int_equal(ask(&a, hello), DEAD);
+    raw_close(&a);
+    server_wait();
+    assert_int_equal(truncate(host("f"), 4), 0); /* as if it had not been done */
+    server_start(NULL);
+    meet(&b, OTHER, P9_SESSION_REMEMBERS);
+    fid_append(&b);
+    assert_int_equal(ask(&b, hello), 0);
+    meet(&a, ME, P9_SESSION_REMEMBERS | P9_SESSION_KNOWN);
+    fid_append(&a);
+    assert_int_equal(ask(&a, hello), -EREMOTEIO);
+    assert_int_equal(ask(&b, hello), 0);
+    assert_content("f", "basehello");
+    raw_close(&a);
+    raw_close(&b);
+    server_kill();
+}
+
 /* ---- memories ---- */
 
 static int count_files(void)
@@ -355,8 +382,8 @@ static void damaged(void **state)
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, once_setup, once_teardown)
-    const struct CMUnitTest tests[] = {T(errors),   T(one_winner),  T(both_in_hand),
-                                       T(appended), T(limited),     T(driven_out),
-                                       T(old),      T(two_servers), T(damaged)};
+    const struct CMUnitTest tests[] = {
+        T(errors),  T(one_winner), T(both_in_hand), T(appended),    T(appended_by_both),
+        T(limited), T(driven_out), T(old),          T(two_servers), T(damaged)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
