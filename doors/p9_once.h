@@ -22,8 +22,10 @@
  * (`state` last), and checked by sums when it is found again; nothing in it is used as an index or
  * a length.
  *
- * Locks. `once.mutex` guards the table of clients, which session each has, and all work on files.
- * `client.mutex` guards the slots: it is held for some instructions only. Order: once.mutex, then
+ * Locks. `once.judging` is held while one operation is judged, so that what it takes for its own is
+ * no other's. `once.mutex` guards the table of clients, which session each has, and all work on
+ * files. `client.mutex` guards which slots are in use, and of a slot that is not what is in it; one
+ * that is in use is its request's. Order: judging, once.mutex, client.mutex; and once.mutex before
  * a connection's own lock (p9_conn_abort).
  */
 #ifndef DOORS_P9_ONCE_H

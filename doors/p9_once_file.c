@@ -384,7 +384,7 @@ static int this_boot(char boot[40])
     ssize_t n = fd < 0 ? -1 : read(fd, boot, 36);
     if (fd >= 0)
         close(fd);
-    return n == 36 ? 0 : -ENOSYS;
+    return n == 36 ? 0 : -EOPNOTSUPP;
 }
 
 int once_store_open(struct once_store *st, int parent, const char *what)
