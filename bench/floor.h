@@ -16,7 +16,7 @@ static double now(void)
 }
 
 /* Reads (`in`) or writes all of it. */
-static void all(int fd, char *buf, size_t n, int in)
+static __attribute__((unused)) void all(int fd, char *buf, size_t n, int in)
 {
     while (n) {
         ssize_t r = in ? read(fd, buf, n) : write(fd, buf, n);

@@ -12,7 +12,9 @@
 #include <unistd.h>
 
 /* For the compiler: what is before is in memory before what follows. */
-#define ORDER() atomic_signal_fence(memory_order_seq_cst)
+#define ORDER()   atomic_signal_fence(memory_order_seq_cst)
+#define SET(p, v) atomic_store_explicit(p, v, memory_order_release)
+#define GET(p)    atomic_load_explicit(p, memory_order_acquire)
 
 static uint64_t now(void)
 {
@@ -97,7 +99,14 @@ int p9_door_remember(struct p9_door *door, int dir, const char *what)
 
 /* ---- clients: all with once.mutex ---- */
 
-/* Private memories that nobody uses: one that is too old or, with `one`, the oldest. */
+/* Has it asked for anything? Who may not attach cannot. */
+static bool is_idle(const struct once_client *c)
+{
+    return GET(&c->file->head.newest) == 0;
+}
+
+/* Private memories that nobody uses: those that are too old and, with `one`, the oldest, or one
+ * without any operation. */
 static void drop_private(struct once *once, bool one)
 {
     struct once_client *c, *next, *oldest = NULL;
@@ -107,7 +116,8 @@ static void drop_private(struct once *once, bool one)
             continue;
         if (c->left < old)
             client_free(once, c, true);
-        else if (!oldest || c->left < oldest->left)
+        else if (!oldest || (is_idle(c) && !is_idle(oldest)) ||
+                 (is_idle(c) == is_idle(oldest) && c->left < oldest->left))
             oldest = c;
     }
     if (one && oldest && HASH_COUNT(once->clients) >= LIMIT_SESSIONS)
@@ -277,7 +287,7 @@ static int await(struct once_client *c, unsigned i, struct pl_call *call)
 
 static bool is_known(const struct once_slot *slot, uint64_t op)
 {
-    return slot->op == op && atomic_load(&slot->state) != ONCE_FREE;
+    return slot->op == op && GET(&slot->state) != ONCE_FREE;
 }
 
 /* The slot of the operation, which is this request's until p9d_once_end(). What it was: of enum
@@ -287,12 +297,12 @@ static int enter(struct p9d_op *op, struct once_client *c, uint64_t hash)
     uint64_t num = op->in->op;
     unsigned i = num % LIMIT_SESSION_OPS;
     struct once_slot *slot = &c->file->slot[i];
-    uint64_t newest = atomic_load(&c->file->head.newest);
     int r = 0;
     pthread_mutex_lock(&c->mutex);
-    if (c->running[i] && slot->op == num && slot->hash == hash)
+    while (r == 0 && c->running[i] && slot->op == num && slot->hash == hash)
         r = await(c, i, op->call);
     bool known = is_known(slot, num);
+    uint64_t newest = GET(&c->file->head.newest);
     if (r == 0 && c->running[i])
         r = -EPROTO;
     else if (r == 0 && known && (slot->hash != hash || slot->type != op->in->type))
@@ -300,9 +310,9 @@ static int enter(struct p9d_op *op, struct once_client *c, uint64_t hash)
     else if (r == 0 && !known && newest >= LIMIT_SESSION_OPS && num <= newest - LIMIT_SESSION_OPS)
         r = -EPROTO; /* that long ago nothing is remembered */
     if (r == 0) {
-        r = known ? (int)atomic_load(&slot->state) : ONCE_FREE;
+        r = known ? (int)GET(&slot->state) : ONCE_FREE;
         if (!known) {
-            atomic_store(&slot->state, ONCE_FREE);
+            SET(&slot->state, ONCE_FREE);
             ORDER();
             slot->op = num;
             slot->type = op->in->type;
@@ -318,7 +328,10 @@ static int enter(struct p9d_op *op, struct once_client *c, uint64_t hash)
 
 static void leave(struct once_client *c, struct once_slot *slot)
 {
+    _Atomic uint64_t *newest = &c->file->head.newest;
     pthread_mutex_lock(&c->mutex);
+    if (GET(&slot->state) != ONCE_FREE && GET(newest) < slot->op)
+        SET(newest, slot->op);
     c->running[slot - c->file->slot] = false;
     pthread_cond_broadcast(&c->over);
     pthread_mutex_unlock(&c->mutex);
@@ -327,20 +340,16 @@ static void leave(struct once_client *c, struct once_slot *slot)
 void p9d_once_begun(struct p9d_op *op)
 {
     struct once_slot *slot = op->slot;
-    struct once_head *h = &op->session->client->file->head;
-    uint64_t newest = atomic_load(&h->newest);
-    atomic_store(&slot->state, ONCE_FREE);
+    SET(&slot->state, ONCE_FREE);
     ORDER();
     slot->began = now();
     slot->asked = once_sum_asked(slot);
-    atomic_store_explicit(&slot->intent.ino, 0, memory_order_relaxed);
-    atomic_store_explicit(&slot->intent.ino2, 0, memory_order_relaxed);
-    atomic_store_explicit(&slot->intent.size1, 0, memory_order_relaxed);
-    atomic_store_explicit(&slot->xattr, 0, memory_order_relaxed);
-    while (newest < slot->op && !atomic_compare_exchange_weak(&h->newest, &newest, slot->op))
-        ;
+    SET(&slot->intent.ino, 0);
+    SET(&slot->intent.ino2, 0);
+    SET(&slot->intent.size1, 0);
+    SET(&slot->xattr, 0);
     ORDER();
-    atomic_store(&slot->state, ONCE_BEGUN);
+    SET(&slot->state, ONCE_BEGUN);
     op->call->intent = &slot->intent;
     once_point(op->session->door->once, ONCE_AT_begun);
 }
@@ -358,7 +367,7 @@ static void done(struct p9d_op *op, int error)
     slot->ended = now();
     slot->answered = once_sum_answered(slot);
     ORDER();
-    atomic_store(&slot->state, ONCE_DONE);
+    SET(&slot->state, ONCE_DONE);
     once_point(op->session->door->once, ONCE_AT_answered);
 }
 
@@ -376,20 +385,55 @@ static bool removes(uint8_t type)
 
 struct claim {
     const struct once_slot *by;
-    uint64_t ino, name, then;
-    bool removed, found;
+    enum once_claim what;
+    uint64_t number, name, then;
+    uint32_t count;
+    bool found;
     const struct once *once;
 };
 
-/* With the client's lock, and not while it is carried out. */
-static bool has(const struct claim *c, const struct once_slot *s)
+static bool took_away(const struct claim *c, const struct once_slot *s, uint64_t since)
 {
-    if (atomic_load(&s->state) != ONCE_DONE || s->error || s == c->by ||
-        s->ended + redo_grain() < c->then)
+    return GET(&s->state) == ONCE_DONE && !s->error && removes(s->type) && s->name == c->name &&
+           GET(&s->intent.ino) == c->number && s->ended + redo_grain() >= since;
+}
+
+static bool appended(const struct claim *c, const struct once_slot *s)
+{
+    return GET(&s->state) == ONCE_DONE && !s->error && s->type == P9_Twrite2 &&
+           GET(&s->intent.size1) == c->number && s->count == c->count &&
+           s->ended + redo_grain() >= c->then;
+}
+
+static bool made(const struct claim *c, const struct once_slot *s)
+{
+    return GET(&s->state) == ONCE_DONE && !s->error && makes(s->type) && s->name == c->name &&
+           s->qid_path == c->number && s->ended + redo_grain() >= c->then;
+}
+
+/* With the client's lock, or of a copy; `running` NULL: none is being carried out. */
+static bool has(const struct claim *c, const struct once_file *f, const bool *running, unsigned i)
+{
+    const struct once_slot *s = &f->slot[i];
+    if (s == c->by || (running && running[i]))
         return false;
-    return c->removed
-               ? removes(s->type) && s->name == c->name && atomic_load(&s->intent.ino) == c->ino
-               : makes(s->type) && s->qid_path == c->ino;
+    if (c->what != ONCE_MADE)
+        return c->what == ONCE_REMOVED ? took_away(c, s, c->then) : appended(c, s);
+    if (!made(c, s))
+        return false;
+    /* What had the name and the number, and was taken away again, was another object. */
+    for (unsigned k = 0; k < LIMIT_SESSION_OPS; k++)
+        if (&f->slot[k] != c->by && !(running && running[k]) && took_away(c, &f->slot[k], s->ended))
+            return false;
+    return true;
+}
+
+/* What is at it now may come to have it. (Who makes something now is too late.) */
+static bool may_have(const struct claim *c, const struct once_slot *s)
+{
+    return s != c->by && s->name == c->name &&
+           ((c->what == ONCE_REMOVED && removes(s->type)) ||
+            (c->what == ONCE_APPENDED && s->type == P9_Twrite2));
 }
 
 static bool client_has(struct claim *claim, struct once_client *c, struct pl_call *call)
@@ -397,11 +441,9 @@ static bool client_has(struct claim *claim, struct once_client *c, struct pl_cal
     bool found = false;
     pthread_mutex_lock(&c->mutex);
     for (unsigned i = 0; i < LIMIT_SESSION_OPS && !found; i++) {
-        const struct once_slot *s = &c->file->slot[i];
-        while (c->running[i] && s != claim->by && claim->removed && removes(s->type) &&
-               s->name == claim->name && await(c, i, call) == 0)
+        while (c->running[i] && may_have(claim, &c->file->slot[i]) && await(c, i, call) == 0)
             ;
-        found = !c->running[i] && has(claim, s);
+        found = has(claim, c->file, c->running, i);
     }
     pthread_mutex_unlock(&c->mutex);
     return found;
@@ -414,13 +456,19 @@ static void file_has(void *arg, const struct once_file *f)
     struct once_client *c;
     HASH_FIND(hh, claim->once->clients, f->head.id, sizeof(f->head.id), c);
     for (unsigned i = 0; i < LIMIT_SESSION_OPS && !c; i++)
-        claim->found |= once_slot_ok(&f->slot[i], i) && has(claim, &f->slot[i]);
+        claim->found |= once_slot_ok(&f->slot[i], i) && has(claim, f, NULL, i);
 }
 
-bool p9d_once_claimed(struct p9d_op *op, uint64_t ino, uint64_t then, bool removed)
+bool p9d_once_claimed(struct p9d_op *op, enum once_claim what, uint64_t number, uint64_t then)
 {
     struct once *once = op->session->door->once;
-    struct claim claim = {op->slot, ino, op->slot->name, then, removed, false, once};
+    struct claim claim = {.by = op->slot,
+                          .what = what,
+                          .number = number,
+                          .name = op->slot->name,
+                          .then = then,
+                          .count = op->in->count,
+                          .once = once};
     struct once_client *c, *next;
     bool found = false;
     pthread_mutex_lock(&once->mutex);
@@ -442,7 +490,7 @@ static int end(struct p9d_op *op, int r)
     once_point(op->session->door->once, ONCE_AT_deed);
     op->call->intent = NULL;
     if ((r == -EINTR || r == -ETIMEDOUT) && r == pl_call_over(op->call))
-        atomic_store(&op->slot->state, ONCE_CALLED_OFF);
+        SET(&op->slot->state, ONCE_CALLED_OFF);
     else if (r != -EREMOTEIO) /* which stays so, however often it is asked */
         done(op, r);
     return r;

@@ -22,8 +22,10 @@
  * (`state` last), and checked by sums when it is found again; nothing in it is used as an index or
  * a length.
  *
- * Locks. `once.mutex` guards the table of clients, which session each has, and all work on files.
- * `client.mutex` guards the slots: it is held for some instructions only. Order: once.mutex, then
+ * Locks. `once.judging` is held while one operation is judged, so that what it takes for its own is
+ * no other's. `once.mutex` guards the table of clients, which session each has, and all work on
+ * files. `client.mutex` guards which slots are in use, and of a slot that is not what is in it; one
+ * that is in use is its request's. Order: judging, once.mutex, client.mutex; and once.mutex before
  * a connection's own lock (p9_conn_abort).
  */
 #ifndef DOORS_P9_ONCE_H
@@ -71,7 +73,7 @@ struct once_head {
     char who[ONCE_WHO];
     uint64_t sum; /* of the above */
     _Atomic uint32_t connected;
-    _Atomic uint64_t newest; /* the highest op that was begun */
+    _Atomic uint64_t newest; /* the highest op that is over; 0: none is */
 };
 
 struct once_file {
@@ -94,7 +96,8 @@ int once_file_open(struct once_store *st, const uint64_t id[2], const char *who,
                    struct once_file **ret, int *ret_fd);
 /* Lets go of it; `forget`: for good. */
 void once_file_close(struct once_store *st, struct once_file *file, int fd, bool forget);
-/* Removes what has been there for too long, and the oldest when there are more than `max`. */
+/* Removes what has been there for too long and, when there are more than `max`, the oldest; before
+ * them those without any operation: a stranger who may not attach does not drive others out. */
 void once_store_prune(struct once_store *st, unsigned max);
 /* A copy of each file of the store. Its slots are not checked. */
 void once_store_each(struct once_store *st, void (*fn)(void *arg, const struct once_file *),
@@ -140,9 +143,11 @@ void p9d_once_leave(struct p9d_session *s, bool forget);
 int p9d_once(struct p9d_op *op);
 /* Before the deed, when all else is ready. */
 void p9d_once_begun(struct p9d_op *op);
-/* Another operation that is remembered has made this object, which was born then (or, `removed`,
- * taken away this very name of it since then). Waits for those that are at it. */
-bool p9d_once_claimed(struct p9d_op *op, uint64_t ino, uint64_t then, bool removed);
+/* Has another operation that is remembered, since `then` (CLOCK_REALTIME ns), made the object of
+ * that number under the same name; taken away that name of it; or appended as much to a file of
+ * that size (plus 1)? Waits for those that are at it. */
+enum once_claim { ONCE_MADE, ONCE_REMOVED, ONCE_APPENDED };
+bool p9d_once_claimed(struct p9d_op *op, enum once_claim what, uint64_t number, uint64_t then);
 uint64_t once_name_hash(const char *name);
 
 static inline pthread_mutex_t *once_append_lock(struct once *once, const struct pl_node *node)

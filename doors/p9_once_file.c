@@ -245,30 +245,45 @@ static bool orphan(int fd)
     return true;
 }
 
-/* Removes it, if it is nobody's and older than `before`; `all`: also one whose server has died. */
-static void drop(int dir, const char *name, int64_t before, bool all)
+/* Removes it, if it is nobody's and older than `before`: true if it is gone. `all`: also one whose
+ * server has died. */
+static bool drop(int dir, const char *name, int64_t before, bool all)
 {
     struct stat st;
     int fd = take(dir, name, 0);
     if (fd < 0)
-        return;
-    if ((all || !orphan(fd)) && fstat(fd, &st) == 0 && st.st_mtim.tv_sec < before)
-        unlinkat(dir, name, 0);
+        return false;
+    bool gone = (all || !orphan(fd)) && fstat(fd, &st) == 0 && st.st_mtim.tv_sec < before &&
+                unlinkat(dir, name, 0) == 0;
     close(fd);
+    return gone;
 }
 
 struct aged {
+    bool used; /* it has an operation; looked up only when that matters */
     int64_t at;
     char name[33];
 };
 
 static int by_age(const void *a, const void *b)
 {
-    int64_t x = ((const struct aged *)a)->at, y = ((const struct aged *)b)->at;
-    return x < y ? -1 : x > y;
+    const struct aged *x = a, *y = b;
+    if (x->used != y->used)
+        return x->used ? 1 : -1;
+    return x->at < y->at ? -1 : x->at > y->at;
 }
 
-/* Names and ages of all files in the directory, the oldest first; to be freed. */
+static bool is_used(int dir, const char *name)
+{
+    struct once_head h;
+    int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    bool used = fd >= 0 && pread(fd, &h, sizeof(h), 0) == sizeof(h) && atomic_load(&h.newest);
+    if (fd >= 0)
+        close(fd);
+    return used;
+}
+
+/* Names and ages of all files in the directory; to be freed. */
 static struct aged *all_of(int dir, size_t *ret)
 {
     struct aged *all = NULL;
@@ -285,13 +300,12 @@ static struct aged *all_of(int dir, size_t *ret)
                 break;
             all = more;
         }
+        all[n].used = true;
         all[n].at = st.st_mtim.tv_sec;
         memcpy(all[n++].name, e->d_name, 33);
     }
     if (d)
         closedir(d);
-    if (n > 1)
-        qsort(all, n, sizeof(*all), by_age);
     *ret = n;
     return all;
 }
@@ -302,9 +316,14 @@ static void prune(int dir, unsigned max, bool first)
     size_t n;
     struct aged *all = all_of(dir, &n);
     int64_t old = time(NULL) - LIMIT_SESSION_KEPT;
+    size_t excess = n > max ? n - max : 0;
+    for (size_t i = 0; i < n && excess; i++)
+        all[i].used = is_used(dir, all[i].name);
+    if (excess)
+        qsort(all, n, sizeof(*all), by_age);
     for (size_t i = 0; i < n; i++) {
-        if (n - i > max)
-            drop(dir, all[i].name, INT64_MAX, true);
+        if (excess && drop(dir, all[i].name, INT64_MAX, true))
+            excess--;
         else if (first || all[i].at < old)
             drop(dir, all[i].name, old, false);
     }
@@ -365,7 +384,7 @@ static int this_boot(char boot[40])
     ssize_t n = fd < 0 ? -1 : read(fd, boot, 36);
     if (fd >= 0)
         close(fd);
-    return n == 36 ? 0 : -ENOSYS;
+    return n == 36 ? 0 : -EOPNOTSUPP;
 }
 
 int once_store_open(struct once_store *st, int parent, const char *what)

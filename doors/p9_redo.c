@@ -67,7 +67,7 @@ static enum verdict made_by_us(struct p9d_op *op, const struct pl_attr *attr, ui
     if (!notes(op))
         return UNKNOWN;
     if (!redo_ours(&e, attr, type) || at > op->session->door->once->started + redo_grain() ||
-        p9d_once_claimed(op, attr->ino, at, false))
+        p9d_once_claimed(op, ONCE_MADE, attr->ino, at))
         return NOT_DONE;
     return at <= e.began + PROMPT ? IS_DONE : UNKNOWN;
 }
@@ -162,7 +162,7 @@ static int redo_unlink(struct p9d_op *op)
     if (!ino && !notes(op))
         return -EREMOTEIO;
     if (redo_removed(&e, op->fid->node, text(&op->in->name)) &&
-        !p9d_once_claimed(op, ino, op->slot->began, true))
+        !p9d_once_claimed(op, ONCE_REMOVED, ino, op->slot->began))
         return 0;
     return carry_out(op);
 }
@@ -251,7 +251,9 @@ static int redo_append_at(struct p9d_op *op, struct pl_file *file, uint64_t at)
     if (size < (int64_t)at || (uint64_t)size - at > SEARCH_MAX)
         return -EREMOTEIO; /* cut off since; or too much is new */
     size_t n = redo_written(&e, op->fid->node, at, op->in->data, op->in->count);
-    if (n == op->in->count) {
+    if (n == op->in->count) { /* ours, unless another client may have put the same there */
+        if (p9d_once_claimed(op, ONCE_APPENDED, at + 1, op->slot->began))
+            return -EREMOTEIO;
         op->out->count = (uint32_t)n;
         return 0;
     }

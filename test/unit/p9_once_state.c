@@ -166,6 +166,33 @@ static void appended(void **state)
     assert_content("f", "baseotherhello");
 }
 
+/* Two clients append the same at the same place: whose it is cannot be told. */
+static void appended_by_both(void **state)
+{
+    struct raw a, b;
+    clean();
+    file();
+    server_start("op-deed:1");
+    meet(&a, ME, P9_SESSION_REMEMBERS);
+    fid_append(&a);
+    assert_int_equal(ask(&a, hello), DEAD);
+    raw_close(&a);
+    server_wait();
+    assert_int_equal(truncate(host("f"), 4), 0); /* as if it had not been done */
+    server_start(NULL);
+    meet(&b, OTHER, P9_SESSION_REMEMBERS);
+    fid_append(&b);
+    assert_int_equal(ask(&b, hello), 0);
+    meet(&a, ME, P9_SESSION_REMEMBERS | P9_SESSION_KNOWN);
+    fid_append(&a);
+    assert_int_equal(ask(&a, hello), -EREMOTEIO);
+    assert_int_equal(ask(&b, hello), 0);
+    assert_content("f", "basehello");
+    raw_close(&a);
+    raw_close(&b);
+    server_kill();
+}
+
 /* ---- memories ---- */
 
 static int count_files(void)
@@ -223,6 +250,26 @@ static void limited(void **state)
     assert_int_equal(RPC(&c, .type = P9_Tend), 0);
     raw_close(&c);
     assert_int_equal(count_files(), LIMIT_SESSIONS - 1);
+    server_kill();
+}
+
+/* Those who come in masses and do nothing do not drive out one who has. */
+static void driven_out(void **state)
+{
+    struct raw c;
+    struct p9_msg m = {.type = P9_Tmkdir, .name = S("d"), .mode = 0755, .gid = getegid(), .op = 1};
+    clean();
+    server_start(NULL);
+    meet(&c, ME, P9_SESSION_REMEMBERS);
+    assert_int_equal(ask(&c, m), 0);
+    raw_close(&c);
+    for (uint64_t i = 1000; i < 1010 + LIMIT_SESSIONS; i++) {
+        meet(&c, i, P9_SESSION_REMEMBERS);
+        raw_close(&c);
+    }
+    meet(&c, ME, P9_SESSION_REMEMBERS | P9_SESSION_KNOWN);
+    assert_int_equal(ask(&c, m), 0);
+    raw_close(&c);
     server_kill();
 }
 
@@ -335,7 +382,8 @@ static void damaged(void **state)
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, once_setup, once_teardown)
-    const struct CMUnitTest tests[] = {T(errors),  T(one_winner), T(both_in_hand), T(appended),
-                                       T(limited), T(old),        T(two_servers),  T(damaged)};
+    const struct CMUnitTest tests[] = {
+        T(errors),  T(one_winner), T(both_in_hand), T(appended),    T(appended_by_both),
+        T(limited), T(driven_out), T(old),          T(two_servers), T(damaged)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
