@@ -1,0 +1,309 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""Link drills: two directories mounted on each other through a link that is broken again and again.
+
+usage: test/drill/cuts.py [--plenum FILE] [--build DIR] [--over tcp|ssh|serve] [--faults N]
+                          [--how cut,half,stall,vanish,amid,kill] [--options OPTS] [LOAD...]
+       LOADs: see loads.py; without one, all that hold over a link.
+--over tcp: a duct, dialed through a relay; ssh: `plenum ssh -L -R` whose connection goes through the
+relay (kill: the ssh process is killed); serve: a mount of `plenum serve`, which is killed and started
+again (kill). A load runs in both directions at once (serve: in one). It may not see one failed call
+nor one wrong byte. N faults for each load (100). Prints a line for each load; exit 1 if any failed.
+"""
+import argparse
+import json
+import os
+import pathlib
+import pwd
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import loads  # noqa: E402
+from drill import Broken  # noqa: E402
+from relay import Relay  # noqa: E402
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+HOW = ["cut", "half", "stall", "vanish", "amid"]
+PATIENCE = 60
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        return s.getsockname()[1]
+
+
+class Side:
+    """One direction: what a load sees of it."""
+
+    def __init__(self, drill, name):
+        self.drill, self.fsx = drill, drill.fsx
+        self.below, self.mount = drill.base / f"{name}.below", drill.base / f"{name}.mnt"
+        self.scratch = str(drill.base / f"{name}.scratch")
+        for d in self.below, self.mount, pathlib.Path(self.scratch):
+            d.mkdir()
+        self.dir = self.back = None
+
+    def over(self):
+        return self.drill.over()
+
+
+class Cuts:
+    def __init__(self, plenum, build, faults, how=None, over="tcp", options=""):
+        self.plenum, self.fsx, self.faults, self.kind = plenum, f"{build}/test/fsx", faults, over
+        self.how = how or (["kill"] if over == "serve" else HOW + (["kill"] if over == "ssh" else []))
+        self.options = ",".join(["keepalive=1"] + ([options] if options else []))
+        self.base = pathlib.Path(tempfile.mkdtemp(prefix="plenum-cuts.", dir="/tmp"))
+        self.sides = [Side(self, "a")] + ([Side(self, "b")] if over != "serve" else [])
+        self.procs, self.relay, self.serving = [], None, None
+        self.done, self.count = 0, {}
+        self.stop, self.failed = threading.Event(), None
+
+    def over(self):
+        return self.done >= self.faults or self.failed is not None
+
+    # ---- both ends ----
+
+    def start(self, name, *argv, env=None):
+        log = open(self.base / f"{name}.log", "ab")
+        p = subprocess.Popen([str(a) for a in argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                             env=env, start_new_session=True)
+        log.close()
+        self.procs.append(p)
+        return p
+
+    def log(self):
+        return "".join(f"{f.name}: {f.read_text(errors='replace')[-1500:]}\n" for f in sorted(self.base.glob("*.log")))
+
+    def wait_port(self, port):
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                return
+            except OSError:
+                time.sleep(0.01)
+        raise Broken(f"nobody listens on port {port}")
+
+    def up_tcp(self):
+        a, b = self.sides
+        port = free_port()
+        self.start("listen", self.plenum, "duct", "-o", self.options, "-l", f"tcp!127.0.0.1!{port}", a.below, b.mount)
+        end = time.monotonic() + PATIENCE
+        while "listening" not in self.log():
+            if time.monotonic() > end:
+                raise Broken("duct -l does not listen")
+            time.sleep(0.01)
+        self.relay = Relay(port)
+        self.start("dial", self.plenum, "duct", "-o", self.options, "-d", f"tcp!127.0.0.1!{self.relay.port}",
+                   b.below, a.mount)
+
+    def up_ssh(self):
+        a, b = self.sides
+        d = self.base / "ssh"
+        d.mkdir(mode=0o700)
+        for name in "host", "user":
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", d / name], check=True)
+        shutil.copy(d / "user.pub", d / "authorized_keys")
+        port = free_port()
+        (d / "config").write_text(f"""
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {d}/host
+AuthorizedKeysFile {d}/authorized_keys
+PidFile none
+UsePAM no
+StrictModes no
+PasswordAuthentication no
+PermitRootLogin prohibit-password
+MaxStartups 100
+""")
+        os.makedirs("/run/sshd", exist_ok=True)
+        self.start("sshd", shutil.which("sshd") or "/usr/sbin/sshd", "-D", "-e", "-f", d / "config")
+        self.wait_port(port)
+        self.relay = Relay(port)
+        wrapper = d / "wrapper"
+        wrapper.write_text(f"""#!/bin/sh
+echo $$ > {d}/pid
+exec ssh -F none -p {self.relay.port} -i {d}/user -o IdentitiesOnly=yes -o StrictHostKeyChecking=no \
+    -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR "$@"
+""")
+        wrapper.chmod(0o755)
+        env = dict(os.environ, PLENUM_SSH=str(wrapper))
+        self.start("ssh", self.plenum, "ssh", "-o", self.options, "--remote-plenum", self.plenum,
+                   "-L", f"{a.mount}:{a.below}", "-R", f"{b.mount}:{b.below}",
+                   f"{pwd.getpwuid(os.geteuid()).pw_name}@127.0.0.1", env=env)
+
+    def serve(self):
+        self.serving = self.start("serve", self.plenum, "serve", "-q", self.sides[0].below,
+                                  f"tcp!127.0.0.1!{self.port}")
+        self.wait_port(self.port)
+
+    def up_serve(self):
+        self.port = free_port()
+        self.serve()
+        self.start("mount", self.plenum, "mount", "-f", "-o", self.options, f"9p:tcp!127.0.0.1!{self.port}",
+                   self.sides[0].mount)
+
+    def up(self):
+        {"tcp": self.up_tcp, "ssh": self.up_ssh, "serve": self.up_serve}[self.kind]()
+        end = time.monotonic() + PATIENCE
+        while not all(os.path.ismount(s.mount) for s in self.sides):
+            if time.monotonic() > end or any(p.poll() is not None for p in self.procs):
+                raise Broken("the mounts do not come up")
+            time.sleep(0.02)
+
+    # ---- faults ----
+
+    def kill(self):
+        if self.kind == "serve":
+            self.serving.kill()
+            self.serving.wait()
+            self.procs.remove(self.serving)
+            time.sleep(random.random() * 0.1)
+            self.serve()
+        else:
+            pid = int((self.base / "ssh/pid").read_text())
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as f:
+                    ours = str(self.base).encode() in f.read()
+                if ours:  # not a pid used anew
+                    os.kill(pid, signal.SIGKILL)
+            except (OSError, ProcessLookupError):
+                pass
+
+    def fault(self):
+        how = random.choice(self.how)
+        self.count[how] = self.count.get(how, 0) + 1
+        before = self.relay.connections if self.relay else 0
+        if how == "kill":
+            self.kill()
+        elif how == "stall":
+            self.relay.stall(random.random() * 0.5)
+            return
+        elif how == "amid":
+            self.relay.cut_after(random.randrange(1, 1 << random.randrange(1, 20)))
+            return
+        elif how == "half":
+            self.relay.half()
+        elif how == "vanish":
+            self.relay.vanish()
+        else:
+            self.relay.cut()
+        if how in ("half", "vanish") or random.random() < 0.5:
+            self.again(before)
+
+    def again(self, before):
+        """Waits until the link is up again: others of the faults hit it while it comes up."""
+        end = time.monotonic() + PATIENCE
+        while self.relay and self.relay.connections == before and not self.stop.is_set():
+            if time.monotonic() > end:
+                raise Broken(f"not dialed again for {PATIENCE} s")
+            time.sleep(0.01)
+
+    def disturb(self):
+        try:
+            while not self.stop.is_set() and self.done < self.faults:
+                self.stop.wait(random.random() ** 3 * 0.4)
+                self.fault()
+                self.done += 1
+        except Exception as e:  # told by run()
+            self.failed = e
+
+    def run(self, load):
+        self.up()
+        for s in self.sides:
+            s.dir, s.back = f"{s.mount}/{load.__name__}", f"{s.below}/{load.__name__}"
+            os.mkdir(s.dir)
+        breaker = threading.Thread(target=self.disturb)
+        breaker.start()
+        try:
+            loads.together(self, *(lambda s=s: load(s) for s in self.sides))
+        finally:
+            self.stop.set()
+            breaker.join()
+        if self.failed:
+            raise self.failed
+        for p in self.procs:
+            if p.poll() is not None:
+                raise Broken(f"{p.args[1]} has ended with status {p.returncode}")
+
+    def clean(self):
+        bad = ""
+        for s in self.sides:
+            p = subprocess.run([self.plenum, "umount", str(s.mount)], capture_output=True, timeout=60)
+            if p.returncode:
+                bad += p.stderr.decode(errors="replace")
+                subprocess.run([self.plenum, "umount", "-f", str(s.mount)], capture_output=True, timeout=60)
+            subprocess.run(["umount", "-l", str(s.mount)], capture_output=True, timeout=30)
+        for p in reversed(self.procs):
+            if p is self.serving or "sshd" in str(p.args[0]):
+                p.terminate()
+            try:
+                p.wait(20)
+            except subprocess.TimeoutExpired:
+                bad += f"{p.args[:2]} does not end\n"
+                p.kill()
+                p.wait()
+        if self.relay:
+            self.relay.close()
+        shutil.rmtree(self.base, ignore_errors=True)
+        return bad
+
+
+def cuts(load, **kw):
+    """One load under faults of the link; returns the drill, or raises what went wrong."""
+    d = Cuts(**kw)
+    try:
+        d.run(load)
+    except BaseException as e:
+        log = d.log()
+        d.clean()
+        if isinstance(e, Exception):
+            raise Broken(f"{e}\nAfter {d.count}. The ends said:\n{log}") from e
+        raise
+    bad = d.clean()
+    if bad:
+        raise Broken(f"at the end: {bad}")
+    return d
+
+
+# Files without a name are lost with a server that held them; a link keeps them.
+def holds(name, over):
+    return not (over == "serve" and name == "unlinked")
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("--plenum", default=str(TOP / "build/plenum"))
+    p.add_argument("--build", default=str(TOP / "build"))
+    p.add_argument("--faults", type=int, default=100)
+    p.add_argument("--over", default="tcp", choices=["tcp", "ssh", "serve"])
+    p.add_argument("--how")
+    p.add_argument("--options", default="")
+    p.add_argument("load", nargs="*")
+    a = p.parse_args()
+    bad = 0
+    for name in a.load or [n for n in loads.LOADS if holds(n, a.over)]:
+        began = time.monotonic()
+        try:
+            d = cuts(loads.LOADS[name], plenum=os.path.abspath(a.plenum), build=os.path.abspath(a.build),
+                     faults=a.faults, how=a.how.split(",") if a.how else None, over=a.over, options=a.options)
+            print(f"ok   {name:12} {d.done} faults {json.dumps(d.count)} in {time.monotonic() - began:.0f} s"
+                  + (f", {d.relay.connections} connections, {d.relay.bytes >> 20} MiB" if d.relay else ""), flush=True)
+        except Exception:
+            bad += 1
+            print(f"FAIL {name}\n{traceback.format_exc()}", flush=True)
+    return bad > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
