@@ -30,10 +30,12 @@
     X(REQUESTS_SERVED, 512, "requests", "of one connection taken and not yet answered")            \
     X(REQUESTS_HELD, 4096, "requests", "the same, with those that said that they wait")            \
     X(REQUESTS_USED, 128, "requests", "sent over one connection and not yet answered")             \
-    X(FLUSHES_USED, 129, "requests", "Tflush and Tend, besides the above")                         \
+    X(FLUSHES_USED, 130, "requests", "Tflush, Tend and keepalive, besides")                        \
     X(BYTES_SERVED, 67108864, "bytes", "of requests and answers held for one connection")          \
     X(BYTES_USED, 25165824, "bytes", "of requests sent over one connection and not yet answered")  \
     X(HELLO, 30, "seconds", "for a server that was dialed to answer the first message")            \
+    X(FLUSH, 10, "seconds",                                                                        \
+      "for a server to answer Tflush, until its caller goes on all the same")                      \
     X(CONNECTIONS, 16384, "connections", "to one server")                                          \
     X(LINKS, 16384, "links", "of one server, up or down")                                          \
     X(AHEAD, 16777216, "bytes",                                                                    \
@@ -42,6 +44,7 @@
     X(LINK_KEPT, 33554432, "bytes", "sent over one link and not yet acknowledged")                 \
     X(LINGER, 604800, "seconds", "that a link without its far end is waited for")                  \
     X(SESSIONS, 1024, "clients", "whose operations a server remembers")                            \
+    X(SESSION_KEPT, 86400, "seconds", "that a client without a connection is remembered")          \
     X(SESSION_OPS, 256, "operations", "remembered for one client; it has no more under way")       \
     X(CREW, 64, "threads", "that run requests, not counting those that wait")                      \
     X(CREW_WAITING, 4096, "threads", "that run or wait in all connections together")               \
@@ -50,6 +53,8 @@
     X(LOCK_OWNERS, 16384, "owners", "that hold locks through the fids of one connection")          \
     X(USERS, 4096, "users", "of one mount of a 9P server, each with an attach of its own")         \
     X(LOCK_WAITS, 256, "requests", "of one connection that wait for a lock")                       \
+    X(PEOPLE, 1024, "names", "of users and groups that are remembered")                            \
+    X(SPECIAL, 4096, "files", "of one server that a 9P2000 client made append-only or exclusive")  \
     X(IOCTL, 16384, "bytes", "of an ioctl's argument, each way")                                   \
     X(DOCUMENTS, 1073741824, "bytes", "of all open documents of a made tree")
 

@@ -24,7 +24,8 @@ struct chan;
 struct iovec;
 /* How bytes pass where the descriptors alone do not do it (TLS). Never blocks, whatever mode the
  * descriptors are in: -EAGAIN, and then poll `in` for reading, or `out` for writing (TLS 1.3 needs
- * no other). One thread reads while another writes. */
+ * no other). One thread reads while another writes. After a write that did not take all, or nothing
+ * (-EAGAIN), the next begins with the same bytes. Raises no SIGPIPE. */
 struct chan_io {
     ssize_t (*read)(struct chan *, const struct iovec *iov, int n); /* 0: the end */
     ssize_t (*write)(struct chan *, const struct iovec *iov, int n);

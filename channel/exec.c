@@ -165,6 +165,9 @@ static bool wait_child(int pidfd, pid_t pid, int ms, int *status)
 int chan_close(struct chan *chan)
 {
     int status = 0;
+    if (chan->io)
+        chan->io->close(chan);
+    chan->io = NULL;
     if (chan->out >= 0 && chan->out != chan->in)
         close(chan->out);
     if (chan->in >= 0)

@@ -22,6 +22,13 @@ void p9_door_free(struct p9_door *door); /* after its connections are freed */
 /* Of all connections made from now on (p9/link.h); what it points to must outlive them. */
 void p9_door_link(struct p9_door *door, const struct p9_link_opts *link);
 
+/* Operations of clients are remembered (docs/9p-extensions.md) in files beneath the directory
+ * `dir`, which nobody else may write to, so that they outlive this process: whoever serves the same
+ * (`what` says what, the same in every run) finds them there. Before the first connection. Without
+ * it, and where there can be none (a negative errno; -ENOTSUP: a tree does not outlive the process
+ * either), they are remembered for as long as the door lives. `dir` stays the caller's. */
+int p9_door_remember(struct p9_door *door, int dir, const char *what);
+
 /* Serves one connection; with `use`, its using half is the caller's to drive (a duct). `uid`: what
  * the channel proved about the peer ((uid_t)-1: nothing): a peer that is not root and not us may
  * act only as that uid. When this process is not root everything happens as its own user anyway. */

@@ -16,20 +16,28 @@
 #define DOORS_P9_DOOR_H
 
 #include "base/limits.h"
+#include "base/people.h"
 #include "doors/p9.h"
 #include <pthread.h>
 #include <stdatomic.h>
 #include <uthash.h>
 
+struct once; /* doors/p9_once.h */
+struct once_client;
+struct once_slot;
+
 struct p9_door {
     struct p9_crew *crew;
+    struct once *once;
     struct stats *stats;
     struct p9_link_opts link;
     uint64_t seed[2]; /* of the hash that tells lock owners apart */
     uid_t euid;
     atomic_uint_fast64_t sessions_made;
-    pthread_mutex_t mutex; /* guards `sessions` and their links */
+    struct people *people;
+    pthread_mutex_t mutex; /* guards `sessions` and their links, and `special` */
     struct p9d_session *sessions;
+    struct p9d_special *special; /* p9_special.c */
     size_t nexports;
     struct p9_export exports[];
 };
@@ -60,6 +68,13 @@ struct p9d_xattr {
     char value[];
 };
 
+/* An open directory that is read in an older dialect: where the next Tread goes on. */
+struct p9d_stream {
+    pthread_mutex_t mutex;
+    uint64_t off; /* as the client counts, in bytes */
+    uint64_t pos; /* as the tree does */
+};
+
 struct p9d_owner { /* who holds locks through a fid */
     struct p9d_owner *next;
     uint64_t owner;
@@ -80,7 +95,14 @@ struct p9d_fid {
      * NULL for the root and for what was reached by "..". */
     struct pl_node *parent;
     char *name;
-    struct p9d_owner *owners; /* guarded by session.mutex */
+    /* What has the name, when that is a symlink which was followed to `node` (9P2000 has none).
+     * Set at birth. */
+    struct pl_node *link;
+    /* In the older dialects, set before `file`: */
+    struct p9d_stream *stream; /* of a directory */
+    bool rclose;               /* opened with ORCLOSE */
+    bool special;              /* counted by p9d_special_open */
+    struct p9d_owner *owners;  /* guarded by session.mutex */
 };
 
 struct p9d_session {
@@ -90,6 +112,11 @@ struct p9d_session {
     uid_t peer;
     void (*over)(void *arg, int error, const char *sentence);
     void *over_arg;
+    char who[96];               /* what the channel proved: see struct chan */
+    struct p9_conn *conn;       /* set by Tsession, as are the next two: guarded by once.mutex */
+    struct once_client *client; /* whose operations these are; NULL: they are not remembered */
+    bool introduced;            /* Tsession came */
+    bool goodbye;               /* Tend came */
 
     pthread_mutex_t mutex;
     struct p9d_fid *fids;
@@ -107,7 +134,18 @@ struct p9d_op {
     struct p9d_fid *fid, *fid2; /* the fids that it names, in the order of the table in p9.c */
     uint32_t newfid;            /* the number of the fid that it makes, or P9_NOFID */
     struct p9d_fid *made;       /* set by the handler: what newfid becomes */
+    struct once_slot *slot;     /* where it is remembered, or NULL */
 };
+
+/* ---- p9.c ---- */
+/* Finds the fids that the request names: those that must exist do, those that must not do not. */
+int p9d_find_fids(struct p9d_op *op);
+/* Runs its handler, and enters the fid that it made. */
+int p9d_deed(struct p9d_op *op);
+/* Both. */
+int p9d_plain(struct p9d_op *op);
+/* Enters op->made in place of op->fid. */
+int p9d_put_made(struct p9d_op *op);
 
 /* ---- p9_fid.c ---- */
 /* The fid of that number with a reference, or NULL. */
@@ -136,14 +174,16 @@ void p9d_act_as(struct pl_call *call, struct p9d_attach *at);
 void p9d_act_to_create(struct p9d_op *op);
 int p9d_attach(struct p9d_op *op);
 
-/* ---- p9_walk.c, p9_name.c, p9_file.c, p9_dir.c, p9_xattr.c, p9_lock.c, p9_own.c ----
+/* ---- p9_walk.c, p9_name.c, p9_file.c, p9_dir.c, p9_xattr.c, p9_lock.c, p9_own.c, p9_key.c,
+ * p9_once.c, p9_old.c, p9_stat.c ----
  * Handlers: fill op->out and return 0, or a negative errno. */
 /* clang-format off */
 #define P9D_HANDLERS(X)                                                                            \
     X(walk) X(lookup) X(getattr) X(setattr) X(readlink) X(statfs) X(mkdir) X(symlink) X(mknod)     \
     X(link) X(rename) X(renameat) X(rename2) X(unlinkat) X(remove) X(lopen) X(lcreate)             \
     X(tmpfile) X(read) X(write) X(fsync) X(clunk) X(readdir) X(xattrwalk) X(xattrcreate) X(lock)   \
-    X(getlock) X(list) X(fallocate) X(seek) X(copy) X(access) X(flushfile) X(syncfs) X(ioctl)
+    X(getlock) X(list) X(fallocate) X(seek) X(copy) X(access) X(flushfile) X(syncfs) X(ioctl) X(session)   \
+    X(write2) X(key) X(find) X(open) X(create) X(stat) X(wstat)
 /* clang-format on */
 #define X(name) int p9d_##name(struct p9d_op *op);
 P9D_HANDLERS(X)
@@ -151,6 +191,14 @@ P9D_HANDLERS(X)
 
 /* Notes in an answer, for one of us, that the node has no extended attributes. */
 void p9d_say_xattrs(struct p9d_op *op, struct pl_node *node, struct p9_attr *out);
+/* What of the flags of Tlopen and Tlcreate a tree is told. */
+int p9d_open_flags(uint32_t wire);
+/* Tlopen with other flags than it says. */
+int p9d_open_fid(struct p9d_op *op, struct pl_call *call, uint32_t flags);
+/* op->made becomes the open file, and the answer says so: takes over `node` and `file`. */
+int p9d_made_open(struct p9d_op *op, struct pl_node *node, struct pl_node *parent, const char *name,
+                  struct pl_file *file, const struct pl_attr *attr);
+
 struct p9_qid p9d_qid(const struct pl_attr *attr);
 void p9d_fill_attr(struct p9_attr *out, const struct pl_attr *attr);
 /* 0, or why that name cannot be one of a directory's entries. */
@@ -159,6 +207,42 @@ int p9d_name_ok(const char *name);
 int p9d_dir_ok(const struct p9d_fid *fid);
 /* True when the peer agreed on our own messages. */
 bool p9d_own(const struct p9d_op *op);
+
+/* Directory (with a reference) and name of what the fid is; -ESTALE when that is not known, -EBUSY
+ * for the root. */
+int p9d_find_name(struct pl_call *call, struct p9d_fid *fid, struct pl_node **ret_parent,
+                  char name[LIMIT_NAME + 1]);
+/* From now on the fid is known to be reached so. */
+void p9d_set_name(struct p9d_fid *fid, struct pl_node *parent, const char *name);
+/* Takes away the name by which the fid was reached. */
+int p9d_remove_fid(struct pl_call *call, struct p9d_fid *fid);
+/* What the symlink `link`, found in `dir`, leads to: never out of what is attached. */
+int p9d_follow(struct p9d_op *op, struct pl_node *dir, struct pl_node *link, struct pl_node **ret,
+               struct pl_attr *attr);
+
+static inline enum p9_dialect p9d_dialect(const struct p9d_op *op)
+{
+    return (enum p9_dialect)op->in->dialect;
+}
+/* What the strings of a stat point into. */
+struct p9d_stat_text {
+    char name[LIMIT_NAME + 1], uid[PEOPLE_NAME], gid[PEOPLE_NAME], extension[PL_PATH_MAX + 1];
+};
+/* The stat of an object with these attributes. node NULL: no more is known of it. */
+int p9d_fill_stat(struct p9d_op *op, struct pl_node *node, const struct pl_attr *a,
+                  const char *name, struct p9d_stat_text *text, struct p9_stat *out);
+/* Tread of a directory in the older dialects. */
+int p9d_read_stats(struct p9d_op *op);
+
+/* ---- p9_special.c: files that Plan 9 has and Linux has not: append-only, exclusive use ----
+ * Known for as long as the server runs, to clients of the older dialects. */
+uint32_t p9d_special(struct p9_door *door, struct pl_node *node); /* of P9_DMAPPEND, P9_DMEXCL */
+/* -ENOSPC at the limit. */
+int p9d_special_set(struct p9_door *door, struct pl_node *node, uint32_t dm);
+/* The fid is about to be open, or is not any more; -EAGAIN: an exclusive file that is open. */
+int p9d_special_open(struct p9d_fid *fid);
+void p9d_special_close(struct p9d_fid *fid);
+void p9d_special_free(struct p9_door *door);
 
 /* Room for an answer of at most `count` bytes of data in op->out->data (NULL: no memory); how many
  * it may be. */

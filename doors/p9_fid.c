@@ -39,6 +39,8 @@ struct p9d_fid *p9d_fid_clone(struct p9d_fid *fid)
     struct p9d_fid *copy =
         p9d_fid_new(fid->session, fid->at, fid->node, parent, parent ? name : NULL);
     pl_node_unref(parent);
+    if (copy && copy->name && fid->link)
+        copy->link = pl_node_ref(fid->link);
     return copy;
 }
 
@@ -62,12 +64,20 @@ static void fid_free(struct p9d_fid *fid)
         p9d_act_as(&call, at);
         p9d_unlock_all(&call, fid, file);
         pl_close(at->tree, &call, file);
+        if (fid->rclose)
+            p9d_remove_fid(&call, fid);
         pl_call_done(&call);
     }
+    if (fid->special)
+        p9d_special_close(fid);
+    if (fid->stream)
+        pthread_mutex_destroy(&fid->stream->mutex);
+    free(fid->stream);
     if (p9d_xattr(fid))
         p9d_xattr_free(fid->session, p9d_xattr(fid));
     pl_node_unref(fid->node);
     pl_node_unref(fid->parent);
+    pl_node_unref(fid->link);
     p9d_attach_unref(at);
     free(fid->name);
     free(fid);

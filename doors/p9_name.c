@@ -101,23 +101,23 @@ static int search_fill(void *arg, const struct pl_dirent *ent)
 }
 
 /* The name of directory `node` in its parent, which ".." finds. */
-static int find_dir(struct p9d_op *op, struct pl_tree *tree, struct pl_node *node,
+static int find_dir(struct pl_call *call, struct pl_tree *tree, struct pl_node *node,
                     struct pl_node **ret_parent, char name[LIMIT_NAME + 1])
 {
     struct search s = {0};
     struct pl_attr attr, up_attr;
     struct pl_node *parent;
     struct pl_file *dir;
-    int r = pl_getattr(tree, op->call, node, NULL, &attr);
+    int r = pl_getattr(tree, call, node, NULL, &attr);
     if (r == 0)
-        r = pl_lookup(tree, op->call, node, "..", &parent, &up_attr);
+        r = pl_lookup(tree, call, node, "..", &parent, &up_attr);
     if (r < 0)
         return r;
     s.ino = attr.ino;
-    r = pl_open(tree, op->call, parent, O_RDONLY | O_DIRECTORY, &dir);
+    r = pl_open(tree, call, parent, O_RDONLY | O_DIRECTORY, &dir);
     if (r == 0) {
-        r = pl_readdir(tree, op->call, dir, 0, search_fill, &s);
-        pl_close(tree, op->call, dir);
+        r = pl_readdir(tree, call, dir, 0, search_fill, &s);
+        pl_close(tree, call, dir);
     }
     if (r == 0 && !*s.name)
         r = -ESTALE;
@@ -130,28 +130,27 @@ static int find_dir(struct p9d_op *op, struct pl_tree *tree, struct pl_node *nod
     return 0;
 }
 
-/* Directory (with a reference) and name of what the fid is; -ESTALE when that is not known. */
-static int find_name(struct p9d_op *op, struct p9d_fid *fid, struct pl_node **ret_parent,
-                     char name[LIMIT_NAME + 1])
+int p9d_find_name(struct pl_call *call, struct p9d_fid *fid, struct pl_node **ret_parent,
+                  char name[LIMIT_NAME + 1])
 {
     struct pl_tree *tree = fid->at->tree;
-    struct pl_node *parent = NULL, *node;
+    struct pl_node *parent = NULL, *node, *named = fid->link ? fid->link : fid->node;
     struct pl_attr attr;
     if (p9d_xattr(fid))
         return -EBADF;
-    if (fid->node == fid->at->root)
+    if (named == fid->at->root)
         return -EBUSY;
-    pthread_mutex_lock(&op->session->mutex);
+    pthread_mutex_lock(&fid->session->mutex);
     if (fid->name) {
         parent = pl_node_ref(fid->parent);
         strcpy(name, fid->name);
     }
-    pthread_mutex_unlock(&op->session->mutex);
+    pthread_mutex_unlock(&fid->session->mutex);
     if (parent) {
-        int r = pl_lookup(tree, op->call, parent, name, &node, &attr);
+        int r = pl_lookup(tree, call, parent, name, &node, &attr);
         if (r == 0)
             pl_node_unref(node);
-        if (r == 0 && node == fid->node) {
+        if (r == 0 && node == named) {
             *ret_parent = parent;
             return 0;
         }
@@ -159,22 +158,44 @@ static int find_name(struct p9d_op *op, struct p9d_fid *fid, struct pl_node **re
         if (r < 0 && r != -ENOENT)
             return r;
     }
-    if (!S_ISDIR(fid->node->fmt))
+    if (!S_ISDIR(named->fmt))
         return -ESTALE;
-    return find_dir(op, tree, fid->node, ret_parent, name);
+    return find_dir(call, tree, named, ret_parent, name);
+}
+
+void p9d_set_name(struct p9d_fid *fid, struct pl_node *parent, const char *name)
+{
+    char *copy = strdup(name);
+    if (!copy)
+        return; /* the fid merely keeps a name that is not its own any more */
+    pthread_mutex_lock(&fid->session->mutex);
+    struct pl_node *was = fid->parent;
+    char *was_name = fid->name;
+    fid->parent = pl_node_ref(parent);
+    fid->name = copy;
+    pthread_mutex_unlock(&fid->session->mutex);
+    pl_node_unref(was);
+    free(was_name);
+}
+
+int p9d_remove_fid(struct pl_call *call, struct p9d_fid *fid)
+{
+    char name[LIMIT_NAME + 1];
+    struct pl_node *parent;
+    int r = p9d_find_name(call, fid, &parent, name);
+    if (r < 0)
+        return r;
+    r = pl_remove(fid->at->tree, call, parent, name,
+                  S_ISDIR(fid->node->fmt) && !fid->link ? AT_REMOVEDIR : 0);
+    pl_node_unref(parent);
+    if (r == 0 && !fid->link)
+        p9d_special_set(fid->session->door, fid->node, 0);
+    return r;
 }
 
 int p9d_remove(struct p9d_op *op)
 {
-    char name[LIMIT_NAME + 1];
-    struct pl_node *parent;
-    int r = find_name(op, op->fid, &parent, name);
-    if (r < 0)
-        return r;
-    r = pl_remove(op->fid->at->tree, op->call, parent, name,
-                  S_ISDIR(op->fid->node->fmt) ? AT_REMOVEDIR : 0);
-    pl_node_unref(parent);
-    return r;
+    return p9d_remove_fid(op->call, op->fid);
 }
 
 int p9d_rename(struct p9d_op *op)
@@ -189,22 +210,13 @@ int p9d_rename(struct p9d_op *op)
     if (r == 0)
         r = p9d_name_ok(name);
     if (r == 0)
-        r = find_name(op, fid, &parent, old);
+        r = p9d_find_name(op->call, fid, &parent, old);
     if (r < 0)
         return r;
     r = pl_rename(fid->at->tree, op->call, parent, old, dir->node, name, 0);
     pl_node_unref(parent);
-    char *copy = r == 0 ? strdup(name) : NULL;
-    if (copy) { /* without memory the fid merely forgets its name */
-        pthread_mutex_lock(&op->session->mutex);
-        struct pl_node *was = fid->parent;
-        char *was_name = fid->name;
-        fid->parent = pl_node_ref(dir->node);
-        fid->name = copy;
-        pthread_mutex_unlock(&op->session->mutex);
-        pl_node_unref(was);
-        free(was_name);
-    }
+    if (r == 0)
+        p9d_set_name(fid, dir->node, name);
     return r;
 }
 

@@ -3,6 +3,8 @@
 #include "doors/p9_door.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/sysmacros.h>
 
@@ -81,14 +83,16 @@ int p9d_dir_ok(const struct p9d_fid *fid)
 /* A walk under way: the node reached so far, with a reference, and how. */
 struct walk {
     struct pl_node *node, *parent;
-    const char *name; /* in parent; NULL when it was reached by ".." */
-    bool moved;       /* false: still at the fid, or no further than "." */
+    struct pl_node *link; /* which led to node, and has the name; or NULL */
+    const char *name;     /* in parent; NULL when it was reached by ".." */
+    bool moved;           /* false: still at the fid, or no further than "." */
 };
 
 static void walk_end(struct walk *w)
 {
     pl_node_unref(w->node);
     pl_node_unref(w->parent);
+    pl_node_unref(w->link);
 }
 
 /* A directory that was moved out of what is exported would lead up and out of it: what ".." found
@@ -147,8 +151,23 @@ static int step(struct p9d_op *op, struct walk *w, const char *name, struct pl_a
     if (r < 0)
         return r;
     pl_node_unref(w->parent);
+    pl_node_unref(w->link);
     *w = (struct walk){.node = next, .parent = w->node, .name = name, .moved = true};
     return 0;
+}
+
+/* 9P2000 knows no symlinks: its users see what they lead to, as u9fs shows it. One that leads
+ * nowhere stays what it is, so that it can be seen and removed. */
+static void see_through(struct p9d_op *op, struct walk *w, struct pl_attr *attr)
+{
+    struct pl_node *to;
+    struct pl_attr to_attr;
+    if (p9d_dialect(op) != P9_BASE || !S_ISLNK(w->node->fmt) || !w->parent ||
+        p9d_follow(op, w->parent, w->node, &to, &to_attr) < 0)
+        return;
+    w->link = w->node;
+    w->node = to;
+    *attr = to_attr;
 }
 
 /* The fid of where the walk ended becomes what the op made. */
@@ -156,7 +175,78 @@ static int make_fid(struct p9d_op *op, const struct walk *w)
 {
     op->made = w->moved ? p9d_fid_new(op->session, op->fid->at, w->node, w->parent, w->name)
                         : p9d_fid_clone(op->fid);
+    if (op->made && w->link)
+        op->made->link = pl_node_ref(w->link);
     return op->made ? 0 : -ENOMEM;
+}
+
+/* ---- symlinks, followed for those who know none ---- */
+
+enum { LINKS_MAX = 40 /* as Linux follows at most */ };
+
+/* The target of `link` and what was still to be walked behind it. */
+static int expand(struct p9d_op *op, struct pl_node *link, const char *rest, char **path)
+{
+    size_t n = strlen(rest);
+    char *more = n > PL_PATH_MAX ? NULL : malloc(PL_PATH_MAX + 1 + n + 1);
+    if (!more)
+        return n > PL_PATH_MAX ? -ENAMETOOLONG : -ENOMEM;
+    int r = pl_readlink(op->fid->at->tree, op->call, link, more, PL_PATH_MAX);
+    if (r < 0) {
+        free(more);
+        return r;
+    }
+    sprintf(more + r, "/%s", rest);
+    free(*path);
+    *path = more;
+    return 0;
+}
+
+static void go_to_root(struct p9d_op *op, struct walk *w)
+{
+    struct pl_node *root = pl_node_ref(op->fid->at->root);
+    walk_end(w);
+    *w = (struct walk){.node = root};
+}
+
+int p9d_follow(struct p9d_op *op, struct pl_node *dir, struct pl_node *link, struct pl_node **ret,
+               struct pl_attr *attr)
+{
+    struct walk w = {.node = pl_node_ref(dir)};
+    char *path = NULL;
+    int r = expand(op, link, "", &path);
+    int links = 1;
+    if (r == 0 && *path == '/') /* the root is what is attached, as for u9fs */
+        go_to_root(op, &w);
+    for (char *p = path, *name; r == 0 && *(name = p + strspn(p, "/"));) {
+        char step_name[LIMIT_NAME + 1];
+        size_t n = strcspn(name, "/");
+        if (n > LIMIT_NAME) {
+            r = -ENAMETOOLONG;
+            break;
+        }
+        memcpy(step_name, name, n);
+        step_name[n] = 0;
+        p = name + n;
+        struct pl_node *from = pl_node_ref(w.node);
+        r = step(op, &w, step_name, attr);
+        if (r == 0 && S_ISLNK(w.node->fmt)) {
+            r = ++links > LINKS_MAX ? -ELOOP : expand(op, w.node, p, &path);
+            p = path;
+            walk_end(&w);
+            w = (struct walk){.node = pl_node_ref(from)};
+            if (r == 0 && *p == '/')
+                go_to_root(op, &w);
+        }
+        pl_node_unref(from);
+    }
+    free(path);
+    if (r == 0)
+        r = pl_getattr(op->fid->at->tree, op->call, w.node, NULL, attr);
+    if (r == 0)
+        *ret = pl_node_ref(w.node);
+    walk_end(&w);
+    return r;
 }
 
 int p9d_walk(struct p9d_op *op)
@@ -170,7 +260,10 @@ int p9d_walk(struct p9d_op *op)
         r = step(op, &w, in->wname[i].len ? in->wname[i].s : "", &attr);
         if (r < 0)
             break;
+        see_through(op, &w, &attr);
         op->out->wqid[i] = p9d_qid(&attr);
+        if (p9d_dialect(op) == P9_BASE)
+            op->out->wqid[i].type &= (uint8_t)~P9_QTSYMLINK;
     }
     op->out->nwqid = i;
     if (r == 0)

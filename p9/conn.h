@@ -49,9 +49,11 @@ void *p9_req_payload(struct p9_req *req, size_t n);
 size_t p9_req_payload_max(const struct p9_req *req);
 /* The session agreed on our own messages. */
 bool p9_req_extended(const struct p9_req *req);
+/* What the session speaks; so do req->in and req->out. */
+enum p9_dialect p9_req_dialect(const struct p9_req *req);
 /* Memory that lives until the answer is sent; NULL when out of memory. */
 void *p9_req_alloc(struct p9_req *req, size_t n);
-/* Makes the answer an Rlerror. */
+/* Makes the answer an Rlerror, or in an older dialect an Rerror. */
 void p9_req_error(struct p9_req *req, int error /* negative errno */);
 
 /* What serves. The engine itself answers Tversion (negotiation), Tflush and Tend. */
@@ -64,6 +66,9 @@ struct p9_handler {
      * answered or cancelled and its handler has returned; drop all fids. May be followed by another
      * session, after Tversion. */
     void (*reset)(void *arg);
+    /* Just before reset, when it was the peer's Tend: it has all that it wanted, and does not come
+     * back for more. May be NULL. */
+    void (*end)(void *arg);
 };
 
 struct p9_conn_opts {
@@ -105,13 +110,14 @@ void p9_conn_break(struct p9_conn *conn);
 
 /* ---- the using half ---- */
 
-/* Negotiates: offers "9P2000.L.plenum" first where the peer may be one of us, else or on refusal
- * "9P2000.L". When the channel was accepted, it first waits for the peer to speak (a plain client
+/* Negotiates: offers "9P2000.L.plenum", then as these are refused "9P2000.L", "9P2000.u", "9P2000".
+ * When the channel was accepted, it first waits for the peer to speak (a plain client
  * must not be sent a T-message: then -ENOTCONN "the other end only uses, it serves nothing"); when
  * it is not known who called it waits a moment for that. Blocks until done. */
 int p9_use(struct p9_conn *conn, struct pl_call *call, struct pl_err *err);
-uint32_t p9_msize(const struct p9_conn *conn); /* as negotiated by the using half */
-bool p9_extended(const struct p9_conn *conn);  /* the peer knows our own messages */
+uint32_t p9_msize(const struct p9_conn *conn);          /* as negotiated by the using half */
+bool p9_extended(const struct p9_conn *conn);           /* the peer knows our own messages */
+enum p9_dialect p9_dialect(const struct p9_conn *conn); /* what p9_rpc sends is encoded in it */
 
 /* One request: sends `t`, waits for the answer, fills `r` (strings and data point into a buffer
  * that p9_answer_free drops; the payload of Rread goes straight to `into` when that is not NULL).

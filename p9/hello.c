@@ -3,10 +3,11 @@
  * How a conversation begins and ends, in each direction by itself.
  *
  * Begins: the using half of one end sends Tversion to the serving half of the other. We offer
- * P9_VERSION_OWN, and when that is refused P9_VERSION_L. An end that was called does not know what
- * called it, and a plain client must not be sent a request: so it waits for the caller's Tversion,
- * which tells (p9_use). An end that called and only serves has nothing to say; but when the other
- * says nothing for a while either, it may be one of us that waits so, and is told (hello_silence).
+ * P9_VERSION_OWN, and when that is refused one dialect after the other, to the oldest. An end that
+ * was called does not know what called it, and a plain client must not be sent a request: so it
+ * waits for the caller's Tversion, which tells (p9_use). An end that called and only serves has
+ * nothing to say; but when the other says nothing for a while either, it may be one of us that
+ * waits so, and is told (hello_silence).
  *
  * Ends: one of us sends Tend when its using half has had all its answers, and the other end drops
  * the fids and answers Rend. When both directions have ended in this way the channel is closed, by
@@ -32,11 +33,39 @@ static bool is_version(const struct p9_str *s, const char *version)
     return s->len == strlen(version) && !memcmp(s->s, version, s->len);
 }
 
-/* "9P2000.L" with any suffix after a further dot is a dialect that can do with 9P2000.L. */
-static bool is_l(const struct p9_str *s)
+/* True of a version, and of one with any suffix after a further dot, which can do without it. */
+static bool is_like(const struct p9_str *s, const char *version)
 {
-    size_t n = strlen(P9_VERSION_L);
-    return s->len >= n && !memcmp(s->s, P9_VERSION_L, n) && (s->len == n || s->s[n] == '.');
+    size_t n = strlen(version);
+    return s->len >= n && !memcmp(s->s, version, n) && (s->len == n || s->s[n] == '.');
+}
+
+/* From the best to the oldest. */
+enum { OWN, NVERSIONS = 4 };
+static const struct {
+    const char *name;
+    enum p9_dialect dialect;
+} versions[NVERSIONS] = {
+    [OWN] = {P9_VERSION_OWN, P9_L},
+    {P9_VERSION_L, P9_L},
+    {P9_VERSION_U, P9_U},
+    {P9_VERSION, P9_BASE},
+};
+
+/* What a client that offers this is answered, or NVERSIONS. As version(5) has it, a suffix that is
+ * not known is left off, and a later number than ours is answered with ours. */
+static int version_for(const struct p9_str *s)
+{
+    if (is_version(s, P9_VERSION_OWN))
+        return OWN;
+    for (int i = OWN + 1; i < NVERSIONS; i++)
+        if (is_like(s, versions[i].name))
+            return i;
+    size_t n = s->len > 2 && !memcmp(s->s, "9P", 2) ? 2 : 0;
+    unsigned long year = 0;
+    for (; n && n < s->len && s->s[n] >= '0' && s->s[n] <= '9' && year < 1000000; n++)
+        year = year * 10 + (unsigned long)(s->s[n] - '0');
+    return year > 2000 && (n == s->len || s->s[n] == '.') ? NVERSIONS - 1 : NVERSIONS;
 }
 
 static void answer_version(struct p9_conn *c, struct req *req)
@@ -44,12 +73,14 @@ static void answer_version(struct p9_conn *c, struct req *req)
     const struct p9_msg *t = &req->pub.in;
     struct p9_msg *r = &req->pub.out;
     uint32_t msize = t->msize < c->opts.msize ? t->msize : c->opts.msize;
-    bool own = is_version(&t->version, P9_VERSION_OWN);
+    int v = version_for(&t->version);
+    bool own = v == OWN;
     *r = (struct p9_msg){.type = P9_Rversion, .msize = msize, .version = p9_str("unknown")};
     c->session = c->serve_ext = c->serve_done = false;
-    if (msize >= LIMIT_MSIZE_MIN && is_l(&t->version)) {
-        r->version = p9_str(own ? P9_VERSION_OWN : P9_VERSION_L);
+    if (msize >= LIMIT_MSIZE_MIN && v < NVERSIONS) {
+        r->version = p9_str(versions[v].name);
         c->session = true;
+        c->serve_dialect = versions[v].dialect;
         c->serve_ext = own;
         c->smsize = msize;
         c->peer_plain = !own;
@@ -66,7 +97,7 @@ static void answer_ending(struct p9_conn *c)
     struct req *req = c->ending;
     c->ending = NULL;
     if (c->state != LIVE) {
-        req_unref(c, req);
+        serve_drop(c, req);
         return;
     }
     if (req->pub.in.type == P9_Tversion) {
@@ -93,6 +124,9 @@ void hello_quiet(struct p9_conn *c)
 
 void hello_reset_task(struct p9_conn *c, struct task *task)
 {
+    /* c->ending stays as it is while c->resetting */
+    if (c->opts.handler->end && c->ending && c->ending->pub.in.type == P9_Tend)
+        c->opts.handler->end(c->opts.handler_arg);
     c->opts.handler->reset(c->opts.handler_arg);
     pthread_mutex_lock(&c->lock);
     c->resetting = c->session = false;
@@ -153,8 +187,8 @@ static void say_end(struct p9_conn *c)
         conn_lost(c, r, "out of memory");
 }
 
-/* What our Tversion was answered: 0, or -EPROTONOSUPPORT when the version was refused. */
-static int agreed(struct p9_conn *c, struct p9_pending *p, bool *own)
+/* What our Tversion was answered: which of `versions`, or -EPROTONOSUPPORT when it was refused. */
+static int agreed(struct p9_conn *c, struct p9_pending *p)
 {
     struct p9_answer a;
     int r = use_decode(p, &a);
@@ -162,8 +196,9 @@ static int agreed(struct p9_conn *c, struct p9_pending *p, bool *own)
         return r;
     if (r < 0)
         return -EPROTONOSUPPORT;
-    *own = is_version(&a.r.version, P9_VERSION_OWN);
-    if (!*own && !is_version(&a.r.version, P9_VERSION_L))
+    for (r = 0; r < NVERSIONS && !is_version(&a.r.version, versions[r].name); r++)
+        ;
+    if (r == NVERSIONS)
         r = -EPROTONOSUPPORT;
     else if (a.r.msize > c->opts.msize || a.r.msize < LIMIT_MSIZE_MIN)
         r = -EMSGSIZE;
@@ -183,9 +218,10 @@ static int say_version(struct p9_conn *c, const char *version,
 
 static void auto_agreed(struct p9_conn *c, struct p9_pending *p)
 {
-    int r = agreed(c, p, &c->use_ext);
+    int r = agreed(c, p);
     pend_free(p);
-    if (r == 0 && c->use_ext) {
+    c->use_ext = r == OWN;
+    if (c->use_ext) {
         c->use = USE_ENDING;
         say_end(c);
     } else {
@@ -213,8 +249,10 @@ void hello_silence(struct p9_conn *c)
 
 static void hello_agreed(struct p9_conn *c, struct p9_pending *p)
 {
-    c->hello_result = agreed(c, p, &c->use_ext);
+    c->hello_result = agreed(c, p);
     pend_free(p);
+    /* Before the reader gives its role up: whether somebody must go on reading depends on it. */
+    c->use_ext = c->hello_result == OWN;
     use_wake_all(c);
 }
 
@@ -231,6 +269,22 @@ static int offer(struct p9_conn *c, struct pl_call *call, const char *version)
     if (r < 0)
         conn_lost(c, r, "the negotiation was broken off");
     return r < 0 ? r : c->state != LIVE ? -ECONNABORTED : c->hello_result;
+}
+
+/* Offers versions from the best on. A server that answers with one below the next has only left off
+ * a suffix that it does not know: it may know the next. */
+static int offer_all(struct p9_conn *c, struct pl_call *call)
+{
+    int r = -EPROTONOSUPPORT;
+    for (int v = OWN; v < NVERSIONS; v++) {
+        r = offer(c, call, versions[v].name);
+        if (r >= 0 ? r <= v + 1 : r != -EPROTONOSUPPORT)
+            break;
+    }
+    if (r < 0)
+        return r;
+    c->use_dialect = versions[r].dialect;
+    return use_open(c);
 }
 
 static bool spoke(struct p9_conn *c, void *arg)
@@ -252,18 +306,14 @@ static int hello(struct p9_conn *c, struct pl_call *call, struct pl_err *err)
     if (c->peer_spoke && c->peer_plain)
         return pl_fail(err, -ENOTCONN, "%s: the other end only uses, it serves nothing", peer);
     /* It may have ended during the wait: nothing that is sent then is ever answered. */
-    r = c->state == LIVE ? offer(c, call, P9_VERSION_OWN) : -ECONNABORTED;
-    if (r == -EPROTONOSUPPORT)
-        r = offer(c, call, P9_VERSION_L);
-    if (r == 0)
-        r = use_open(c);
+    r = c->state == LIVE ? offer_all(c, call) : -ECONNABORTED;
     if (r == 0)
         return 0;
     if (c->state != LIVE)
         return pl_fail(err, c->error ? c->error : -ECONNABORTED, "%s: %s", peer,
                        c->sentence ? c->sentence : "the other end closed the connection");
     if (r == -EPROTONOSUPPORT)
-        return pl_fail(err, r, "%s: the other end speaks 9P, but not 9P2000.L", peer);
+        return pl_fail(err, r, "%s: the other end speaks 9P, but none that we know", peer);
     if (r == -EMSGSIZE)
         return pl_fail(err, r, "%s: the other end wants messages of a size that cannot be", peer);
     return pl_fail(err, r, "%s: %s", peer, strerror(-r));
@@ -314,7 +364,8 @@ int p9_use(struct p9_conn *c, struct pl_call *call, struct pl_err *err)
 
 static bool nothing_pending(struct p9_conn *c, void *arg)
 {
-    return c->npending == 0 && !c->room;
+    /* A plain server may never answer what was given up. */
+    return c->npending == (c->use_ext ? 0 : c->norphans) && !c->room;
 }
 
 static bool use_is_done(struct p9_conn *c, void *arg)
@@ -379,4 +430,9 @@ uint32_t p9_msize(const struct p9_conn *c)
 bool p9_extended(const struct p9_conn *c)
 {
     return c->use_ext;
+}
+
+enum p9_dialect p9_dialect(const struct p9_conn *c)
+{
+    return c->use_dialect;
 }

@@ -112,6 +112,11 @@ bool p9_req_extended(const struct p9_req *pub)
     return pub->conn->serve_ext;
 }
 
+enum p9_dialect p9_req_dialect(const struct p9_req *pub)
+{
+    return pub->conn->serve_dialect;
+}
+
 void *p9_req_alloc(struct p9_req *pub, size_t n)
 {
     struct req *req = (struct req *)pub;
@@ -126,8 +131,9 @@ void *p9_req_alloc(struct p9_req *pub, size_t n)
 void p9_req_error(struct p9_req *req, int error)
 {
     memset(&req->out, 0, sizeof(req->out));
-    req->out.type = P9_Rlerror;
+    req->out.type = req->conn->serve_dialect == P9_L ? P9_Rlerror : P9_Rerror;
     req->out.ecode = error < 0 && error >= -4095 ? (uint32_t)-error : EIO;
+    req->out.ename = p9_str(p9_error_text((int)req->out.ecode));
 }
 
 /* ---- answers ---- */
@@ -173,17 +179,24 @@ static int encode(struct req *req)
     return 0;
 }
 
+static bool is_error(const struct p9_msg *m)
+{
+    return m->type == P9_Rlerror || m->type == P9_Rerror;
+}
+
 /* Makes bytes of pub.out. Needs no lock. */
 static void seal(struct req *req)
 {
     struct p9_msg *m = &req->pub.out;
-    assert(m->type == P9_Rlerror || m->type == req->pub.in.type + 1);
+    assert(is_error(m) || m->type == req->pub.in.type + 1);
     m->tag = req->pub.in.tag;
+    m->dialect = (uint8_t)req->pub.conn->serve_dialect;
     int r = encode(req);
     if (r == 0)
         return;
     p9_req_error(&req->pub, r == -EMSGSIZE ? r : -EIO);
     m->tag = req->pub.in.tag;
+    m->dialect = (uint8_t)req->pub.conn->serve_dialect;
     r = encode(req);
     assert(r == 0);
 }
@@ -195,11 +208,11 @@ static void count(struct p9_conn *c, const struct req *req)
     if (!s)
         return;
     stats_add(&s->requests, 1);
-    if (m->type == P9_Rlerror && m->ecode != ENOENT && m->ecode != ENODATA)
+    if (is_error(m) && m->ecode != ENOENT && m->ecode != ENODATA)
         stats_add(&s->errors, 1);
     else if (m->type == P9_Rread)
         stats_add(&s->bytes_read, m->count);
-    else if (m->type == P9_Rwrite)
+    else if (m->type == P9_Rwrite || m->type == P9_Rwrite2)
         stats_add(&s->bytes_written, m->count);
 }
 
@@ -221,22 +234,10 @@ static bool beside(const struct req *maker, const struct req *req)
            (type == P9_Twrite || type == P9_Twrite2 || type == P9_Tread);
 }
 
-/* A name is taken away only after earlier walks to it. */
-static bool takes_away(const struct p9_msg *maker, const struct p9_msg *m)
-{
-    if (maker->type != P9_Tlookup)
-        return false;
-    bool renames = m->type == P9_Trenameat || m->type == P9_Trename2;
-    return (maker->dfid == m->dfid && (renames || m->type == P9_Tunlinkat)) ||
-           (maker->dfid == m->newdfid && renames);
-}
-
 static bool conflicts(const struct req *maker, const struct req *req)
 {
     if (beside(maker, req))
         return false;
-    if (takes_away(&maker->pub.in, &req->pub.in))
-        return true;
     for (int i = 0; i < maker->nfids; i++)
         if (p9_names_fid(&req->pub.in, maker->fids[i]))
             return true;
@@ -274,6 +275,7 @@ static void note_fids(struct p9_conn *c, struct req *req)
     case P9_Txattrwalk:
     case P9_Tlookup:
     case P9_Ttmpfile:
+    case P9_Tfind:
         req->fids[req->nfids++] = m->newfid;
         break;
     case P9_Tauth:
@@ -284,6 +286,8 @@ static void note_fids(struct p9_conn *c, struct req *req)
     case P9_Tremove:
     case P9_Tlopen:
     case P9_Tlcreate:
+    case P9_Topen:
+    case P9_Tcreate:
     case P9_Txattrcreate:
         req->fids[req->nfids++] = m->fid;
         break;
@@ -353,6 +357,12 @@ static void finish_error(struct p9_conn *c, struct req *req, int error)
     serve_finish(c, req);
 }
 
+void serve_drop(struct p9_conn *c, struct req *req)
+{
+    req->dropped = true;
+    serve_finish(c, req);
+}
+
 void serve_answer(struct p9_conn *c, struct req *req)
 {
     seal(req);
@@ -373,7 +383,7 @@ static void blocks(struct pl_call *call)
     else if (c->role == ROLE_STOPPED)
         role_check(c);
     conn_unlock(c);
-    req->uncounted = crew_block(c->crew);
+    req->uncounted = crew_block(c->crew, c);
 }
 
 void serve_run(struct p9_conn *c, struct req *req, uint64_t gen)
@@ -386,7 +396,7 @@ void serve_run(struct p9_conn *c, struct req *req, uint64_t gen)
         count(c, req);
         seal(req);
         if (req->uncounted)
-            crew_unblock(c->crew);
+            crew_unblock(c->crew, c);
         pthread_mutex_lock(&c->lock);
         c->nblocked -= req->blocked;
     } else {
@@ -410,6 +420,7 @@ static void run_task(struct p9_conn *c, struct task *task)
 void serve_submit(struct p9_conn *c, struct req *req)
 {
     req->task.run = run_task;
+    req->task.op = true;
     crew_submit(c->crew, &req->task);
 }
 
@@ -477,7 +488,7 @@ static void admit(struct p9_conn *c, struct req *req)
 struct req *serve_take(struct p9_conn *c, struct req *req)
 {
     struct p9_msg *m = &req->pub.in;
-    int status = p9_decode(req->raw, req->nraw, m);
+    int status = p9_decode_as(c->serve_dialect, req->raw, req->nraw, m);
     memset(&req->pub.out, 0, sizeof(req->pub.out));
     if (m->type == P9_Tversion && status == 0) {
         hello_version(c, req);

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The message table: M(number, name, fields...), every message of 9P2000.L that is sent, and below
- * them our own (docs/9p-extensions.md). A field is KIND(member of struct p9_msg), in the order of
- * the wire. From these rows come the numbers (msg.h), encoding, decoding and printing (msg.c).
+ * The message table: M(number, name, fields...), every message that is sent in 9P2000.L, 9P2000.u
+ * and 9P2000: those that all three have, those of 9P2000.L alone, those of the two others, and our
+ * own (docs/9p-extensions.md). A field is KIND(member of struct p9_msg), in the order of the wire.
+ * From these rows come the numbers (msg.h), encoding, decoding and printing (msg.c).
  *
  * U1 U2 U4 U8 integers; FID the same as U4, a fid; STR len[2] and bytes; NAME the same, a name of a
  * file or attribute; QID; NAMES nwname[2] nwname*s; QIDS nwqid[2] nwqid*qid; DATA count[4] and
- * bytes, only ever last; OPT4 an integer that old peers leave out, only ever last; OP op[8], the
+ * bytes, only ever last; STAT n[2] and a stat (P9_STAT_FIELDS), only ever last; OPT4 an integer
+ * that old peers leave out, only ever last; EXT4 an integer that 9P2000 does not have, U_U4 and
+ * U_STR what only 9P2000.u has: where a dialect lacks one, it is decoded as ~0 or "". OP op[8], the
  * identity of an operation that changes something, only ever last and left out when it is 0: so
  * what a plain peer is sent is byte for byte the standard's.
  */
@@ -21,7 +24,15 @@
         U8(attr.data_version)
 #define P9_LOCK_FIELDS U8(lock.start), U8(lock.length), U4(lock.proc_id), STR(lock.client_id)
 
-#define P9_MESSAGES(M)                                                                             \
+/* A file as 9P2000 and 9P2000.u tell it; members of struct p9_stat. On the wire size[2] stands
+ * before them. */
+#define P9_STAT_FIELDS                                                                             \
+    U2(type), U4(dev), QID(qid), U4(mode), U4(atime), U4(mtime), U8(length), NAME(name), STR(uid), \
+        STR(gid), STR(muid), U_STR(extension), U_U4(n_uid), U_U4(n_gid), U_U4(n_muid)
+
+#define P9_MESSAGES(M) P9_L_MESSAGES(M) P9_COMMON_MESSAGES(M) P9_OLD_MESSAGES(M) P9_OWN_MESSAGES(M)
+
+#define P9_L_MESSAGES(M)                                                                           \
     M(7, Rlerror, U4(ecode))                                                                       \
     M(8, Tstatfs, FID(fid))                                                                        \
     M(9, Rstatfs, U4(statfs.type), U4(statfs.bsize), U8(statfs.blocks), U8(statfs.bfree),          \
@@ -62,12 +73,14 @@
     M(74, Trenameat, FID(dfid), NAME(name), FID(newdfid), NAME(name2), OP(op))                     \
     M(75, Rrenameat)                                                                               \
     M(76, Tunlinkat, FID(dfid), NAME(name), U4(flags), OP(op))                                     \
-    M(77, Runlinkat)                                                                               \
+    M(77, Runlinkat)
+
+#define P9_COMMON_MESSAGES(M)                                                                      \
     M(100, Tversion, U4(msize), STR(version))                                                      \
     M(101, Rversion, U4(msize), STR(version))                                                      \
-    M(102, Tauth, FID(afid), STR(uname), STR(aname), U4(n_uname))                                  \
+    M(102, Tauth, FID(afid), STR(uname), STR(aname), EXT4(n_uname))                                \
     M(103, Rauth, QID(qid))                                                                        \
-    M(104, Tattach, FID(fid), FID(afid), STR(uname), STR(aname), U4(n_uname))                      \
+    M(104, Tattach, FID(fid), FID(afid), STR(uname), STR(aname), EXT4(n_uname))                    \
     M(105, Rattach, QID(qid))                                                                      \
     M(108, Tflush, U2(oldtag))                                                                     \
     M(109, Rflush)                                                                                 \
@@ -80,8 +93,18 @@
     M(120, Tclunk, FID(fid), OP(op))                                                               \
     M(121, Rclunk)                                                                                 \
     M(122, Tremove, FID(fid), OP(op))                                                              \
-    M(123, Rremove)                                                                                \
-    P9_OWN_MESSAGES(M)
+    M(123, Rremove)
+
+#define P9_OLD_MESSAGES(M)                                                                         \
+    M(107, Rerror, STR(ename), U_U4(ecode))                                                        \
+    M(112, Topen, FID(fid), U1(omode))                                                             \
+    M(113, Ropen, QID(qid), U4(iounit))                                                            \
+    M(114, Tcreate, FID(fid), NAME(name), U4(mode), U1(omode), U_STR(extension))                   \
+    M(115, Rcreate, QID(qid), U4(iounit))                                                          \
+    M(124, Tstat, FID(fid))                                                                        \
+    M(125, Rstat, STAT(stat))                                                                      \
+    M(126, Twstat, FID(fid), STAT(stat))                                                           \
+    M(127, Rwstat)
 
 /* Only after "9P2000.L.plenum" was agreed. 228 to 255 are taken by others. */
 #define P9_OWN_FIRST 180

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What changes attributes and the hierarchy, through the 9P source. */
-#include "sources/p9_tree.h"
+#include "sources/p9_again.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -240,18 +240,35 @@ static int old_remove(struct p9s_tree *t, struct pl_call *call, uint32_t dfid, c
     return r;
 }
 
-/* Sends the message behind what p9s_hold() has sent, and waits: its own result. */
-static int last(struct p9s_tree *t, struct pl_call *call, const struct p9s_user *user,
-                struct p9s_batch *b, struct p9_msg *m)
+/* A request that takes a name away. What that stands for may still be wanted, and can be had by
+ * this name only: `keep` is there before it goes. Where things are is noted before they are looked
+ * for at another server. */
+struct moving {
+    struct p9s_sent s;
+    struct p9s_node *olddir, *newdir;
+    const char *oldname, *newname;
+    bool exchange;
+};
+
+static void moved(struct p9s_tree *t, struct p9s_sent *s, const struct p9_answer *a)
 {
-    unsigned n = b->n;
-    if (n == 0)
-        return p9s_tell(t, call, m);
-    p9s_start(t, call, b, m, NULL, 0);
-    p9s_finish(t, call, b);
-    p9s_held(t, user, b, n);
-    int r = b->r[n];
-    p9s_batch_free(b);
+    struct moving *mv = (struct moving *)s;
+    if (mv->newdir)
+        p9s_place_moved(t, mv->olddir, mv->oldname, mv->newdir, mv->newname, mv->exchange);
+    else
+        p9s_place_gone(t, mv->olddir, mv->oldname);
+}
+
+static int move(struct p9s_tree *t, struct pl_call *call, struct moving *mv)
+{
+    struct p9_answer a;
+    mv->s.done = moved;
+    mv->s.keep = mv->newdir ? p9s_place_node(t, mv->newdir, mv->newname)
+                            : p9s_place_node(t, mv->olddir, mv->oldname);
+    int r = p9s_ask_into(t, call, &mv->s, &a);
+    p9_answer_free(&a);
+    if (mv->s.keep)
+        pl_node_unref(&mv->s.keep->h.node);
     return r;
 }
 
@@ -262,22 +279,16 @@ int p9s_remove(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
     struct p9_msg m = {.type = P9_Tunlinkat,
                        .name = p9_str(name),
                        .flags = flags & AT_REMOVEDIR ? P9_AT_REMOVEDIR : 0};
-    const struct p9s_user *user;
-    int r = p9s_user(t, call, &user);
+    int r = p9s_my_fid(t, call, dir, &m.dfid);
+    struct moving mv = {.s.m = &m, .olddir = (struct p9s_node *)dir, .oldname = name};
     if (r == 0)
-        r = p9s_fid(t, call, (struct p9s_node *)dir, user, &m.dfid);
-    if (r == 0) {
-        struct p9s_batch b = {0};
-        struct p9_msg hold;
-        p9s_touch(t, dir);
-        p9s_hold(t, call, &b, &hold, (struct p9s_node *)dir, m.dfid, name);
-        r = last(t, call, user, &b, &m);
-    }
-    if (r == -EOPNOTSUPP && !t->ext)
+        r = move(t, call, &mv);
+    if (r == -EOPNOTSUPP && !t->ext) {
         r = old_remove(t, call, m.dfid, name, flags);
+        if (r == 0)
+            moved(t, &mv.s, NULL);
+    }
     p9s_touch(t, dir);
-    if (r == 0)
-        p9s_place_gone(t, (struct p9s_node *)dir, name);
     return r;
 }
 
@@ -303,27 +314,28 @@ int p9s_rename(struct pl_tree *tree, struct pl_call *call, struct pl_node *olddi
                        .flags = flags};
     if (flags && !t->ext)
         return -EINVAL; /* 9P2000.L cannot say it, and doing it in steps would not be it */
-    const struct p9s_user *user;
-    int r = p9s_user(t, call, &user);
+    int r = p9s_my_fid(t, call, olddir, &m.dfid);
     if (r == 0)
-        r = p9s_fid(t, call, (struct p9s_node *)olddir, user, &m.dfid);
+        r = p9s_my_fid(t, call, newdir, &m.newdfid);
+    struct moving mv = {.s.m = &m,
+                        .olddir = (struct p9s_node *)olddir,
+                        .oldname = oldname,
+                        .newdir = (struct p9s_node *)newdir,
+                        .newname = newname,
+                        .exchange = flags & RENAME_EXCHANGE};
     if (r == 0)
-        r = p9s_fid(t, call, (struct p9s_node *)newdir, user, &m.newdfid);
-    if (r == 0) {
-        struct p9s_batch b = {0};
-        struct p9_msg hold;
-        p9s_touch(t, olddir);
-        p9s_touch(t, newdir);
-        p9s_hold(t, call, &b, &hold, (struct p9s_node *)newdir, m.newdfid, newname);
-        r = last(t, call, user, &b, &m);
-    }
-    if (r == -EOPNOTSUPP && !t->ext)
+        r = move(t, call, &mv);
+    if (r == -EOPNOTSUPP && !t->ext) {
         r = old_rename(t, call, &m);
+        if (r == 0)
+            moved(t, &mv.s, NULL);
+    }
     p9s_touch(t, olddir);
     p9s_touch(t, newdir);
-    if (r == 0)
-        p9s_place_moved(t, (struct p9s_node *)olddir, oldname, (struct p9s_node *)newdir, newname,
-                        flags & RENAME_EXCHANGE);
+    if (r == -EREMOTEIO && t->again) { /* done or not: what it was done to is found again */
+        p9s_refresh(t, call, newdir, newname);
+        p9s_refresh(t, call, olddir, oldname);
+    }
     if (r < 0 || !p9s_renames(t))
         return r;
     p9s_refresh(t, call, newdir, newname);

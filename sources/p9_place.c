@@ -167,17 +167,6 @@ void p9s_place_moved(struct p9s_tree *t, struct p9s_node *olddir, const char *ol
     let_go(&g2);
 }
 
-bool p9s_place_fidless(struct p9s_tree *t, struct p9s_node *dir, const char *name)
-{
-    if (!atomic_load(&t->fidless))
-        return false;
-    pthread_mutex_lock(&t->mutex);
-    struct p9s_node *node = t->places.size ? *slot(&t->places, dir, name) : NULL;
-    bool fidless = node && atomic_load(&node->first.fid) == P9_NOFID;
-    pthread_mutex_unlock(&t->mutex);
-    return fidless;
-}
-
 void p9s_place_gone(struct p9s_tree *t, struct p9s_node *dir, const char *name)
 {
     if (!t->places.size)
@@ -188,6 +177,19 @@ void p9s_place_gone(struct p9s_tree *t, struct p9s_node *dir, const char *name)
     pthread_mutex_unlock(&t->mutex);
     if (held)
         pl_node_unref(&held->h.node);
+}
+
+struct p9s_node *p9s_place_node(struct p9s_tree *t, struct p9s_node *dir, const char *name)
+{
+    struct p9s_node *node = NULL;
+    if (!t->places.size)
+        return NULL;
+    pthread_mutex_lock(&t->mutex);
+    node = *slot(&t->places, dir, name);
+    if (node && !pl_node_tryref(&node->h.node))
+        node = NULL;
+    pthread_mutex_unlock(&t->mutex);
+    return node;
 }
 
 struct p9s_node *p9s_place_leave(struct p9s_tree *t, struct p9s_node *node)

@@ -12,7 +12,6 @@
 
 /* The server may not have noticed yet that our last connection is over, and hold for it what we ask
  * for: so long it is asked again, for all files together. */
-#define AGAIN_NS     3000000000LL
 #define ASK_AGAIN_NS 20000000LL
 
 struct p9s_held {
@@ -140,9 +139,8 @@ int p9s_relock(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f)
 {
     struct pl_lock lock;
     int r = 0;
-    int64_t until = mono_now() + AGAIN_NS;
     for (unsigned i = 0; r == 0 && nth(t, f, i, &lock); i++)
-        r = take(t, call, f, &lock, until);
+        r = take(t, call, f, &lock, t->again->relock_until);
     if (r == -EIO) {
         atomic_store(&f->lost, -EIO);
         log_say(true,

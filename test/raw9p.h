@@ -30,6 +30,7 @@ struct counting {
     atomic_int files; /* open now */
     atomic_int reads; /* that have begun */
     atomic_bool hold; /* reads wait until this is false, or they are cancelled */
+    enum pl_op what;  /* not reads but these; 0: reads */
     pthread_mutex_t mutex;
     pthread_cond_t cond;
 };
@@ -45,7 +46,7 @@ static void counting_wake(void *arg)
 static int counting_before(struct pl_tree *t, struct pl_call *call, const struct pl_event *ev)
 {
     struct counting *c = (struct counting *)t;
-    if (ev->op != PL_OP_read || !atomic_load(&c->hold))
+    if (ev->op != (c->what ? c->what : PL_OP_read) || !atomic_load(&c->hold))
         return 0;
     int r = pl_call_block(call, counting_wake, c);
     if (r < 0)
@@ -73,7 +74,7 @@ static void counting_after(struct pl_tree *t, struct pl_call *call, const struct
 static const struct pl_ops counting_ops = {
     .name = "counting", .before = counting_before, .after = counting_after};
 
-static struct counting *counting_new(struct pl_tree *lower)
+static inline struct counting *counting_new(struct pl_tree *lower)
 {
     struct counting *c = calloc(1, sizeof(*c));
     assert_non_null(c);
@@ -105,6 +106,7 @@ struct raw {
     int fd;
     uint32_t msize;
     uint16_t tag;
+    enum p9_dialect dialect;
     uint8_t *buf; /* the last answer: strings and data of it point here */
     struct p9_msg r;
 };
@@ -125,6 +127,7 @@ static inline void raw_bytes(struct raw *c, const void *p, size_t n)
 static inline uint16_t raw_send(struct raw *c, struct p9_msg m)
 {
     uint8_t *out = malloc(RAW_MAX + 64);
+    m.dialect = c->dialect;
     m.tag = m.type == P9_Tversion ? P9_NOTAG : ++c->tag;
     int n = p9_encode(&m, out, RAW_MAX + 64);
     assert_true(n > 0);
@@ -149,7 +152,7 @@ static inline void raw_next(struct raw *c)
             assert_true(size >= P9_HDRSZ && size <= RAW_MAX);
         }
     }
-    assert_int_equal(p9_decode(c->buf, size, &c->r), 0);
+    assert_int_equal(p9_decode_as(c->dialect, c->buf, size, &c->r), 0);
 }
 
 /* The next answer into c->r: 0 or its errno, negative. A server that is told that we are one of its
@@ -158,8 +161,10 @@ static inline int raw_recv(struct raw *c)
 {
     for (;;) {
         raw_next(c);
+        if (c->r.type == P9_Rerror && c->dialect == P9_BASE)
+            return -p9_error_number(&c->r.ename);
         if (c->r.type % 2)
-            return c->r.type == P9_Rlerror ? -(int)c->r.ecode : 0;
+            return c->r.type == P9_Rlerror || c->r.type == P9_Rerror ? -(int)c->r.ecode : 0;
         assert_true(c->r.type == P9_Tversion || c->r.type == P9_Tend);
         struct p9_msg m = {.type = (uint8_t)(c->r.type + 1), .tag = c->r.tag};
         uint8_t out[100];
@@ -192,6 +197,9 @@ static inline void raw_version(struct raw *c, const char *version)
 {
     assert_int_equal(RPC(c, .type = P9_Tversion, .msize = c->msize, .version = p9_str(version)), 0);
     assert_string_equal(c->r.version.s, version);
+    c->dialect = !strcmp(version, P9_VERSION)     ? P9_BASE
+                 : !strcmp(version, P9_VERSION_U) ? P9_U
+                                                  : P9_L;
 }
 
 static inline void raw_close(struct raw *c)

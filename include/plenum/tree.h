@@ -304,7 +304,8 @@ struct pl_ops {
     int (*syncfs)(struct pl_tree *, struct pl_call *, struct pl_node *node);
 
     /* -- keys: a durable name of a node, at most PL_KEY_MAX bytes, and the node again from it, even
-     * in a later run of the program. -EOPNOTSUPP where the source has none; -ESTALE: it is gone. */
+     * in a later run of the program. -EOPNOTSUPP where the source has none; -ESTALE: it is gone, or
+     * (unless call->own) not what the caller could walk to now, at or below call->beneath. */
     int (*key)(struct pl_tree *, struct pl_call *, struct pl_node *node, uint8_t key[PL_KEY_MAX]);
     int (*find)(struct pl_tree *, struct pl_call *, const uint8_t *key, size_t len,
                 struct pl_node **ret, struct pl_attr *attr);
@@ -331,8 +332,10 @@ enum pl_tree_flags {
                                    same, positions in directories included (not: generated at open,
                                    streams); who may open is all in the mode and the ACL, so that
                                    uid 0 may open in anybody's name */
-    PL_TREE_PLUS = 1 << 8,      /* readdir has attributes along with names, at no round trips of
-                                   their own */
+    PL_TREE_NOTES = 1 << 8, /* ops note what they are about to do in call->intent, and time tells
+                               which objects are new: its clock is this machine's */
+    PL_TREE_PLUS = 1 << 9,  /* readdir has attributes along with names, at no round trips of
+                               their own */
 };
 
 /* A source or layer embeds it first in its own struct. */

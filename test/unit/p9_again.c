@@ -2,17 +2,8 @@
 /* A tree over 9P outlives its connection: each request, broken off at each point. */
 #include "p9_again_fixture.h"
 
-/* What a world is: which requests it has, and what it remembers. */
-struct kind {
-    bool plain, remembers;
-};
-static struct kind ours = {false, true}, forgetful = {false, false}, stock = {true, false};
-
-static struct broken *new_of(void **state)
-{
-    struct kind *k = *state;
-    return broken_new(k->plain, k->remembers);
-}
+static struct kind ours = {.remembers = true}, forgetful = {0}, stock = {.plain = true};
+static struct kind real = {.remembers = true, .real = true};
 
 /* A request that must be done once and has gone out, at a server that cannot know whether it came
  * further than that. */
@@ -273,10 +264,10 @@ static void xattrs(void **state)
 }
 
 #define EACH(test)                                                                                 \
-    {#test " (remembers)", test, NULL, NULL, &ours}, {#test " (forgets)", test, NULL, NULL,        \
-                                                      &forgetful},                                 \
+    {#test " (remembers)", test, NULL, NULL, &ours}, {#test " (real)", test, NULL, NULL, &real},   \
+        {#test " (forgets)", test, NULL, NULL, &forgetful},                                        \
     {                                                                                              \
-        #test " (stock)", test, NULL, NULL, &stock                                                 \
+#test " (stock)", test, NULL, NULL, &stock                                                 \
     }
 
 int main(void)

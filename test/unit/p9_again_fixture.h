@@ -35,6 +35,8 @@ struct line { /* one connection */
 
 struct broken {
     bool plain, remembers;
+    bool real;           /* the server remembers, and has keys; not the relay */
+    bool unreal;         /* it does not */
     struct pl_tree *mem; /* what is served */
     struct pl_node *root;
     struct p9_crew *crew;
@@ -109,7 +111,7 @@ static inline bool remembered(struct line *l, struct p9_msg *m, struct asked *q)
     bool is = false;
     pthread_mutex_lock(&w->mutex);
     unsigned i = m->op % LIMIT_SESSION_OPS;
-    if (m->op && w->memory[i].op == m->op) {
+    if (m->op && !w->real && w->memory[i].op == m->op) {
         assert_int_equal(w->memory[i].type, m->type); /* the same message */
         uint8_t *r = w->memory[i].r;
         r[5] = (uint8_t)m->tag;
@@ -139,14 +141,16 @@ static inline bool own_business(struct line *l, struct p9_msg *m)
                                             .version = p9_str("unknown")});
         return true;
     }
-    if (m->type == P9_Tsession && w->remembers) {
-        put_msg(l->client, &(struct p9_msg){.type = P9_Rsession,
-                                            .tag = m->tag,
-                                            .flags = w->known ? 3 : 1});
-        w->known = true;
-        return true;
-    }
-    return false;
+    if (w->real || (m->type != P9_Tsession && m->type != P9_Tkey))
+        return false;
+    if (w->remembers && m->type == P9_Tsession)
+        put_msg(l->client,
+                &(struct p9_msg){.type = P9_Rsession, .tag = m->tag, .flags = w->known ? 3 : 1});
+    else
+        put_msg(l->client,
+                &(struct p9_msg){.type = P9_Rlerror, .tag = m->tag, .ecode = EOPNOTSUPP});
+    w->known |= m->type == P9_Tsession;
+    return true;
 }
 
 /* A message from the client: false when the line is to break. */
@@ -168,11 +172,12 @@ static inline bool pass_on(struct line *l, uint8_t *buf, size_t n)
             q->there = false;
         } else {
             l->nops += q->op != 0;
-            if (m.type == P9_Twrite2) {
+            if (m.type == P9_Twrite2 && !l->w->real) {
                 m.type = P9_Twrite;
-                m.op = 0;
                 q->was_write2 = true;
             }
+            if (!l->w->real) /* the server was told of no session */
+                m.op = 0;
             put_msg(l->server, &m);
         }
     }
@@ -191,6 +196,7 @@ static inline bool pass_back(struct line *l, uint8_t *buf, size_t n, bool broken
             buf[4] = P9_Rwrite2;
         drop = q->drop;
         pthread_mutex_lock(&w->mutex);
+        w->unreal |= q->type == P9_Tsession && buf[4] == P9_Rlerror;
         unsigned i = q->op % LIMIT_SESSION_OPS;
         if (q->op) {
             l->nops--;
@@ -332,14 +338,19 @@ static inline void changed(void *arg, const char *sentence)
 
 /* ---- a world ---- */
 
-static inline struct broken *broken_over(struct pl_tree *mem, bool plain, bool remembers,
-                                         int64_t soft)
+/* What a world is: which requests it has, and what it remembers. */
+struct kind {
+    bool plain, remembers, real;
+};
+
+static inline struct broken *broken_over(struct pl_tree *mem, const struct kind *kind, int64_t soft)
 {
     struct broken *w = calloc(1, sizeof(*w));
     struct pl_attr attr;
     struct pl_err err = {0};
-    w->plain = plain;
-    w->remembers = remembers;
+    w->plain = kind->plain;
+    w->remembers = kind->remembers;
+    w->real = kind->real;
     w->seed = 1;
     w->mem = mem;
     pthread_mutex_init(&w->mutex, NULL);
@@ -350,19 +361,12 @@ static inline struct broken *broken_over(struct pl_tree *mem, bool plain, bool r
     struct p9_export e = {"", mem};
     assert_int_equal(p9_door_new(&e, 1, w->crew, NULL, &w->door), 0);
     struct p9_conn *conn = line_new(w, &call);
-    assert_int_equal(p9_extended(conn), !plain);
+    assert_int_equal(p9_extended(conn), !kind->plain);
     struct pl_p9_opts opts = {
         .own = true, .again = next_line, .again_arg = w, .changed = changed, .soft = soft};
     assert_int_equal(pl_p9_open(conn, &opts, &w->far, &err), 0);
     assert_int_equal(pl_attach(w->far, &call, "", &w->top, &attr), 0);
     return w;
-}
-
-static inline struct broken *broken_new(bool plain, bool remembers)
-{
-    struct pl_tree *mem;
-    assert_int_equal(pl_mem_new(256 << 20, &mem, NULL), 0);
-    return broken_over(mem, plain, remembers, 0);
 }
 
 /* No new break, and none under way. */
@@ -390,6 +394,19 @@ static inline void broken_free(struct broken *w)
     pthread_mutex_destroy(&w->mutex);
     pthread_cond_destroy(&w->cond);
     free(w);
+}
+
+/* The world that the test's state describes, over memory. */
+static inline struct broken *new_of(void **state)
+{
+    struct pl_tree *mem;
+    assert_int_equal(pl_mem_new(256 << 20, &mem, NULL), 0);
+    struct broken *w = broken_over(mem, *state, 0);
+    if (w->unreal) {
+        broken_free(w);
+        skip();
+    }
+    return w;
 }
 
 /* The next `type` breaks the line. */

@@ -13,10 +13,11 @@
 
 /* Bytes of each message's body when every string is "abc", every DATA "12345", and walks have two
  * elements. */
-static const struct {
+struct size {
     uint8_t type;
     uint16_t body;
-} sizes[] = {
+};
+static const struct size sizes_l[] = {
     {7, 4},
     {8, 4},
     {9, 4 + 4 + 6 * 8 + 4},
@@ -107,13 +108,45 @@ static const struct {
     {220, 12 + 4 + 5},
     {221, 4 + 4 + 5},
 };
+enum { STAT = 2 + 4 + 13 + 4 + 4 + 4 + 8 + 4 * 5 };
+#define OLD(tattach, rerror, tcreate, stat)                                                        \
+    {100, 4 + 5}, {101, 4 + 5}, {102, 4 + 5 + 5 + (tattach)}, {103, 13},                           \
+        {104, 8 + 5 + 5 + (tattach)}, {105, 13}, {107, 5 + (rerror)}, {108, 2}, {109, 0},          \
+        {110, 8 + 2 + 5 + 5}, {111, 2 + 26}, {112, 5}, {113, 17},                                  \
+        {114, 4 + 5 + 4 + 1 + (tcreate)}, {115, 17}, {116, 16}, {117, 4 + 5}, {118, 12 + 4 + 5},   \
+        {119, 4}, {120, 4}, {121, 0}, {122, 4}, {123, 0}, {124, 4}, {125, 2 + 2 + (stat)},         \
+        {126, 4 + 2 + 2 + (stat)},                                                                 \
+    {                                                                                              \
+        127, 0                                                                                     \
+    }
+static const struct size sizes_u[] = {OLD(4, 4, 5, STAT + 5 + 12)};
+static const struct size sizes_base[] = {OLD(0, 0, 0, STAT)};
+
+/* Each test of all messages is run for each dialect. */
+struct set {
+    enum p9_dialect dialect;
+    const struct size *sizes;
+    size_t n;
+};
+#define SET(dialect, sizes)                                                                        \
+    {                                                                                              \
+        dialect, sizes, sizeof(sizes) / sizeof(*(sizes))                                           \
+    }
+static struct set sets[] = {SET(P9_L, sizes_l), SET(P9_U, sizes_u), SET(P9_BASE, sizes_base)};
+static struct set set; /* the one of the test that runs */
+
+static int choose(void **state)
+{
+    set = *(struct set *)*state;
+    return 0;
+}
 
 /* These may have an op behind that. */
 static bool has_op(uint8_t type)
 {
     static const uint8_t types[] = {12, 14, 16,  18,  20,  26,  70, 72,
                                     74, 76, 120, 122, 202, 204, 208};
-    return memchr(types, type, sizeof(types));
+    return set.dialect == P9_L && memchr(types, type, sizeof(types));
 }
 
 static char payload[] = "12345";
@@ -123,11 +156,14 @@ static void fill(struct p9_msg *m, uint8_t type)
     uint8_t *p = (uint8_t *)m;
     for (size_t i = 0; i < sizeof(*m); i++)
         p[i] = (uint8_t)(i * 7 + type);
-    struct p9_str *strings[] = {&m->name,  &m->name2,   &m->target,        &m->uname,
-                                &m->aname, &m->version, &m->lock.client_id};
+    struct p9_str *strings[] = {&m->name,      &m->name2,         &m->target,         &m->uname,
+                                &m->aname,     &m->version,       &m->lock.client_id, &m->ename,
+                                &m->extension, &m->stat.name,     &m->stat.uid,       &m->stat.gid,
+                                &m->stat.muid, &m->stat.extension};
     for (size_t i = 0; i < sizeof(strings) / sizeof(*strings); i++)
         *strings[i] = p9_str("abc");
     m->type = type;
+    m->dialect = (uint8_t)set.dialect;
     m->nwname = m->nwqid = 2;
     m->wname[0] = p9_str("def");
     m->wname[1] = p9_str("ghi");
@@ -155,27 +191,27 @@ static void test_sizes(void **state)
 {
     unsigned named = 0;
     for (int t = 0; t < 256; t++)
-        named += p9_type_name((uint8_t)t) != NULL;
-    assert_int_equal(named, sizeof(sizes) / sizeof(*sizes));
-    for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+        named += p9_encode_size(&(struct p9_msg){.type = (uint8_t)t, .dialect = set.dialect}) != 0;
+    assert_int_equal(named, set.n);
+    for (size_t i = 0; i < set.n; i++) {
         uint8_t buf[1024];
-        assert_non_null(p9_type_name(sizes[i].type));
-        size_t body = (size_t)sizes[i].body + (has_op(sizes[i].type) ? 8 : 0);
-        if (encode(sizes[i].type, buf) != P9_HDRSZ + body)
-            fail_msg("%s", p9_type_name(sizes[i].type));
+        assert_non_null(p9_type_name(set.sizes[i].type));
+        size_t body = (size_t)set.sizes[i].body + (has_op(set.sizes[i].type) ? 8 : 0);
+        if (encode(set.sizes[i].type, buf) != P9_HDRSZ + body)
+            fail_msg("%s", p9_type_name(set.sizes[i].type));
     }
 }
 
 static void test_there_and_back(void **state)
 {
-    for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+    for (size_t i = 0; i < set.n; i++) {
         uint8_t buf[1024], wire[1024], again[1024];
         char print[2][2048];
         struct p9_msg m, orig;
-        size_t n = encode(sizes[i].type, buf);
+        size_t n = encode(set.sizes[i].type, buf);
         memcpy(wire, buf, n);
-        fill(&orig, sizes[i].type);
-        assert_int_equal(p9_decode(buf, n, &m), 0);
+        fill(&orig, set.sizes[i].type);
+        assert_int_equal(p9_decode_as(set.dialect, buf, n, &m), 0);
         assert_int_equal(m.tag, orig.tag);
         assert_int_equal(p9_encode(&m, again, sizeof(again)), n);
         assert_memory_equal(wire, again, n);
@@ -186,16 +222,16 @@ static void test_there_and_back(void **state)
 
 static void test_apart(void **state)
 {
-    for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+    for (size_t i = 0; i < set.n; i++) {
         uint8_t whole[1024], head[1024];
         struct p9_msg m, back;
-        size_t n = encode(sizes[i].type, whole);
-        fill(&m, sizes[i].type);
+        size_t n = encode(set.sizes[i].type, whole);
+        fill(&m, set.sizes[i].type);
         int h = p9_encode_head(&m, head, sizeof(head));
         assert_memory_equal(head, whole, (size_t)h);
         if (!p9_has_data(m.type)) {
             assert_int_equal(h, n);
-            assert_int_equal(p9_decode_split(head, (size_t)h, payload, 0, &back), -EPROTO);
+            assert_true(p9_decode_split(head, (size_t)h, payload, 0, &back) < 0);
             continue;
         }
         assert_int_equal(h + 5, n);
@@ -209,9 +245,9 @@ static void test_apart(void **state)
 /* Short by any number of bytes, whether the size field knows of it or not, or longer by one. */
 static void test_truncations(void **state)
 {
-    for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+    for (size_t i = 0; i < set.n; i++) {
         uint8_t whole[1024];
-        size_t n = encode(sizes[i].type, whole);
+        size_t n = encode(set.sizes[i].type, whole);
         for (size_t cut = 0; cut <= n + 1; cut++) {
             struct p9_msg m;
             uint8_t *buf = calloc(1, cut + 1); /* of just the size, for ASan */
@@ -219,15 +255,15 @@ static void test_truncations(void **state)
             memcpy(buf, whole, cut < n ? cut : n);
             if (cut >= 4 && cut != n) {
                 memcpy(exact, buf, cut);
-                assert_int_equal(p9_decode(exact, cut, &m), -EPROTO);
+                assert_int_equal(p9_decode_as(set.dialect, exact, cut, &m), -EPROTO);
                 patch(buf, cut);
             }
             memcpy(exact, buf, cut);
-            bool old = sizes[i].type == P9_Tfsync && cut == P9_HDRSZ + 4; /* without datasync */
-            int r = p9_decode(exact, cut, &m);
-            bool no_op = has_op(sizes[i].type) && cut == n - 8;
+            bool old = set.sizes[i].type == P9_Tfsync && cut == P9_HDRSZ + 4; /* without datasync */
+            int r = p9_decode_as(set.dialect, exact, cut, &m);
+            bool no_op = has_op(set.sizes[i].type) && cut == n - 8;
             if (r != (cut == n || old || no_op ? 0 : -EPROTO))
-                fail_msg("%s cut to %zu: %d", p9_type_name(sizes[i].type), cut, r);
+                fail_msg("%s cut to %zu: %d", p9_type_name(set.sizes[i].type), cut, r);
             if (no_op)
                 assert_true(m.op == 0 && p9_encode_size(&m) == cut);
             if (old)
@@ -254,11 +290,11 @@ static void test_ops(void **state)
 /* A buffer that is too small is never written past, and said to be. */
 static void test_small_buffers(void **state)
 {
-    for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+    for (size_t i = 0; i < set.n; i++) {
         uint8_t whole[1024];
         struct p9_msg m;
-        size_t n = encode(sizes[i].type, whole);
-        fill(&m, sizes[i].type);
+        size_t n = encode(set.sizes[i].type, whole);
+        fill(&m, set.sizes[i].type);
         for (size_t room = 0; room < n; room++) {
             uint8_t *buf = malloc(room ? room : 1);
             assert_int_equal(p9_encode(&m, buf, room), -EMSGSIZE);
@@ -377,6 +413,92 @@ static void test_unknown(void **state)
     assert_null(p9_type_name(6));
 }
 
+static void test_stats(void **state)
+{
+    static const uint8_t wire[] = {
+        0x3f, 0, 0, 0,   0,    0,   0,   0,    0x80, 1,   0,   0,   0,   2,   0, 0,   0,
+        0,    0, 0, 0,   0xed, 1,   0,   0x80, 3,    0,   0,   0,   4,   0,   0, 0,   0,
+        0,    0, 0, 0,   0,    0,   0,   4,    0,    'n', 'a', 'm', 'e', 3,   0, 'b', 'o',
+        'b',  5, 0, 's', 't',  'a', 'f', 'f',  4,    0,   'r', 'o', 'o', 't',
+    };
+    struct p9_stat st = {.qid = {P9_QTDIR, 1, 2},
+                         .mode = P9_DMDIR | 0755,
+                         .atime = 3,
+                         .mtime = 4,
+                         .name = p9_str("name"),
+                         .uid = p9_str("bob"),
+                         .gid = p9_str("staff"),
+                         .muid = p9_str("root"),
+                         .extension = p9_str("not said"),
+                         .n_uid = 5};
+    struct p9_stat back;
+    uint8_t buf[256];
+    size_t n = sizeof(wire);
+    assert_int_equal(wire[0], n - 2);
+    assert_int_equal(p9_stat_put(P9_BASE, buf, sizeof(buf), &st), n);
+    assert_memory_equal(buf, wire, n);
+    for (size_t room = 0; room < n; room++)
+        assert_int_equal(p9_stat_put(P9_BASE, buf, room, &st), 0);
+    for (size_t cut = 1; cut < n; cut++) {
+        uint8_t *part = malloc(cut);
+        memcpy(part, wire, cut);
+        assert_int_equal(p9_stat_get(P9_BASE, part, cut, &back), -EPROTO);
+        memcpy(part, wire, cut);
+        if (cut >= 2) { /* and its own size says so too */
+            part[0] = (uint8_t)(cut - 2);
+            assert_int_equal(p9_stat_get(P9_BASE, part, cut, &back), -EPROTO);
+        }
+        free(part);
+    }
+    memcpy(buf, wire, n);
+    assert_int_equal(p9_stat_get(P9_BASE, buf, sizeof(buf), &back), n);
+    assert_string_equal(back.name.s, "name");
+    assert_string_equal(back.gid.s, "staff");
+    assert_int_equal(back.mode, P9_DMDIR | 0755);
+    assert_int_equal(back.extension.len, 0);
+    assert_int_equal(back.n_uid, UINT32_MAX); /* what is not said is not changed */
+    assert_int_equal(p9_stat_put(P9_U, buf, sizeof(buf), &st), n + 2 + 8 + 12);
+    assert_int_equal(p9_stat_get(P9_U, buf, sizeof(buf), &back), n + 2 + 8 + 12);
+    assert_string_equal(back.extension.s, "not said");
+    assert_int_equal(back.n_uid, 5);
+    assert_int_equal(p9_stat_get(P9_U, buf, 0, &back), 0);
+}
+
+/* The sentences that clients of old know, and those that servers say; there and back the same. */
+static void test_errors(void **state)
+{
+    static const struct {
+        const char *text;
+        int error;
+    } known[] = {{"file does not exist", ENOENT},
+                 {"'/x/y' file does not exist", ENOENT},
+                 {"file does not exist: 'x'", ENOENT},
+                 {"No such file or directory", ENOENT},
+                 {"directory entry not found", ENOENT},
+                 {"Permission denied", EACCES},
+                 {"permission denied", EACCES},
+                 {"create/wstat -- file exists", EEXIST},
+                 {"Directory not empty", ENOTEMPTY},
+                 {"directory is not empty", ENOTEMPTY},
+                 {"exclusive use file already open", EAGAIN},
+                 {"fid unknown or out of range", EBADF},
+                 {"wstat prohibited", EPERM},
+                 {"Owner died", EOWNERDEAD},
+                 {"my hovercraft is full of eels", EIO},
+                 {"", EIO}};
+    for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++) {
+        struct p9_str s = p9_str(known[i].text);
+        assert_int_equal(p9_error_number(&s), known[i].error);
+    }
+    for (int e = 1; e < 134; e++) {
+        struct p9_str s = p9_str(p9_error_text(e));
+        assert_true(s.len > 0);
+        if (strerrordesc_np(e) && e != ENOSYS)
+            assert_int_equal(p9_error_number(&s), e);
+    }
+    assert_string_equal(p9_error_text(100000), p9_error_text(EIO));
+}
+
 static void test_dirents(void **state)
 {
     uint8_t buf[256];
@@ -425,15 +547,28 @@ static void test_fids(void **state)
     assert_false(p9_names_fid(&m, 0)); /* it has no member fid, which is 0 */
 }
 
+#define ALL(f)                                                                                     \
+    cmocka_unit_test_prestate_setup_teardown(f, choose, NULL, &sets[0]),                           \
+        cmocka_unit_test_prestate_setup_teardown(f, choose, NULL, &sets[1]),                       \
+        cmocka_unit_test_prestate_setup_teardown(f, choose, NULL, &sets[2])
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sizes),         cmocka_unit_test(test_there_and_back),
-        cmocka_unit_test(test_apart),         cmocka_unit_test(test_truncations),
-        cmocka_unit_test(test_small_buffers), cmocka_unit_test(test_bytes),
-        cmocka_unit_test(test_names),         cmocka_unit_test(test_walks),
-        cmocka_unit_test(test_unknown),       cmocka_unit_test(test_dirents),
-        cmocka_unit_test(test_print),         cmocka_unit_test(test_fids),
+        ALL(test_sizes),
+        ALL(test_there_and_back),
+        ALL(test_apart),
+        ALL(test_truncations),
+        ALL(test_small_buffers),
+        cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_walks),
+        cmocka_unit_test(test_unknown),
+        cmocka_unit_test(test_dirents),
+        cmocka_unit_test(test_stats),
+        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_print),
+        cmocka_unit_test(test_fids),
         cmocka_unit_test(test_ops),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -59,10 +59,15 @@ static void test_versions(void **state)
     static const struct {
         const char *asked, *answered;
         uint32_t msize, msize_answered;
-    } v[] = {{"9P2000", "unknown", 8192, 8192},       {"9P2000.u", "unknown", 8192, 8192},
+    } v[] = {{"9P1999", "unknown", 8192, 8192},
+             {"9P2", "unknown", 8192, 8192},
+             {"9Pfish", "unknown", 8192, 8192},
+             {"9P2000L", "unknown", 8192, 8192},
+             {"plenum.other", "unknown", 8192, 8192},
              {"9P2000.L", "9P2000.L", 100, 100}, /* refused below */
-             {"9P2000.L", "9P2000.L", 8192, 8192},    {"9P2000.L.other", "9P2000.L", 8192, 8192},
-             {"9P2000.Large", "unknown", 8192, 8192}, {"9P2000.L", "9P2000.L", 1u << 30, 1 << 20}};
+             {"9P2000.L", "9P2000.L", 8192, 8192},
+             {"9P2000.L.other", "9P2000.L", 8192, 8192},
+             {"9P2000.L", "9P2000.L", 1u << 30, 1 << 20}};
     struct fix *f = start();
     for (size_t i = 0; i < sizeof(v) / sizeof(*v); i++) {
         peer_send(&f->p, (struct p9_msg){.type = P9_Tversion,
@@ -80,6 +85,40 @@ static void test_versions(void **state)
     }
     /* "9P2000.L" twice, between them ".other", and the next Tversion each end a session */
     assert_int_equal(f->s.resets, 2);
+    stop_closing(f, 0);
+}
+
+/* A suffix that is not known is left off, and so are years that are to come. */
+static void test_old_versions(void **state)
+{
+    static const char *const v[][2] = {
+        {"9P2000", "9P2000"},   {"9P2000.u", "9P2000.u"},   {"9P2000.u.x", "9P2000.u"},
+        {"9P2000.x", "9P2000"}, {"9P2000.Large", "9P2000"}, {"9P2000.ux", "9P2000"},
+        {"9P2001", "9P2000"},   {"9P2010.plus", "9P2000"},  {"9P2000.", "9P2000"},
+    };
+    struct fix *f = start();
+    for (size_t i = 0; i < sizeof(v) / sizeof(*v); i++) {
+        peer_send(&f->p, (struct p9_msg){.type = P9_Tversion,
+                                         .tag = P9_NOTAG,
+                                         .msize = 8192,
+                                         .version = p9_str(v[i][0])});
+        peer_expect(&f->p, P9_Rversion, P9_NOTAG);
+        assert_string_equal(f->p.m.version.s, v[i][1]);
+        /* in these 9P2000.L's requests are none, and errors are sentences */
+        static const uint8_t getattr[] = {19, 0, 0, 0, 24, 1, 0, 5, 0, 0,
+                                          0,  1, 0, 0, 0,  0, 0, 0, 0};
+        bool u = !strcmp(v[i][1], "9P2000.u");
+        uint8_t answer[64];
+        const char *text = p9_error_text(EOPNOTSUPP);
+        size_t n = P9_HDRSZ + 2 + strlen(text) + (u ? 4 : 0);
+        peer_raw(&f->p, getattr, sizeof(getattr));
+        assert_int_equal(peer_get(&f->p, answer, n), n);
+        assert_int_equal(answer[0], n);
+        assert_int_equal(answer[4], P9_Rerror);
+        assert_memory_equal(answer + 9, text, strlen(text));
+        if (u)
+            assert_int_equal(answer[n - 4], EOPNOTSUPP);
+    }
     stop_closing(f, 0);
 }
 
@@ -407,17 +446,20 @@ static void test_abort(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_versions),      cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_framing),       cmocka_unit_test(test_payloads),
-        cmocka_unit_test(test_flush),         cmocka_unit_test(test_flushes),
-        cmocka_unit_test(test_duplicate_tag), cmocka_unit_test(test_version_again),
-        cmocka_unit_test(test_waiting),       cmocka_unit_test(test_order),
-        cmocka_unit_test(test_death),         cmocka_unit_test(test_garbage),
-        cmocka_unit_test(test_not_reading),   cmocka_unit_test(test_abort),
+        cmocka_unit_test(test_versions),      cmocka_unit_test(test_old_versions),
+        cmocka_unit_test(test_refused),       cmocka_unit_test(test_framing),
+        cmocka_unit_test(test_payloads),      cmocka_unit_test(test_flush),
+        cmocka_unit_test(test_flushes),       cmocka_unit_test(test_duplicate_tag),
+        cmocka_unit_test(test_version_again), cmocka_unit_test(test_waiting),
+        cmocka_unit_test(test_order),         cmocka_unit_test(test_death),
+        cmocka_unit_test(test_garbage),       cmocka_unit_test(test_not_reading),
+        cmocka_unit_test(test_abort),
     };
     int failed = 0;
-    for (kind = SOCKETS; kind <= PIPES; kind++)
-        failed +=
-            cmocka_run_group_tests_name(kind == SOCKETS ? "sockets" : "pipes", tests, NULL, NULL);
+    failed += cmocka_run_group_tests_name("sockets", tests, NULL, NULL);
+    kind = PIPES;
+    failed += cmocka_run_group_tests_name("pipes", tests, NULL, NULL);
+    kind = IO_SOCKETS;
+    failed += cmocka_run_group_tests_name("an io over sockets", tests, NULL, NULL);
     return failed;
 }
