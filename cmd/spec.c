@@ -24,6 +24,7 @@ struct spec {
     char *rest;  /* a source's text behind the colon, or a path */
     char *aname; /* 9p */
     char *uname;
+    bool sync;
     int64_t number; /* mem's size, delay's ns */
     int op, error;  /* fault */
     uint64_t skip, count;
@@ -98,7 +99,8 @@ static int attach(struct chan *chan, const struct spec *s, const struct opening 
     char user[256];
     struct pl_p9_opts p9 = {.aname = s->aname,
                             .uname = s->uname ? s->uname : util_user(user, sizeof(user)),
-                            .own = true};
+                            .own = true,
+                            .sync = s->sync};
     r = p9_use(conn, &call, err);
     if (r == 0)
         r = pl_p9_open(conn, &p9, ret, err);
@@ -146,9 +148,15 @@ static int mem_open(const struct spec *s, const struct opening *o, struct pl_tre
     return pl_mem_new((uint64_t)s->number, ret, err);
 }
 
-/* Cuts ",aname=..." and ",uname=..." off the end of an address (which may contain commas). */
+/* Cuts ",sync", ",aname=..." and ",uname=..." off the end of an address (which may contain
+ * commas). */
 static void cut_options(struct spec *s, char *text)
 {
+    size_t n = strlen(text);
+    if (n > 5 && !strcmp(text + n - 5, ",sync")) {
+        s->sync = true;
+        text[n - 5] = 0;
+    }
     static const char *const marks[] = {",aname=", ",uname="};
     char *found[2];
     for (int i = 0; i < 2; i++)
@@ -376,7 +384,8 @@ static const struct spec_kind kinds[] = {
      "plenum mount host:/srv /mnt", false, path_parse, dir_open, NULL},
     {"mem", "mem:[SIZE]", "an empty tree in memory, of at most SIZE bytes of content",
      "plenum mount mem:64M /mnt", false, mem_parse, mem_open, NULL},
-    {"9p", "9p:ADDR[,aname=NAME]", "what a 9P2000.L server at ADDR serves",
+    {"9p", "9p:ADDR[,aname=NAME][,sync]",
+     "what a 9P2000.L server at ADDR serves (sync: nothing is read ahead or written behind)",
      "plenum mount '9p:tcp!host1!564' /mnt", false, p9_parse, p9_open, NULL},
     {"ssh", "ssh:[USER@]HOST:DIR", "a directory of another host where plenum is installed",
      "plenum mount ssh:host1:/srv /mnt", false, ssh_parse, ssh_open, NULL},

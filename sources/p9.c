@@ -260,6 +260,7 @@ int pl_p9_open(struct p9_conn *conn, const struct pl_p9_opts *opts, struct pl_tr
         return r;
     }
     t->own = opts->own;
+    t->sync = opts->sync;
     *ret = &t->tree;
     return 0;
 }

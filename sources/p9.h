@@ -43,6 +43,7 @@ struct pl_p9_opts {
                  struct pl_err *err);
     void *again_arg;
     int64_t soft; /* ns; 0: hard */
+    bool sync;    /* nothing is read ahead, and nothing written behind (docs/far.md) */
     /* May be NULL: the tree is without a server (with the sentence), or has one again (NULL). */
     void (*changed)(void *arg, const char *sentence);
 };
