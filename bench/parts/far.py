@@ -19,7 +19,7 @@ MIB = 1 << 20
 WINDOW = 6 * MIB
 SIZE = 100  # MiB
 LISTED = 1000
-PACKED = 60 if quick else 200
+PACKED = 60 if quick else 300
 
 
 class Link:
