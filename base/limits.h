@@ -36,6 +36,12 @@
     X(HELLO, 30, "seconds", "for a server that was dialed to answer the first message")            \
     X(FLUSH, 10, "seconds",                                                                        \
       "for a server to answer Tflush, until its caller goes on all the same")                      \
+    X(HANDSHAKES, 512, "clients", "of one tls! address that have not shown who they are yet")      \
+    X(CERTIFICATES, 16384, "bytes", "of certificates that a TLS peer shows")                       \
+    X(KEY_FILE, 1048576, "bytes", "of a file of keys or certificates")                             \
+    X(MAP, 65536, "entries", "of a map of ids")                                                    \
+    X(MAP_FILE, 4194304, "bytes", "of a file of such a map")                                       \
+    X(ACCESS_RULES, 4096, "rules", "of an access file")                                            \
     X(CONNECTIONS, 16384, "connections", "to one server")                                          \
     X(LINKS, 16384, "links", "of one server, up or down")                                          \
     X(AHEAD, 16777216, "bytes",                                                                    \

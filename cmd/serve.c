@@ -4,10 +4,11 @@
 #include "cmd/serving.h"
 #include "cmd/spec.h"
 
-enum { OPT_MARKER = 256, OPT_ANYONE, OPT_STATE };
+enum { OPT_MARKER = 256, OPT_ANYONE, OPT_STATE, OPT_ACCESS };
 static const struct option longs[] = {{"once", no_argument, NULL, '1'},
                                       {"allow", required_argument, NULL, 'a'},
                                       {"anyone", no_argument, NULL, OPT_ANYONE},
+                                      {"access", required_argument, NULL, OPT_ACCESS},
                                       {"quiet", no_argument, NULL, 'q'},
                                       {"marker", required_argument, NULL, OPT_MARKER},
                                       {"state", required_argument, NULL, OPT_STATE},
@@ -28,6 +29,8 @@ static int run(const struct cmd *self, int argc, char **argv)
             s.quiet = true;
         else if (o == OPT_ANYONE)
             s.listen.anyone = true;
+        else if (o == OPT_ACCESS)
+            s.access = optarg;
         else if (o == OPT_MARKER)
             s.marker = optarg;
         else if (o == OPT_STATE)
@@ -61,18 +64,23 @@ static int run(const struct cmd *self, int argc, char **argv)
 
 const struct cmd cmd_serve = {
     .name = "serve",
-    .args = "[-1] [-a USER,... | --anyone] [-q] [--state DIR] SPEC ADDR...",
-    .summary = "Exports the tree that SPEC names over 9P2000.L",
-    .help = "  -1, --once          ends after the first connection\n"
-            "  -a, --allow USER,...  who may connect to a unix socket (else this user and root)\n"
-            "      --anyone        everybody may\n"
-            "  -q, --quiet         does not print what is served where\n"
-            "      --state DIR     where it is noted what clients have asked to change, so that a\n"
-            "                      server of the same SPEC that follows this one, even when this\n"
-            "                      one was killed, does it once and not twice; \"none\": nowhere\n"
-            "                      (default: beside what `plenum status` reads, until the next "
-            "boot)\n\n"
-            "ADDR: see plenum help addr. Port 0 is a free port, which is printed.\n",
+    .args = "[-1] [-a USER,... | --anyone] [--access FILE] [-q] [--state DIR] SPEC ADDR...",
+    .summary = "Exports the tree that SPEC names over 9P",
+    .help =
+        "  -1, --once          ends after the first connection\n"
+        "  -a, --allow USER,...  who may connect to a unix socket (else this user and root)\n"
+        "      --anyone        everybody may\n"
+        "      --access FILE   who may attach what, how, and as whom: plenum help access; read\n"
+        "                      again on SIGHUP\n"
+        "  -q, --quiet         does not print what is served where\n"
+        "      --state DIR     where it is noted what clients have asked to change, so that a\n"
+        "                      server of the same SPEC that follows this one, even when this\n"
+        "                      one was killed, does it once and not twice; \"none\": nowhere\n"
+        "                      (default: beside what `plenum status` reads, until the next "
+        "boot)\n\n"
+        "ADDR: see plenum help addr. Port 0 is a free port, which is printed.\n"
+        "Without an access file who comes by tls! acts as the server's user, or if that is\n"
+        "root as nobody.\n",
     .example = "  plenum serve /srv 'tcp!127.0.0.1!5640' 'unix!/tmp/srv.sock'\n",
     .run = run,
 };

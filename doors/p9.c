@@ -162,7 +162,7 @@ static int serve(struct p9d_op *op)
 {
     const struct row *row = &rows[op->in->type];
     if (op->in->type == P9_Tauth)
-        return -ENOENT; /* "no authentication needed", the only form in which all clients take it */
+        return p9d_auth(op);
     if (!row->run)
         return -EOPNOTSUPP;
     int r = op->in->op ? p9d_once(op) : p9d_plain(op);
@@ -306,6 +306,12 @@ int p9_door_new(const struct p9_export *exports, size_t n, struct p9_crew *crew,
 void p9_door_link(struct p9_door *door, const struct p9_link_opts *link)
 {
     door->link = *link;
+}
+
+void p9_door_admit(struct p9_door *door, p9_admit_fn *admit, void *arg)
+{
+    door->admit = admit;
+    door->admit_arg = arg;
 }
 
 void p9_door_free(struct p9_door *door)

@@ -295,6 +295,18 @@ int p9_dirent_put(void *buf, size_t room, const struct p9_dirent *ent);
  * or -EPROTO / -ENAMETOOLONG / -EINVAL. */
 int p9_dirent_get(void *buf, size_t n, struct p9_dirent *ent);
 
+/* ---- entries of directories in the older dialects: what Rread of one is full of ---- */
+
+/* Both as the two above. */
+int p9_stat_put(enum p9_dialect dialect, void *buf, size_t room, const struct p9_stat *st);
+int p9_stat_get(enum p9_dialect dialect, void *buf, size_t n, struct p9_stat *st);
+
+/* ---- errors in the older dialects: error.c ---- */
+
+/* What Rerror says for an errno: a sentence that 9P's users know. Never NULL. */
+const char *p9_error_text(int error);
+/* The errno that is meant; EIO when nobody knows the sentence. */
+int p9_error_number(const struct p9_str *text);
 /* ---- entries of Rlist ---- */
 
 struct p9_entry {
@@ -310,18 +322,5 @@ struct p9_entry {
 /* As p9_dirent_put and p9_dirent_get. */
 int p9_entry_put(void *buf, size_t room, const struct p9_entry *ent);
 int p9_entry_get(void *buf, size_t n, struct p9_entry *ent);
-
-/* ---- entries of directories in the older dialects: what Rread of one is full of ---- */
-
-/* Both as the two above. */
-int p9_stat_put(enum p9_dialect dialect, void *buf, size_t room, const struct p9_stat *st);
-int p9_stat_get(enum p9_dialect dialect, void *buf, size_t n, struct p9_stat *st);
-
-/* ---- errors in the older dialects: error.c ---- */
-
-/* What Rerror says for an errno: a sentence that 9P's users know. Never NULL. */
-const char *p9_error_text(int error);
-/* The errno that is meant; EIO when nobody knows the sentence. */
-int p9_error_number(const struct p9_str *text);
 
 #endif

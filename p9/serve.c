@@ -234,10 +234,22 @@ static bool beside(const struct req *maker, const struct req *req)
            (type == P9_Twrite || type == P9_Twrite2 || type == P9_Tread);
 }
 
+/* A name is taken away only after earlier walks to it. */
+static bool takes_away(const struct p9_msg *maker, const struct p9_msg *m)
+{
+    if (maker->type != P9_Tlookup)
+        return false;
+    bool renames = m->type == P9_Trenameat || m->type == P9_Trename2;
+    return (maker->dfid == m->dfid && (renames || m->type == P9_Tunlinkat)) ||
+           (maker->dfid == m->newdfid && renames);
+}
+
 static bool conflicts(const struct req *maker, const struct req *req)
 {
     if (beside(maker, req))
         return false;
+    if (takes_away(&maker->pub.in, &req->pub.in))
+        return true;
     for (int i = 0; i < maker->nfids; i++)
         if (p9_names_fid(&req->pub.in, maker->fids[i]))
             return true;

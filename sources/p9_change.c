@@ -241,8 +241,9 @@ static int old_remove(struct p9s_tree *t, struct pl_call *call, uint32_t dfid, c
 }
 
 /* A request that takes a name away. What that stands for may still be wanted, and can be had by
- * this name only: `keep` is there before it goes. Where things are is noted before they are looked
- * for at another server. */
+ * this name only: `keep` is there before it goes, and if it has no fid yet a walk that gets it one
+ * is sent ahead (p9s_hold). Where things are is noted before they are looked for at another server.
+ */
 struct moving {
     struct p9s_sent s;
     struct p9s_node *olddir, *newdir;
@@ -259,14 +260,24 @@ static void moved(struct p9s_tree *t, struct p9s_sent *s, const struct p9_answer
         p9s_place_gone(t, mv->olddir, mv->oldname);
 }
 
-static int move(struct p9s_tree *t, struct pl_call *call, struct moving *mv)
+static int move(struct p9s_tree *t, struct pl_call *call, const struct p9s_user *user,
+                struct moving *mv)
 {
     struct p9_answer a;
+    struct p9s_batch ahead = {0};
+    struct p9_msg hold;
+    struct p9s_node *dir = mv->newdir ? mv->newdir : mv->olddir;
+    const char *name = mv->newdir ? mv->newname : mv->oldname;
     mv->s.done = moved;
-    mv->s.keep = mv->newdir ? p9s_place_node(t, mv->newdir, mv->newname)
-                            : p9s_place_node(t, mv->olddir, mv->oldname);
+    mv->s.keep = p9s_place_node(t, dir, name);
+    p9s_hold(t, call, &ahead, &hold, dir, mv->newdir ? mv->s.m->newdfid : mv->s.m->dfid, name);
     int r = p9s_ask_into(t, call, &mv->s, &a);
     p9_answer_free(&a);
+    if (ahead.n) {
+        p9s_finish(t, call, &ahead);
+        p9s_held(t, user, &ahead, ahead.n);
+        p9s_batch_free(&ahead);
+    }
     if (mv->s.keep)
         pl_node_unref(&mv->s.keep->h.node);
     return r;
@@ -279,10 +290,14 @@ int p9s_remove(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
     struct p9_msg m = {.type = P9_Tunlinkat,
                        .name = p9_str(name),
                        .flags = flags & AT_REMOVEDIR ? P9_AT_REMOVEDIR : 0};
-    int r = p9s_my_fid(t, call, dir, &m.dfid);
-    struct moving mv = {.s.m = &m, .olddir = (struct p9s_node *)dir, .oldname = name};
+    const struct p9s_user *user;
+    int r = p9s_user(t, call, &user);
     if (r == 0)
-        r = move(t, call, &mv);
+        r = p9s_fid(t, call, (struct p9s_node *)dir, user, &m.dfid);
+    struct moving mv = {.s.m = &m, .olddir = (struct p9s_node *)dir, .oldname = name};
+    p9s_touch(t, dir);
+    if (r == 0)
+        r = move(t, call, user, &mv);
     if (r == -EOPNOTSUPP && !t->ext) {
         r = old_remove(t, call, m.dfid, name, flags);
         if (r == 0)
@@ -314,17 +329,22 @@ int p9s_rename(struct pl_tree *tree, struct pl_call *call, struct pl_node *olddi
                        .flags = flags};
     if (flags && !t->ext)
         return -EINVAL; /* 9P2000.L cannot say it, and doing it in steps would not be it */
-    int r = p9s_my_fid(t, call, olddir, &m.dfid);
+    const struct p9s_user *user;
+    int r = p9s_user(t, call, &user);
     if (r == 0)
-        r = p9s_my_fid(t, call, newdir, &m.newdfid);
+        r = p9s_fid(t, call, (struct p9s_node *)olddir, user, &m.dfid);
+    if (r == 0)
+        r = p9s_fid(t, call, (struct p9s_node *)newdir, user, &m.newdfid);
     struct moving mv = {.s.m = &m,
                         .olddir = (struct p9s_node *)olddir,
                         .oldname = oldname,
                         .newdir = (struct p9s_node *)newdir,
                         .newname = newname,
                         .exchange = flags & RENAME_EXCHANGE};
+    p9s_touch(t, olddir);
+    p9s_touch(t, newdir);
     if (r == 0)
-        r = move(t, call, &mv);
+        r = move(t, call, user, &mv);
     if (r == -EOPNOTSUPP && !t->ext) {
         r = old_rename(t, call, &m);
         if (r == 0)

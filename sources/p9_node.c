@@ -400,6 +400,29 @@ int p9s_lookup(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
     return r;
 }
 
+void p9s_hold(struct p9s_tree *t, struct pl_call *call, struct p9s_batch *b, struct p9_msg *m,
+              struct p9s_node *dir, uint32_t dfid, const char *name)
+{
+    *m = (struct p9_msg){.type = P9_Tlookup, .dfid = dfid, .name = p9_str(name)};
+    if (t->ext && p9s_place_fidless(t, dir, name) && p9s_new_fid(t, &m->newfid) == 0)
+        p9s_start(t, call, b, m, NULL, 0);
+}
+
+void p9s_held(struct p9s_tree *t, const struct p9s_user *user, struct p9s_batch *b, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        struct p9s_node *node = NULL;
+        if (b->r[i] == 0)
+            node = (struct p9s_node *)pl_nodes_get(t->nodes, id_of(&b->a[i].r.attr));
+        if (node && node->first.user == user && node->first.fid == P9_NOFID)
+            keep_fid(t, node, user, b->sent[i].m->newfid);
+        else
+            p9s_drop_fid(t, b->sent[i].m->newfid, b->r[i]);
+        if (node)
+            pl_node_unref(&node->h.node);
+    }
+}
+
 bool p9s_renames(struct p9s_tree *t)
 {
     pthread_mutex_lock(&t->mutex);

@@ -167,6 +167,17 @@ void p9s_place_moved(struct p9s_tree *t, struct p9s_node *olddir, const char *ol
     let_go(&g2);
 }
 
+bool p9s_place_fidless(struct p9s_tree *t, struct p9s_node *dir, const char *name)
+{
+    if (!atomic_load(&t->fidless))
+        return false;
+    pthread_mutex_lock(&t->mutex);
+    struct p9s_node *node = t->places.size ? *slot(&t->places, dir, name) : NULL;
+    bool fidless = node && atomic_load(&node->first.fid) == P9_NOFID;
+    pthread_mutex_unlock(&t->mutex);
+    return fidless;
+}
+
 void p9s_place_gone(struct p9s_tree *t, struct p9s_node *dir, const char *name)
 {
     if (!t->places.size)
@@ -182,7 +193,7 @@ void p9s_place_gone(struct p9s_tree *t, struct p9s_node *dir, const char *name)
 struct p9s_node *p9s_place_node(struct p9s_tree *t, struct p9s_node *dir, const char *name)
 {
     struct p9s_node *node = NULL;
-    if (!t->places.size)
+    if (!t->again || !t->places.size)
         return NULL;
     pthread_mutex_lock(&t->mutex);
     node = *slot(&t->places, dir, name);

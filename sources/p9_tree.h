@@ -117,7 +117,7 @@ struct p9s_file {
     struct p9s_dir *dir;
     _Atomic(struct p9s_ahead *) ahead; /* what was read ahead; NULL: nothing ever */
     unsigned heard;                    /* of the errors of what was written behind */
-    bool created;
+    bool created;                      /* by this open */
     struct pl_attr *made; /* one that was made by this open: how it is, for all we know; or NULL */
 
     /* In a tree that lives on; guarded by again.mutex. */
@@ -180,6 +180,12 @@ struct p9s_batch {
 /* Sends without waiting, as long as all before went out. The message must stay until the end. */
 void p9s_start(struct p9s_tree *t, struct pl_call *call, struct p9s_batch *b, struct p9_msg *m,
                void *into, size_t size);
+/* Sends, before a name is taken away, what gets a fid to the node that has it, if it has none yet
+ * and so could not be found any more; only one of us keeps the order. And when all has been
+ * answered, of the first n that were sent. */
+void p9s_hold(struct p9s_tree *t, struct pl_call *call, struct p9s_batch *b, struct p9_msg *m,
+              struct p9s_node *dir, uint32_t dfid, const char *name);
+void p9s_held(struct p9s_tree *t, const struct p9s_user *user, struct p9s_batch *b, unsigned n);
 /* Waits for all; the first error or 0. The answers are to be freed by p9s_batch_free. */
 int p9s_finish(struct p9s_tree *t, struct pl_call *call, struct p9s_batch *b);
 void p9s_batch_free(struct p9s_batch *b);
@@ -236,6 +242,8 @@ void p9s_place_set(struct p9s_tree *t, struct p9s_node *node, struct p9s_node *d
 /* We have renamed, or removed, what is seen there. */
 void p9s_place_moved(struct p9s_tree *t, struct p9s_node *olddir, const char *oldname,
                      struct p9s_node *newdir, const char *newname, bool exchange);
+/* What is seen there has no fid. */
+bool p9s_place_fidless(struct p9s_tree *t, struct p9s_node *dir, const char *name);
 void p9s_place_gone(struct p9s_tree *t, struct p9s_node *dir, const char *name);
 /* The node that was last seen there, with a reference, or NULL. */
 struct p9s_node *p9s_place_node(struct p9s_tree *t, struct p9s_node *dir, const char *name);

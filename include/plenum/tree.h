@@ -189,6 +189,8 @@ struct pl_ops {
     /* Whether before and after want to see ops now; NULL: always. Asked at each op: cheap, and free
      * to change at any time. While it is false the layer is as good as absent. */
     bool (*watching)(struct pl_tree *);
+    /* What before and after see of bytes does not matter: they may go by the descriptor. */
+    bool by_fd;
 
     /* Frees the tree's own state; the tree has no nodes and no files any more. The gate unrefs
      * `lower` and frees the struct pl_tree itself after it. Required in a source. */
@@ -334,8 +336,8 @@ enum pl_tree_flags {
                                    uid 0 may open in anybody's name */
     PL_TREE_NOTES = 1 << 8, /* ops note what they are about to do in call->intent, and time tells
                                which objects are new: its clock is this machine's */
-    PL_TREE_PLUS = 1 << 9,  /* readdir has attributes along with names, at no round trips of
-                               their own */
+    PL_TREE_PLUS = 1 << 9,  /* readdir has attributes along with names, at no round trips of their
+                               own */
 };
 
 /* A source or layer embeds it first in its own struct. */
