@@ -134,6 +134,8 @@ class Far:
             if os.path.ismount(self.dir):
                 break
             time.sleep(0.02)
+        else:
+            raise SystemExit(f"{name}: not mounted after 10 s")
         try:
             os.stat(self.dir)
             t = time.monotonic()
