@@ -25,6 +25,7 @@ struct spec {
     size_t naddrs;
     char *aname; /* 9p */
     char *uname, *version;
+    bool sync;
     int64_t number; /* mem's size, delay's ns */
     int op, error;  /* fault */
     uint64_t skip, count;
@@ -100,7 +101,7 @@ static int open_far(const struct spec *s, const char *aname, struct far_how *how
     int r = far_dial(far, &peer, &conn, err);
     if (r == 0) {
         struct pl_call call;
-        struct pl_p9_opts p9 = {.aname = aname, .uname = user_of(s, user)};
+        struct pl_p9_opts p9 = {.aname = aname, .uname = user_of(s, user), .sync = s->sync};
         pl_call_init_self(&call);
         r = far_use(far, conn, &call, err);
         if (r == 0)
@@ -159,8 +160,8 @@ static int mem_open(const struct spec *s, const struct opening *o, struct pl_tre
 }
 
 /* What may stand behind an address, which may have commas in it itself. */
-static const char *const marks[] = {",or=", ",aname=", ",uname=", ",version="};
-enum { MARK_OR, MARK_ANAME, MARK_UNAME, MARK_VERSION, MARKS };
+static const char *const marks[] = {",or=", ",aname=", ",uname=", ",version=", ",sync"};
+enum { MARK_OR, MARK_ANAME, MARK_UNAME, MARK_VERSION, MARK_SYNC, MARKS };
 
 /* The first of them in the text: it is cut off there, and what is behind it returned; or NULL. */
 static char *cut_mark(char *text, int *which)
@@ -215,6 +216,12 @@ static int p9_parse(struct spec *s, char *text, char **lower, struct pl_err *err
         next = cut_mark(text, &which);
         if (is == MARK_OR) {
             r = add_addr(s, text, err);
+            continue;
+        }
+        if (is == MARK_SYNC) {
+            s->sync = true;
+            if (*text)
+                r = pl_fail(err, -EINVAL, "9p:...,sync%s: sync takes no value", text);
             continue;
         }
         char **to = is == MARK_ANAME ? &s->aname : is == MARK_UNAME ? &s->uname : &s->version;
@@ -491,8 +498,9 @@ static const struct spec_kind kinds[] = {
      "plenum mount host:/srv /mnt", false, path_parse, dir_open, NULL},
     {"mem", "mem:[SIZE]", "an empty tree in memory, of at most SIZE bytes of content",
      "plenum mount mem:64M /mnt", false, mem_parse, mem_open, NULL},
-    {"9p", "9p:ADDR[,or=ADDR]...[,aname=NAME]",
-     "what a 9P server at ADDR serves; or, while it is away, the next that is there",
+    {"9p", "9p:ADDR[,or=ADDR]...[,aname=NAME][,sync]",
+     "what a 9P server at ADDR serves; or, while it is away, the next that is there (sync: nothing "
+     "is read ahead or written behind)",
      "plenum mount '9p:tcp!host1!564' /mnt", false, p9_parse, p9_open, NULL},
     {"ssh", "ssh:[USER@]HOST:DIR", "a directory of another host where plenum is installed",
      "plenum mount ssh:host1:/srv /mnt", false, ssh_parse, ssh_open, NULL},

@@ -452,7 +452,7 @@ int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, voi
         pthread_mutex_lock(&c->lock);
         r = ready(c, arg) ? 0 : pl_call_over(call);
     }
-    if (r == 0 && c->state == LIVE && c->down_soft && !ready(c, NULL))
+    if (r == 0 && c->state == LIVE && c->down_soft && !ready(c, arg))
         r = -ETIMEDOUT;
     return r;
 }

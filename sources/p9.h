@@ -45,6 +45,7 @@ struct pl_p9_opts {
     /* May be NULL: the tree has ended, and its connection too if it was its own. */
     void (*done)(void *again_arg);
     int64_t soft; /* ns; 0: hard */
+    bool sync;    /* nothing is read ahead, and nothing written behind (docs/far.md) */
     /* May be NULL: the tree is without a server (with the sentence), or has one again (NULL). */
     void (*changed)(void *again_arg, const char *sentence);
 };

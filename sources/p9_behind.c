@@ -403,8 +403,13 @@ static ssize_t send_late(struct p9s_tree *t, struct p9s_file *f, struct p9s_behi
     return (ssize_t)n;
 }
 
+/* A peer that is not one of us cannot say that a file is made up, where each write is a command:
+ * then it had no size, and we have not made it. */
 static bool may(const struct p9s_tree *t, const struct pl_file *file)
 {
+    const struct p9s_file *f = (const struct p9s_file *)file;
+    if (!t->ext && !f->created && atomic_load(&((struct p9s_node *)file->node)->size) == 0)
+        return false;
     return !t->sync && !file->direct && !file->stream &&
            !(file->flags & (O_APPEND | O_DIRECT | O_SYNC | O_DSYNC)) &&
            !(t->tree.flags & PL_TREE_GENERATED);

@@ -286,6 +286,7 @@ static int making_end(struct making *m, int r, int flags, struct pl_node **ret,
     }
     p9s_note_xattrs(m->t, (struct p9s_node *)*ret, &m->attr, m->since);
     p9s_touch(m->t, *ret);
+    f->created = true;
     if (flags & O_EXCL) /* it is new, no doubt */
         p9s_behind_made(m->t, f, (struct p9s_node *)*ret, attr);
     struct p9s_node *node = (struct p9s_node *)*ret;

@@ -412,6 +412,8 @@ static int remake(struct p9s_tree *t, struct pl_call *call, uint32_t fid, struct
 
 int p9s_ensure_fid(struct p9s_tree *t, struct pl_call *call, uint32_t fid)
 {
+    if (fid == P9_NOFID)
+        return 0;
     struct p9s_again *a = t->again;
     struct p9s_rec *rec = p9s_rec(t, fid);
     int r = 0;

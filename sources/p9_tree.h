@@ -124,6 +124,7 @@ struct p9s_file {
     struct p9s_dir *dir;
     _Atomic(struct p9s_ahead *) ahead; /* what was read ahead; NULL: nothing ever */
     unsigned heard;                    /* of the errors of what was written behind */
+    bool created;                      /* by this open */
     struct pl_attr *made; /* one that was made by this open: how it is, for all we know; or NULL */
 
     /* In a tree that lives on; guarded by again.mutex. */

@@ -19,7 +19,7 @@ MIB = 1 << 20
 WINDOW = 6 * MIB
 SIZE = 100  # MiB
 LISTED = 1000
-PACKED = 60 if quick else 200
+PACKED = 60 if quick else 300
 
 
 class Link:
@@ -134,6 +134,8 @@ class Far:
             if os.path.ismount(self.dir):
                 break
             time.sleep(0.02)
+        else:
+            raise SystemExit(f"{name}: not mounted after 10 s")
         try:
             os.stat(self.dir)
             t = time.monotonic()

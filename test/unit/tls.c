@@ -416,7 +416,7 @@ static void *dialer(void *arg)
 {
     struct pl_err err;
     struct tls *tls = NULL;
-    if (tls_connect((int)(intptr_t)arg, "server", "here", "564", 60000, &tls, &err) < 0)
+    if (tls_connect((int)(intptr_t)arg, "server", "here", "564", 60000, -1, &tls, &err) < 0)
         print_error("%s\n", err.text);
     return tls;
 }
