@@ -29,6 +29,7 @@
     X(BYTES_SERVED, 33554432, "bytes", "of requests and answers held for one connection")          \
     X(BYTES_USED, 8388608, "bytes", "of requests sent over one connection and not yet answered")   \
     X(HELLO, 30, "seconds", "for a server that was dialed to answer the first message")            \
+    X(GOODBYE, 10, "seconds", "for a server to answer the last requests of a client that goes")    \
     X(CONNECTIONS, 16384, "connections", "to one server")                                          \
     X(LINKS, 16384, "links", "of one server, up or down")                                          \
     X(LINK_KEPT, 4194304, "bytes", "sent over one link and not yet acknowledged")                  \
@@ -44,7 +45,7 @@
     X(USERS, 4096, "users", "of one mount of a 9P server, each with an attach of its own")         \
     X(LOCK_WAITS, 256, "requests", "of one connection that wait for a lock")                       \
     X(PEOPLE, 1024, "names", "of users and groups that are remembered")                            \
-    X(SPECIAL, 4096, "files", "of one server that a 9P2000 client made append-only or exclusive") \
+    X(SPECIAL, 4096, "files", "of one server that a 9P2000 client made append-only or exclusive")  \
     X(IOCTL, 16384, "bytes", "of an ioctl's argument, each way")                                   \
     X(DOCUMENTS, 1073741824, "bytes", "of all open documents of a made tree")
 

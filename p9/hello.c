@@ -160,9 +160,7 @@ void hello_version(struct p9_conn *c, struct req *req)
 
 void hello_end(struct p9_conn *c, struct req *req)
 {
-    c->nserving--; /* it does not wait for itself */
-    c->bytes_serving -= req->cost;
-    req->counted = false;
+    serve_uncount(c, req); /* it does not wait for itself */
     end_session(c, req);
 }
 

@@ -248,6 +248,8 @@ void serve_run(struct p9_conn *c, struct req *req, uint64_t gen);
 void serve_submit(struct p9_conn *c, struct req *req);
 /* The answer is in pub.out: queues it (unless dropped), and what waited for it. */
 void serve_answer(struct p9_conn *c, struct req *req);
+/* The end of the session does not wait for it. */
+void serve_uncount(struct p9_conn *c, struct req *req);
 /* It gets no answer; who waited for it goes on. */
 void serve_drop(struct p9_conn *c, struct req *req);
 void serve_cancel_all(struct p9_conn *c); /* by a worker, soon */

@@ -405,7 +405,8 @@ void serve_submit(struct p9_conn *c, struct req *req)
 bool serve_full(const struct p9_conn *c)
 {
     return c->nserving - c->nblocked >= LIMIT_REQUESTS_SERVED ||
-           c->nserving >= LIMIT_REQUESTS_HELD || c->bytes_serving >= LIMIT_BYTES_SERVED;
+           c->nserving >= LIMIT_REQUESTS_HELD || c->nlinked >= LIMIT_REQUESTS_HELD ||
+           c->bytes_serving >= LIMIT_BYTES_SERVED;
 }
 
 static void cancel(struct p9_conn *c, struct req *req)
@@ -427,6 +428,13 @@ static bool drop_held(struct p9_conn *c, struct req *req)
     return true;
 }
 
+void serve_uncount(struct p9_conn *c, struct req *req)
+{
+    c->nserving--;
+    c->bytes_serving -= req->cost;
+    req->counted = false;
+}
+
 static void take_flush(struct p9_conn *c, struct req *f)
 {
     f->pub.out.type = P9_Rflush;
@@ -440,6 +448,8 @@ static void take_flush(struct p9_conn *c, struct req *f)
     while (*p)
         p = &(*p)->next_flush;
     *p = f;
+    if (!target->counted) /* a Tend, which must not wait for who waits for it */
+        serve_uncount(c, f);
     if (target->called && !drop_held(c, target))
         cancel(c, target);
 }

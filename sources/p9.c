@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The 9P source: attaching, the users of a tree, and its table. The design is in p9_tree.h. */
+#include "base/futex.h"
 #include "base/text.h"
 #include "channel/channel.h"
 #include "sources/p9_again.h"
@@ -124,6 +125,7 @@ static void done(struct pl_tree *tree)
     if (t->own) {
         struct pl_call call;
         pl_call_init_self(&call);
+        call.deadline = mono_now() + LIMIT_GOODBYE * 1000000000ll; /* it may never answer */
         p9_use_end(t->conn, &call);
         pl_call_done(&call);
         p9_conn_free(t->conn);

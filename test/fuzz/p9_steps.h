@@ -120,15 +120,18 @@ enum steps_kind {
     S_QID,
     S_NAMES,
     S_QIDS,
-    S_DATA
+    S_DATA,
+    S_STAT
 };
 struct steps_field {
-    uint8_t kind, size;
+    uint8_t kind, size, in; /* in: the dialects that have it, a bit each; 0: all */
     uint16_t off;
 };
+static uint8_t steps_dialect; /* enum p9_dialect: in which messages are made up */
 
 /* clang-format off */
-#define STEPS_F(kind, size, m) {kind, size, offsetof(struct p9_msg, m)}
+#define STEPS_IN(in, kind, size, m) {kind, size, in, offsetof(struct p9_msg, m)}
+#define STEPS_F(kind, size, m)      STEPS_IN(0, kind, size, m)
 /* clang-format on */
 #define U1(m)    STEPS_F(S_INT, 1, m)
 #define U2(m)    STEPS_F(S_INT, 2, m)
@@ -143,8 +146,12 @@ struct steps_field {
 #define NAMES(m) STEPS_F(S_NAMES, 0, m)
 #define QIDS(m)  STEPS_F(S_QIDS, 0, m)
 #define DATA(m)  STEPS_F(S_DATA, 4, m)
+#define STAT(m)  STEPS_F(S_STAT, 0, m)
+#define EXT4(m)  STEPS_IN(1 << P9_L | 1 << P9_U, S_INT, 4, m)
+#define U_U4(m)  STEPS_IN(1 << P9_U, S_INT, 4, m)
+#define U_STR(m) STEPS_IN(1 << P9_U, S_STR, 0, m)
 #define M(num, name, ...)                                                                          \
-    static const struct steps_field steps_##name[] = {__VA_ARGS__ __VA_OPT__(, ){S_END, 0, 0}};
+    static const struct steps_field steps_##name[] = {__VA_ARGS__ __VA_OPT__(, ){S_END, 0, 0, 0}};
 P9_MESSAGES(M)
 #undef M
 #undef U1
@@ -160,6 +167,10 @@ P9_MESSAGES(M)
 #undef NAMES
 #undef QIDS
 #undef DATA
+#undef STAT
+#undef EXT4
+#undef U_U4
+#undef U_STR
 
 static const struct steps_field *const steps_fields[256] = {
 #define M(num, name, ...) [num] = steps_##name,
@@ -265,6 +276,32 @@ static inline void luck_data(struct luck *l, struct bytes *out)
     free(p);
 }
 
+/* n[2], size[2] and what 9P2000 tells of a file; once the sizes lie. */
+static inline void luck_stat(struct luck *l, struct bytes *out)
+{
+    size_t at = out->n;
+    bytes_int(out, 0, 4);
+    bytes_int(out, luck_int(l), 2);
+    bytes_int(out, luck_int(l), 4);
+    luck_qid(l, out);
+    for (int i = 0; i < 3; i++)
+        bytes_int(out, luck_int(l), 4); /* mode, atime, mtime */
+    bytes_int(out, luck_int(l), 8);
+    for (int i = 0; i < 4 + (steps_dialect == P9_U); i++)
+        luck_string(l, out);
+    for (int i = 0; i < 3 && steps_dialect == P9_U; i++)
+        bytes_int(out, luck_int(l), 4);
+    size_t n = out->n - at - 4 + luck_byte(l) / 250;
+    out->p[at + 2] = (uint8_t)n, out->p[at + 3] = (uint8_t)(n >> 8);
+    n += 2 + luck_byte(l) / 250;
+    out->p[at] = (uint8_t)n, out->p[at + 1] = (uint8_t)(n >> 8);
+}
+
+static inline bool steps_has(const struct steps_field *f)
+{
+    return !f->in || f->in >> steps_dialect & 1;
+}
+
 static inline void luck_field(struct luck *l, const struct steps_field *f, struct bytes *out)
 {
     uint64_t n;
@@ -303,6 +340,9 @@ static inline void luck_field(struct luck *l, const struct steps_field *f, struc
     case S_DATA:
         luck_data(l, out);
         break;
+    case S_STAT:
+        luck_stat(l, out);
+        break;
     }
 }
 
@@ -325,7 +365,8 @@ static inline void luck_message(struct luck *l, uint8_t type, uint16_t tag, stru
     out->n = 0;
     bytes_head(out, type, tag);
     for (const struct steps_field *f = steps_fields[type]; f && f->kind; f++)
-        luck_field(l, f, out);
+        if (steps_has(f))
+            luck_field(l, f, out);
     bytes_seal(out);
 }
 
