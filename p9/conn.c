@@ -21,6 +21,7 @@ static void finish(struct p9_conn *c, int error, char *sentence)
         return;
     }
     c->state = ENDED;
+    conn_due_none(c);
     c->error = error;
     c->sentence = sentence;
     wire_cut(&c->wire);
@@ -163,6 +164,8 @@ int p9_conn_new(struct chan *chan, const struct p9_conn_opts *opts, struct p9_co
     }
     *ret = c;
     pthread_mutex_lock(&c->lock);
+    if (opts->handler && chan->role == CHAN_ACCEPTED)
+        conn_due(c, DUE_HELLO, mono_now() + clock_for(LIMIT_HELLO, 0));
     if (opts->handler && !opts->use && chan->role == CHAN_DIALED)
         role_offer(c); /* a worker listens for silence */
     else

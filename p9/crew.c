@@ -53,6 +53,8 @@ struct p9_crew {
     uint64_t next_id;
     struct p9_conn *conns; /* hash by link.id */
     atomic_uint dwelling;
+    atomic_size_t bytes;
+    struct clock clock;
 
     struct free_buf {
         struct free_buf *next;
@@ -203,6 +205,12 @@ static void watch(struct p9_crew *crew, int timeout)
     if (ev.data.u64 == 0) {
         eventfd_t v;
         eventfd_read(crew->kick, &v);
+        return;
+    }
+    if (ev.data.u64 == UINT64_MAX) {
+        pthread_mutex_unlock(&crew->lock);
+        clock_ring(&crew->clock, crew);
+        pthread_mutex_lock(&crew->lock);
         return;
     }
     struct p9_conn *conn;
@@ -376,6 +384,35 @@ void crew_del(struct p9_crew *crew, struct p9_conn *conn)
     pthread_mutex_unlock(&crew->lock);
 }
 
+bool crew_pin(struct p9_crew *crew, struct p9_conn *conn)
+{
+    struct p9_conn *found;
+    pthread_mutex_lock(&crew->lock);
+    HASH_FIND(link.hh, crew->conns, &conn->link.id, sizeof(conn->link.id), found);
+    if (found)
+        conn->link.pins++;
+    pthread_mutex_unlock(&crew->lock);
+    return found;
+}
+
+void crew_unpin(struct p9_crew *crew, struct p9_conn *conn)
+{
+    pthread_mutex_lock(&crew->lock);
+    if (--conn->link.pins == 0)
+        pthread_cond_broadcast(&crew->done);
+    pthread_mutex_unlock(&crew->lock);
+}
+
+atomic_size_t *crew_bytes(struct p9_crew *crew)
+{
+    return &crew->bytes;
+}
+
+struct clock *crew_clock(struct p9_crew *crew)
+{
+    return &crew->clock;
+}
+
 void crew_arm(struct p9_crew *crew, struct p9_conn *conn, int fd, bool data)
 {
     struct epoll_event ev = {.events = EPOLLONESHOT | EPOLLRDHUP | (data ? EPOLLIN : 0),
@@ -544,9 +581,10 @@ struct p9_crew *p9_crew_new(unsigned max_threads)
     pthread_cond_init(&crew->tick_cond, NULL);
     crew->epoll = epoll_create1(EPOLL_CLOEXEC);
     crew->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    struct epoll_event ev = {.events = EPOLLIN};
-    bool ok = crew->epoll >= 0 && crew->kick >= 0 &&
-              epoll_ctl(crew->epoll, EPOLL_CTL_ADD, crew->kick, &ev) == 0;
+    struct epoll_event ev = {.events = EPOLLIN}, ring = {.events = EPOLLIN, .data.u64 = UINT64_MAX};
+    bool ok = clock_init(&crew->clock) == 0 && crew->epoll >= 0 && crew->kick >= 0 &&
+              epoll_ctl(crew->epoll, EPOLL_CTL_ADD, crew->kick, &ev) == 0 &&
+              epoll_ctl(crew->epoll, EPOLL_CTL_ADD, crew->clock.fd, &ring) == 0;
     pthread_mutex_lock(&crew->lock);
     ok = ok && spawn(crew); /* there is always one */
     pthread_mutex_unlock(&crew->lock);
@@ -578,6 +616,7 @@ void p9_crew_free(struct p9_crew *crew)
     if (crew->any_dead)
         pthread_join(crew->dead, NULL);
     drop_pool(crew);
+    clock_done(&crew->clock);
     if (crew->epoll >= 0)
         close(crew->epoll);
     if (crew->kick >= 0)

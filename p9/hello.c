@@ -80,6 +80,7 @@ static void answer_version(struct p9_conn *c, struct req *req)
     if (msize >= LIMIT_MSIZE_MIN && v < NVERSIONS) {
         r->version = p9_str(versions[v].name);
         c->session = true;
+        conn_due(c, DUE_HELLO, 0);
         c->serve_dialect = versions[v].dialect;
         c->serve_ext = own;
         c->smsize = msize;

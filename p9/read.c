@@ -16,7 +16,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { EAGER = 32, TURN = 32 /* requests, after which others may have their turn */ };
+enum {
+    EAGER = 32,
+    TURN = 32 /* requests, after which others may have their turn */,
+    ROOM_LOOK = 50000000 /* ns */
+};
 
 /* ---- the role ---- */
 
@@ -129,6 +133,13 @@ void role_check(struct p9_conn *c)
         role_pass(c);
 }
 
+void role_stop(struct p9_conn *c)
+{
+    c->role = ROLE_STOPPED;
+    if (!serve_room(c, c->wants)) /* it is others who make room, and nobody tells */
+        conn_due(c, DUE_ROOM, mono_now() + ROOM_LOOK);
+}
+
 void read_drop(struct p9_conn *c)
 {
     struct rd *rd = &c->rd;
@@ -186,6 +197,10 @@ static int take_request(struct p9_conn *c, uint32_t size)
     }
     if (size <= RBUF_SIZE && buffered(c) < size)
         return 0;
+    c->wants = size > RBUF_SIZE ? size : 0;
+    if (c->wants && !serve_room(c, size))
+        return 0;
+    c->wants = 0;
     rd->req = req_new(c, size);
     if (!rd->req)
         return -1;
@@ -287,6 +302,7 @@ static int parse(struct p9_conn *c, struct req **ret)
         struct p9_pending *p = rd->pend;
         rd->kind = RD_SMALL;
         rd->req = NULL;
+        conn_due(c, DUE_WHOLE, 0);
         if (p) {
             use_answer(c, p);
             rd->answered = true;
@@ -332,6 +348,7 @@ static bool fill(struct p9_conn *c, int timeout)
     }
     if (c->opts.stats)
         stats_add(&c->opts.stats->received, (uint64_t)r);
+    rd->got = (uint32_t)r;
     size_t direct = (size_t)r < rd->left ? (size_t)r : rd->left;
     if (direct)
         rd->dst += direct;
@@ -347,6 +364,17 @@ void read_garbage(struct p9_conn *c)
 
 /* ---- a worker as reader ---- */
 
+/* A message has begun. How much of it is still to come, as far as that is known. */
+static bool half(const struct p9_conn *c)
+{
+    return buffered(c) || c->rd.left;
+}
+
+static size_t left(const struct p9_conn *c)
+{
+    return c->rd.left ? c->rd.left : RBUF_SIZE;
+}
+
 /* Nothing comes. True if the role is gone. */
 static bool park(struct p9_conn *c, uint64_t gen)
 {
@@ -360,6 +388,10 @@ static bool park(struct p9_conn *c, uint64_t gen)
     c->hup = false; /* if it was the end, we would know */
     hello_silence(c);
     drop_buffer(c);
+    if (!half(c))
+        conn_due(c, DUE_WHOLE, 0);
+    else if (!c->due[DUE_WHOLE] && c->opts.handler)
+        conn_due(c, DUE_WHOLE, mono_now() + clock_for(LIMIT_WHOLE, left(c)));
     serve_purge_spares(c);
     role_pass(c);
     return true;
@@ -376,7 +408,8 @@ static bool fill_or_park(struct p9_conn *c, uint64_t gen, bool served)
             return false;
     }
     c->rd.answered = false;
-    bool dwell = crew_dwell(c->crew);
+    /* Who sends a few bytes now and then has no thread wait for them. */
+    bool dwell = (!half(c) || c->rd.got >= RBUF_SIZE / 2) && crew_dwell(c->crew);
     if (dwell)
         timeout = WIRE_DWELL;
     bool some = fill(c, timeout);
@@ -421,7 +454,7 @@ void read_serve(struct p9_conn *c, uint64_t gen)
             role_pass(c);
             break;
         } else if (serve_full(c)) {
-            c->role = ROLE_STOPPED;
+            role_stop(c);
             break;
         } else if (parse(c, &req)) {
             run_reading(c, req, gen);
@@ -492,7 +525,7 @@ void read_call(struct p9_conn *c, uint64_t gen, ready_fn *done, void *arg, int64
     while (role_mine(c, gen) && c->state == LIVE && !c->at_eof) {
         struct req *req = NULL;
         if (serve_full(c)) {
-            c->role = ROLE_STOPPED;
+            role_stop(c);
             return;
         }
         if (parse(c, &req)) {

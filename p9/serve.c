@@ -28,6 +28,22 @@ struct req_mem {
 
 /* ---- memory ---- */
 
+static void hold_bytes(struct p9_conn *c, struct req *req, size_t n)
+{
+    if (n == req->inall)
+        return;
+    atomic_fetch_add_explicit(crew_bytes(c->crew), n - req->inall, memory_order_relaxed);
+    req->inall = n;
+}
+
+/* What a connection may hold is what is free of what all may hold: so there is always some for
+ * those that hold little, however many hold much. */
+bool serve_room(const struct p9_conn *c, size_t size)
+{
+    size_t all = atomic_load_explicit(crew_bytes(c->crew), memory_order_relaxed);
+    return all < LIMIT_BYTES_ALL && c->bytes_serving + size <= LIMIT_BYTES_ALL - all;
+}
+
 struct req *req_new(struct p9_conn *c, size_t size)
 {
     struct req *req = c->spares;
@@ -45,6 +61,8 @@ struct req *req_new(struct p9_conn *c, size_t size)
     req->task.conn = c;
     req->nraw = size;
     req->raw = size <= sizeof(req->small) ? req->small : crew_buf(c->crew, size);
+    if (req->raw)
+        hold_bytes(c, req, size);
     if (!req->raw) {
         free(req);
         conn_lost(c, -ENOMEM, "out of memory");
@@ -66,6 +84,7 @@ static void req_free(struct p9_conn *c, struct req *req)
         next = m->next;
         free(m);
     }
+    hold_bytes(c, req, 0);
     if (c->nspares < SPARES && c->state == LIVE) {
         req->next_spare = c->spares;
         c->spares = req;
@@ -406,7 +425,7 @@ bool serve_full(const struct p9_conn *c)
 {
     return c->nserving - c->nblocked >= LIMIT_REQUESTS_SERVED ||
            c->nserving >= LIMIT_REQUESTS_HELD || c->nlinked >= LIMIT_REQUESTS_HELD ||
-           c->bytes_serving >= LIMIT_BYTES_SERVED;
+           !serve_room(c, c->wants) || c->bytes_serving >= LIMIT_BYTES_SERVED;
 }
 
 static void cancel(struct p9_conn *c, struct req *req)
@@ -469,6 +488,7 @@ static void admit(struct p9_conn *c, struct req *req)
     c->nserving++;
     c->nlinked++;
     c->bytes_serving += req->cost;
+    hold_bytes(c, req, req->cost);
 }
 
 struct req *serve_take(struct p9_conn *c, struct req *req)
