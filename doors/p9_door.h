@@ -191,7 +191,7 @@ P9D_HANDLERS(X)
 /* What of the flags of Tlopen and Tlcreate a tree is told. */
 int p9d_open_flags(uint32_t wire);
 /* Tlopen with other flags than it says. */
-int p9d_open(struct p9d_op *op, struct pl_call *call, uint32_t flags);
+int p9d_open_fid(struct p9d_op *op, struct pl_call *call, uint32_t flags);
 /* op->made becomes the open file, and the answer says so: takes over `node` and `file`. */
 int p9d_made_open(struct p9d_op *op, struct pl_node *node, struct pl_node *parent, const char *name,
                   struct pl_file *file, const struct pl_attr *attr);

@@ -41,10 +41,10 @@ static void say_open(struct p9d_op *op, const struct pl_attr *attr, const struct
 
 int p9d_lopen(struct p9d_op *op)
 {
-    return p9d_open(op, op->call, op->in->flags);
+    return p9d_open_fid(op, op->call, op->in->flags);
 }
 
-int p9d_open(struct p9d_op *op, struct pl_call *call, uint32_t flags)
+int p9d_open_fid(struct p9d_op *op, struct pl_call *call, uint32_t flags)
 {
     struct p9d_fid *fid = op->fid;
     struct pl_tree *tree = fid->at->tree;

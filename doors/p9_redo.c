@@ -216,7 +216,7 @@ static int redo_open(struct p9d_op *op)
         (op->in->flags & P9_TRUNC) && !p9d_xattr(op->fid) && redo_truncated(&e, op->fid->node);
     if (!cut)
         return carry_out(op);
-    return p9d_open(op, op->call, op->in->flags & ~(uint32_t)P9_TRUNC);
+    return p9d_open_fid(op, op->call, op->in->flags & ~(uint32_t)P9_TRUNC);
 }
 
 /* Are our bytes somewhere in what has been appended since, or the beginning of them at its end? */
@@ -349,7 +349,7 @@ static int opened_again(struct p9d_op *op)
     if (r < 0 || p9d_file(op->fid))
         return r;
     pl_call_init_self(&call);
-    r = p9d_open(op, &call, op->in->flags & ~(uint32_t)(P9_TRUNC | P9_EXCL));
+    r = p9d_open_fid(op, &call, op->in->flags & ~(uint32_t)(P9_TRUNC | P9_EXCL));
     pl_call_done(&call);
     return r;
 }

@@ -250,6 +250,8 @@ static void hello_agreed(struct p9_conn *c, struct p9_pending *p)
 {
     c->hello_result = agreed(c, p);
     pend_free(p);
+    /* Before the reader gives its role up: whether somebody must go on reading depends on it. */
+    c->use_ext = c->hello_result == OWN;
     use_wake_all(c);
 }
 
@@ -280,7 +282,6 @@ static int offer_all(struct p9_conn *c, struct pl_call *call)
     }
     if (r < 0)
         return r;
-    c->use_ext = r == OWN;
     c->use_dialect = versions[r].dialect;
     return use_open(c);
 }
