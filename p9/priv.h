@@ -292,8 +292,8 @@ void serve_run(struct p9_conn *c, struct req *req, uint64_t gen);
 void serve_submit(struct p9_conn *c, struct req *req);
 /* The answer is in pub.out: queues it (unless dropped), and what waited for it. */
 void serve_answer(struct p9_conn *c, struct req *req);
-/* There is memory for a request of `size` bytes. */
-bool serve_room(const struct p9_conn *c, size_t size);
+/* There is memory for another request; one of `large` bytes, if not 0. */
+bool serve_room(const struct p9_conn *c, size_t large);
 /* The end of the session does not wait for it. */
 void serve_uncount(struct p9_conn *c, struct req *req);
 /* It gets no answer; who waited for it goes on. */

@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SPARES = 2, HEAVY = 32768 };
+enum { SPARES = 2, HEAVY = 32768, LARGE_PART = 8 };
 
 struct req_mem {
     struct req_mem *next;
@@ -36,12 +36,13 @@ static void hold_bytes(struct p9_conn *c, struct req *req, size_t n)
     req->inall = n;
 }
 
-/* What a connection may hold is what is free of what all may hold: so there is always some for
- * those that hold little, however many hold much. */
-bool serve_room(const struct p9_conn *c, size_t size)
+/* What a connection may hold is what is free of what all may hold, and for large messages but a
+ * part of that: so there is always some for those that hold little, however many hold much. */
+bool serve_room(const struct p9_conn *c, size_t large)
 {
     size_t all = atomic_load_explicit(crew_bytes(c->crew), memory_order_relaxed);
-    return all < LIMIT_BYTES_ALL && c->bytes_serving + size <= LIMIT_BYTES_ALL - all;
+    size_t left = all < LIMIT_BYTES_ALL ? LIMIT_BYTES_ALL - all : 0;
+    return large ? c->bytes_serving + large <= left / LARGE_PART : c->bytes_serving < left;
 }
 
 struct req *req_new(struct p9_conn *c, size_t size)
