@@ -26,7 +26,7 @@
     X(REQUESTS_SERVED, 512, "requests", "of one connection taken and not yet answered")            \
     X(REQUESTS_HELD, 4096, "requests", "the same, with those that said that they wait")            \
     X(REQUESTS_USED, 128, "requests", "sent over one connection and not yet answered")             \
-    X(FLUSHES_USED, 129, "requests", "Tflush and Tend, besides the above")                         \
+    X(FLUSHES_USED, 130, "requests", "Tflush, Tend and keepalive, besides")                        \
     X(BYTES_SERVED, 33554432, "bytes", "of requests and answers held for one connection")          \
     X(BYTES_USED, 8388608, "bytes", "of requests sent over one connection and not yet answered")   \
     X(BYTES_ALL, 536870912, "bytes", "of requests and answers held for all connections")           \
@@ -35,6 +35,8 @@
     X(STALLED, 120, "seconds", "for answers to be taken, and what SLOWEST adds")                   \
     X(SLOWEST, 4096, "bytes a second", "that a link must carry at least")                          \
     X(GOODBYE, 10, "seconds", "for a server to answer the last requests of a client that goes")    \
+    X(FLUSH, 10, "seconds",                                                                        \
+      "for a server to answer Tflush, until its caller goes on all the same")                      \
     X(CONNECTIONS, 16384, "connections", "to one server")                                          \
     X(PEER, 4096, "connections", "of these, by one user, address or key")                          \
     X(LINKS, 16384, "links", "of one server, up or down")                                          \

@@ -4,12 +4,13 @@
 #include "cmd/serving.h"
 #include "cmd/spec.h"
 
-enum { OPT_MARKER = 256, OPT_ANYONE };
+enum { OPT_MARKER = 256, OPT_ANYONE, OPT_STATE };
 static const struct option longs[] = {{"once", no_argument, NULL, '1'},
                                       {"allow", required_argument, NULL, 'a'},
                                       {"anyone", no_argument, NULL, OPT_ANYONE},
                                       {"quiet", no_argument, NULL, 'q'},
                                       {"marker", required_argument, NULL, OPT_MARKER},
+                                      {"state", required_argument, NULL, OPT_STATE},
                                       {NULL, 0, NULL, 0}};
 
 static int run(const struct cmd *self, int argc, char **argv)
@@ -29,6 +30,8 @@ static int run(const struct cmd *self, int argc, char **argv)
             s.listen.anyone = true;
         else if (o == OPT_MARKER)
             s.marker = optarg;
+        else if (o == OPT_STATE)
+            s.state = optarg;
         else
             s.listen.nallow = listening_users(self, optarg, allow, s.listen.nallow, 64);
     }
@@ -43,7 +46,7 @@ static int run(const struct cmd *self, int argc, char **argv)
     }
     if (spec_parse(argv[optind], &spec, &err) < 0)
         return cmd_wrong(self, &err);
-    s.text = spec_text(spec);
+    s.text = s.what = spec_text(spec);
     struct spec_far far;
     int status = EXIT_FAILED;
     if (spec_open(spec, NULL, &far, &s.tree, &err) < 0) {
@@ -58,12 +61,17 @@ static int run(const struct cmd *self, int argc, char **argv)
 
 const struct cmd cmd_serve = {
     .name = "serve",
-    .args = "[-1] [-a USER,... | --anyone] [-q] SPEC ADDR...",
+    .args = "[-1] [-a USER,... | --anyone] [-q] [--state DIR] SPEC ADDR...",
     .summary = "Exports the tree that SPEC names over 9P2000.L",
     .help = "  -1, --once          ends after the first connection\n"
             "  -a, --allow USER,...  who may connect to a unix socket (else this user and root)\n"
             "      --anyone        everybody may\n"
-            "  -q, --quiet         does not print what is served where\n\n"
+            "  -q, --quiet         does not print what is served where\n"
+            "      --state DIR     where it is noted what clients have asked to change, so that a\n"
+            "                      server of the same SPEC that follows this one, even when this\n"
+            "                      one was killed, does it once and not twice; \"none\": nowhere\n"
+            "                      (default: beside what `plenum status` reads, until the next "
+            "boot)\n\n"
             "ADDR: see plenum help addr. Port 0 is a free port, which is printed.\n",
     .example = "  plenum serve /srv 'tcp!127.0.0.1!5640' 'unix!/tmp/srv.sock'\n",
     .run = run,

@@ -9,12 +9,14 @@
 #include "doors/p9.h"
 #include "keeper/registry.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define RETRY_MS 100 /* out of descriptors: so long until the next try to accept */
@@ -197,6 +199,54 @@ static void loop(struct server *sv)
     free(fds);
 }
 
+/* The directory DIR of --state: made if it is not there, and nobody else's. */
+static int state_dir(const char *path)
+{
+    struct stat st;
+    if (mkdir(path, 0700) < 0 && errno != EEXIST)
+        return -errno;
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    if (fstat(fd, &st) == 0 && st.st_uid == geteuid() && !(st.st_mode & 022))
+        return fd;
+    close(fd);
+    return -EPERM;
+}
+
+static void say_lasts(struct server *sv, const char *why)
+{
+    char *lasts = sv->page->stats.lasts;
+    if (why)
+        snprintf(lasts, sizeof(sv->page->stats.lasts), "operations die with it: %.50s", why);
+    else
+        strcpy(lasts, "its successor remembers operations");
+}
+
+/* Clients' operations are to outlive this process. Without that it serves all the same, unless a
+ * directory was asked for. */
+static int remember(struct server *sv)
+{
+    const struct serving *s = sv->s;
+    if (!s->what || (s->state && !strcmp(s->state, "none"))) {
+        say_lasts(sv, s->what ? "by request" : "the tree ends with it");
+        return 0;
+    }
+    int dir = s->state ? state_dir(s->state) : reg_dir("ops");
+    int r = dir < 0 ? dir : p9_door_remember(sv->door, dir, s->what);
+    if (dir >= 0)
+        close(dir);
+    const char *why = r == -ENOTSUP ? "the tree ends with it"
+                      : r == -EPERM ? "others may write to its directory"
+                                    : strerror(-r);
+    say_lasts(sv, r < 0 ? why : NULL);
+    if (r == 0 || r == -ENOTSUP || !s->state)
+        return 0;
+    fprintf(stderr, "%s: %s: %s (--state wants a directory that is this user's alone)\n", s->prefix,
+            s->state, r == -EPERM ? "not private" : strerror(-r));
+    return 1;
+}
+
 static int start(struct server *sv)
 {
     struct p9_export export = {.aname = "", .tree = sv->s->tree};
@@ -210,6 +260,8 @@ static int start(struct server *sv)
     int r = p9_door_new(&export, 1, sv->crew, &sv->page->stats, &sv->door);
     if (r < 0)
         return failed(sv, strerror(-r));
+    if (remember(sv))
+        return 1;
     if (sv->s->marker) {
         printf("%s\n", sv->s->marker);
         fflush(stdout);

@@ -13,6 +13,10 @@ struct serving {
     char *const *addrs;
     size_t n;
     struct chan_listen_opts listen;
+    /* Operations of clients are remembered beyond this process, if that can be: where (NULL: the
+     * usual place; "none": nowhere), and what is served, the same in every run (NULL: nobody serves
+     * it again). */
+    const char *state, *what;
     const char *marker; /* printed on standard output before the first connection; or NULL */
     bool once;          /* ends after the first connection */
     bool quiet;

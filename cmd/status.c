@@ -164,8 +164,8 @@ const struct cmd cmd_status = {
     .help =
         "  --json  one array with an object for each: kind, dir, spec, state, keeper, server,\n"
         "          nursery (process ids), restarts (servers that have followed the first), lasts\n"
-        "          (whether it outlives its server, and why not), peer, started, requests, "
-        "errors,\n"
+        "          (whether it outlives its server, and why not; of what serves: whether a\n"
+        "          successor knows what clients have asked for), peer, started, requests, errors,\n"
         "          bytes_read, bytes_written, waiting (requests not yet answered), sent, received\n"
         "          (bytes on the channel), passed (open files whose bytes the kernel moves by\n"
         "          itself), bytes (how they move, and why), told (how the kernel learns of "

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Clients that are remembered, and the way of an operation: see p9_once.h. */
 #include "doors/p9_once.h"
+#include "doors/redo.h"
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -126,8 +127,9 @@ static int client_new(struct once *once, const uint64_t id[2], const char *who,
     int r = -EBUSY;
     c->fd = -1;
     if (once->store.dir >= 0) {
-        once_store_prune(&once->store, LIMIT_SESSIONS - 1);
         r = once_file_open(&once->store, id, who, &c->file, &c->fd);
+        if (r == 0)
+            once_store_prune(&once->store, LIMIT_SESSIONS);
     }
     if (r < 0 && r != -EPERM)
         r = (c->file = once_file_private(&once->store, id, who)) ? 0 : -ENOMEM;
@@ -284,8 +286,8 @@ static int enter(struct p9d_op *op, struct once_client *c, uint64_t hash)
 {
     uint64_t num = op->in->op;
     unsigned i = num % LIMIT_SESSION_OPS;
-    struct once_head *h = &c->file->head;
     struct once_slot *slot = &c->file->slot[i];
+    uint64_t newest = atomic_load(&c->file->head.newest);
     int r = 0;
     pthread_mutex_lock(&c->mutex);
     if (c->running[i] && slot->op == num && slot->hash == hash)
@@ -295,7 +297,7 @@ static int enter(struct p9d_op *op, struct once_client *c, uint64_t hash)
         r = -EPROTO;
     else if (r == 0 && known && (slot->hash != hash || slot->type != op->in->type))
         r = -EPROTO;
-    else if (r == 0 && !known && num + LIMIT_SESSION_OPS <= atomic_load(&h->newest))
+    else if (r == 0 && !known && newest >= LIMIT_SESSION_OPS && num <= newest - LIMIT_SESSION_OPS)
         r = -EPROTO; /* that long ago nothing is remembered */
     if (r == 0) {
         r = known ? (int)atomic_load(&slot->state) : ONCE_FREE;
@@ -353,6 +355,7 @@ static void done(struct p9d_op *op, int error)
     slot->qid_path = out->qid.path;
     slot->iounit = out->iounit;
     slot->count = op->in->type == P9_Tcopy ? out->length : out->count;
+    slot->ended = now();
     slot->answered = once_sum_answered(slot);
     ORDER();
     atomic_store(&slot->state, ONCE_DONE);
@@ -373,7 +376,7 @@ static bool removes(uint8_t type)
 
 struct claim {
     const struct once_slot *by;
-    uint64_t ino, name;
+    uint64_t ino, name, then;
     bool removed, found;
     const struct once *once;
 };
@@ -381,7 +384,8 @@ struct claim {
 /* With the client's lock, and not while it is carried out. */
 static bool has(const struct claim *c, const struct once_slot *s)
 {
-    if (atomic_load(&s->state) != ONCE_DONE || s->error || s == c->by)
+    if (atomic_load(&s->state) != ONCE_DONE || s->error || s == c->by ||
+        s->ended + redo_grain() < c->then)
         return false;
     return c->removed
                ? removes(s->type) && s->name == c->name && atomic_load(&s->intent.ino) == c->ino
@@ -413,10 +417,10 @@ static void file_has(void *arg, const struct once_file *f)
         claim->found |= once_slot_ok(&f->slot[i], i) && has(claim, &f->slot[i]);
 }
 
-bool p9d_once_claimed(struct p9d_op *op, uint64_t ino, bool removed)
+bool p9d_once_claimed(struct p9d_op *op, uint64_t ino, uint64_t then, bool removed)
 {
     struct once *once = op->session->door->once;
-    struct claim claim = {op->slot, ino, op->slot->name, removed, false, once};
+    struct claim claim = {op->slot, ino, op->slot->name, then, removed, false, once};
     struct once_client *c, *next;
     bool found = false;
     pthread_mutex_lock(&once->mutex);

@@ -57,6 +57,7 @@ struct once_slot {
     uint32_t qid_version, iounit;
     uint64_t qid_path;
     uint64_t count;
+    uint64_t ended;    /* CLOCK_REALTIME ns */
     uint64_t answered; /* sum of the answer */
 };
 enum once_there { ONCE_ABSENT = 1, ONCE_THERE };
@@ -139,9 +140,9 @@ void p9d_once_leave(struct p9d_session *s, bool forget);
 int p9d_once(struct p9d_op *op);
 /* Before the deed, when all else is ready. */
 void p9d_once_begun(struct p9d_op *op);
-/* Another operation that is remembered has made this object (or, `removed`, taken away this very
- * name of it). Waits for those that are at it. */
-bool p9d_once_claimed(struct p9d_op *op, uint64_t ino, bool removed);
+/* Another operation that is remembered has made this object, which was born then (or, `removed`,
+ * taken away this very name of it since then). Waits for those that are at it. */
+bool p9d_once_claimed(struct p9d_op *op, uint64_t ino, uint64_t then, bool removed);
 uint64_t once_name_hash(const char *name);
 
 static inline pthread_mutex_t *once_append_lock(struct once *once, const struct pl_node *node)
@@ -149,6 +150,9 @@ static inline pthread_mutex_t *once_append_lock(struct once *once, const struct 
     size_t n = sizeof(once->appends) / sizeof(*once->appends);
     return &once->appends[(uintptr_t)node / 64 % n];
 }
+
+/* Is there such an attribute? Of enum once_there, or 0. (p9_xattr.c) */
+uint32_t p9d_xattr_there(struct p9d_op *op, struct p9d_fid *fid, const struct p9d_xattr *x);
 
 /* ---- p9_redo.c ---- */
 /* What is in a DONE slot is answered again, and its effects on fids are made anew. */

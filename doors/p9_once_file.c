@@ -54,9 +54,13 @@ uint64_t once_sum_asked(const struct once_slot *s)
 
 uint64_t once_sum_answered(const struct once_slot *s)
 {
-    uint64_t v[] = {s->asked,           s->qid_type,
-                    (uint32_t)s->error, (uint64_t)s->qid_version << 32 | s->iounit,
-                    s->qid_path,        s->count};
+    uint64_t v[] = {s->asked,
+                    s->qid_type,
+                    (uint32_t)s->error,
+                    (uint64_t)s->qid_version << 32 | s->iounit,
+                    s->qid_path,
+                    s->count,
+                    s->ended};
     return sum(2, v, sizeof(v));
 }
 

@@ -66,8 +66,8 @@ static enum verdict made_by_us(struct p9d_op *op, const struct pl_attr *attr, ui
     uint64_t at = (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
     if (!notes(op))
         return UNKNOWN;
-    if (!redo_ours(&e, attr, type) || at > op->session->door->once->started ||
-        p9d_once_claimed(op, attr->ino, false))
+    if (!redo_ours(&e, attr, type) || at > op->session->door->once->started + redo_grain() ||
+        p9d_once_claimed(op, attr->ino, at, false))
         return NOT_DONE;
     return at <= e.began + PROMPT ? IS_DONE : UNKNOWN;
 }
@@ -161,7 +161,8 @@ static int redo_unlink(struct p9d_op *op)
     uint64_t ino = atomic_load(&op->slot->intent.ino);
     if (!ino && !notes(op))
         return -EREMOTEIO;
-    if (redo_removed(&e, op->fid->node, text(&op->in->name)) && !p9d_once_claimed(op, ino, true))
+    if (redo_removed(&e, op->fid->node, text(&op->in->name)) &&
+        !p9d_once_claimed(op, ino, op->slot->began, true))
         return 0;
     return carry_out(op);
 }
@@ -188,7 +189,7 @@ static int redo_rename(struct p9d_op *op)
     uint64_t ino = atomic_load(&op->slot->intent.ino);
     if (redo_renamed(&e, op->fid->node, from, op->fid2->node, to, flags))
         return 0;
-    if (ino ? redo_ino(&e, op->fid->node, from) == ino : notes(op))
+    if (ino ? redo_is_still(&e, op->fid->node, from, ino) : notes(op))
         return carry_out(op);
     return -EREMOTEIO; /* moved, and moved on; or another has moved it */
 }
@@ -199,7 +200,7 @@ static int redo_rename_fid(struct p9d_op *op)
     uint64_t ino = atomic_load(&op->slot->intent.ino);
     if (!ino && !notes(op))
         return -EREMOTEIO;
-    if (ino && redo_ino(&e, op->fid2->node, text(&op->in->name)) == ino) {
+    if (ino && redo_is_still(&e, op->fid2->node, text(&op->in->name), ino)) {
         p9d_set_name(op->fid, op->fid2->node, text(&op->in->name));
         return 0;
     }
@@ -289,13 +290,16 @@ static int redo_fallocate(struct p9d_op *op)
     return size >= 0 && (uint64_t)size == then ? 0 : -EREMOTEIO;
 }
 
-/* A written attribute. */
+/* A written attribute: the door itself has noted whether there was such a one, where that matters;
+ * if that has changed, it was done. */
 static int redo_clunk(struct p9d_op *op)
 {
     uint32_t was = atomic_load(&op->slot->xattr);
-    int r = carry_out(op);
-    bool is_done = (r == -EEXIST && was == ONCE_ABSENT) || (r == -ENODATA && was == ONCE_THERE);
-    return is_done ? 0 : r;
+    struct p9d_xattr *x = p9d_xattr(op->fid);
+    if (!was || !x || !x->write)
+        return carry_out(op);
+    bool done = p9d_xattr_there(op, op->fid, x) == (was == ONCE_THERE ? ONCE_ABSENT : ONCE_THERE);
+    return done ? 0 : carry_out(op);
 }
 
 static int judge(struct p9d_op *op)

@@ -131,13 +131,10 @@ ssize_t p9d_xattr_write(struct p9d_op *op, struct p9d_xattr *x)
     return r;
 }
 
-/* Notes whether there is such an attribute, where doing it again would make a difference. */
-static void note(struct p9d_op *op, struct p9d_fid *fid, const struct p9d_xattr *x, bool remove)
+uint32_t p9d_xattr_there(struct p9d_op *op, struct p9d_fid *fid, const struct p9d_xattr *x)
 {
-    if (!op->slot || !(remove || x->flags == XATTR_CREATE))
-        return;
     ssize_t n = pl_getxattr(fid->at->tree, op->call, fid->node, x->name, NULL, 0);
-    atomic_store(&op->slot->xattr, n >= 0 ? ONCE_THERE : n == -ENODATA ? ONCE_ABSENT : 0);
+    return n >= 0 ? ONCE_THERE : n == -ENODATA ? ONCE_ABSENT : 0;
 }
 
 int p9d_xattr_commit(struct p9d_op *op, struct p9d_fid *fid, struct p9d_xattr *x)
@@ -149,7 +146,8 @@ int p9d_xattr_commit(struct p9d_op *op, struct p9d_fid *fid, struct p9d_xattr *x
     if (!whole)
         return -EINVAL;
     bool remove = x->size == 0 && x->flags == XATTR_REPLACE;
-    note(op, fid, x, remove);
+    if (op->slot && (remove || x->flags == XATTR_CREATE)) /* to do it again is not the same */
+        atomic_store(&op->slot->xattr, p9d_xattr_there(op, fid, x));
     if (remove)
         return pl_removexattr(tree, op->call, fid->node, x->name);
     return pl_setxattr(tree, op->call, fid->node, x->name, x->value, x->size, x->flags);

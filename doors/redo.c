@@ -23,18 +23,33 @@ int redo_there(const struct redo *r, struct pl_node *dir, const char *name, stru
     return error;
 }
 
-uint64_t redo_ino(const struct redo *r, struct pl_node *dir, const char *name)
+static uint64_t ns(struct timespec t)
 {
-    struct pl_attr attr;
-    return redo_there(r, dir, name, NULL, &attr) == 0 ? attr.ino : 0;
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+uint64_t redo_grain(void)
+{
+    struct timespec grain;
+    clock_getres(CLOCK_REALTIME_COARSE, &grain);
+    return (uint64_t)grain.tv_nsec;
 }
 
 bool redo_since(const struct redo *r, struct timespec t)
 {
-    struct timespec grain;
-    clock_getres(CLOCK_REALTIME_COARSE, &grain);
-    uint64_t at = (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-    return at + (uint64_t)grain.tv_nsec >= r->began;
+    return ns(t) + redo_grain() >= r->began;
+}
+
+/* It was not there when the op was begun; false where that is not known. */
+static bool is_younger(const struct redo *r, const struct pl_attr *attr)
+{
+    return ns(attr->btime) > r->began + redo_grain();
+}
+
+bool redo_is_still(const struct redo *r, struct pl_node *dir, const char *name, uint64_t ino)
+{
+    struct pl_attr attr;
+    return redo_there(r, dir, name, NULL, &attr) == 0 && attr.ino == ino && !is_younger(r, &attr);
 }
 
 bool redo_ours(const struct redo *r, const struct pl_attr *a, uint32_t type)
@@ -61,19 +76,18 @@ bool redo_removed(const struct redo *r, struct pl_node *dir, const char *name)
     if (!ino)
         return false;
     int error = redo_there(r, dir, name, NULL, &attr);
-    return error == -ENOENT || (error == 0 && attr.ino != ino);
+    return error == -ENOENT || (error == 0 && (attr.ino != ino || is_younger(r, &attr)));
 }
 
 bool redo_renamed(const struct redo *r, struct pl_node *olddir, const char *oldname,
                   struct pl_node *newdir, const char *newname, unsigned flags)
 {
     uint64_t ino = atomic_load(&r->intent->ino), ino2 = atomic_load(&r->intent->ino2);
-    if (!ino)
+    if (!ino || !redo_is_still(r, newdir, newname, ino))
         return false;
-    uint64_t from = redo_ino(r, olddir, oldname), to = redo_ino(r, newdir, newname);
     if (flags & RENAME_EXCHANGE)
-        return ino != ino2 && to == ino && from == ino2;
-    return to == ino && from != ino;
+        return ino != ino2 && redo_is_still(r, olddir, oldname, ino2);
+    return !redo_is_still(r, olddir, oldname, ino);
 }
 
 int64_t redo_size(const struct redo *r, struct pl_node *node)

@@ -22,10 +22,13 @@ struct redo {
 /* What `name` in `dir` stands for now; `node` may be NULL, else it gets a reference. */
 int redo_there(const struct redo *r, struct pl_node *dir, const char *name, struct pl_node **node,
                struct pl_attr *attr);
-/* Its number; 0: there is nothing of that name, or it cannot be told what. */
-uint64_t redo_ino(const struct redo *r, struct pl_node *dir, const char *name);
+/* Is it still the object of that number, which was there when the op was begun? One that is younger
+ * has only got the number of one that is gone. */
+bool redo_is_still(const struct redo *r, struct pl_node *dir, const char *name, uint64_t ino);
 
-/* Not before the op was begun, as far as clocks tell that go by ticks. */
+/* By so much a file's date may differ from CLOCK_REALTIME_COARSE, which goes by ticks, in ns. */
+uint64_t redo_grain(void);
+/* Not before the op was begun, as far as clocks tell. */
 bool redo_since(const struct redo *r, struct timespec t);
 /* Can an object of that type have been made for it? */
 bool redo_ours(const struct redo *r, const struct pl_attr *attr, uint32_t type);

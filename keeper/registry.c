@@ -69,16 +69,13 @@ static bool place(int i, char path[PATH_MAX])
     return n > 0 && n < PATH_MAX;
 }
 
-/* Opens the i-th directory if it is ours alone; with `make`, makes it. -ENOENT if there is none. */
-static int open_place(int i, bool make)
+/* Opens the directory if it is ours alone; with `make`, makes it. */
+static int open_private(int at, const char *path, bool make)
 {
-    char path[PATH_MAX];
     struct stat st;
-    if (!place(i, path))
-        return -ENOENT;
-    if (make && mkdir(path, 0700) < 0 && errno != EEXIST)
+    if (make && mkdirat(at, path, 0700) < 0 && errno != EEXIST)
         return -errno;
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int fd = openat(at, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
         return -errno;
     if (fstat(fd, &st) < 0 || st.st_uid != geteuid() || (st.st_mode & 077) != 0) {
@@ -86,6 +83,31 @@ static int open_place(int i, bool make)
         return -EPERM;
     }
     return fd;
+}
+
+/* Opens the i-th directory if it is ours alone; with `make`, makes it. -ENOENT if there is none. */
+static int open_place(int i, bool make)
+{
+    char path[PATH_MAX];
+    return place(i, path) ? open_private(AT_FDCWD, path, make) : -ENOENT;
+}
+
+int reg_dir(const char *name)
+{
+    int r = -ENOENT;
+    for (int i = 0; i < PLACES; i++) {
+        int dir = open_place(i, true);
+        if (dir < 0) {
+            r = dir == -ENOENT ? r : dir;
+            continue;
+        }
+        int fd = open_private(dir, name, true);
+        close(dir);
+        if (fd >= 0)
+            return fd;
+        r = fd;
+    }
+    return r;
 }
 
 static struct reg_page *map(int fd)

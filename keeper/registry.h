@@ -70,6 +70,10 @@ int reg_listen(struct reg_entry *e);
  * of this user, or it takes no orders. */
 int reg_dial(const char *dir);
 
+/* A directory for what a server's successor needs, as private as the registry's, beside the entries:
+ * its descriptor, or a negative errno. */
+int reg_dir(const char *name);
+
 void reg_set_state(struct reg_page *page, const char *state);
 void reg_set_peer(struct reg_page *page, const char *peer); /* escaped already */
 

@@ -13,6 +13,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 static void finish(struct p9_conn *c, int error, char *sentence)
 {
@@ -21,10 +23,9 @@ static void finish(struct p9_conn *c, int error, char *sentence)
         return;
     }
     c->state = ENDED;
-    conn_due_none(c);
     c->error = error;
     c->sentence = sentence;
-    wire_cut(&c->wire);
+    link_finish(c);
     if (c->role != ROLE_HELD) {
         c->role = ROLE_NONE;
         read_drop(c);
@@ -74,7 +75,7 @@ void conn_eof(struct p9_conn *c, int error, bool partial)
 {
     bool uses = c->use == USE_HELLO || c->use == USE_OPEN || c->use == USE_ENDING;
     bool ours = c->serve_ext || c->use_ext;
-    if (!error && !partial && both_done(c))
+    if (!error && !partial && (both_done(c) || (link_reads(c) && link_may_end(c))))
         conn_end(c);
     else if (partial && !c->rd.any && !error)
         read_garbage(c);
@@ -96,7 +97,7 @@ void conn_eof(struct p9_conn *c, int error, bool partial)
 void conn_settle(struct p9_conn *c)
 {
     if (c->state != ENDED || c->finalising || c->role == ROLE_HELD || c->writing || c->nserving ||
-        c->resetting || c->out_head)
+        c->resetting || c->out_head || link_busy(c))
         return;
     c->finalising = true;
     crew_submit(c->crew, &c->final_task);
@@ -106,9 +107,8 @@ static void final_task(struct p9_conn *c, struct task *task)
 {
     if (c->session && c->opts.handler && c->opts.handler->reset)
         c->opts.handler->reset(c->opts.handler_arg);
-    crew_forget(c->crew, c, c->wire.in);
-    wire_done(&c->wire);
-    chan_close(&c->wire.chan);
+    crew_active(c->crew, c, false);
+    link_final(c);
     if (c->opts.over)
         c->opts.over(c->opts.over_arg, c->error, c->sentence ? c->sentence : "");
     pthread_mutex_lock(&c->lock);
@@ -122,6 +122,31 @@ static void task_init(struct p9_conn *c, struct task *t,
                       void (*run)(struct p9_conn *, struct task *))
 {
     *t = (struct task){.run = run, .conn = c};
+}
+
+/* What can fail. */
+static int begin(struct p9_conn *c)
+{
+    int r = 0;
+    c->poke = c->opts.use ? eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK) : -1;
+    if (c->opts.use && c->poke < 0)
+        return -errno;
+    r = wire_init(&c->wire, &c->chan, true, c->poke);
+    if (r == 0)
+        r = crew_add(c->crew, c, c->wire.in);
+    if (r == 0) {
+        r = link_new(c);
+        if (r < 0) {
+            crew_unwatch(c->crew, c, c->wire.in);
+            crew_del(c->crew, c);
+        }
+    }
+    if (r < 0) {
+        wire_done(&c->wire);
+        if (c->poke >= 0)
+            close(c->poke);
+    }
+    return r;
 }
 
 int p9_conn_new(struct chan *chan, const struct p9_conn_opts *opts, struct p9_conn **ret,
@@ -151,11 +176,10 @@ int p9_conn_new(struct chan *chan, const struct p9_conn_opts *opts, struct p9_co
     task_init(c, &c->cancel_task, serve_cancel_task);
     task_init(c, &c->reset_task, hello_reset_task);
     task_init(c, &c->final_task, final_task);
-    int r = wire_init(&c->wire, chan, opts->handler != NULL);
-    if (r == 0)
-        r = crew_add(c->crew, c, c->wire.in);
+    task_init(c, &c->link_task, link_task);
+    task_init(c, &c->look_task, link_look);
+    int r = begin(c);
     if (r < 0) {
-        wire_done(&c->wire);
         pthread_mutex_destroy(&c->lock);
         pthread_cond_destroy(&c->cond);
         p9_fids_unref(c->fids);
@@ -164,8 +188,9 @@ int p9_conn_new(struct chan *chan, const struct p9_conn_opts *opts, struct p9_co
     }
     *ret = c;
     pthread_mutex_lock(&c->lock);
+    out_push(c); /* what the link begins with */
     if (opts->handler && chan->role == CHAN_ACCEPTED)
-        conn_due(c, DUE_HELLO, mono_now() + clock_for(LIMIT_HELLO, 0));
+        conn_due(c, DUE_HELLO, due_for(LIMIT_HELLO, 0));
     if (opts->handler && !opts->use && chan->role == CHAN_DIALED)
         role_offer(c); /* a worker listens for silence */
     else
@@ -239,6 +264,9 @@ void p9_conn_free(struct p9_conn *c)
     crew_del(c->crew, c);
     assert(!c->rd.buf && !c->out_head && !c->npending);
     serve_purge_spares(c);
+    link_free(c);
+    if (c->poke >= 0)
+        close(c->poke);
     free(c->tags);
     free(c->free_tags);
     p9_fids_unref(c->fids);

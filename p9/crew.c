@@ -31,12 +31,14 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 #include <utlist.h>
 
 enum { KEEP_IDLE = 4, POOL_BYTES = 4 << 20, STACK = 1 << 20, SHARE = 3, TASKS_A_LOOK = 4 };
 /* Sizes with room for a message's header; the smallest that fits is used. */
 static const size_t class_size[] = {16640, 65792, 262400, 1048832};
+enum { KICK, CLOCK /* in epoll events; then place.id of connections */ };
 enum { NCLASS = sizeof(class_size) / sizeof(*class_size), SMALL = 8192 };
 
 struct p9_crew {
@@ -46,15 +48,17 @@ struct p9_crew {
     struct p9_conn *queue; /* those with tasks, in the order in which they get a worker */
     unsigned max, nthreads, nidle, nblocked;
     unsigned nruns; /* workers that work for a connection, less those that wait */
-    unsigned looks; /* tasks taken since somebody looked for events */
+    unsigned taken; /* tasks, since somebody looked for events */
     bool watched, stopping, any_dead;
     pthread_t dead; /* the last worker that ended; it has joined the one before */
     int epoll, kick;
+    int clock;              /* a timerfd: the first of the looks is due */
+    struct p9_conn **looks; /* a heap by place.look_at, with room for all connections */
+    size_t nlooks, looks_cap;
     uint64_t next_id;
-    struct p9_conn *conns; /* hash by link.id */
+    struct p9_conn *conns; /* hash by place.id */
     atomic_uint dwelling;
     atomic_size_t bytes;
-    struct clock clock;
 
     struct free_buf {
         struct free_buf *next;
@@ -75,7 +79,7 @@ struct p9_crew {
 
 static void *worker(void *arg);
 
-static int start_thread(pthread_t *ret, void *(*run)(void *), void *arg)
+int crew_thread(pthread_t *ret, void *(*run)(void *), void *arg)
 {
     pthread_attr_t attr;
     sigset_t all, old;
@@ -102,7 +106,7 @@ static bool spawn(struct p9_crew *crew)
     if (running(crew) >= crew->max || crew->nthreads >= LIMIT_CREW_WAITING)
         return false;
     crew->nthreads++;
-    if (start_thread(&t, worker, crew) == 0)
+    if (crew_thread(&t, worker, crew) == 0)
         return true;
     crew->nthreads--;
     return false;
@@ -117,7 +121,7 @@ static unsigned share(const struct p9_crew *crew)
 
 static bool may_begin(const struct p9_crew *crew, const struct p9_conn *conn)
 {
-    return crew->nruns < crew->max && (!conn->link.tasks->op || conn->link.runs < share(crew));
+    return crew->nruns < crew->max && (!conn->place.tasks->op || conn->place.runs < share(crew));
 }
 
 /* The first that may have a worker. As those who may not have SHARE of them for each that is free,
@@ -126,7 +130,7 @@ static struct p9_conn *first(const struct p9_crew *crew)
 {
     struct p9_conn *c = crew->nruns < crew->max ? crew->queue : NULL;
     while (c && !may_begin(crew, c))
-        c = c->link.next_q;
+        c = c->place.next_q;
     return c;
 }
 
@@ -135,9 +139,9 @@ static struct p9_conn *first(const struct p9_crew *crew)
 static unsigned wanted(const struct p9_crew *crew)
 {
     unsigned n = !crew->watched, most = share(crew);
-    for (struct p9_conn *c = first(crew); c && n <= KEEP_IDLE; c = c->link.next_q) {
-        unsigned runs = c->link.runs;
-        for (struct task *t = c->link.tasks; t && (!t->op || runs < most); t = t->next, runs++)
+    for (struct p9_conn *c = first(crew); c && n <= KEEP_IDLE; c = c->place.next_q) {
+        unsigned runs = c->place.runs;
+        for (struct task *t = c->place.tasks; t && (!t->op || runs < most); t = t->next, runs++)
             n++;
     }
     return n;
@@ -158,7 +162,7 @@ static bool more_hands(struct p9_crew *crew)
 /* Who goes to work sees to it that what else there is to do is done. Gives the lock up. */
 static void run_begins(struct p9_crew *crew, struct p9_conn *conn)
 {
-    conn->link.runs++;
+    conn->place.runs++;
     crew->nruns++;
     bool wake = more_hands(crew);
     pthread_mutex_unlock(&crew->lock);
@@ -169,20 +173,20 @@ static void run_begins(struct p9_crew *crew, struct p9_conn *conn)
 static void run_ends(struct p9_crew *crew, struct p9_conn *conn)
 {
     pthread_mutex_lock(&crew->lock);
-    conn->link.runs--;
+    conn->place.runs--;
     crew->nruns--;
-    if (--conn->link.pins == 0)
+    if (--conn->place.pins == 0)
         pthread_cond_broadcast(&crew->done);
 }
 
 static void run_task(struct p9_crew *crew, struct p9_conn *conn)
 {
-    struct crew_link *l = &conn->link;
+    struct crew_place *l = &conn->place;
     struct task *t = l->tasks;
     l->tasks = t->next;
-    DL_DELETE2(crew->queue, conn, link.prev_q, link.next_q);
+    DL_DELETE2(crew->queue, conn, place.prev_q, place.next_q);
     if (l->tasks)
-        DL_APPEND2(crew->queue, conn, link.prev_q, link.next_q);
+        DL_APPEND2(crew->queue, conn, place.prev_q, place.next_q);
     else
         l->tasks_tail = &l->tasks;
     t->queued = false;
@@ -191,33 +195,148 @@ static void run_task(struct p9_crew *crew, struct p9_conn *conn)
     run_ends(crew, conn);
 }
 
+/* What is no op comes before all ops: it may be what ends them. Lock held. */
+static void enqueue(struct p9_crew *crew, struct task *task)
+{
+    struct p9_conn *conn = task->conn;
+    struct crew_place *l = &conn->place;
+    if (!l->tasks)
+        DL_APPEND2(crew->queue, conn, place.prev_q, place.next_q);
+    struct task **at = task->op ? l->tasks_tail : &l->tasks;
+    task->next = *at;
+    *at = task;
+    if (!task->next)
+        l->tasks_tail = &task->next;
+    task->queued = true;
+}
+
+/* Lock held. *wake: a worker that sleeps is to be woken when the lock is free. */
+static bool submit(struct p9_crew *crew, struct task *task, bool *wake)
+{
+    if (task->queued)
+        return true;
+    enqueue(crew, task);
+    task->conn->place.pins++;
+    if (!may_begin(crew, task->conn))
+        return false;
+    unsigned before = crew->nthreads;
+    *wake = more_hands(crew);
+    bool hands = *wake || crew->nthreads > before;
+    if (!hands && crew->watched) /* the watcher will do it */
+        hands = eventfd_write(crew->kick, 1) == 0;
+    return hands;
+}
+
+/* ---- looks ---- */
+
+static bool earlier(const struct p9_crew *crew, size_t a, size_t b)
+{
+    return crew->looks[a]->place.look_at < crew->looks[b]->place.look_at;
+}
+
+static void swap(struct p9_crew *crew, size_t a, size_t b)
+{
+    struct p9_conn *c = crew->looks[a];
+    crew->looks[a] = crew->looks[b];
+    crew->looks[b] = c;
+    crew->looks[a]->place.look_pos = a;
+    crew->looks[b]->place.look_pos = b;
+}
+
+static void sift(struct p9_crew *crew, size_t i)
+{
+    for (; i && earlier(crew, i, (i - 1) / 2); i = (i - 1) / 2)
+        swap(crew, i, (i - 1) / 2);
+    for (size_t kid; (kid = 2 * i + 1) < crew->nlooks; i = kid) {
+        kid += kid + 1 < crew->nlooks && earlier(crew, kid + 1, kid);
+        if (!earlier(crew, kid, i))
+            break;
+        swap(crew, i, kid);
+    }
+}
+
+static void set_clock(struct p9_crew *crew)
+{
+    struct itimerspec t = {.it_value = {0}};
+    if (crew->nlooks) {
+        int64_t at = crew->looks[0]->place.look_at;
+        t.it_value = (struct timespec){at / 1000000000, at % 1000000000};
+    }
+    timerfd_settime(crew->clock, TFD_TIMER_ABSTIME, &t, NULL);
+}
+
+static void unlook(struct p9_crew *crew, struct p9_conn *conn)
+{
+    size_t i = conn->place.look_pos;
+    if (!conn->place.look_at)
+        return;
+    conn->place.look_at = 0;
+    if (i != --crew->nlooks) {
+        swap(crew, i, crew->nlooks);
+        sift(crew, i);
+    }
+}
+
+void crew_clock(struct p9_crew *crew, struct p9_conn *conn, int64_t at)
+{
+    struct crew_place *p = &conn->place;
+    pthread_mutex_lock(&crew->lock);
+    if (!p->look_at) {
+        p->look_at = at;
+        p->look_pos = crew->nlooks;
+        crew->looks[crew->nlooks++] = conn;
+    } else if (at < p->look_at) {
+        p->look_at = at;
+    }
+    sift(crew, p->look_pos);
+    if (crew->looks[0] == conn && p->look_at == at)
+        set_clock(crew);
+    pthread_mutex_unlock(&crew->lock);
+}
+
+/* Lock held. */
+static void submit_looks(struct p9_crew *crew)
+{
+    uint64_t n;
+    int64_t now = mono_now();
+    ssize_t r = read(crew->clock, &n, sizeof(n));
+    (void)r; /* it is not blocking; that it was set anew meanwhile does no harm */
+    while (crew->nlooks && crew->looks[0]->place.look_at <= now) {
+        struct p9_conn *c = crew->looks[0];
+        bool wake = false;
+        unlook(crew, c);
+        submit(crew, &c->look_task, &wake);
+        if (wake)
+            pthread_cond_signal(&crew->work);
+    }
+    set_clock(crew);
+}
+
 static void watch(struct p9_crew *crew, int timeout)
 {
     struct epoll_event ev;
     crew->watched = true;
-    crew->looks = 0;
+    crew->taken = 0;
     pthread_mutex_unlock(&crew->lock);
     int n = epoll_wait(crew->epoll, &ev, 1, timeout);
     pthread_mutex_lock(&crew->lock);
     crew->watched = false;
     if (n <= 0)
         return;
-    if (ev.data.u64 == 0) {
+    if (ev.data.u64 == CLOCK) {
+        submit_looks(crew);
+        return;
+    }
+    if (ev.data.u64 == KICK) {
         eventfd_t v;
         eventfd_read(crew->kick, &v);
         return;
     }
-    if (ev.data.u64 == UINT64_MAX) {
-        pthread_mutex_unlock(&crew->lock);
-        clock_ring(&crew->clock, crew);
-        pthread_mutex_lock(&crew->lock);
-        return;
-    }
     struct p9_conn *conn;
-    HASH_FIND(link.hh, crew->conns, &ev.data.u64, sizeof(ev.data.u64), conn);
+    HASH_FIND(place.hh, crew->conns, &ev.data.u64, sizeof(ev.data.u64), conn);
     if (!conn)
         return;
-    conn->link.pins++;
+    conn->place.pins++;
     run_begins(crew, conn);
     crew_event(conn);
     run_ends(crew, conn);
@@ -230,7 +349,7 @@ static void *worker(void *arg)
     pthread_mutex_lock(&crew->lock);
     for (;;) {
         struct p9_conn *conn = first(crew);
-        if (conn && (crew->watched || crew->looks++ < TASKS_A_LOOK)) {
+        if (conn && (crew->watched || crew->taken++ < TASKS_A_LOOK)) {
             run_task(crew, conn);
         } else if (crew->stopping) {
             break;
@@ -256,37 +375,11 @@ static void *worker(void *arg)
     return NULL;
 }
 
-/* What is no op comes before all ops: it may be what ends them. Lock held. */
-static void enqueue(struct p9_crew *crew, struct task *task)
-{
-    struct p9_conn *conn = task->conn;
-    struct crew_link *l = &conn->link;
-    if (!l->tasks)
-        DL_APPEND2(crew->queue, conn, link.prev_q, link.next_q);
-    struct task **at = task->op ? l->tasks_tail : &l->tasks;
-    task->next = *at;
-    *at = task;
-    if (!task->next)
-        l->tasks_tail = &task->next;
-    task->queued = true;
-}
-
 bool crew_submit(struct p9_crew *crew, struct task *task)
 {
-    bool wake = false, hands = true;
+    bool wake = false;
     pthread_mutex_lock(&crew->lock);
-    if (!task->queued) {
-        enqueue(crew, task);
-        task->conn->link.pins++;
-        hands = may_begin(crew, task->conn);
-        if (hands) {
-            unsigned before = crew->nthreads;
-            wake = more_hands(crew);
-            hands = wake || crew->nthreads > before;
-            if (!hands && crew->watched) /* the watcher will do it */
-                hands = eventfd_write(crew->kick, 1) == 0;
-        }
-    }
+    bool hands = submit(crew, task, &wake);
     pthread_mutex_unlock(&crew->lock);
     if (wake)
         pthread_cond_signal(&crew->work);
@@ -301,7 +394,7 @@ bool crew_block(struct p9_crew *crew, struct p9_conn *conn)
     if (ok) {
         crew->nblocked++;
         crew->nruns--;
-        conn->link.runs--;
+        conn->place.runs--;
         wake = more_hands(crew);
     }
     pthread_mutex_unlock(&crew->lock);
@@ -316,16 +409,16 @@ void crew_unblock(struct p9_crew *crew, struct p9_conn *conn)
     assert(crew->nblocked > 0);
     crew->nblocked--;
     crew->nruns++;
-    conn->link.runs++;
+    conn->place.runs++;
     pthread_mutex_unlock(&crew->lock);
 }
 
 bool crew_may(struct p9_crew *crew, const struct p9_conn *conn)
 {
-    if (atomic_load_explicit(&conn->link.runs, memory_order_relaxed) <= 1)
+    if (atomic_load_explicit(&conn->place.runs, memory_order_relaxed) <= 1)
         return true;
     pthread_mutex_lock(&crew->lock);
-    bool may = conn->link.runs <= share(crew); /* the asker is one of them */
+    bool may = conn->place.runs <= share(crew); /* the asker is one of them */
     pthread_mutex_unlock(&crew->lock);
     return may;
 }
@@ -354,52 +447,55 @@ void crew_undwell(struct p9_crew *crew)
 
 /* ---- events ---- */
 
+static bool more_looks(struct p9_crew *crew)
+{
+    size_t cap = crew->looks_cap ? 2 * crew->looks_cap : 16;
+    struct p9_conn **more = realloc(crew->looks, cap * sizeof(*more));
+    if (!more)
+        return false;
+    crew->looks = more;
+    crew->looks_cap = cap;
+    return true;
+}
+
 int crew_add(struct p9_crew *crew, struct p9_conn *conn, int fd)
 {
     pthread_mutex_lock(&crew->lock);
-    conn->link.id = ++crew->next_id;
-    conn->link.tasks_tail = &conn->link.tasks;
-    struct epoll_event ev = {.events = EPOLLONESHOT, .data.u64 = conn->link.id};
-    conn->link.pollable = epoll_ctl(crew->epoll, EPOLL_CTL_ADD, fd, &ev) == 0;
-    int r = conn->link.pollable || errno == EPERM ? 0 : -errno;
+    if (HASH_CNT(place.hh, crew->conns) == crew->looks_cap && !more_looks(crew)) {
+        pthread_mutex_unlock(&crew->lock);
+        return -ENOMEM;
+    }
+    conn->place.id = ++crew->next_id;
+    conn->place.tasks_tail = &conn->place.tasks;
+    struct epoll_event ev = {.events = EPOLLONESHOT, .data.u64 = conn->place.id};
+    conn->place.pollable = epoll_ctl(crew->epoll, EPOLL_CTL_ADD, fd, &ev) == 0;
+    int r = conn->place.pollable || errno == EPERM ? 0 : -errno;
     if (r == 0)
-        HASH_ADD(link.hh, crew->conns, link.id, sizeof(conn->link.id), conn);
+        HASH_ADD(place.hh, crew->conns, place.id, sizeof(conn->place.id), conn);
     pthread_mutex_unlock(&crew->lock);
     return r;
 }
 
-void crew_forget(struct p9_crew *crew, struct p9_conn *conn, int fd)
+void crew_watch(struct p9_crew *crew, struct p9_conn *conn, int fd)
 {
-    if (conn->link.pollable)
+    struct epoll_event ev = {.events = EPOLLONESHOT, .data.u64 = conn->place.id};
+    conn->place.pollable = epoll_ctl(crew->epoll, EPOLL_CTL_ADD, fd, &ev) == 0;
+}
+
+void crew_unwatch(struct p9_crew *crew, struct p9_conn *conn, int fd)
+{
+    if (conn->place.pollable)
         epoll_ctl(crew->epoll, EPOLL_CTL_DEL, fd, NULL);
-    crew_active(crew, conn, false);
+    conn->place.pollable = false;
 }
 
 void crew_del(struct p9_crew *crew, struct p9_conn *conn)
 {
     pthread_mutex_lock(&crew->lock);
-    HASH_DELETE(link.hh, crew->conns, conn);
-    while (conn->link.pins)
+    HASH_DELETE(place.hh, crew->conns, conn);
+    unlook(crew, conn);
+    while (conn->place.pins)
         pthread_cond_wait(&crew->done, &crew->lock);
-    pthread_mutex_unlock(&crew->lock);
-}
-
-bool crew_pin(struct p9_crew *crew, struct p9_conn *conn)
-{
-    struct p9_conn *found;
-    pthread_mutex_lock(&crew->lock);
-    HASH_FIND(link.hh, crew->conns, &conn->link.id, sizeof(conn->link.id), found);
-    if (found)
-        conn->link.pins++;
-    pthread_mutex_unlock(&crew->lock);
-    return found;
-}
-
-void crew_unpin(struct p9_crew *crew, struct p9_conn *conn)
-{
-    pthread_mutex_lock(&crew->lock);
-    if (--conn->link.pins == 0)
-        pthread_cond_broadcast(&crew->done);
     pthread_mutex_unlock(&crew->lock);
 }
 
@@ -408,15 +504,10 @@ atomic_size_t *crew_bytes(struct p9_crew *crew)
     return &crew->bytes;
 }
 
-struct clock *crew_clock(struct p9_crew *crew)
-{
-    return &crew->clock;
-}
-
 void crew_arm(struct p9_crew *crew, struct p9_conn *conn, int fd, bool data)
 {
     struct epoll_event ev = {.events = EPOLLONESHOT | EPOLLRDHUP | (data ? EPOLLIN : 0),
-                             .data.u64 = conn->link.id};
+                             .data.u64 = conn->place.id};
     epoll_ctl(crew->epoll, EPOLL_CTL_MOD, fd, &ev);
 }
 
@@ -424,21 +515,21 @@ void crew_arm(struct p9_crew *crew, struct p9_conn *conn, int fd, bool data)
 
 void crew_active(struct p9_crew *crew, struct p9_conn *conn, bool active)
 {
-    struct crew_link *l = &conn->link;
+    struct crew_place *l = &conn->place;
     pthread_mutex_lock(&crew->active_lock);
     if (active && !l->active) {
         l->prev_act = NULL;
         l->next_act = crew->active;
         if (crew->active)
-            crew->active->link.prev_act = conn;
+            crew->active->place.prev_act = conn;
         crew->active = conn;
     } else if (!active && l->active) {
         if (l->prev_act)
-            l->prev_act->link.next_act = l->next_act;
+            l->prev_act->place.next_act = l->next_act;
         else
             crew->active = l->next_act;
         if (l->next_act)
-            l->next_act->link.prev_act = l->prev_act;
+            l->next_act->place.prev_act = l->prev_act;
     }
     l->active = active;
     pthread_mutex_unlock(&crew->active_lock);
@@ -449,11 +540,11 @@ static bool look(struct p9_crew *crew)
 {
     bool busy = false;
     pthread_mutex_lock(&crew->active_lock);
-    for (struct p9_conn *c = crew->active; c; c = c->link.next_act) {
+    for (struct p9_conn *c = crew->active; c; c = c->place.next_act) {
         uint64_t seq = atomic_load(&c->op_seq);
-        bool op = atomic_load(&c->op_running), same = seq == c->link.tick_seq;
+        bool op = atomic_load(&c->op_running), same = seq == c->place.tick_seq;
         busy |= op || !same;
-        c->link.tick_seq = seq;
+        c->place.tick_seq = seq;
         if (op && same)
             read_stuck(c, seq);
     }
@@ -512,7 +603,7 @@ void crew_tick(struct p9_crew *crew)
         return;
     pthread_mutex_lock(&crew->tick_lock);
     if (!crew->ticking)
-        crew->ticking = start_thread(&crew->tick, tick, crew) == 0;
+        crew->ticking = crew_thread(&crew->tick, tick, crew) == 0;
     if (crew->ticking) {
         atomic_store(&crew->tick_sleeps, false);
         pthread_cond_signal(&crew->tick_cond);
@@ -581,10 +672,13 @@ struct p9_crew *p9_crew_new(unsigned max_threads)
     pthread_cond_init(&crew->tick_cond, NULL);
     crew->epoll = epoll_create1(EPOLL_CLOEXEC);
     crew->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    struct epoll_event ev = {.events = EPOLLIN}, ring = {.events = EPOLLIN, .data.u64 = UINT64_MAX};
-    bool ok = clock_init(&crew->clock) == 0 && crew->epoll >= 0 && crew->kick >= 0 &&
-              epoll_ctl(crew->epoll, EPOLL_CTL_ADD, crew->kick, &ev) == 0 &&
-              epoll_ctl(crew->epoll, EPOLL_CTL_ADD, crew->clock.fd, &ring) == 0;
+    crew->clock = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    crew->next_id = CLOCK;
+    struct epoll_event kick = {.events = EPOLLIN, .data.u64 = KICK};
+    struct epoll_event clock = {.events = EPOLLIN, .data.u64 = CLOCK};
+    bool ok = crew->epoll >= 0 && crew->kick >= 0 && crew->clock >= 0 &&
+              epoll_ctl(crew->epoll, EPOLL_CTL_ADD, crew->kick, &kick) == 0 &&
+              epoll_ctl(crew->epoll, EPOLL_CTL_ADD, crew->clock, &clock) == 0;
     pthread_mutex_lock(&crew->lock);
     ok = ok && spawn(crew); /* there is always one */
     pthread_mutex_unlock(&crew->lock);
@@ -616,11 +710,13 @@ void p9_crew_free(struct p9_crew *crew)
     if (crew->any_dead)
         pthread_join(crew->dead, NULL);
     drop_pool(crew);
-    clock_done(&crew->clock);
     if (crew->epoll >= 0)
         close(crew->epoll);
     if (crew->kick >= 0)
         close(crew->kick);
+    if (crew->clock >= 0)
+        close(crew->clock);
+    free(crew->looks);
     pthread_cond_destroy(&crew->work);
     pthread_cond_destroy(&crew->done);
     pthread_cond_destroy(&crew->tick_cond);

@@ -80,7 +80,7 @@ static void answer_version(struct p9_conn *c, struct req *req)
     if (msize >= LIMIT_MSIZE_MIN && v < NVERSIONS) {
         r->version = p9_str(versions[v].name);
         c->session = true;
-        conn_due(c, DUE_HELLO, 0);
+        conn_done(c, DUE_HELLO);
         c->serve_dialect = versions[v].dialect;
         c->serve_ext = own;
         c->smsize = msize;
@@ -362,7 +362,8 @@ int p9_use(struct p9_conn *c, struct pl_call *call, struct pl_err *err)
 
 static bool nothing_pending(struct p9_conn *c, void *arg)
 {
-    return c->npending == 0 && !c->room;
+    /* A plain server may never answer what was given up. */
+    return c->npending == (c->use_ext ? 0 : c->norphans) && !c->room;
 }
 
 static bool use_is_done(struct p9_conn *c, void *arg)

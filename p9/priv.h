@@ -7,11 +7,11 @@
  *   read.c   the reader: its role, framing, who gets a message
  *   serve.c  the serving half: requests, their order, their answers, Tflush
  *   hello.c  Tversion and Tend in both directions; p9_use, p9_use_end
- *   use.c    the using half: tags, callers that wait, cancellation
+ *   use.c    the using half: tags, callers that wait; use_cancel.c: those who give up
  *   fids.c   numbers for fids, which may outlive a connection
  *   conn.c   the life of a connection, and its end
  *   crew.c   threads
- *   clock.c  what a peer has to do in time
+ *   due.c    what a peer has to do in time
  *
  * Locks. conn->lock guards everything in struct p9_conn that is not marked otherwise. crew->lock
  * guards the crew. Order: crew->active_lock, then conn->lock, then crew->lock. A pl_call's own lock
@@ -23,9 +23,11 @@
  * into its buffers. A thread holds the role when role is ROLE_HELD and role_gen is the number it
  * was given; the tick may take it away while the holder runs an op, and only then.
  *
- * A later layer that resumes a broken link goes between wire.c and the rest: everything above sees
- * only wire_read, wire_write, wire_wait and wire_cut, and a link that is being mended would look
- * like a full one.
+ * The link. What stands between the engine and the wire and outlives a broken channel is told in
+ * link_priv.h. The engine knows of it by the functions below (link_read for wire_read, and so on),
+ * which without a link are those of the wire; by LINK_STALL, which is neither an error nor a full
+ * channel, but that nothing moves until somebody says so; and by conn->down: then nobody can have
+ * the reader's role.
  */
 #ifndef P9_PRIV_H
 #define P9_PRIV_H
@@ -33,6 +35,7 @@
 #include "base/futex.h"
 #include "base/limits.h"
 #include "p9/conn.h"
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/uio.h>
@@ -52,7 +55,7 @@ struct task {
 };
 
 /* The connection's place in its crew. */
-struct crew_link {
+struct crew_place {
     UT_hash_handle hh;
     uint64_t id;   /* in epoll events, so that a stale one finds nobody */
     unsigned pins; /* this and the next three guarded by crew->lock: tasks and events under way */
@@ -63,13 +66,18 @@ struct crew_link {
     bool active;                         /* guarded by crew->active_lock */
     bool pollable;                       /* its `in` can be in an epoll */
     uint64_t tick_seq;                   /* the tick's */
-    int64_t due; /* this and the next: the clock's (clock.c); 0: not in its list */
-    struct p9_conn *next_due, *prev_due, *next_late;
+    int64_t look_at;                     /* guarded by crew->lock: when link_look is due, or 0 */
+    size_t look_pos;                     /* where that is in crew->looks */
 };
 
 int crew_add(struct p9_crew *crew, struct p9_conn *conn, int fd);
-/* No more events, no ticks. From any thread; without conn->lock. */
-void crew_forget(struct p9_crew *crew, struct p9_conn *conn, int fd);
+/* Events of another descriptor, and none any more. With conn->lock held. */
+void crew_watch(struct p9_crew *crew, struct p9_conn *conn, int fd);
+void crew_unwatch(struct p9_crew *crew, struct p9_conn *conn, int fd);
+/* A worker is to run conn->look_task at `at` (CLOCK_MONOTONIC ns), or sooner. */
+void crew_clock(struct p9_crew *crew, struct p9_conn *conn, int64_t at);
+/* A thread with the crew's signal mask and stack. */
+int crew_thread(pthread_t *ret, void *(*run)(void *), void *arg);
 /* Waits until no task or event of the connection is queued or runs. */
 void crew_del(struct p9_crew *crew, struct p9_conn *conn);
 /* One event, then none until armed again: `data` also when there is something to read. */
@@ -97,11 +105,7 @@ void crew_buf_free(struct p9_crew *crew, void *buf, size_t n);
 
 /* Bytes of requests and answers of all connections, against LIMIT_BYTES_ALL. */
 atomic_size_t *crew_bytes(struct p9_crew *crew);
-/* While pinned it stays until unpinned. False: crew_del waits for it already. */
-bool crew_pin(struct p9_crew *crew, struct p9_conn *conn);
-void crew_unpin(struct p9_crew *crew, struct p9_conn *conn);
-
-/* ---- clock.c ---- */
+/* ---- due.c ---- */
 
 enum due {
     DUE_HELLO, /* a peer that called says Tversion, and we agree */
@@ -110,26 +114,17 @@ enum due {
     DUE_ROOM,  /* see whether there is room again */
     NDUES
 };
-struct clock {
-    pthread_mutex_t lock;
-    int fd;
-    int64_t alarm; /* 0: not set */
-    struct p9_conn *conns;
-};
-int clock_init(struct clock *clock);
-void clock_done(struct clock *clock);
-struct clock *crew_clock(struct p9_crew *crew);
-/* The timer has run out. */
-void clock_ring(struct clock *clock, struct p9_crew *crew);
-/* With conn->lock held: `what` is due at that time, or never (0). */
-void conn_due(struct p9_conn *c, enum due what, int64_t at);
-void conn_due_none(struct p9_conn *c);
-extern int64_t clock_second; /* of the limits in base/limits.h, in ns: shorter for tests */
+/* With conn->lock held: `what` is due in that time, or not any more. */
+void conn_due(struct p9_conn *c, enum due what, int64_t ns);
+void conn_done(struct p9_conn *c, enum due what);
+/* The same: ends the connection if it is late; when to look again, or 0. */
+int64_t conn_look(struct p9_conn *c, int64_t now);
+extern int64_t due_second; /* of the limits in base/limits.h, in ns: shorter for tests */
 
 /* The time that `n` bytes get, at least. */
-static inline int64_t clock_for(int64_t seconds, uint64_t n)
+static inline int64_t due_for(int64_t seconds, uint64_t n)
 {
-    return (seconds + (int64_t)(n / LIMIT_SLOWEST)) * clock_second;
+    return (seconds + (int64_t)(n / LIMIT_SLOWEST)) * due_second;
 }
 
 /* ---- wire.c ---- */
@@ -142,26 +137,70 @@ struct wire {
     bool no_nowait;
     bool dry; /* chan.io had nothing when it was last read */
     int cut;  /* an eventfd that becomes readable when the link is cut; -1 with sockets */
+    int poke; /* another's, that becomes readable when who waits is to come out; or -1 */
     struct timeval old_timeout;
 };
 /* Takes the channel over (a copy of it), but does not close it. */
-int wire_init(struct wire *w, const struct chan *chan, bool serves);
+int wire_init(struct wire *w, const struct chan *chan, bool timed, int poke);
 void wire_done(struct wire *w);
-/* Some bytes; 0 the end; -EAGAIN when nothing came for `timeout` ms (-1: wait for ever; sockets
- * take any other time but 0 as WIRE_DWELL). */
+/* Some bytes; 0 the end; -EAGAIN when nothing came for `timeout` ms (-1: wait for ever); -EINTR
+ * when poked: sockets heed that only after WIRE_DWELL, and if `timed`. */
 ssize_t wire_read(struct wire *w, const struct iovec *iov, int n, int timeout);
 /* There is something to read of which no poll or epoll tells. For the reader, or nobody reads. */
 bool wire_pending(const struct wire *w);
 /* What can be written without waiting, -EAGAIN when nothing. */
 ssize_t wire_write(struct wire *w, const struct iovec *iov, int n);
-/* Waits until something can be written (or the link is cut). */
-void wire_wait(struct wire *w);
-/* Waits until something can be written, or (if wanted) read: WIRE_OUT, WIRE_IN. */
-int wire_wait_both(struct wire *w, bool in);
-enum { WIRE_IN = 1, WIRE_OUT = 2 };
+/* Waits until something can be written (or the wire is cut), or (if wanted) read: WIRE_OUT,
+ * WIRE_IN; or WIRE_POKED, if `poke` is to be heeded; 0 after `timeout` ms. */
+int wire_wait(struct wire *w, bool in, bool poke, int timeout);
+enum { WIRE_IN = 1, WIRE_OUT = 2, WIRE_POKED = 4 };
 /* Wakes all who wait; reads and writes fail from now on. */
 void wire_cut(struct wire *w);
 #define WIRE_DWELL 200 /* ms */
+
+/* ---- the link ---- */
+
+struct link;
+#define LINK_STALL (-ENOLINK)
+#define LINK_QUIET 1000000000LL /* ns */
+
+/* As those of the wire. Also LINK_STALL: reading, the link is down (or its channel belongs to
+ * another: link_move); writing, it is down or not yet agreed on, or what is not acknowledged is too
+ * much: who changes that calls out_push. */
+ssize_t link_read(struct p9_conn *c, const struct iovec *iov, int n, int timeout);
+ssize_t link_write(struct p9_conn *c, const struct iovec *iov, int n);
+int link_wait(struct p9_conn *c, bool in, bool poke, int timeout);
+bool link_pending(const struct p9_conn *c);
+
+/* With conn->lock held. Writing would be LINK_STALL; there is something to write of the link's own;
+ * not all that was handed to it is on its way. */
+bool link_stalled(struct p9_conn *c);
+bool link_wants(struct p9_conn *c);
+bool link_unsent(const struct p9_conn *c);
+/* The reader's role is for whoever waits, but somebody must have it. */
+bool link_reads(const struct p9_conn *c);
+/* Reading was LINK_STALL: the engine knows of it from now on; the channel is given away. */
+void link_note(struct p9_conn *c);
+void link_move(struct p9_conn *c);
+/* The connection ends: cuts. */
+void link_finish(struct p9_conn *c);
+/* Nothing of the connection is wanted any more: it may as well have ended. */
+bool link_may_end(const struct p9_conn *c);
+/* The link is lost. */
+void link_over(struct p9_conn *c, const char *what);
+/* Something of the link's own is under way. */
+bool link_busy(const struct p9_conn *c);
+/* Memory that is not needed while nothing moves. */
+void link_rest(struct p9_conn *c);
+/* The keepalive of a connection without a link begins. */
+void link_watch_plain(struct p9_conn *c);
+
+/* Without. link_new makes one if there is to be one. */
+int link_new(struct p9_conn *c);
+void link_final(struct p9_conn *c); /* closes what is open */
+void link_free(struct p9_conn *c);
+void link_task(struct p9_conn *c, struct task *task);
+void link_look(struct p9_conn *c, struct task *task);
 
 /* ---- out.c ---- */
 
@@ -180,9 +219,13 @@ void out_add(struct p9_conn *c, struct out *o);
 void out_push(struct p9_conn *c);
 /* The same, but a thread that is a worker waits itself: first hands the role over. */
 void out_push_worker(struct p9_conn *c, uint64_t gen);
-/* The same for a caller whose message is in the queue as long as *queued: reads while it waits,
- * with the role that it holds (else 0). */
-void out_push_caller(struct p9_conn *c, const bool *queued, uint64_t held);
+/* The same for a caller whose message is in the queue as long as p->queued: reads while it waits,
+ * with the role that it holds (p->held, else 0). */
+void out_push_caller(struct p9_conn *c, struct pl_call *call, struct p9_pending *p);
+/* Takes a message out of the queue of which nothing is written. False: it is too late. */
+bool out_remove(struct p9_conn *c, struct out *o);
+/* Puts `to`, a copy, in the place of `from`. Nobody writes from it. */
+void out_replace(struct p9_conn *c, struct out *from, struct out *to);
 bool out_idle(const struct p9_conn *c);
 void out_flush(struct p9_conn *c, struct task *task);
 
@@ -211,6 +254,7 @@ struct rd {
     size_t left;
     struct req *req;
     struct p9_pending *pend;
+    bool reading;  /* the wire has its hands on dst */
     bool any;      /* a message has come: the peer speaks 9P */
     bool answered; /* an answer was among what was read last */
 };
@@ -234,6 +278,8 @@ typedef bool ready_fn(struct p9_conn *c, void *arg);
 void read_call(struct p9_conn *c, uint64_t gen, ready_fn *done, void *arg, int64_t deadline);
 /* Reads what is there, as reader; never waits. */
 void read_ready(struct p9_conn *c);
+/* Gives back what memory it can while nothing moves. */
+void read_rest(struct p9_conn *c);
 /* Drops what was half read; nobody holds the role. */
 void read_drop(struct p9_conn *c);
 /* Ends the connection with a sentence that quotes the few bytes that came. */
@@ -324,10 +370,13 @@ struct p9_pending {
     bool answered;  /* `result` or `buf` stands */
     bool done;      /* and nobody else uses its memory */
     bool cancelled;
-    bool sync;       /* p9_rpc: its thread will wait at once */
-    int result, why; /* why: -EINTR or -ETIMEDOUT */
-    uint32_t cost;   /* against LIMIT_BYTES_USED */
-    uint32_t fid;    /* of a clunk */
+    bool later;       /* nobody waits for room: it is sent when there is some */
+    bool sync;        /* p9_rpc: its thread will wait at once */
+    int result, why;  /* why: -EINTR or -ETIMEDOUT */
+    int64_t flush_by; /* cancelled: the Tflush is to be answered by then */
+    void *copy;       /* an orphan's own payload */
+    uint32_t cost;    /* against LIMIT_BYTES_USED */
+    uint32_t fid;     /* of a clunk */
     uint8_t *into;
     size_t into_size, into_n; /* into_n: SIZE_MAX when the payload is in buf */
     uint8_t *buf;             /* the whole answer: `small` or from malloc */
@@ -338,7 +387,11 @@ struct p9_pending {
     uint8_t small_head[320], small[320];
 };
 
-enum { TAG_END = 2 * LIMIT_REQUESTS_USED /* of Tend */ };
+enum {
+    TAG_END = 2 * LIMIT_REQUESTS_USED, /* of Tend */
+    TAG_KEEP,                          /* of the Tflush that asks whether anybody is there */
+    TAG_UNUSED,
+};
 /* The Tflush for tag t has tag t + LIMIT_REQUESTS_USED. */
 struct tag_slot {
     struct p9_pending *pend;
@@ -353,8 +406,9 @@ int use_open(struct p9_conn *c);
 struct p9_pending *use_find(struct p9_conn *c, uint16_t tag);
 /* The answer has come whole, in p->buf. */
 void use_answer(struct p9_conn *c, struct p9_pending *p);
-/* False when nothing was flushed. */
-bool use_flushed(struct p9_conn *c, uint16_t tag);
+void use_complete(struct p9_conn *c, struct p9_pending *p); /* if it is done by now */
+void use_leave_room(struct p9_conn *c, struct p9_pending *p);
+void use_free_tag(struct p9_conn *c, uint16_t tag);
 void use_fail_all(struct p9_conn *c); /* the link is lost */
 /* Sends Tversion (tag NOTAG) or Tend (TAG_END), which nobody waits for. */
 int use_async(struct p9_conn *c, struct p9_msg *t, uint16_t tag,
@@ -369,9 +423,32 @@ void use_wait(struct p9_conn *c, struct p9_pending *p, ready_fn *ready, void *ar
 /* The same for an event that use_wake_all tells of, heeding the call: 0, -EINTR, -ETIMEDOUT. */
 int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, int64_t deadline);
 void use_unwait(struct p9_conn *c, struct p9_pending *p);
+bool use_wake(struct p9_pending *p); /* false: it does not sleep */
 void use_wake_all(struct p9_conn *c);
 void use_enter(struct p9_conn *c);
 void use_leave(struct p9_conn *c);
+
+/* ---- use_cancel.c ---- */
+
+/* With conn->lock held. The caller of `p` wants it no more: sends Tflush. */
+void use_cancel(struct p9_conn *c, struct p9_pending *p, int why);
+/* The Tflush of `tag` (its own tag) was answered. False when there was none. */
+bool use_flushed(struct p9_conn *c, uint16_t tag);
+/* Cancels `p` when the call is cancelled, until use_unheed; both give the lock up meanwhile. */
+bool use_heed(struct p9_conn *c, struct pl_call *call, struct p9_pending *p);
+void use_unheed(struct p9_conn *c, struct pl_call *call);
+/* Cancelled, and neither an answer nor Rflush is to be waited for. */
+bool use_given_up(struct p9_conn *c, struct p9_pending *p);
+/* How long (in ms, -1: for ever) the writer of `p` may wait before it asks this again; cancels it
+ * when the call's deadline is over. */
+int use_patience(struct p9_conn *c, struct pl_call *call, struct p9_pending *p);
+/* Lets the caller of `p`, which is given up, go: what the peer and the threads of the connection
+ * still need of it is theirs from now on. False when there is no memory for that. */
+bool use_orphan(struct p9_conn *c, struct p9_pending *p);
+/* The link has been down for so long that callers do not wait. */
+void use_fail_soft(struct p9_conn *c);
+/* Asks a plain peer whether it is there. */
+void use_keep(struct p9_conn *c);
 
 /* ---- hello.c ---- */
 
@@ -397,7 +474,7 @@ struct p9_conn {
     struct wire wire;
     struct p9_conn_opts opts;
     struct p9_crew *crew;
-    struct crew_link link;
+    struct crew_place place;
     atomic_uint *wakes[8]; /* to be woken when the lock is free */
     unsigned nwakes;
     enum conn_state state;
@@ -405,24 +482,39 @@ struct p9_conn {
     char *sentence;
     bool finalising;
     unsigned users; /* threads inside p9_rpc and the like */
-    struct task read_task, flush_task, cancel_task, reset_task, final_task;
+    unsigned hands; /* threads that wait for the reader or the writer to come out */
+    struct task read_task, flush_task, cancel_task, reset_task, final_task, link_task, look_task;
+
+    /* the link */
+    struct link *link;  /* NULL: there is none and never was */
+    atomic_bool linked; /* it is agreed on */
+    bool down;          /* it has no channel; role_take and writing stop */
+    bool down_soft;     /* for so long that callers do not wait */
+    int64_t down_since;
+    int poke;           /* an eventfd that gets a reading caller to look up, or -1 */
+    int64_t heard;      /* without a link, for the keepalive */
+    int64_t keep_asked; /* a Tflush of no request went out, or 0 */
+    struct out keep_out;
+    uint8_t keep_head[9];
+    bool keep_queued, keep_sent;
 
     /* the reader */
     enum role role;
     enum armed { ARMED_NOT, ARMED_HUP, ARMED_DATA } armed;
     uint64_t role_gen;
     struct rd rd;
-    bool at_eof;                    /* a plain client has closed; what is left is to write */
-    bool hup;                       /* the epoll told of the end while it could not be looked at */
-    uint32_t wants;                 /* the size of a message that there is no room for */
-    int64_t due[NDUES], due_listed; /* the clock's: when; 0: never */
-    int eager;                      /* so many more requests hand the role over before they run */
-    _Atomic bool op_running;        /* the reader is in an op: for the tick */
+    bool at_eof;             /* a plain client has closed; what is left is to write */
+    bool hup;                /* the epoll told of the end while it could not be looked at */
+    uint32_t wants;          /* the size of a message that there is no room for */
+    int64_t due[NDUES];      /* when; 0: never */
+    int eager;               /* so many more requests hand the role over before they run */
+    _Atomic bool op_running; /* the reader is in an op: for the tick */
     _Atomic uint64_t op_seq;
 
     /* out */
     struct out *out_head, **out_tail;
     bool writing;
+    bool in_write;    /* and has its hands on the messages */
     bool write_reads; /* the writer is the reader */
     uint64_t written; /* bytes */
 
@@ -451,7 +543,7 @@ struct p9_conn {
     int hello_result; /* of our Tversion */
     struct tag_slot *tags;
     struct p9_pending *hello, *bye; /* our Tversion, our Tend */
-    unsigned nfree_tags, npending;
+    unsigned nfree_tags, npending, norphans;
     uint16_t *free_tags;
     size_t bytes_used;
     struct p9_pending *room, **room_tail; /* those who want room, in order */

@@ -12,9 +12,9 @@
  */
 #include "base/text.h"
 #include "p9/priv.h"
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 
 enum {
     EAGER = 32,
@@ -32,14 +32,14 @@ bool role_mine(const struct p9_conn *c, uint64_t gen)
 /* Each event disarms. */
 static void arm(struct p9_conn *c, enum armed armed)
 {
-    if (c->armed != armed && c->link.pollable)
+    if (c->armed != armed && c->place.pollable)
         crew_arm(c->crew, c, c->wire.in, armed == ARMED_DATA);
     c->armed = armed;
 }
 
 uint64_t role_take(struct p9_conn *c)
 {
-    if (c->state != LIVE || c->at_eof || c->role == ROLE_HELD || c->role == ROLE_STOPPED)
+    if (c->state != LIVE || c->at_eof || c->down || c->role == ROLE_HELD || c->role == ROLE_STOPPED)
         return 0;
     if (c->armed == ARMED_DATA)
         arm(c, ARMED_HUP);
@@ -59,7 +59,8 @@ static void give(struct p9_conn *c, struct p9_pending *p)
 /* Somebody must read even when no caller does: there may be requests, or a goodbye to come. */
 static bool background(const struct p9_conn *c)
 {
-    return c->opts.handler || (c->use_ext && !c->serve_done) || c->use == USE_DONE || c->hup;
+    return c->opts.handler || (c->use_ext && !c->serve_done) || c->use == USE_DONE || c->hup ||
+           c->keep_sent || link_reads(c);
 }
 
 static uint32_t buffered(const struct p9_conn *c)
@@ -76,8 +77,8 @@ static uint32_t peek32(const uint8_t *p)
  * event will tell of it. */
 static bool more_buffered(const struct p9_conn *c)
 {
-    return wire_pending(&c->wire) || (c->rd.kind == RD_SMALL && buffered(c) >= P9_HDRSZ &&
-                                      peek32(c->rd.buf + c->rd.start) <= buffered(c));
+    return link_pending(c) || (c->rd.kind == RD_SMALL && buffered(c) >= P9_HDRSZ &&
+                               peek32(c->rd.buf + c->rd.start) <= buffered(c));
 }
 
 static void over_here(struct p9_conn *c)
@@ -100,14 +101,14 @@ void role_pass(struct p9_conn *c)
 {
     if (c->state != LIVE) {
         over_here(c);
-    } else if (c->at_eof) {
+    } else if (c->at_eof || c->down) {
         c->role = ROLE_NONE;
     } else if (c->waiters) {
         give(c, c->waiters);
     } else if (!background(c)) {
         c->role = ROLE_NONE; /* but the end of the link is to be noticed */
         arm(c, ARMED_HUP);
-    } else if (c->hup || more_buffered(c) || !c->link.pollable) {
+    } else if (c->hup || more_buffered(c) || !c->place.pollable) {
         c->role = ROLE_OFFERED;
         crew_submit(c->crew, &c->read_task);
     } else {
@@ -118,7 +119,7 @@ void role_pass(struct p9_conn *c)
 
 void role_offer(struct p9_conn *c)
 {
-    if (c->state != LIVE || c->at_eof || !background(c)) {
+    if (c->state != LIVE || c->at_eof || c->down || !background(c)) {
         role_pass(c);
         return;
     }
@@ -137,7 +138,7 @@ void role_stop(struct p9_conn *c)
 {
     c->role = ROLE_STOPPED;
     if (!serve_room(c, c->wants)) /* it is others who make room, and nobody tells */
-        conn_due(c, DUE_ROOM, mono_now() + ROOM_LOOK);
+        conn_due(c, DUE_ROOM, ROOM_LOOK);
 }
 
 void read_drop(struct p9_conn *c)
@@ -256,7 +257,7 @@ static int take_answer(struct p9_conn *c, uint32_t size, uint8_t type, uint16_t 
 
 static int take_flushed(struct p9_conn *c, uint32_t size, uint16_t tag)
 {
-    if (size != P9_HDRSZ || !use_flushed(c, (uint16_t)(tag - LIMIT_REQUESTS_USED))) {
+    if (size != P9_HDRSZ || !use_flushed(c, tag)) {
         conn_lost(c, -EPROTO, "the other end answered what was not asked (Rflush, tag %u)", tag);
         return -1;
     }
@@ -302,7 +303,7 @@ static int parse(struct p9_conn *c, struct req **ret)
         struct p9_pending *p = rd->pend;
         rd->kind = RD_SMALL;
         rd->req = NULL;
-        conn_due(c, DUE_WHOLE, 0);
+        conn_done(c, DUE_WHOLE);
         if (p) {
             use_answer(c, p);
             rd->answered = true;
@@ -317,7 +318,41 @@ static int parse(struct p9_conn *c, struct req **ret)
 
 /* ---- reading ---- */
 
-/* Some bytes more. False when nothing came for `timeout` ms. Gives the lock up meanwhile. */
+/* What the wire said that is not bytes. True if the connection ends. */
+static bool no_bytes(struct p9_conn *c, ssize_t r)
+{
+    eventfd_t v;
+    if (r == -EINTR)
+        eventfd_read(c->poke, &v);
+    if (r == -EINTR || r == -EAGAIN)
+        return false;
+    if (r == LINK_STALL) {
+        link_note(c);
+        if (!c->down)
+            link_move(c);
+        return c->state != LIVE;
+    }
+    conn_eof(c, r < 0 ? (int)r : 0, buffered(c) || c->rd.left);
+    return true;
+}
+
+static void got(struct p9_conn *c, size_t n)
+{
+    struct rd *rd = &c->rd;
+    rd->got = (uint32_t)n;
+    size_t direct = n < rd->left ? n : rd->left;
+    if (direct)
+        rd->dst += direct;
+    rd->left -= direct;
+    rd->end += (uint32_t)(n - direct);
+    if (c->opts.stats)
+        stats_add(&c->opts.stats->received, n);
+    if (c->opts.link.keepalive && !link_reads(c))
+        c->heard = mono_now();
+}
+
+/* Some bytes more. False when nothing came for `timeout` ms, or the reader is to look up, or there
+ * is nothing to read from. Gives the lock up meanwhile. */
 static bool fill(struct p9_conn *c, int timeout)
 {
     struct rd *rd = &c->rd;
@@ -336,25 +371,20 @@ static bool fill(struct p9_conn *c, int timeout)
         iov[n++] = (struct iovec){rd->dst, rd->left};
     iov[n++] = (struct iovec){rd->buf + rd->end, RBUF_SIZE - rd->end};
     conn_unlock(c);
-    ssize_t r = wire_read(&c->wire, iov, n, timeout);
+    rd->reading = true;
+    ssize_t r = link_read(c, iov, n, timeout);
     pthread_mutex_lock(&c->lock);
+    rd->reading = false;
+    if (c->hands)
+        pthread_cond_broadcast(&c->cond);
     if (c->state != LIVE)
         return true;
-    if (r == -EAGAIN)
-        return false;
-    if (r <= 0) {
-        conn_eof(c, r < 0 ? (int)r : 0, buffered(c) || rd->left);
-        return true;
-    }
-    if (c->opts.stats)
-        stats_add(&c->opts.stats->received, (uint64_t)r);
-    rd->got = (uint32_t)r;
-    size_t direct = (size_t)r < rd->left ? (size_t)r : rd->left;
-    if (direct)
-        rd->dst += direct;
-    rd->left -= direct;
-    rd->end += (uint32_t)((size_t)r - direct);
-    return true;
+    bool some = r > 0 || no_bytes(c, r);
+    if (r > 0)
+        got(c, (size_t)r);
+    if (c->link)
+        out_push(c); /* what it has to say, or may say again */
+    return some || c->state != LIVE;
 }
 
 void read_garbage(struct p9_conn *c)
@@ -375,10 +405,18 @@ static size_t left(const struct p9_conn *c)
     return c->rd.left ? c->rd.left : RBUF_SIZE;
 }
 
+void read_rest(struct p9_conn *c)
+{
+    if (c->role == ROLE_HELD)
+        return;
+    drop_buffer(c);
+    link_rest(c);
+}
+
 /* Nothing comes. True if the role is gone. */
 static bool park(struct p9_conn *c, uint64_t gen)
 {
-    if (!c->link.pollable)
+    if (!c->place.pollable)
         return false;
     conn_unlock(c);
     crew_active(c->crew, c, false);
@@ -389,9 +427,10 @@ static bool park(struct p9_conn *c, uint64_t gen)
     hello_silence(c);
     drop_buffer(c);
     if (!half(c))
-        conn_due(c, DUE_WHOLE, 0);
+        conn_done(c, DUE_WHOLE);
     else if (!c->due[DUE_WHOLE] && c->opts.handler)
-        conn_due(c, DUE_WHOLE, mono_now() + clock_for(LIMIT_WHOLE, left(c)));
+        conn_due(c, DUE_WHOLE, due_for(LIMIT_WHOLE, left(c)));
+    link_rest(c);
     serve_purge_spares(c);
     role_pass(c);
     return true;
@@ -450,7 +489,7 @@ void read_serve(struct p9_conn *c, uint64_t gen)
         if (!role_mine(c, gen))
             break;
         struct req *req = NULL;
-        if (c->state != LIVE || c->at_eof) {
+        if (c->state != LIVE || c->at_eof || c->down) {
             role_pass(c);
             break;
         } else if (serve_full(c)) {
@@ -522,7 +561,7 @@ void read_ready(struct p9_conn *c)
 
 void read_call(struct p9_conn *c, uint64_t gen, ready_fn *done, void *arg, int64_t deadline)
 {
-    while (role_mine(c, gen) && c->state == LIVE && !c->at_eof) {
+    while (role_mine(c, gen) && c->state == LIVE && !c->at_eof && !c->down) {
         struct req *req = NULL;
         if (serve_full(c)) {
             role_stop(c);

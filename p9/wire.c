@@ -31,10 +31,14 @@ static bool is_socket(int fd)
     return fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode);
 }
 
-int wire_init(struct wire *w, const struct chan *chan, bool serves)
+int wire_init(struct wire *w, const struct chan *chan, bool timed, int poke)
 {
-    *w = (struct wire){
-        .chan = *chan, .in = chan->in, .out = chan->out, .out_nonblock = -1, .cut = -1};
+    *w = (struct wire){.chan = *chan,
+                       .in = chan->in,
+                       .out = chan->out,
+                       .out_nonblock = -1,
+                       .cut = -1,
+                       .poke = poke};
     if (!chan->io) {
         w->in_sock = is_socket(w->in);
         w->out_sock = w->out == w->in ? w->in_sock : is_socket(w->out);
@@ -44,7 +48,7 @@ int wire_init(struct wire *w, const struct chan *chan, bool serves)
         if (w->cut < 0)
             return -errno;
     }
-    if (w->in_sock && serves) {
+    if (w->in_sock && timed) {
         struct timeval t = {.tv_usec = WIRE_DWELL * 1000};
         socklen_t len = sizeof(w->old_timeout);
         w->timed = getsockopt(w->in, SOL_SOCKET, SO_RCVTIMEO, &w->old_timeout, &len) == 0 &&
@@ -65,17 +69,21 @@ void wire_done(struct wire *w)
     w->timed = false;
 }
 
-/* 1: ready (or broken), 0: not within the time. -ECONNABORTED: cut. */
+/* 1: ready (or broken), 0: not within the time. -ECONNABORTED: cut. -EINTR: poked. */
 static int ready(const struct wire *w, int fd, short events, int timeout)
 {
-    struct pollfd p[2] = {{.fd = fd, .events = events}, {.fd = w->cut, .events = POLLIN}};
+    struct pollfd p[3] = {{.fd = fd, .events = events},
+                          {.fd = w->cut, .events = POLLIN},
+                          {.fd = timeout ? w->poke : -1, .events = POLLIN}};
     int n;
     do
-        n = poll(p, 2, timeout);
+        n = poll(p, 3, timeout);
     while (n < 0 && errno == EINTR);
     if (p[1].revents)
         return -ECONNABORTED;
-    return n < 0 ? -errno : n > 0;
+    if (p[0].revents)
+        return 1;
+    return n < 0 ? -errno : p[2].revents ? -EINTR : 0;
 }
 
 static ssize_t read_socket(struct wire *w, const struct iovec *iov, int n, int timeout)
@@ -106,8 +114,6 @@ static ssize_t read_io(struct wire *w, const struct iovec *iov, int n, int timeo
     for (;;) {
         ssize_t r = w->chan.io->read(&w->chan, iov, n);
         w->dry = r <= 0;
-        if (r == -EINTR)
-            continue;
         if (r != -EAGAIN || timeout == 0)
             return r;
         int p = ready(w, w->in, POLLIN, timeout);
@@ -202,20 +208,18 @@ ssize_t wire_write(struct wire *w, const struct iovec *iov, int n)
     return r;
 }
 
-void wire_wait(struct wire *w)
+int wire_wait(struct wire *w, bool in, bool poke, int timeout)
 {
-    ready(w, w->out, POLLOUT, -1);
-}
-
-int wire_wait_both(struct wire *w, bool in)
-{
-    struct pollfd p[3] = {{.fd = w->out, .events = POLLOUT},
+    struct pollfd p[4] = {{.fd = w->out, .events = POLLOUT},
                           {.fd = in ? w->in : -1, .events = POLLIN},
-                          {.fd = w->cut, .events = POLLIN}};
+                          {.fd = w->cut, .events = POLLIN},
+                          {.fd = poke ? w->poke : -1, .events = POLLIN}};
     if (in && wire_pending(w))
         return WIRE_IN;
-    poll(p, 3, -1);
-    return (p[0].revents || p[2].revents ? WIRE_OUT : 0) | (p[1].revents ? WIRE_IN : 0);
+    if (poll(p, 4, timeout) < 0)
+        return 0;
+    return (p[0].revents || p[2].revents ? WIRE_OUT : 0) | (p[1].revents ? WIRE_IN : 0) |
+           (p[3].revents ? WIRE_POKED : 0);
 }
 
 void wire_cut(struct wire *w)

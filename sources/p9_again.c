@@ -7,8 +7,11 @@
 #include <string.h>
 #include <sys/random.h>
 
-#define RETRY_FIRST_NS 50000000LL /* after a server that let us in, but is not what we had ... */
+#define RETRY_FIRST_NS 50000000LL    /* after a server that let us in, but is not what we had ... */
 #define RETRY_LAST_NS  10000000000LL /* ... growing to this */
+#define RELOCK_NS                                                                                  \
+    2000000000LL /* so long a server may hold our locks for the connection that is                 \
+                    over */
 
 /* ---- waiting ---- */
 
@@ -233,12 +236,14 @@ static int fits(struct p9s_tree *t, struct p9_conn *conn, struct pl_err *err)
 static void replace(struct p9s_tree *t, struct p9_conn *conn)
 {
     struct p9s_again *a = t->again;
-    if (t->own)
-        p9_conn_free(t->conn);
     pthread_mutex_lock(&a->mutex);
+    struct p9_conn *old = t->conn;
     t->conn = conn;
     a->gen++;
+    a->relock_until = mono_now() + RELOCK_NS;
     pthread_mutex_unlock(&a->mutex);
+    if (t->own)
+        p9_conn_free(old);
 }
 
 static int come_back(struct p9s_tree *t, struct pl_err *err)
@@ -255,7 +260,9 @@ static int come_back(struct p9s_tree *t, struct pl_err *err)
         if (r < 0)
             return r;
         replace(t, conn);
-        r = fits(t, conn, err);
+        r = pl_call_over(&a->call);
+        if (r == 0)
+            r = fits(t, conn, err);
         if (r == 0)
             r = session(t, &a->call);
         if (r == 0)
@@ -344,6 +351,10 @@ void p9s_again_stop(struct p9s_tree *t)
     if (!a || !a->live)
         return;
     pl_call_cancel(&a->call);
+    pthread_mutex_lock(&a->mutex);
+    if (a->state != P9S_UP && t->own) /* a server that does not answer us is not waited for */
+        p9_conn_abort(t->conn);
+    pthread_mutex_unlock(&a->mutex);
     pthread_join(a->thread, NULL);
     a->live = false;
 }

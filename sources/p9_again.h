@@ -71,7 +71,7 @@ struct p9s_again {
     void (*changed)(void *arg, const char *sentence);
     void *arg;
     int64_t soft;
-    bool live;           /* the thread runs: from here on the end of a connection is waited out */
+    bool live; /* the thread runs: from here on the end of a connection is waited out */
     pthread_t thread;
     struct pl_call call; /* the thread's, cancelled at the tree's end */
     uint64_t id[2];      /* whose operations they are */
@@ -81,7 +81,7 @@ struct p9s_again {
     enum p9s_state state;
     uint32_t gen; /* changed only while nobody pins it */
     unsigned pins;
-    int64_t down_since;
+    int64_t down_since, relock_until;
     bool remembers, knows; /* the peer, of operations in general; of our earlier ones */
     uint64_t next_op;
     bool op_busy[LIMIT_SESSION_OPS];
@@ -148,6 +148,16 @@ bool p9s_rec_drop(struct p9s_tree *t, uint32_t fid);
 void p9s_orphan(struct p9s_tree *t, uint32_t fid);
 /* At a new connection: attaches and open files. */
 int p9s_remake_all(struct p9s_tree *t, struct pl_call *call, struct pl_err *err);
+
+/* It is there at the server that is there now. With a pin. */
+bool p9s_fid_is_there(struct p9s_tree *t, uint32_t fid);
+/* The number is to be free at the server, whatever it is there. */
+void p9s_fid_clear(struct p9s_tree *t, uint32_t fid);
+/* A negative errno when an open file had what no server can give it again. */
+int p9s_gone_with_it(struct p9s_file *f);
+
+/* ---- p9_reopen.c ---- */
+int p9s_reopen_all(struct p9s_tree *t, struct pl_call *call);
 
 /* ---- p9_relock.c: what is held of locks ---- */
 void p9s_held_set(struct p9s_tree *t, struct p9s_file *f, const struct pl_lock *lock);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What changes attributes and the hierarchy, through the 9P source. */
-#include "sources/p9_tree.h"
+#include "sources/p9_again.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -178,6 +178,38 @@ static int old_remove(struct p9s_tree *t, struct pl_call *call, uint32_t dfid, c
     return r;
 }
 
+/* A request that takes a name away. What that stands for may still be wanted, and can be had by
+ * this name only: `keep` is there before it goes. Where things are is noted before they are looked
+ * for at another server. */
+struct moving {
+    struct p9s_sent s;
+    struct p9s_node *olddir, *newdir;
+    const char *oldname, *newname;
+    bool exchange;
+};
+
+static void moved(struct p9s_tree *t, struct p9s_sent *s, const struct p9_answer *a)
+{
+    struct moving *mv = (struct moving *)s;
+    if (mv->newdir)
+        p9s_place_moved(t, mv->olddir, mv->oldname, mv->newdir, mv->newname, mv->exchange);
+    else
+        p9s_place_gone(t, mv->olddir, mv->oldname);
+}
+
+static int move(struct p9s_tree *t, struct pl_call *call, struct moving *mv)
+{
+    struct p9_answer a;
+    mv->s.done = moved;
+    mv->s.keep = mv->newdir ? p9s_place_node(t, mv->newdir, mv->newname)
+                            : p9s_place_node(t, mv->olddir, mv->oldname);
+    int r = p9s_ask_into(t, call, &mv->s, &a);
+    p9_answer_free(&a);
+    if (mv->s.keep)
+        pl_node_unref(&mv->s.keep->h.node);
+    return r;
+}
+
 int p9s_remove(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, const char *name,
                int flags)
 {
@@ -186,12 +218,14 @@ int p9s_remove(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
                        .name = p9_str(name),
                        .flags = flags & AT_REMOVEDIR ? P9_AT_REMOVEDIR : 0};
     int r = p9s_my_fid(t, call, dir, &m.dfid);
+    struct moving mv = {.s.m = &m, .olddir = (struct p9s_node *)dir, .oldname = name};
     if (r == 0)
-        r = p9s_tell(t, call, &m);
-    if (r == -EOPNOTSUPP && !t->ext)
+        r = move(t, call, &mv);
+    if (r == -EOPNOTSUPP && !t->ext) {
         r = old_remove(t, call, m.dfid, name, flags);
-    if (r == 0)
-        p9s_place_gone(t, (struct p9s_node *)dir, name);
+        if (r == 0)
+            moved(t, &mv.s, NULL);
+    }
     return r;
 }
 
@@ -220,13 +254,23 @@ int p9s_rename(struct pl_tree *tree, struct pl_call *call, struct pl_node *olddi
     int r = p9s_my_fid(t, call, olddir, &m.dfid);
     if (r == 0)
         r = p9s_my_fid(t, call, newdir, &m.newdfid);
+    struct moving mv = {.s.m = &m,
+                        .olddir = (struct p9s_node *)olddir,
+                        .oldname = oldname,
+                        .newdir = (struct p9s_node *)newdir,
+                        .newname = newname,
+                        .exchange = flags & RENAME_EXCHANGE};
     if (r == 0)
-        r = p9s_tell(t, call, &m);
-    if (r == -EOPNOTSUPP && !t->ext)
+        r = move(t, call, &mv);
+    if (r == -EOPNOTSUPP && !t->ext) {
         r = old_rename(t, call, &m);
-    if (r == 0)
-        p9s_place_moved(t, (struct p9s_node *)olddir, oldname, (struct p9s_node *)newdir, newname,
-                        flags & RENAME_EXCHANGE);
+        if (r == 0)
+            moved(t, &mv.s, NULL);
+    }
+    if (r == -EREMOTEIO && t->again) { /* done or not: what it was done to is found again */
+        p9s_refresh(t, call, newdir, newname);
+        p9s_refresh(t, call, olddir, oldname);
+    }
     if (r < 0 || !p9s_renames(t))
         return r;
     p9s_refresh(t, call, newdir, newname);

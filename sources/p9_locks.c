@@ -35,10 +35,26 @@ struct p9_lock p9s_wire_lock(const struct p9s_tree *t, const struct pl_lock *loc
     };
 }
 
-static int ask(struct p9s_tree *t, struct pl_call *call, struct p9_msg *m, uint8_t *status)
+/* What is held is noted before another connection can come, at which it would be taken again. */
+struct locking {
+    struct p9s_sent s;
+    struct p9s_file *f;
+    const struct pl_lock *lock;
+};
+
+static void locked(struct p9s_tree *t, struct p9s_sent *s, const struct p9_answer *a)
+{
+    struct locking *l = (struct locking *)s;
+    if (a->r.status == P9_LOCK_SUCCESS)
+        p9s_held_set(t, l->f, l->lock);
+}
+
+static int ask(struct p9s_tree *t, struct pl_call *call, struct locking *l, uint8_t *status)
 {
     struct p9_answer a;
-    int r = p9s_ask(t, call, m, &a);
+    if (l->lock->type == F_UNLCK) /* whatever comes of it, it is not wanted any more */
+        p9s_held_set(t, l->f, l->lock);
+    int r = p9s_ask_into(t, call, &l->s, &a);
     if (r == 0)
         *status = a.r.status;
     p9_answer_free(&a);
@@ -53,6 +69,7 @@ int p9s_lock(struct pl_tree *tree, struct pl_call *call, struct pl_file *file,
     struct p9s_node *node = (struct p9s_node *)file->node;
     struct p9s_owner owner;
     struct p9_msg m = {.type = P9_Tlock, .fid = f->fid, .lock = p9s_wire_lock(t, lock, &owner)};
+    struct locking l = {.s = {.m = &m, .done = locked}, .f = f, .lock = lock};
     if (lock->type == F_UNLCK && !atomic_load(&node->locked))
         return 0; /* there is none of ours on it */
     atomic_store(&node->locked, true);
@@ -60,11 +77,9 @@ int p9s_lock(struct pl_tree *tree, struct pl_call *call, struct pl_file *file,
         atomic_store(&f->locked, true);
     for (int64_t wait = WAIT_FIRST_NS;; wait = wait * 2 < WAIT_LAST_NS ? wait * 2 : WAIT_LAST_NS) {
         uint8_t status = P9_LOCK_ERROR;
-        int r = ask(t, call, &m, &status);
+        int r = ask(t, call, &l, &status);
         if (r < 0)
             return r;
-        if (status == P9_LOCK_SUCCESS)
-            p9s_held_set(t, f, lock);
         if (status != P9_LOCK_BLOCKED)
             return status == P9_LOCK_SUCCESS ? 0 : -ENOLCK;
         if (!lock->wait)

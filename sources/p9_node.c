@@ -155,8 +155,8 @@ static uint32_t keep_fid(struct p9s_tree *t, struct p9s_node *node, const struct
 }
 
 int p9s_node(struct p9s_tree *t, const struct p9s_user *user, uint32_t fid,
-             const struct p9_attr *in, struct p9s_node *dir, const char *name,
-             struct pl_node **ret, struct pl_attr *attr)
+             const struct p9_attr *in, struct p9s_node *dir, const char *name, struct pl_node **ret,
+             struct pl_attr *attr)
 {
     int r = p9s_attr(in, attr);
     struct pl_id id = id_of(in);

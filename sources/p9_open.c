@@ -30,7 +30,7 @@ static struct pl_file *opened(struct p9s_tree *t, struct p9s_file *f, const stru
                               struct p9s_node *node, uint32_t fid, int flags,
                               const struct p9_qid *qid)
 {
-    f->user = user;
+    atomic_init(&f->user, user);
     f->fid = fid;
     f->file.fd = -1;
     if (t->ext) {

@@ -178,6 +178,19 @@ void p9s_place_gone(struct p9s_tree *t, struct p9s_node *dir, const char *name)
         pl_node_unref(&held->h.node);
 }
 
+struct p9s_node *p9s_place_node(struct p9s_tree *t, struct p9s_node *dir, const char *name)
+{
+    struct p9s_node *node = NULL;
+    if (!t->again || !t->places.size)
+        return NULL;
+    pthread_mutex_lock(&t->mutex);
+    node = *slot(&t->places, dir, name);
+    if (node && !pl_node_tryref(&node->h.node))
+        node = NULL;
+    pthread_mutex_unlock(&t->mutex);
+    return node;
+}
+
 struct p9s_node *p9s_place_leave(struct p9s_tree *t, struct p9s_node *node)
 {
     pthread_mutex_lock(&t->mutex);

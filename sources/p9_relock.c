@@ -12,7 +12,6 @@
 
 /* The server may not have noticed yet that our last connection is over, and hold for it what we ask
  * for: so long it is asked again, for all files together. */
-#define AGAIN_NS   3000000000LL
 #define ASK_AGAIN_NS 20000000LL
 
 struct p9s_held {
@@ -120,8 +119,7 @@ static int take(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f,
 {
     for (;;) {
         struct p9s_owner owner;
-        struct p9_msg m = {
-            .type = P9_Tlock, .fid = f->fid, .lock = p9s_wire_lock(t, lock, &owner)};
+        struct p9_msg m = {.type = P9_Tlock, .fid = f->fid, .lock = p9s_wire_lock(t, lock, &owner)};
         struct p9_answer a;
         int r = p9s_why(call, p9_rpc(t->conn, call, &m, &a, NULL, 0));
         uint8_t status = a.r.status;
@@ -141,9 +139,8 @@ int p9s_relock(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f)
 {
     struct pl_lock lock;
     int r = 0;
-    int64_t until = mono_now() + AGAIN_NS;
     for (unsigned i = 0; r == 0 && nth(t, f, i, &lock); i++)
-        r = take(t, call, f, &lock, until);
+        r = take(t, call, f, &lock, t->again->relock_until);
     if (r == -EIO) {
         atomic_store(&f->lost, -EIO);
         log_say(true,

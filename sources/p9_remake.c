@@ -214,8 +214,7 @@ static int stale(int r)
     return r == -ENOENT || r == -ENOTDIR ? -ESTALE : r;
 }
 
-/* The number is to be free at the server, whatever is there. */
-static void clear(struct p9s_tree *t, uint32_t fid)
+void p9s_fid_clear(struct p9s_tree *t, uint32_t fid)
 {
     struct p9_msg m = {.type = P9_Tclunk, .fid = fid};
     struct p9_answer a = {0};
@@ -230,7 +229,7 @@ static int remake_attach(struct p9s_tree *t, struct pl_call *call, uint32_t fid,
     struct p9_msg m = p9s_attach_msg(t, fid, rec->more->name, rec->more->n_uname);
     int r = rpc(t, call, &m, &a);
     if (r == 0 && rec->node && !p9s_is(rec->node, &a.r.qid)) {
-        clear(t, fid);
+        p9s_fid_clear(t, fid);
         r = -ESTALE;
     }
     p9_answer_free(&a);
@@ -242,28 +241,24 @@ static int find_by_key(struct p9s_tree *t, struct pl_call *call, uint32_t fid,
                        struct p9s_key *key)
 {
     struct p9_answer a;
-    struct p9_msg m = {.type = P9_Tfind,
-                       .fid = user->root,
-                       .newfid = fid,
-                       .count = key->len,
-                       .data = key->bytes};
+    struct p9_msg m = {
+        .type = P9_Tfind, .fid = user->root, .newfid = fid, .count = key->len, .data = key->bytes};
     int r = p9s_ensure_fid(t, call, user->root);
     if (r < 0)
         return r;
     r = rpc(t, call, &m, &a);
     if (r == 0 && !p9s_same(node, &a.r.attr)) {
-        clear(t, fid);
+        p9s_fid_clear(t, fid);
         r = -ESTALE;
     }
     p9_answer_free(&a);
     return r;
 }
 
-/* One that is there, or can be made without a way of its own. */
-static bool is_there(struct p9s_tree *t, uint32_t fid)
+bool p9s_fid_is_there(struct p9s_tree *t, uint32_t fid)
 {
     struct p9s_rec *rec = p9s_rec(t, fid);
-    return rec->how == P9S_ATTACH || atomic_load(&rec->gen) == t->again->gen;
+    return atomic_load(&rec->gen) == t->again->gen;
 }
 
 /* True if what the fid has led to is the node. A qid does not tell the birth of it. */
@@ -303,7 +298,7 @@ static int walk_way(struct p9s_tree *t, struct pl_call *call, uint32_t fid,
     if (r == 0 && w->n > 0)
         r = check(t, call, fid, node);
     if (r < 0 && there)
-        clear(t, fid);
+        p9s_fid_clear(t, fid);
     return stale(r);
 }
 
@@ -317,7 +312,7 @@ static int remake_object(struct p9s_tree *t, struct pl_call *call, uint32_t fid,
         r = find_by_key(t, call, fid, user, node, key);
     if (r == 0 || r == -ECONNABORTED || r == -EINTR || r == -ETIMEDOUT)
         return r;
-    r = p9s_way(t, node, user, is_there, &w);
+    r = p9s_way(t, node, user, p9s_fid_is_there, &w);
     if (r == 0) {
         r = walk_way(t, call, fid, node, &w);
         p9s_way_free(&w);
@@ -343,17 +338,16 @@ static int remake_entry(struct p9s_tree *t, struct pl_call *call, uint32_t fid,
         r = -ESTALE;
     p9_answer_free(&a);
     if (r < 0)
-        clear(t, fid);
+        p9s_fid_clear(t, fid);
     return stale(r);
 }
 
-/* What a file had that no server can give it again. */
-static int gone_with_it(const struct p9s_file *f)
+int p9s_gone_with_it(struct p9s_file *f)
 {
-    if (f->file.stream)
-        return -EIO;
-    /* a document that was being written: what had been written is not in the new one */
-    return f->file.direct && atomic_load(&f->dirty) ? -EIO : 0;
+    /* a stream; a document that was being written: what had been written is not in the new one */
+    if (f->file.stream || (f->file.direct && atomic_load(&f->dirty)))
+        atomic_store(&f->lost, -EIO);
+    return atomic_load(&f->lost);
 }
 
 static int reopen(struct p9s_tree *t, struct pl_call *call, uint32_t fid,
@@ -366,28 +360,51 @@ static int reopen(struct p9s_tree *t, struct pl_call *call, uint32_t fid,
     if (r == 0 && more->file)
         r = p9s_relock(t, call, more->file);
     if (r < 0)
-        clear(t, fid);
+        p9s_fid_clear(t, fid);
     return stale(r);
+}
+
+static int remake_as(struct p9s_tree *t, struct pl_call *call, uint32_t fid,
+                     const struct p9s_rec *rec)
+{
+    struct p9s_more *more = rec->more;
+    int r = more && more->name ? remake_entry(t, call, fid, rec)
+                               : remake_object(t, call, fid, rec->user, rec->node);
+    if (r == 0 && more && more->open)
+        r = reopen(t, call, fid, more);
+    return r;
+}
+
+/* Who opened a file may have lost the right to since, or never had it (who creates has what the
+ * mode denies). It is not asked again, where we are all users: then we open it ourselves. */
+static int remake_file(struct p9s_tree *t, struct pl_call *call, uint32_t fid, struct p9s_rec *rec,
+                       struct p9s_file *f)
+{
+    const struct p9s_user *user = rec->user;
+    int r = remake_as(t, call, fid, rec);
+    if (r != -EACCES || !t->many || user == &t->main)
+        return r;
+    rec->user = &t->main;
+    if (remake_as(t, call, fid, rec) < 0) {
+        rec->user = user;
+        return r;
+    }
+    atomic_store(&f->user, &t->main); /* what is asked of the user's rights goes another way */
+    return 0;
 }
 
 static int remake(struct p9s_tree *t, struct pl_call *call, uint32_t fid, struct p9s_rec *rec)
 {
     struct p9s_more *more = rec->more;
     struct p9s_file *f = more ? more->file : NULL;
-    int r = f ? atomic_load(&f->lost) : 0;
-    if (r == 0 && f && (r = gone_with_it(f)) < 0)
-        atomic_store(&f->lost, r);
+    int r = f ? p9s_gone_with_it(f) : 0;
     if (r < 0)
         return r;
     switch (rec->how) {
     case P9S_ATTACH:
         return remake_attach(t, call, fid, rec);
     case P9S_OBJECT:
-        r = more && more->name ? remake_entry(t, call, fid, rec)
-                               : remake_object(t, call, fid, rec->user, rec->node);
-        if (r == 0 && more && more->open)
-            r = reopen(t, call, fid, more);
-        return r;
+        return f ? remake_file(t, call, fid, rec, f) : remake_as(t, call, fid, rec);
     default:
         return -ERESTART;
     }
@@ -432,40 +449,6 @@ int p9s_ensure(struct p9s_tree *t, struct pl_call *call, const struct p9_msg *m)
 
 /* ---- at a new connection ---- */
 
-/* All open files, each with a reference and one on its node: their number. */
-static size_t all_files(struct p9s_again *a, struct p9s_file ***ret)
-{
-    size_t n = 0;
-    pthread_mutex_lock(&a->mutex);
-    for (struct p9s_file *f = a->files; f; f = f->next)
-        n++;
-    *ret = n ? malloc(n * sizeof(**ret)) : NULL;
-    n = 0;
-    for (struct p9s_file *f = *ret ? a->files : NULL; f; f = f->next) {
-        f->refs++;
-        pl_node_ref(&f->node->h.node);
-        (*ret)[n++] = f;
-    }
-    pthread_mutex_unlock(&a->mutex);
-    return n; /* without memory: each when it is next used */
-}
-
-static int remake_files(struct p9s_tree *t, struct pl_call *call)
-{
-    struct p9s_file **files;
-    size_t n = all_files(t->again, &files);
-    int r = 0;
-    for (size_t i = 0; i < n; i++) {
-        struct p9s_node *node = files[i]->node;
-        if (r != -ECONNABORTED && r != -EINTR)
-            r = p9s_ensure_fid(t, call, files[i]->fid);
-        p9s_file_unref(t, files[i]);
-        pl_node_unref(&node->h.node);
-    }
-    free(files);
-    return r;
-}
-
 int p9s_remake_all(struct p9s_tree *t, struct pl_call *call, struct pl_err *err)
 {
     const char *peer = p9_conn_peer(t->conn);
@@ -480,6 +463,6 @@ int p9s_remake_all(struct p9s_tree *t, struct pl_call *call, struct pl_err *err)
     for (; u && r != -ECONNABORTED; u = u->next)
         r = p9s_ensure_fid(t, call, u->root);
     if (r != -ECONNABORTED)
-        r = remake_files(t, call);
+        r = p9s_reopen_all(t, call);
     return r == -ECONNABORTED || r == -EINTR ? r : 0;
 }

@@ -24,7 +24,7 @@ static const struct row {
 } rows[256] = {
 #define ROW(type, repeat, what) [P9_##type] = {1, P9S_##repeat, what}
     ROW(Tstatfs, FREELY, FID),
-    ROW(Tlopen, FREELY, FID), /* with O_TRUNC: SAME, and an identity */
+    ROW(Tlopen, FREELY, FID),      /* with O_TRUNC: SAME, and an identity */
     ROW(Tlcreate, SAME, FID | OP), /* with O_EXCL: ONCE */
     ROW(Tsymlink, ONCE, DFID | OP),
     ROW(Tmknod, ONCE, DFID | OP),
@@ -74,8 +74,7 @@ enum p9s_repeat p9s_repeat(const struct p9_msg *m)
         return P9S_SAME;
     if (m->type == P9_Tlcreate && (m->flags & P9_EXCL))
         return P9S_ONCE;
-    if (m->type == P9_Tfallocate &&
-        (m->mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE)))
+    if (m->type == P9_Tfallocate && (m->mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE)))
         return P9S_ONCE;
     return (enum p9s_repeat)row->repeat;
 }

@@ -63,6 +63,8 @@ static int attempt(struct p9s_tree *t, struct pl_call *call, struct p9s_sent *s,
     } else {
         fit_op(t, s->m);
         r = p9s_ensure(t, call, s->m);
+        if (r == 0 && s->keep) /* if it cannot be, it is lost already */
+            p9s_ensure_fid(t, call, s->keep->first.fid);
     }
     if (r == 0) {
         p9s_note_sent(t, s->m);
@@ -73,6 +75,8 @@ static int attempt(struct p9s_tree *t, struct pl_call *call, struct p9s_sent *s,
         r = P9S_LOST;
     else if (r == 0)
         p9s_note_done(t, s->m, a);
+    if (r == 0 && s->done)
+        s->done(t, s, a);
     p9s_unpin(t);
     return r;
 }
@@ -95,7 +99,10 @@ int p9s_ask_into(struct p9s_tree *t, struct pl_call *call, struct p9s_sent *s, s
     a->buf = NULL;
     if (t->again)
         return p9s_send_again(t, call, s, a);
-    return p9s_why(call, p9_rpc(t->conn, call, s->m, a, s->into, s->size));
+    int r = p9_rpc(t->conn, call, s->m, a, s->into, s->size);
+    if (r == 0 && s->done)
+        s->done(t, s, a);
+    return p9s_why(call, r);
 }
 
 int p9s_ask(struct p9s_tree *t, struct pl_call *call, struct p9_msg *m, struct p9_answer *a)

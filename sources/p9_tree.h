@@ -22,8 +22,8 @@
  * A tree that outlives its connection: p9_again.h.
  *
  * Locks. `tree.mutex` guards the list of users, and of every node the list of fids beyond the
- * first, its place and its held locks. No rpc happens under it. A fid that is in a node stays good until the
- * node is released, so it may be used without the lock.
+ * first, its place and its held locks. No rpc happens under it. A fid that is in a node stays good
+ * until the node is released, so it may be used without the lock.
  */
 #ifndef SOURCES_P9_TREE_H
 #define SOURCES_P9_TREE_H
@@ -74,11 +74,11 @@ struct p9s_fid {
 };
 
 struct p9s_node {
-    struct pl_hnode h;    /* id.lo: qid.path */
-    struct p9s_fid first; /* `user` never changes; `next` are the fids of other users */
-    atomic_bool stale;    /* a fid led nowhere: see p9s_stale */
-    struct p9s_node *parent;     /* where and under which name it was last seen, if users are many */
-    char *name;                  /* or the tree lives on; NULL: not known */
+    struct pl_hnode h;       /* id.lo: qid.path */
+    struct p9s_fid first;    /* `user` never changes; `next` are the fids of other users */
+    atomic_bool stale;       /* a fid led nowhere: see p9s_stale */
+    struct p9s_node *parent; /* where and under which name it was last seen, if users are many */
+    char *name;              /* or the tree lives on; NULL: not known */
     struct p9s_node *next_place; /* in tree.places */
     atomic_bool locked;          /* somebody has set a lock on it */
     struct p9s_held *held;       /* p9_relock.c */
@@ -95,7 +95,7 @@ struct p9s_dir; /* what was read ahead of an open directory */
 
 struct p9s_file {
     struct pl_file file;
-    const struct p9s_user *user;
+    _Atomic(const struct p9s_user *) user;
     uint32_t fid;
     atomic_bool dirty;  /* something was written that the peer has not been told to flush */
     atomic_bool locked; /* flock(2) was called: the close must be waited for */
@@ -119,8 +119,7 @@ int p9s_user(struct p9s_tree *t, struct pl_call *call, const struct p9s_user **r
 int p9s_attach(struct p9s_tree *t, struct pl_call *call, const char *uname, uint32_t n_uname,
                uint32_t *ret_fid, struct p9_qid *qid);
 /* The same with a number that is there. */
-struct p9_msg p9s_attach_msg(struct p9s_tree *t, uint32_t fid, const char *uname,
-                             uint32_t n_uname);
+struct p9_msg p9s_attach_msg(struct p9s_tree *t, uint32_t fid, const char *uname, uint32_t n_uname);
 
 /* ---- p9_rpc.c: one request, several at once ---- */
 /* Sends and waits. `a` is to be freed whatever is returned. */
@@ -134,7 +133,10 @@ struct p9s_sent {
     struct p9_msg *m;
     void *into;
     size_t size;
-    bool once;  /* not to be done twice, although others of its type may be */
+    bool once;             /* not to be done twice, although others of its type may be */
+    struct p9s_node *keep; /* its fid must be there before the request, which takes its name away */
+    /* May be NULL: called when it is done, before another connection can come. */
+    void (*done)(struct p9s_tree *t, struct p9s_sent *s, const struct p9_answer *a);
     bool maybe; /* it may have been carried out at a server that was lost */
     struct p9_pending *pending;
     int r;
@@ -163,8 +165,7 @@ void p9s_start(struct p9s_tree *t, struct pl_call *call, struct p9s_batch *b, st
 int p9s_finish(struct p9s_tree *t, struct pl_call *call, struct p9s_batch *b);
 void p9s_batch_free(struct p9s_batch *b);
 /* A Tread whose bytes come straight to `into`, or another request with a buffer. */
-int p9s_ask_into(struct p9s_tree *t, struct pl_call *call, struct p9s_sent *s,
-                 struct p9_answer *a);
+int p9s_ask_into(struct p9s_tree *t, struct pl_call *call, struct p9s_sent *s, struct p9_answer *a);
 
 /* An op whose answer did not come: was that its deadline? */
 static inline int p9s_why(struct pl_call *call, int r)
@@ -194,6 +195,8 @@ void p9s_place_set(struct p9s_tree *t, struct p9s_node *node, struct p9s_node *d
 void p9s_place_moved(struct p9s_tree *t, struct p9s_node *olddir, const char *oldname,
                      struct p9s_node *newdir, const char *newname, bool exchange);
 void p9s_place_gone(struct p9s_tree *t, struct p9s_node *dir, const char *name);
+/* The node that was last seen there, with a reference, or NULL. */
+struct p9s_node *p9s_place_node(struct p9s_tree *t, struct p9s_node *dir, const char *name);
 /* It is released: its directory, whose reference is the caller's now, or NULL. */
 struct p9s_node *p9s_place_leave(struct p9s_tree *t, struct p9s_node *node);
 
@@ -219,8 +222,8 @@ int p9s_attr(const struct p9_attr *in, struct pl_attr *out);
 /* The node with these attributes; `fid` is the user's and is taken over (also on error). dir and
  * name: where it was found, or NULL. */
 int p9s_node(struct p9s_tree *t, const struct p9s_user *user, uint32_t fid,
-             const struct p9_attr *in, struct p9s_node *dir, const char *name,
-             struct pl_node **ret, struct pl_attr *attr);
+             const struct p9_attr *in, struct p9s_node *dir, const char *name, struct pl_node **ret,
+             struct pl_attr *attr);
 /* The user's fid of the node. */
 int p9s_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node,
             const struct p9s_user *user, uint32_t *ret);

@@ -15,8 +15,9 @@
 #include <unistd.h>
 
 static const char *const kind_name[] = {
-    [S_MEM] = "mem",     [S_HOST] = "host", [S_NULL] = "null", [S_TRACE] = "trace",
-    [S_DELAY] = "delay", [S_P9] = "p9",     [S_FUSE] = "fuse", [S_NOOPEN] = "fuse-noopen",
+    [S_MEM] = "mem",     [S_HOST] = "host",   [S_NULL] = "null",
+    [S_TRACE] = "trace", [S_DELAY] = "delay", [S_P9] = "p9",
+    [S_CUT] = "p9-cut",  [S_FUSE] = "fuse",   [S_NOOPEN] = "fuse-noopen",
 };
 
 static struct level *stack; /* the one that stack_open() built */
@@ -24,6 +25,11 @@ static struct level *stack; /* the one that stack_open() built */
 static bool is_mount(const struct level *l)
 {
     return l->kind == S_FUSE || l->kind == S_NOOPEN;
+}
+
+static bool is_served(const struct level *l)
+{
+    return l->kind == S_P9 || l->kind == S_CUT;
 }
 
 static void level_free(struct level *l)
@@ -136,7 +142,7 @@ int level_open(struct level *l, const char *scratch, struct pl_tree **ret, struc
         break;
     default:
         r = level_open(l->inner, scratch, ret, err);
-        if (r == 0 && l->kind == S_P9)
+        if (r == 0 && is_served(l))
             r = level_serve(l, *ret, ret, err);
         else if (r == 0)
             r = over(l, *ret, ret, err);
@@ -152,7 +158,7 @@ static int level_again(struct level *l, struct pl_tree **ret, struct pl_err *err
         *ret = pl_null_new(pl_tree_ref(l->tree));
     else if (l->kind == S_HOST || is_mount(l))
         return pl_host_open(l->dir, ret, err);
-    else if (l->kind == S_P9)
+    else if (is_served(l))
         return level_dial(l, ret, err);
     else {
         int r = level_again(l->inner, ret, err);
@@ -166,7 +172,7 @@ int level_close(struct level *l, struct pl_err *err)
     int r = 0;
     if (is_mount(l))
         return level_unmount(l, err); /* what is inside closes in the server's process */
-    if (l->kind == S_P9)
+    if (is_served(l))
         r = level_unserve(l, err);
     if (l->trace)
         fclose(l->trace);

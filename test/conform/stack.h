@@ -4,8 +4,9 @@
 #define CONFORM_STACK_H
 
 #include "conform.h"
+#include "p9/conn.h"
 
-enum level_kind { S_MEM, S_HOST, S_NULL, S_TRACE, S_DELAY, S_P9, S_FUSE, S_NOOPEN, S_COUNT };
+enum level_kind { S_MEM, S_HOST, S_NULL, S_TRACE, S_DELAY, S_P9, S_CUT, S_FUSE, S_NOOPEN, S_COUNT };
 
 struct p9_level;
 
@@ -30,6 +31,13 @@ int level_close(struct level *l, struct pl_err *err);
  * client; the end of the server, when its clients are gone. */
 int level_serve(struct level *l, struct pl_tree *inner, struct pl_tree **ret, struct pl_err *err);
 int level_dial(struct level *l, struct pl_tree **ret, struct pl_err *err);
+int level_connect(struct level *l, struct pl_call *call, struct p9_conn **ret, size_t *ret_client,
+                  struct pl_err *err);
+/* Waits until the server has dropped what it had for a client whose connection is over. */
+void level_quiet(struct level *l, size_t client);
+/* cut.c: one more client, whose connection breaks again and again. */
+int level_cut(struct level *l, struct pl_tree **ret, struct pl_err *err);
+void level_cut_free(void);
 int level_unserve(struct level *l, struct pl_err *err);
 /* doors.c: mounts the inner stack from a process of its own, and opens the mount as a tree. */
 int level_mount(struct level *l, const char *scratch, struct pl_tree **ret, struct pl_err *err);

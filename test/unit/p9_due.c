@@ -36,7 +36,7 @@ static void client_free(struct client *c)
 
 static void begin(int64_t second)
 {
-    clock_second = second;
+    due_second = second;
     served_init(&s);
     crew = p9_crew_new(8);
     assert_non_null(crew);
@@ -46,7 +46,7 @@ static void end(void)
 {
     assert_int_equal(atomic_load(crew_bytes(crew)), 0);
     p9_crew_free(crew);
-    clock_second = 1000000000;
+    due_second = 1000000000;
 }
 
 static void ask(struct client *c)
