@@ -25,8 +25,8 @@ struct link {
     struct link *next;
     struct server *server;
     struct p9_conn *conn;
-    char peer[128];
-    int error; /* set before `over` */
+    char peer[128], key[128]; /* key: who it is, for LIMIT_PEER */
+    int error;                /* set before `over` */
     char sentence[400];
     atomic_bool over;
 };
@@ -42,6 +42,7 @@ struct server {
     struct link *links;
     size_t served,
         live; /* connections so far, and now: at LIMIT_CONNECTIONS others wait to be accepted */
+    char greedy[128]; /* who had too many last */
     int signal_fd, event_fd;
     int status;
     bool stop;
@@ -72,8 +73,44 @@ static void over(void *arg, int error, const char *sentence)
         abort(); /* it only fails when it is not an eventfd */
 }
 
+/* Whose connection it is: what the channel proved, else where it comes from. */
+static void key_of(const struct chan *chan, char key[128])
+{
+    const char *port = strrchr(chan->peer, '!');
+    int n = port ? (int)(port - chan->peer) : (int)strlen(chan->peer);
+    if (*chan->who)
+        snprintf(key, 128, "%s", chan->who);
+    else if (chan->uid != (uid_t)-1)
+        snprintf(key, 128, "uid:%u", chan->uid);
+    else
+        snprintf(key, 128, "%.*s", n, chan->peer);
+}
+
+/* True if that is one too many, which is said once for all that follow. */
+static bool greedy(struct server *sv, const char *key)
+{
+    size_t n = 0;
+    if (sv->live < LIMIT_PEER)
+        return false;
+    for (struct link *l = sv->links; l; l = l->next)
+        n += !strcmp(l->key, key);
+    if (n < LIMIT_PEER)
+        return false;
+    if (strcmp(sv->greedy, key))
+        fprintf(stderr, "%s: %s has %d connections: no more are taken\n", sv->s->prefix, key,
+                LIMIT_PEER);
+    snprintf(sv->greedy, sizeof(sv->greedy), "%s", key);
+    return true;
+}
+
 static int take(struct server *sv, struct chan *chan)
 {
+    char key[128];
+    key_of(chan, key);
+    if (greedy(sv, key)) {
+        chan_close(chan);
+        return 0;
+    }
     struct link *l = calloc(1, sizeof(*l));
     if (!l) {
         chan_close(chan);
@@ -81,6 +118,7 @@ static int take(struct server *sv, struct chan *chan)
     }
     l->server = sv;
     snprintf(l->peer, sizeof(l->peer), "%s", chan->peer);
+    snprintf(l->key, sizeof(l->key), "%s", key);
     struct pl_err err;
     if (p9_door_conn(sv->door, chan, false, over, l, &l->conn, &err) < 0) {
         free(l);
