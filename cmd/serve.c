@@ -4,18 +4,19 @@
 #include "cmd/serving.h"
 #include "cmd/spec.h"
 
-enum { OPT_MARKER = 256, OPT_ANYONE, OPT_STATE };
+enum { OPT_MARKER = 256, OPT_ANYONE, OPT_STATE, OPT_NOCONFINE };
 static const struct option longs[] = {{"once", no_argument, NULL, '1'},
                                       {"allow", required_argument, NULL, 'a'},
                                       {"anyone", no_argument, NULL, OPT_ANYONE},
                                       {"quiet", no_argument, NULL, 'q'},
                                       {"marker", required_argument, NULL, OPT_MARKER},
                                       {"state", required_argument, NULL, OPT_STATE},
+                                      {"noconfine", no_argument, NULL, OPT_NOCONFINE},
                                       {NULL, 0, NULL, 0}};
 
 static int run(const struct cmd *self, int argc, char **argv)
 {
-    struct serving s = {.prefix = "plenum: serve"};
+    struct serving s = {.prefix = "plenum: serve", .confine = true};
     uid_t allow[64];
     struct pl_err err;
     struct spec *spec;
@@ -32,6 +33,8 @@ static int run(const struct cmd *self, int argc, char **argv)
             s.marker = optarg;
         else if (o == OPT_STATE)
             s.state = optarg;
+        else if (o == OPT_NOCONFINE)
+            s.confine = false;
         else
             s.listen.nallow = listening_users(self, optarg, allow, s.listen.nallow, 64);
     }
@@ -61,18 +64,21 @@ static int run(const struct cmd *self, int argc, char **argv)
 
 const struct cmd cmd_serve = {
     .name = "serve",
-    .args = "[-1] [-a USER,... | --anyone] [-q] [--state DIR] SPEC ADDR...",
+    .args = "[-1] [-a USER,... | --anyone] [-q] [--state DIR] [--noconfine] SPEC ADDR...",
     .summary = "Exports the tree that SPEC names over 9P2000.L",
-    .help = "  -1, --once          ends after the first connection\n"
-            "  -a, --allow USER,...  who may connect to a unix socket (else this user and root)\n"
-            "      --anyone        everybody may\n"
-            "  -q, --quiet         does not print what is served where\n"
-            "      --state DIR     where it is noted what clients have asked to change, so that a\n"
-            "                      server of the same SPEC that follows this one, even when this\n"
-            "                      one was killed, does it once and not twice; \"none\": nowhere\n"
-            "                      (default: beside what `plenum status` reads, until the next "
-            "boot)\n\n"
-            "ADDR: see plenum help addr. Port 0 is a free port, which is printed.\n",
+    .help =
+        "  -1, --once          ends after the first connection\n"
+        "  -a, --allow USER,...  who may connect to a unix socket (else this user and root)\n"
+        "      --anyone        everybody may\n"
+        "      --noconfine     keeps the rights it was started with (else it gives up what the\n"
+        "                      tree does not need, other users' files among it)\n"
+        "  -q, --quiet         does not print what is served where\n"
+        "      --state DIR     where it is noted what clients have asked to change, so that a\n"
+        "                      server of the same SPEC that follows this one, even when this\n"
+        "                      one was killed, does it once and not twice; \"none\": nowhere\n"
+        "                      (default: beside what `plenum status` reads, until the next "
+        "boot)\n\n"
+        "ADDR: see plenum help addr. Port 0 is a free port, which is printed.\n",
     .example = "  plenum serve /srv 'tcp!127.0.0.1!5640' 'unix!/tmp/srv.sock'\n",
     .run = run,
 };

@@ -4,6 +4,7 @@
  * of a connection's end through its flag and an eventfd. Idle, it sleeps in poll without a timeout.
  */
 #include "cmd/serving.h"
+#include "base/confine.h"
 #include "base/limits.h"
 #include "cmd/util.h"
 #include "doors/p9.h"
@@ -272,8 +273,10 @@ static int remember(struct server *sv)
     }
     int dir = s->state ? state_dir(s->state) : reg_dir("ops");
     int r = dir < 0 ? dir : p9_door_remember(sv->door, dir, s->what);
-    if (dir >= 0)
+    if (dir >= 0) {
+        confine_path_of(dir, CONFINE_READ | CONFINE_CHANGE);
         close(dir);
+    }
     const char *why = r == -ENOTSUP ? "the tree ends with it"
                       : r == -EPERM ? "others may write to its directory"
                                     : strerror(-r);
@@ -283,6 +286,15 @@ static int remember(struct server *sv)
     fprintf(stderr, "%s: %s: %s (--state wants a directory that is this user's alone)\n", s->prefix,
             s->state, r == -EPERM ? "not private" : strerror(-r));
     return 1;
+}
+
+/* From here on nothing is opened but what is served. */
+static void confine(struct server *sv)
+{
+    bool paths;
+    if (sv->s->confine && confine_exporter(&paths) < 0)
+        fprintf(stderr, "%s: a thread keeps the rights that the server was started with\n",
+                sv->s->prefix);
 }
 
 static int start(struct server *sv)
@@ -307,6 +319,7 @@ static int start(struct server *sv)
     for (size_t i = 0; i < sv->s->n; i++)
         if (open_addr(sv, i))
             return 1;
+    confine(sv);
     for (size_t i = 0; i < sv->s->n; i++) /* not before it is known that all can be */
         if (sv->listeners[i])
             announce(sv, sv->listeners[i]);

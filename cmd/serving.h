@@ -20,6 +20,7 @@ struct serving {
     const char *marker; /* printed on standard output before the first connection; or NULL */
     bool once;          /* ends after the first connection */
     bool quiet;
+    bool confine; /* to what the tree needs (base/confine.h): no program of its own is behind it */
 };
 
 /* Serves until SIGINT, SIGTERM or SIGHUP, until the one connection ended (once), or until all did
