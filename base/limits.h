@@ -11,6 +11,11 @@
  * both ends would wait for good. One of us never has more than REQUESTS_USED requests (and
  * BYTES_USED bytes of them) under way, Tflushes included, so that our reader never stops for one of
  * us. A foreign client that sends more has no serving half in our way: it only waits.
+ *
+ * Why they are as large as they are: what is under way on a link of 50 ms of round trip is no more
+ * than 1/20 s of its bytes. AHEAD and BEHIND are 16 MiB, for 300 MiB/s; BYTES_USED has room for one
+ * of them and half of the other, and for what else is asked meanwhile; LINK_KEPT keeps all of that;
+ * BYTES_SERVED is twice BYTES_USED and more, for the reason above.
  */
 #ifndef BASE_LIMITS_H
 #define BASE_LIMITS_H
@@ -27,20 +32,29 @@
     X(REQUESTS_HELD, 4096, "requests", "the same, with those that said that they wait")            \
     X(REQUESTS_USED, 128, "requests", "sent over one connection and not yet answered")             \
     X(FLUSHES_USED, 130, "requests", "Tflush, Tend and keepalive, besides")                        \
-    X(BYTES_SERVED, 33554432, "bytes", "of requests and answers held for one connection")          \
-    X(BYTES_USED, 8388608, "bytes", "of requests sent over one connection and not yet answered")   \
+    X(BYTES_SERVED, 67108864, "bytes", "of requests and answers held for one connection")          \
+    X(BYTES_USED, 25165824, "bytes", "of requests sent over one connection and not yet answered")  \
     X(BYTES_ALL, 536870912, "bytes", "of requests and answers held for all connections")           \
-    X(HELLO, 30, "seconds", "for the first message, or the first answer, of who is new")           \
     X(WHOLE, 30, "seconds", "for a message that has begun to come, and what SLOWEST adds")         \
     X(STALLED, 120, "seconds", "for answers to be taken, and what SLOWEST adds")                   \
     X(SLOWEST, 4096, "bytes a second", "that a link must carry at least")                          \
     X(GOODBYE, 10, "seconds", "for a server to answer the last requests of a client that goes")    \
+    X(HELLO, 30, "seconds", "for the first message, or the first answer, of who is new")           \
     X(FLUSH, 10, "seconds",                                                                        \
       "for a server to answer Tflush, until its caller goes on all the same")                      \
+    X(HANDSHAKES, 512, "clients", "of one tls! address that have not shown who they are yet")      \
+    X(CERTIFICATES, 16384, "bytes", "of certificates that a TLS peer shows")                       \
+    X(KEY_FILE, 1048576, "bytes", "of a file of keys or certificates")                             \
+    X(MAP, 65536, "entries", "of a map of ids")                                                    \
+    X(MAP_FILE, 4194304, "bytes", "of a file of such a map")                                       \
+    X(ACCESS_RULES, 4096, "rules", "of an access file")                                            \
     X(CONNECTIONS, 16384, "connections", "to one server")                                          \
     X(PEER, 4096, "connections", "of these, by one user, address or key")                          \
     X(LINKS, 16384, "links", "of one server, up or down")                                          \
-    X(LINK_KEPT, 4194304, "bytes", "sent over one link and not yet acknowledged")                  \
+    X(AHEAD, 16777216, "bytes",                                                                    \
+      "read ahead for all open files of a mount of a 9P server together")                          \
+    X(BEHIND, 16777216, "bytes", "written behind, likewise, and not yet acknowledged")             \
+    X(LINK_KEPT, 33554432, "bytes", "sent over one link and not yet acknowledged")                 \
     X(LINGER, 604800, "seconds", "that a link without its far end is waited for")                  \
     X(SESSIONS, 1024, "clients", "whose operations a server remembers")                            \
     X(SESSION_KEPT, 86400, "seconds", "that a client without a connection is remembered")          \

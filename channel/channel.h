@@ -2,8 +2,10 @@
 /*
  * Channels: what turns an address into a two-way stream.
  *
- * ADDR is tcp!HOST!PORT, unix!PATH, vsock!CID!PORT, exec!COMMAND, stdio, fd!IN,OUT, or the same as
- * URLs: tcp://HOST:PORT (IPv6 in brackets), unix:PATH, vsock://CID:PORT, exec:COMMAND, fd:IN,OUT.
+ * ADDR is tcp!HOST!PORT, tls!HOST!PORT, unix!PATH, vsock!CID!PORT, exec!COMMAND, stdio, fd!IN,OUT,
+ * or the same as URLs: tcp://HOST:PORT (IPv6 in brackets), tls://HOST:PORT, unix:PATH,
+ * vsock://CID:PORT, exec:COMMAND, fd:IN,OUT. tls is TLS 1.3 with both ends known by certificates or
+ * a pre-shared key (channel/keys.h).
  * PORT may be left out: 564. `*` as host listens everywhere (IPv4 and IPv6); a CID may be `host`,
  * `local` or `*`; fd!N is fd!N,N. exec runs COMMAND with sh -c, its stdin and stdout the channel,
  * its stderr ours. The table of forms is in channel/addr.c.
@@ -28,10 +30,12 @@ struct iovec;
  * (-EAGAIN), the next begins with the same bytes. Raises no SIGPIPE. */
 struct chan_io {
     ssize_t (*read)(struct chan *, const struct iovec *iov, int n); /* 0: the end */
+    /* What is not taken must be offered again: the next write begins with it. */
     ssize_t (*write)(struct chan *, const struct iovec *iov, int n);
     /* Bytes are off the descriptor and not yet read: no poll tells of them. */
     bool (*pending)(const struct chan *);
-    void (*close)(struct chan *); /* frees io_state; says goodbye if that does not block */
+    void (*close)(struct chan *);  /* frees io_state; says goodbye if that does not block */
+    void (*forget)(struct chan *); /* the same without a word; NULL: as close */
 };
 
 struct chan {
@@ -67,6 +71,10 @@ int chan_exec(char *const argv[], bool patient, struct chan *ret, struct pl_err 
  * or when somebody else has reaped it. Idempotent. */
 int chan_close(struct chan *chan);
 
+/* The same after a fork, when another process goes on with the channel: nothing is said, and no
+ * child waited for. */
+void chan_forget(struct chan *chan);
+
 struct chan_listener;
 
 /* A unix socket path that is in the way is replaced if nobody listens on it; it is made mode 0600,
@@ -76,7 +84,8 @@ struct chan_listener;
 struct chan_listen_opts {
     const uid_t *allow;
     size_t nallow;
-    bool anyone; /* no check of uids on a unix socket; mode 0666 */
+    bool anyone;  /* no check of uids on a unix socket; mode 0666 */
+    int hello_ms; /* what a TLS handshake may take; 0: LIMIT_HELLO */
 };
 int chan_listen(const char *addr, const struct chan_listen_opts *opts, struct chan_listener **ret,
                 struct pl_err *err);
@@ -87,10 +96,12 @@ const char *chan_listener_name(const struct chan_listener *l);
 /* What is not safe by itself, for the program to print once as "NAME: NOTE"; NULL if nothing: TCP
  * on anything but loopback is neither encrypted nor authenticated. */
 const char *chan_listener_note(const struct chan_listener *l);
-/* Accepts one. A peer that is not allowed is closed and -EACCES returned, with the sentence; the
- * listener goes on. Blocks unless chan_listener_fd() was readable (and may block then too, if the
- * peer has gone meanwhile); transient failures (EMFILE, ENOBUFS) are reported as such, the caller
- * waits a little and tries again. Any number of threads. */
+/* Accepts one. Over TLS a client is accepted when its handshake is done, and those of all clients
+ * go on in here: -EAGAIN, nothing has come of it yet. A peer that is not allowed is closed and
+ * -EACCES returned, with the sentence; the listener goes on. Blocks unless chan_listener_fd() was
+ * readable (and may block then too, if the peer has gone meanwhile); transient failures (EMFILE,
+ * ENOBUFS) are reported as such, the caller waits a little and tries again. Any number of threads.
+ */
 int chan_accept(struct chan_listener *l, struct chan *ret, struct pl_err *err);
 /* Stops listening; a unix socket path that we made (and still is ours) is unlinked. */
 void chan_listener_free(struct chan_listener *l);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
+#include "base/limits.h"
 #include "base/text.h"
 #include "channel/addr.h"
+#include "channel/tls.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -18,7 +20,7 @@
 #define CONNECT_MS 30000
 
 const char addr_note_tcp[] =
-    "neither encrypted nor authenticated (use ssh, or only a network that you trust)";
+    "neither encrypted nor authenticated (use tls! or ssh, or only a network that you trust)";
 
 bool addr_is_loopback(const struct sockaddr *sa)
 {
@@ -31,17 +33,18 @@ bool addr_is_loopback(const struct sockaddr *sa)
     return true;
 }
 
-void addr_name(char dst[128], const struct sockaddr *sa, unsigned len)
+void addr_name(char dst[128], enum addr_kind kind, const struct sockaddr *sa, unsigned len)
 {
+    const char *name = kind == ADDR_TLS ? "tls" : "tcp";
     char host[NI_MAXHOST], port[NI_MAXSERV], raw[NI_MAXHOST + NI_MAXSERV + 8];
     if (sa->sa_family == AF_VSOCK) {
         const struct sockaddr_vm *vm = (const struct sockaddr_vm *)sa;
         snprintf(raw, sizeof(raw), "vsock!%u!%u", vm->svm_cid, vm->svm_port);
     } else if (getnameinfo(sa, len, host, sizeof(host), port, sizeof(port),
                            NI_NUMERICHOST | NI_NUMERICSERV) == 0) {
-        snprintf(raw, sizeof(raw), "tcp!%s!%s", host, port);
+        snprintf(raw, sizeof(raw), "%s!%s!%s", name, host, port);
     } else {
-        snprintf(raw, sizeof(raw), "tcp");
+        snprintf(raw, sizeof(raw), "%s", name);
     }
     text_escape(dst, 128, raw, sizeof(raw));
 }
@@ -56,6 +59,12 @@ void addr_tune_tcp(int fd)
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof(timeout));
+}
+
+void addr_is_uid(struct chan *chan, uid_t uid)
+{
+    chan->uid = uid;
+    snprintf(chan->who, sizeof(chan->who), "uid:%u", uid);
 }
 
 unsigned addr_unix(const char *path, struct sockaddr_un *ret)
@@ -181,13 +190,31 @@ static int dial_tcp(const char *text, const struct addr *a, struct chan *ret, st
             continue;
         connected(ret, fd);
         addr_tune_tcp(fd);
-        addr_name(ret->peer, ai->ai_addr, ai->ai_addrlen);
-        if (!addr_is_loopback(ai->ai_addr))
+        addr_name(ret->peer, a->kind, ai->ai_addr, ai->ai_addrlen);
+        if (a->kind == ADDR_TCP && !addr_is_loopback(ai->ai_addr))
             ret->note = addr_note_tcp;
         break;
     }
     freeaddrinfo(list);
     return fd < 0 ? refused(text, fd, err) : 0;
+}
+
+/* The name in sentences is the address as it was given: that is what the keys are listed under. */
+static int dial_tls(const char *text, const struct addr *a, struct chan *ret, struct pl_err *err)
+{
+    struct tls *tls;
+    char name[128];
+    int r = dial_tcp(text, a, ret, err);
+    if (r < 0)
+        return r;
+    text_escape(name, sizeof(name), text, strlen(text));
+    r = tls_connect(ret->in, name, a->host, a->port, LIMIT_HELLO * 1000, &tls, err);
+    if (r < 0) {
+        chan_close(ret);
+        return r;
+    }
+    tls_into(tls, ret);
+    return 0;
 }
 
 static int dial_unix(const char *text, const struct addr *a, struct chan *ret, struct pl_err *err)
@@ -208,7 +235,7 @@ static int dial_unix(const char *text, const struct addr *a, struct chan *ret, s
     struct ucred cred;
     socklen_t size = sizeof(cred);
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &size) == 0)
-        ret->uid = cred.uid;
+        addr_is_uid(ret, cred.uid);
     connected(ret, fd);
     char raw[128];
     snprintf(raw, sizeof(raw), "unix!%s", a->rest);
@@ -234,7 +261,7 @@ static int dial_vsock(const char *text, const struct addr *a, struct chan *ret, 
     if (fd < 0)
         return refused(text, fd, err);
     connected(ret, fd);
-    addr_name(ret->peer, (struct sockaddr *)&vm, sizeof(vm));
+    addr_name(ret->peer, a->kind, (struct sockaddr *)&vm, sizeof(vm));
     return 0;
 }
 
@@ -302,6 +329,9 @@ static int dial_stdio(const char *text, const struct addr *a, struct chan *ret, 
         ret->role = CHAN_DIALED;
     else if (rc == 0 && how && strcmp(how, "accepted") == 0)
         ret->role = CHAN_ACCEPTED;
+    const char *who = getenv("PLENUM_WHO");
+    if (rc == 0 && who)
+        text_escape(ret->who, sizeof(ret->who), who, strlen(who));
     return rc;
 }
 
@@ -317,6 +347,8 @@ int chan_dial(const char *text, struct chan *ret, struct pl_err *err)
     switch (a.kind) {
     case ADDR_TCP:
         return dial_tcp(text, &a, ret, err);
+    case ADDR_TLS:
+        return dial_tls(text, &a, ret, err);
     case ADDR_UNIX:
         return dial_unix(text, &a, ret, err);
     case ADDR_VSOCK:

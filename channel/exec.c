@@ -59,6 +59,7 @@ static char **child_env(void)
         return NULL;
     for (size_t i = 0; i < n; i++)
         if (strncmp(environ[i], "PLENUM_CHANNEL=", 15) != 0 &&
+            strncmp(environ[i], "PLENUM_WHO=", 11) != 0 &&
             strncmp(environ[i], "NOTIFY_SOCKET=", 14) != 0)
             env[out++] = environ[i];
     env[out] = (char *)"PLENUM_CHANNEL=accepted";
@@ -162,6 +163,15 @@ static bool wait_child(int pidfd, pid_t pid, int ms, int *status)
     if (got < 0)
         *status = 0; /* SIGCHLD is ignored, or somebody else reaped it */
     return true;
+}
+
+void chan_forget(struct chan *chan)
+{
+    if (chan->io)
+        (chan->io->forget ? chan->io->forget : chan->io->close)(chan);
+    chan->io = NULL;
+    chan->child = 0;
+    chan_close(chan);
 }
 
 int chan_close(struct chan *chan)

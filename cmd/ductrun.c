@@ -6,7 +6,7 @@
 #include "cmd/loss.h"
 #include "cmd/ring.h"
 #include "cmd/util.h"
-#include "doors/p9.h"
+#include "doors/p9_access.h"
 #include "keeper/keeper.h"
 #include "keeper/registry.h"
 #include "sources/p9.h"
@@ -28,6 +28,7 @@ struct state {
     struct ring rings[DUCT_MAX];
     struct pl_tree *exports[DUCT_MAX];
     struct p9_door *door;
+    struct p9_access *access;
     struct p9_conn *conn;
     struct stats *stats;
     struct stats own_stats;
@@ -75,8 +76,10 @@ static int accept_one(struct state *s, struct pl_err *err)
     listening_note(s->d->cmd, chan_listener_name(listener), chan_listener_note(listener));
     if (!s->d->quiet)
         util_say("listening on %s", chan_listener_name(listener));
-    while ((r = chan_accept(listener, &s->d->chan, err)) == -EACCES || r == -ECONNABORTED)
-        cmd_error(s->d->cmd, err);
+    while ((r = chan_accept(listener, &s->d->chan, err)) == -EACCES || r == -ECONNABORTED ||
+           r == -EAGAIN)
+        if (r != -EAGAIN)
+            cmd_error(s->d->cmd, err);
     chan_listener_free(listener);
     return r;
 }
@@ -106,6 +109,11 @@ static int open_channel(struct state *s, struct pl_err *err)
 
 static int open_exports(struct state *s, struct pl_err *err)
 {
+    if (s->d->access) {
+        int r = p9_access_open(s->d->access, &s->access, err);
+        if (r < 0)
+            return r;
+    }
     for (size_t i = 0; i < s->d->nexports; i++) {
         int r = spec_open(s->d->exports[i].spec, NULL, NULL, &s->exports[i], err);
         if (r < 0)
@@ -132,6 +140,8 @@ static int connect_halves(struct state *s, bool use, struct pl_err *err)
     int r = p9_door_new(exports, d->nexports, crew, s->stats, &s->door);
     if (r < 0)
         return pl_fail(err, r, "%s", strerror(-r));
+    if (s->access)
+        p9_door_admit(s->door, p9_access_admit, s->access);
     return p9_door_conn(s->door, &d->chan, use, conn_over, s, &s->conn, err);
 }
 
@@ -179,6 +189,8 @@ static void release(struct state *s)
         p9_conn_free(s->conn);
     if (s->door)
         p9_door_free(s->door);
+    p9_access_free(s->access);
+    s->access = NULL;
     for (size_t i = 0; i < s->d->nexports; i++)
         pl_tree_unref(s->exports[i]);
     s->conn = NULL;

@@ -34,8 +34,9 @@ struct duct {
     struct duct_export exports[DUCT_MAX];
     struct duct_mount mounts[DUCT_MAX];
     struct mountopt opts;
-    bool quiet;  /* no announcements */
-    bool remote; /* the far end of `plenum ssh`: the near end tells of a lost link */
+    const char *access; /* the access file, or NULL */
+    bool quiet;         /* no announcements */
+    bool remote;        /* the far end of `plenum ssh`: the near end tells of a lost link */
 };
 
 /* The exit status; what went wrong has been printed. Frees the exports' specs. */

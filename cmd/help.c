@@ -19,6 +19,8 @@ static void addr_help(void)
     puts("An ADDR names the end of a channel:\n\n"
          "  tcp!HOST[!PORT]    tcp://HOST[:PORT]    TCP, IPv4 and IPv6; neither encrypted nor\n"
          "                                          authenticated: loopback, or a net you trust\n"
+         "  tls!HOST[!PORT]    tls://HOST[:PORT]    TLS 1.3 over TCP, both ends known by their\n"
+         "                                          certificates or a key: plenum help key\n"
          "  unix!PATH          unix:PATH            a unix socket; by default for this user and\n"
          "                                          root only\n"
          "  vsock!CID[!PORT]   vsock://CID[:PORT]   between a virtual machine and its host\n"

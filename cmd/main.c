@@ -10,12 +10,12 @@
 
 extern const struct cmd cmd_mount, cmd_umount, cmd_serve, cmd_duct, cmd_ssh, cmd_listen, cmd_dial,
     cmd_ls, cmd_cat, cmd_stat, cmd_get, cmd_put, cmd_mkdir, cmd_rm, cmd_status, cmd_trace,
-    cmd_upgrade, cmd_version, cmd_help_cmd;
+    cmd_upgrade, cmd_key, cmd_version, cmd_help_cmd;
 
 const struct cmd *const cmd_table[] = {
-    &cmd_mount,  &cmd_umount, &cmd_serve,   &cmd_duct,    &cmd_ssh,      &cmd_listen, &cmd_dial,
-    &cmd_ls,     &cmd_cat,    &cmd_stat,    &cmd_get,     &cmd_put,      &cmd_mkdir,  &cmd_rm,
-    &cmd_status, &cmd_trace,  &cmd_upgrade, &cmd_version, &cmd_help_cmd, NULL,
+    &cmd_mount,  &cmd_umount, &cmd_serve,   &cmd_duct, &cmd_ssh,     &cmd_listen,   &cmd_dial,
+    &cmd_ls,     &cmd_cat,    &cmd_stat,    &cmd_get,  &cmd_put,     &cmd_mkdir,    &cmd_rm,
+    &cmd_status, &cmd_trace,  &cmd_upgrade, &cmd_key,  &cmd_version, &cmd_help_cmd, NULL,
 };
 
 /* Names under which the program is installed too, each the subcommand of that name. */

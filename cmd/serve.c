@@ -4,10 +4,11 @@
 #include "cmd/serving.h"
 #include "cmd/spec.h"
 
-enum { OPT_MARKER = 256, OPT_ANYONE, OPT_STATE, OPT_NOCONFINE };
+enum { OPT_MARKER = 256, OPT_ANYONE, OPT_STATE, OPT_ACCESS, OPT_NOCONFINE };
 static const struct option longs[] = {{"once", no_argument, NULL, '1'},
                                       {"allow", required_argument, NULL, 'a'},
                                       {"anyone", no_argument, NULL, OPT_ANYONE},
+                                      {"access", required_argument, NULL, OPT_ACCESS},
                                       {"quiet", no_argument, NULL, 'q'},
                                       {"marker", required_argument, NULL, OPT_MARKER},
                                       {"state", required_argument, NULL, OPT_STATE},
@@ -29,6 +30,8 @@ static int run(const struct cmd *self, int argc, char **argv)
             s.quiet = true;
         else if (o == OPT_ANYONE)
             s.listen.anyone = true;
+        else if (o == OPT_ACCESS)
+            s.access = optarg;
         else if (o == OPT_MARKER)
             s.marker = optarg;
         else if (o == OPT_STATE)
@@ -64,12 +67,15 @@ static int run(const struct cmd *self, int argc, char **argv)
 
 const struct cmd cmd_serve = {
     .name = "serve",
-    .args = "[-1] [-a USER,... | --anyone] [-q] [--state DIR] [--noconfine] SPEC ADDR...",
-    .summary = "Exports the tree that SPEC names over 9P2000.L",
+    .args = "[-1] [-a USER,... | --anyone] [--access FILE] [-q] [--state DIR] [--noconfine] SPEC "
+            "ADDR...",
+    .summary = "Exports the tree that SPEC names over 9P",
     .help =
         "  -1, --once          ends after the first connection\n"
         "  -a, --allow USER,...  who may connect to a unix socket (else this user and root)\n"
         "      --anyone        everybody may\n"
+        "      --access FILE   who may attach what, how, and as whom: plenum help access; read\n"
+        "                      again on SIGHUP\n"
         "      --noconfine     keeps the rights it was started with (else it gives up what the\n"
         "                      tree does not need, other users' files among it)\n"
         "  -q, --quiet         does not print what is served where\n"
@@ -78,7 +84,9 @@ const struct cmd cmd_serve = {
         "                      one was killed, does it once and not twice; \"none\": nowhere\n"
         "                      (default: beside what `plenum status` reads, until the next "
         "boot)\n\n"
-        "ADDR: see plenum help addr. Port 0 is a free port, which is printed.\n",
+        "ADDR: see plenum help addr. Port 0 is a free port, which is printed.\n"
+        "Without an access file who comes by tls! acts as the server's user, or if that is\n"
+        "root as nobody.\n",
     .example = "  plenum serve /srv 'tcp!127.0.0.1!5640' 'unix!/tmp/srv.sock'\n",
     .run = run,
 };

@@ -7,9 +7,10 @@
 #include "base/confine.h"
 #include "base/limits.h"
 #include "cmd/util.h"
-#include "doors/p9.h"
+#include "doors/p9_access.h"
 #include "keeper/registry.h"
 #include <errno.h>
+#include <libgen.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -44,7 +45,8 @@ struct server {
     size_t served,
         live; /* connections so far, and now: at LIMIT_CONNECTIONS others wait to be accepted */
     char greedy[128]; /* who had too many last */
-    int signal_fd, event_fd;
+    int signal_fd, event_fd, hangup_fd;
+    struct p9_access *access;
     int status;
     bool stop;
 };
@@ -198,6 +200,18 @@ static bool accept_one(struct server *sv, struct chan_listener *listener)
     return r != -EACCES && r != -EAGAIN && r != -EINTR && r != -ECONNABORTED;
 }
 
+static void reload(struct server *sv)
+{
+    struct pl_err err;
+    uint64_t n;
+    if (read(sv->hangup_fd, &n, sizeof(n)) < 0)
+        return;
+    if (p9_access_reload(sv->access, &err) < 0)
+        fprintf(stderr, "%s: the old rules stay: %s\n", sv->s->prefix, err.text);
+    else if (!sv->s->quiet)
+        util_say("%s: read again", sv->s->access);
+}
+
 static bool finished(const struct server *sv)
 {
     if (sv->stop)
@@ -209,7 +223,7 @@ static bool finished(const struct server *sv)
 
 static void loop(struct server *sv)
 {
-    struct pollfd *fds = calloc(sv->s->n + 2, sizeof(*fds));
+    struct pollfd *fds = calloc(sv->s->n + 3, sizeof(*fds));
     bool wait = false;
     if (!fds) {
         sv->status = failed(sv, "out of memory");
@@ -219,19 +233,22 @@ static void loop(struct server *sv)
         bool listening = !wait && sv->live < LIMIT_CONNECTIONS && !(sv->s->once && sv->served);
         fds[0] = (struct pollfd){.fd = sv->signal_fd, .events = POLLIN};
         fds[1] = (struct pollfd){.fd = sv->event_fd, .events = POLLIN};
+        fds[2] = (struct pollfd){.fd = sv->hangup_fd, .events = POLLIN};
         for (size_t i = 0; i < sv->s->n; i++) {
             struct chan_listener *l = sv->listeners[i];
-            fds[i + 2] =
+            fds[i + 3] =
                 (struct pollfd){.fd = l && listening ? chan_listener_fd(l) : -1, .events = POLLIN};
         }
-        if (poll(fds, sv->s->n + 2, wait ? RETRY_MS : -1) < 0 && errno != EINTR)
+        if (poll(fds, sv->s->n + 3, wait ? RETRY_MS : -1) < 0 && errno != EINTR)
             break;
         wait = false;
         sv->stop = fds[0].revents;
         if (fds[1].revents)
             sweep(sv);
+        if (fds[2].revents)
+            reload(sv);
         for (size_t i = 0; i < sv->s->n && !sv->stop; i++)
-            if (fds[i + 2].revents && sv->live < LIMIT_CONNECTIONS &&
+            if (fds[i + 3].revents && sv->live < LIMIT_CONNECTIONS &&
                 !(sv->s->once && sv->served) && accept_one(sv, sv->listeners[i]))
                 wait = true;
     }
@@ -292,6 +309,12 @@ static int remember(struct server *sv)
 static void confine(struct server *sv)
 {
     bool paths;
+    if (sv->s->access) { /* it may be another file when it is read again */
+        char *copy = strdup(sv->s->access);
+        if (copy)
+            confine_path(dirname(copy), CONFINE_READ);
+        free(copy);
+    }
     if (sv->s->confine && confine_exporter(&paths) < 0)
         fprintf(stderr, "%s: a thread keeps the rights that the server was started with\n",
                 sv->s->prefix);
@@ -304,6 +327,9 @@ static int start(struct server *sv)
     sv->listeners = calloc(sv->s->n, sizeof(*sv->listeners));
     if (!sv->crew || !sv->listeners)
         return failed(sv, "out of memory");
+    struct pl_err err;
+    if (sv->s->access && p9_access_open(sv->s->access, &sv->access, &err) < 0)
+        return failed(sv, err.text);
     if (reg_add("serve", "", sv->s->text, &sv->entry, &sv->page) < 0 && !sv->page)
         return failed(sv, "out of memory");
     atomic_store(&sv->page->server, getpid());
@@ -312,6 +338,8 @@ static int start(struct server *sv)
         return failed(sv, strerror(-r));
     if (remember(sv))
         return 1;
+    if (sv->access)
+        p9_door_admit(sv->door, p9_access_admit, sv->access);
     if (sv->s->marker) {
         printf("%s\n", sv->s->marker);
         fflush(stdout);
@@ -341,6 +369,7 @@ static void end(struct server *sv)
     }
     if (sv->door)
         p9_door_free(sv->door);
+    p9_access_free(sv->access);
     if (sv->crew)
         p9_crew_free(sv->crew);
     pl_tree_unref(sv->s->tree);
@@ -354,7 +383,8 @@ int serving_run(const struct serving *s)
     util_many_descriptors();
     sv.signal_fd = util_signals();
     sv.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (sv.signal_fd < 0 || sv.event_fd < 0)
+    sv.hangup_fd = s->access ? util_hangups() : -1;
+    if (sv.signal_fd < 0 || sv.event_fd < 0 || (s->access && sv.hangup_fd < 0))
         sv.status = failed(&sv, strerror(errno));
     else
         sv.status = start(&sv);

@@ -17,15 +17,16 @@ struct serving {
      * usual place; "none": nowhere), and what is served, the same in every run (NULL: nobody serves
      * it again). */
     const char *state, *what;
+    const char *access; /* the access file, read again on SIGHUP; or NULL */
     const char *marker; /* printed on standard output before the first connection; or NULL */
     bool once;          /* ends after the first connection */
     bool quiet;
     bool confine; /* to what the tree needs (base/confine.h): no program of its own is behind it */
 };
 
-/* Serves until SIGINT, SIGTERM or SIGHUP, until the one connection ended (once), or until all did
- * when none of the addresses is one to listen at. The exit status; what went wrong is printed.
- * Drops `tree`. */
+/* Serves until SIGINT, SIGTERM or (without an access file) SIGHUP, until the one connection ended
+ * (once), or until all did when none of the addresses is one to listen at. The exit status; what
+ * went wrong is printed. Drops `tree`. */
 int serving_run(const struct serving *s);
 
 #endif

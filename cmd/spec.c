@@ -27,6 +27,7 @@ struct spec {
     int64_t number; /* mem's size, delay's ns */
     int op, error;  /* fault */
     uint64_t skip, count;
+    struct pl_map *map;
     struct spec *lower; /* a layer's */
 };
 
@@ -344,6 +345,65 @@ static int fault_parse(struct spec *s, char *text, char **lower, struct pl_err *
     return asprintf(&s->text, "fault(%s,%s,%s%s", op, error, skip, count) < 0 ? no_memory(err) : 0;
 }
 
+/* True when the text begins with part of a map, not with a SPEC. */
+static bool is_map_item(const char *text)
+{
+    static const char *const keys[] = {
+        "uid=", "gid=", "passwd=", "group=", "file=", "as=", "squash,"};
+    for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); i++)
+        if (!strncmp(text, keys[i], strlen(keys[i])))
+            return true;
+    return false;
+}
+
+/* An item with a path is written with the whole path. */
+static int map_item(FILE *out, const char *item, struct pl_err *err)
+{
+    const char *value = strchr(item, '=');
+    bool path = value && strncmp(item, "uid=", 4) && strncmp(item, "gid=", 4) &&
+                strncmp(item, "as=", 3) && value[1];
+    char *abs = path ? util_absolute(value + 1) : NULL;
+    if (path && !abs)
+        return pl_fail(err, -EINVAL, "%s: no such user or no memory", item);
+    if (path)
+        fprintf(out, "%.*s%s,", (int)(value + 1 - item), item, abs);
+    else
+        fprintf(out, "%s,", item);
+    free(abs);
+    return 0;
+}
+
+static int map_parse(struct spec *s, char *text, char **lower, struct pl_err *err)
+{
+    char *items = NULL, *item;
+    size_t size;
+    FILE *out = open_memstream(&items, &size);
+    int r = out ? 0 : no_memory(err);
+    while (r == 0 && is_map_item(text) && (item = argument(&text)))
+        r = map_item(out, item, err);
+    if (!out || fclose(out) != 0)
+        r = no_memory(err);
+    if (r == 0 && !size)
+        r = pl_fail(err, -EINVAL,
+                    "map(%s): a map of ids is needed (as in map(uid=100000:0:65536,/srv), "
+                    "map(file=/etc/plenum/ids,/srv))",
+                    text);
+    *lower = text;
+    if (r == 0 && asprintf(&s->text, "map(%s", items) < 0)
+        r = no_memory(err);
+    if (r == 0) {
+        items[size - 1] = 0; /* the last comma */
+        r = pl_map_parse(items, &s->map, err);
+    }
+    free(items);
+    return r;
+}
+
+static struct pl_tree *map_over(const struct spec *s, struct pl_tree *lower)
+{
+    return pl_map_new(pl_map_ref(s->map), lower);
+}
+
 static struct pl_tree *null_over(const struct spec *s, struct pl_tree *lower)
 {
     return pl_null_new(lower);
@@ -388,6 +448,8 @@ static const struct spec_kind kinds[] = {
      plain_parse, NULL, null_over},
     {"trace", "trace(SPEC)", "writes a line for each operation on standard error",
      "plenum mount -f 'trace(/srv)' /mnt", true, plain_parse, NULL, trace_over},
+    {"map", "map(MAP,SPEC)", "callers and owners are others, by a map of ids (plenum help access)",
+     "plenum mount 'map(uid=100000:0:65536,/srv)' /mnt", true, map_parse, NULL, map_over},
     {"delay", "delay(TIME,SPEC)", "each operation takes TIME longer",
      "plenum mount 'delay(20ms,/srv)' /mnt", true, delay_parse, NULL, delay_over},
     {"fault", "fault(OP,ERROR[,skip=N][,count=N],SPEC)",
@@ -428,6 +490,7 @@ void spec_free(struct spec *s)
         free(s->rest);
         free(s->aname);
         free(s->uname);
+        pl_map_unref(s->map);
         free(s);
         s = lower;
     }

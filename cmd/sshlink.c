@@ -36,7 +36,8 @@ static char *remote_command(const struct sshlink *link, const char *token)
     if (!out)
         return NULL;
     fputs("exec sh -c ", out);
-    quote(out, "PATH=$PATH:/usr/local/bin; export PATH; command -v \"$0\" >/dev/null || exit 127; "
+    quote(out, "PATH=$PATH:/usr/local/bin; PLENUM_WHO=ssh; export PATH PLENUM_WHO; command -v "
+               "\"$0\" >/dev/null || exit 127; "
                "exec \"$0\" \"$@\"");
     fputc(' ', out);
     quote(out, link->remote_plenum ? link->remote_plenum : "plenum");
@@ -120,5 +121,6 @@ int sshlink_start(const struct sshlink *link, struct chan *ret, struct pl_err *e
     char raw[128];
     snprintf(raw, sizeof(raw), "ssh %s", link->host);
     text_escape(ret->peer, sizeof(ret->peer), raw, strlen(raw));
+    snprintf(ret->who, sizeof(ret->who), "ssh");
     return 0;
 }

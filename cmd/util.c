@@ -125,12 +125,13 @@ const char *util_user(char *buf, size_t size)
     return buf;
 }
 
-static int signals_fd = -1;
+static int signals_fd = -1, hangups_fd = -1;
 
 static void on_signal(int sig)
 {
     int saved = errno;
-    if (write(signals_fd, &(uint64_t){1}, 8) < 0)
+    int fd = sig == SIGHUP && hangups_fd >= 0 ? hangups_fd : signals_fd;
+    if (write(fd, &(uint64_t){1}, 8) < 0)
         _exit(1); /* it only fails when it is not an eventfd */
     errno = saved;
 }
@@ -147,6 +148,13 @@ int util_signals(void)
             sigaction(all[i], &old, NULL);
     }
     return signals_fd;
+}
+
+int util_hangups(void)
+{
+    if (hangups_fd < 0)
+        hangups_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return hangups_fd;
 }
 
 int util_await(int fd, const char *token)

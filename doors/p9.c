@@ -73,6 +73,7 @@ static const struct row rows[256] = {
     [P9_Twrite] = ONE(write, USE, fid),
     [P9_Tfsync] = ONE(fsync, USE, fid),
     [P9_Treaddir] = ONE(readdir, USE, fid),
+    [P9_Tlist] = ONE(list, USE, fid),
     [P9_Txattrwalk] = TWO(xattrwalk, USE, fid, MAKE, newfid),
     [P9_Txattrcreate] = ONE(xattrcreate, CHANGE, fid),
     [P9_Tlock] = ONE(lock, USE, fid),
@@ -161,7 +162,7 @@ static int serve(struct p9d_op *op)
 {
     const struct row *row = &rows[op->in->type];
     if (op->in->type == P9_Tauth)
-        return -ENOENT; /* "no authentication needed", the only form in which all clients take it */
+        return p9d_auth(op);
     if (!row->run)
         return -EOPNOTSUPP;
     int r = op->in->op ? p9d_once(op) : p9d_plain(op);
@@ -305,6 +306,12 @@ int p9_door_new(const struct p9_export *exports, size_t n, struct p9_crew *crew,
 void p9_door_link(struct p9_door *door, const struct p9_link_opts *link)
 {
     door->link = *link;
+}
+
+void p9_door_admit(struct p9_door *door, p9_admit_fn *admit, void *arg)
+{
+    door->admit = admit;
+    door->admit_arg = arg;
 }
 
 void p9_door_free(struct p9_door *door)

@@ -31,8 +31,10 @@ struct p9_door {
     struct once *once;
     struct stats *stats;
     struct p9_link_opts link;
-    uint64_t seed[2];  /* of the hashes of lock owners and fids */
-    atomic_uint nfids; /* of all sessions */
+    uint64_t seed[2];   /* of the hashes of lock owners and fids */
+    atomic_uint nfids;  /* of all sessions */
+    p9_admit_fn *admit; /* or NULL */
+    void *admit_arg;
     uid_t euid;
     atomic_uint_fast64_t sessions_made;
     struct people *people;
@@ -49,8 +51,10 @@ struct p9d_attach {
     struct pl_tree *tree;
     struct pl_node *root;
     struct p9_qid root_qid;
-    bool beneath; /* root is not the tree's own: ".." must be kept beneath it */
-    bool any_gid; /* the gid of a creating message is taken as it is */
+    bool beneath;       /* root is not the tree's own: ".." must be kept beneath it */
+    bool any_gid;       /* the gid of a creating message is taken as it is */
+    bool root_gid;      /* even if it is 0 */
+    struct pl_map *map; /* by which it is the client's; or NULL */
     uid_t uid;
     gid_t gid;
     pthread_mutex_t mutex; /* guards the loading of groups */
@@ -91,6 +95,7 @@ struct p9d_fid {
     struct pl_node *node;
     _Atomic(struct pl_file *) file; /* set once, by Tlopen; what made it open has it from birth */
     _Atomic(struct p9d_xattr *) xattr; /* set once, by Txattrcreate; or from birth */
+    _Atomic uint64_t listed;           /* where its last Rlist ended */
     /* How it was reached, for Tremove and Trename, which do not say: guarded by session.mutex.
      * NULL for the root and for what was reached by "..". */
     struct pl_node *parent;
@@ -173,6 +178,7 @@ void p9d_act_as(struct pl_call *call, struct p9d_attach *at);
 /* For what the message creates: with its group, if the user may, and its umask. */
 void p9d_act_to_create(struct p9d_op *op);
 int p9d_attach(struct p9d_op *op);
+int p9d_auth(struct p9d_op *op); /* always fails */
 
 /* ---- p9_walk.c, p9_name.c, p9_file.c, p9_dir.c, p9_xattr.c, p9_lock.c, p9_own.c, p9_key.c,
  * p9_once.c, p9_old.c, p9_stat.c ----
@@ -182,8 +188,8 @@ int p9d_attach(struct p9d_op *op);
     X(walk) X(lookup) X(getattr) X(setattr) X(readlink) X(statfs) X(mkdir) X(symlink) X(mknod)     \
     X(link) X(rename) X(renameat) X(rename2) X(unlinkat) X(remove) X(lopen) X(lcreate)             \
     X(tmpfile) X(read) X(write) X(fsync) X(clunk) X(readdir) X(xattrwalk) X(xattrcreate) X(lock)   \
-    X(getlock) X(fallocate) X(seek) X(copy) X(access) X(flushfile) X(syncfs) X(ioctl) X(session)   \
-    X(write2) X(key) X(find) X(open) X(create) X(stat) X(wstat)
+    X(getlock) X(list) X(fallocate) X(seek) X(copy) X(access) X(flushfile) X(syncfs) X(ioctl)      \
+    X(session) X(write2) X(key) X(find) X(open) X(create) X(stat) X(wstat)
 /* clang-format on */
 #define X(name) int p9d_##name(struct p9d_op *op);
 P9D_HANDLERS(X)
@@ -197,6 +203,8 @@ int p9d_open_fid(struct p9d_op *op, struct pl_call *call, uint32_t flags);
 int p9d_made_open(struct p9d_op *op, struct pl_node *node, struct pl_node *parent, const char *name,
                   struct pl_file *file, const struct pl_attr *attr);
 
+/* Notes in an answer, for one of us, that the node has no extended attributes. */
+void p9d_say_xattrs(struct p9d_op *op, struct pl_node *node, struct p9_attr *out);
 struct p9_qid p9d_qid(const struct pl_attr *attr);
 void p9d_fill_attr(struct p9_attr *out, const struct pl_attr *attr);
 /* 0, or why that name cannot be one of a directory's entries. */

@@ -136,6 +136,7 @@ static void done(struct pl_tree *tree)
     p9s_again_free(t->again);
     p9_fids_unref(t->fids);
     pthread_mutex_destroy(&t->mutex);
+    pthread_mutex_destroy(&t->aside_mutex);
     free(t->places.chain);
     free(t->aname);
 }
@@ -244,8 +245,9 @@ int pl_p9_open(struct p9_conn *conn, const struct pl_p9_opts *opts, struct pl_tr
     if (getrandom(&t->tag, sizeof(t->tag), GRND_NONBLOCK) != sizeof(t->tag))
         t->tag = (uint64_t)getpid() << 32 ^ (uint64_t)(uintptr_t)t;
     pthread_mutex_init(&t->mutex, NULL);
+    pthread_mutex_init(&t->aside_mutex, NULL);
     pl_tree_init(&t->tree, t->ext ? &own_ops : &plain_ops, NULL);
-    t->tree.flags = PL_TREE_REMOTE | PL_TREE_LOCKS | PL_TREE_XATTR;
+    t->tree.flags = PL_TREE_REMOTE | PL_TREE_LOCKS | PL_TREE_XATTR | (t->ext ? PL_TREE_PLUS : 0);
 
     pl_call_init_self(&call);
     int r = open_root(t, &call, opts->uname);

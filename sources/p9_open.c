@@ -30,6 +30,7 @@ static struct pl_file *opened(struct p9s_tree *t, struct p9s_file *f, const stru
                               struct p9s_node *node, uint32_t fid, int flags,
                               const struct p9_qid *qid)
 {
+    p9s_behind_open(f, node);
     atomic_init(&f->user, user);
     f->fid = fid;
     f->file.fd = -1;
@@ -48,8 +49,10 @@ static bool looks_generated(struct p9s_tree *t, struct pl_call *call, struct p9s
                             int flags)
 {
     struct pl_attr attr;
+    uint32_t fid;
     return !t->ext && S_ISREG(node->h.node.fmt) && (flags & O_ACCMODE) == O_RDONLY &&
-           p9s_getattr_fid(t, call, node, node->first.fid, &attr) == 0 && attr.size == 0;
+           p9s_any_fid(t, call, node, &fid) == 0 &&
+           p9s_getattr_fid(t, call, node, fid, &attr) == 0 && attr.size == 0;
 }
 
 /* In a tree that lives on, the first to open a file asks for its key, in the same breath. */
@@ -122,7 +125,16 @@ int p9s_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *n, int 
         free(f);
         return r;
     }
-    r = open_fid(t, call, node, from, &lopen, &walked, &qid);
+    if (flags & O_TRUNC) {
+        r = p9s_settle(t, call, node);
+        p9s_touch(t, n);
+    }
+    if (r == 0)
+        r = open_fid(t, call, node, from, &lopen, &walked, &qid);
+    else
+        walked = -ENOENT; /* not even asked for */
+    if (flags & O_TRUNC)
+        p9s_touch(t, n);
     if (r == 0 && !p9s_is(node, &qid))
         r = -ESTALE;
     if (r < 0) {
@@ -146,6 +158,7 @@ struct making {
     const char *name; /* NULL: it has none */
     uint32_t dfid, fid, nfid;
     bool fid_made, nfid_made;
+    uint64_t since; /* the tree's clock at the beginning */
     struct p9_qid qid;
     struct p9_attr attr;
     struct p9s_key key; /* len 0: not known */
@@ -160,6 +173,8 @@ static int making_init(struct making *m, struct pl_tree *tree, struct pl_call *c
                          .name = name,
                          .fid = P9_NOFID,
                          .nfid = P9_NOFID};
+    p9s_touch(m->t, dir);
+    m->since = atomic_load(&m->t->clock);
     int r = p9s_user(m->t, call, &m->user);
     if (r == 0)
         r = p9s_fid(m->t, call, m->dir, m->user, &m->dfid);
@@ -189,7 +204,8 @@ static int make_at_once(struct making *m, struct p9_msg *walk, struct p9_msg *ma
 {
     struct p9s_batch b = {0};
     struct p9_msg clone = p9s_walk_msg(m->fid, m->nfid, NULL);
-    struct p9_msg get = {.type = P9_Tgetattr, .fid = m->fid, .mask = P9_GETATTR_ALL};
+    struct p9_msg get = {
+        .type = P9_Tgetattr, .fid = m->fid, .mask = P9_GETATTR_ALL | P9_GETATTR_NO_XATTR};
     struct p9_msg key = {.type = P9_Tkey, .fid = m->fid};
     if (walk)
         p9s_start(m->t, m->call, &b, walk, NULL, 0);
@@ -253,6 +269,7 @@ static int making_end(struct making *m, int r, int flags, struct pl_node **ret,
                       struct pl_attr *attr, struct pl_file **ret_file)
 {
     struct p9s_file *f = r == 0 ? calloc(1, sizeof(*f)) : NULL;
+    p9s_touch(m->t, &m->dir->h.node);
     if (r == 0 && !f)
         r = -ENOMEM;
     if (r == 0 && (m->attr.qid.path != m->qid.path || !S_ISREG(m->attr.mode)))
@@ -269,6 +286,10 @@ static int making_end(struct making *m, int r, int flags, struct pl_node **ret,
         free(f);
         return r;
     }
+    p9s_note_xattrs(m->t, (struct p9s_node *)*ret, &m->attr, m->since);
+    p9s_touch(m->t, *ret);
+    if (flags & O_EXCL) /* it is new, no doubt */
+        p9s_behind_made(m->t, f, (struct p9s_node *)*ret, attr);
     struct p9s_node *node = (struct p9s_node *)*ret;
     if (m->key.len)
         take_key(m->t, node, 0, &(struct p9_msg){.count = m->key.len, .data = m->key.bytes});
@@ -329,12 +350,6 @@ static bool unlist(struct p9s_again *a, struct p9s_file *f)
     return last;
 }
 
-static void file_free(struct p9s_file *f)
-{
-    p9s_dir_free(f->dir);
-    free(f);
-}
-
 void p9s_file_unref(struct p9s_tree *t, struct p9s_file *f)
 {
     pthread_mutex_lock(&t->again->mutex);
@@ -342,7 +357,7 @@ void p9s_file_unref(struct p9s_tree *t, struct p9s_file *f)
     pthread_mutex_unlock(&t->again->mutex);
     if (last) {
         p9s_clunk(t, f->fid);
-        file_free(f);
+        free(f);
     }
 }
 
@@ -350,6 +365,9 @@ int p9s_close(struct pl_tree *tree, struct pl_call *call, struct pl_file *file)
 {
     struct p9s_tree *t = p9s_of(tree);
     struct p9s_file *f = (struct p9s_file *)file;
+    p9s_behind_close(t, call, f);
+    p9s_dir_free(t, f->dir);
+    p9s_ahead_free(t, f->ahead);
     if (t->again) {
         p9s_held_close(t, f);
         if (!unlist(t->again, f))
@@ -359,7 +377,7 @@ int p9s_close(struct pl_tree *tree, struct pl_call *call, struct pl_file *file)
         p9s_clunk_now(t, call, f->fid);
     else
         p9s_clunk(t, f->fid);
-    file_free(f);
+    free(f);
     return 0;
 }
 
@@ -377,14 +395,17 @@ int p9s_flush(struct pl_tree *tree, struct pl_call *call, struct pl_file *file, 
     }
     if (t->ext && (dirty || locked)) {
         struct p9_msg m = {.type = P9_Tflushfile, .fid = f->fid, .owner = owner};
-        int r = p9s_tell(t, call, &m);
+        int r = p9s_behind_then(t, call, f, &m);
         if (r == -EINTR || r == -ETIMEDOUT)
             atomic_store(&f->dirty, dirty);
         return r;
     }
+    int r = p9s_settle(t, call, node);
+    if (r == 0)
+        r = p9s_behind_tell(f);
     if (locked) {
         struct pl_lock un = {.type = F_UNLCK, .owner = owner, .end = PL_OFF_MAX};
         p9s_lock(tree, call, file, &un);
     }
-    return 0;
+    return r;
 }

@@ -15,9 +15,11 @@
 #include <unistd.h>
 
 static const char *const kind_name[] = {
-    [S_MEM] = "mem",     [S_HOST] = "host",   [S_NULL] = "null",
-    [S_TRACE] = "trace", [S_DELAY] = "delay", [S_P9] = "p9",
-    [S_CUT] = "p9-cut",  [S_FUSE] = "fuse",   [S_NOOPEN] = "fuse-noopen",
+    [S_MEM] = "mem",     [S_HOST] = "host",
+    [S_NULL] = "null",   [S_TRACE] = "trace",
+    [S_DELAY] = "delay", [S_MAP] = "map",
+    [S_P9] = "p9",       [S_CUT] = "p9-cut",
+    [S_FUSE] = "fuse",   [S_NOOPEN] = "fuse-noopen",
 };
 
 static struct level *stack; /* the one that stack_open() built */
@@ -114,6 +116,23 @@ static int host_open(struct level *l, const char *scratch, struct pl_tree **ret,
     return pl_host_open(l->dir, ret, err);
 }
 
+/* There and back: all ids go round by a million, and the second layer undoes it. */
+static struct pl_tree *map_twice(struct pl_tree *lower)
+{
+#define ROUND(x) x "id=0:1000000:4293967295," x "id=4293967295:0:1000000"
+#define BACK(x)  x "id=1000000:0:4293967295," x "id=0:4293967295:1000000"
+    static const char *const maps[] = {ROUND("u") "," ROUND("g"), BACK("u") "," BACK("g")};
+    for (int i = 0; i < 2; i++) {
+        struct pl_map *map;
+        if (pl_map_parse(maps[i], &map, NULL) < 0) {
+            pl_tree_unref(lower);
+            return NULL;
+        }
+        lower = pl_map_new(map, lower);
+    }
+    return lower;
+}
+
 static int over(struct level *l, struct pl_tree *lower, struct pl_tree **ret, struct pl_err *err)
 {
     if (l->kind == S_TRACE && !l->trace && !(l->trace = fopen("/dev/null", "we"))) {
@@ -122,6 +141,7 @@ static int over(struct level *l, struct pl_tree *lower, struct pl_tree **ret, st
     }
     *ret = l->kind == S_TRACE   ? pl_trace_new(l->trace, lower)
            : l->kind == S_DELAY ? pl_delay_new(20000, lower)
+           : l->kind == S_MAP   ? map_twice(lower)
                                 : pl_null_new(lower);
     return *ret ? 0 : pl_fail(err, -ENOMEM, "out of memory");
 }

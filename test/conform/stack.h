@@ -6,7 +6,19 @@
 #include "conform.h"
 #include "p9/conn.h"
 
-enum level_kind { S_MEM, S_HOST, S_NULL, S_TRACE, S_DELAY, S_P9, S_CUT, S_FUSE, S_NOOPEN, S_COUNT };
+enum level_kind {
+    S_MEM,
+    S_HOST,
+    S_NULL,
+    S_TRACE,
+    S_DELAY,
+    S_MAP,
+    S_P9,
+    S_CUT,
+    S_FUSE,
+    S_NOOPEN,
+    S_COUNT
+};
 
 struct p9_level;
 

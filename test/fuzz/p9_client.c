@@ -589,8 +589,9 @@ static void use(int fd)
     struct pl_tree *t;
     CHECK(p9_conn_new(&chan, &opts, &conn, NULL) == 0);
     pl_call_init_self(&call);
-    if (OP(p9_use(conn, &call, NULL)) == 0 &&
-        OP(pl_p9_open(conn, &(struct pl_p9_opts){.own = true}, &t, NULL)) == 0) {
+    if (p9_use(conn, &call, NULL) == 0 &&
+        pl_p9_open(conn, &(struct pl_p9_opts){.own = true}, &t, NULL) == 0) {
+        atomic_store(&requests, 0);
         program(t);
         pl_tree_unref(t);
     } else {

@@ -244,8 +244,8 @@ static void take_answer(struct client *c, const struct p9_msg *r)
     int f = c->asked[i].flushes;
     if (f >= 0 && r->type == P9_Rflush && c->version < 0)
         CHECK(c->asked[f].answered);
-    if (i == c->version) { /* what was asked before has no answer any more */
-        c->version = -1;
+    if (c->asked[i].type == P9_Tversion) { /* what was asked before has no answer any more */
+        c->version = i == c->version ? -1 : c->version;
         bool agreed = r->type == P9_Rversion && strcmp(r->version.s, "unknown");
         c->msize = agreed ? r->msize : 0;
         steps_dialect = agreed ? dialect(&r->version) : P9_L;
