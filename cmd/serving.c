@@ -10,8 +10,8 @@
 #include "doors/p9_access.h"
 #include "keeper/registry.h"
 #include <errno.h>
-#include <libgen.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
