@@ -11,6 +11,7 @@
 #include "base/filter.h"
 #include "base/futex.h"
 #include "base/memory.h"
+#include "base/paths.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -29,6 +30,8 @@
 static atomic_uint needs;
 static _Atomic uint64_t keep; /* what the handler leaves */
 static atomic_uint answers;   /* of handlers */
+static atomic_bool flusher;   /* this process serves mounts */
+static atomic_int paths = -1; /* the rules that threads keep to, or -1 */
 
 void confine_need(unsigned what)
 {
@@ -75,7 +78,8 @@ static void confine_thread(void)
     all[0].effective = cap[0].permitted;
     all[1].effective = cap[1].permitted;
     caps_set(all);
-    memory_flusher();
+    if (atomic_load(&flusher))
+        memory_flusher();
     for (unsigned long c = 0; c < 64; c++)
         if (!(left >> c & 1) && prctl(PR_CAPBSET_DROP, c, 0, 0, 0) < 0 && errno != EPERM)
             break; /* EINVAL: the kernel knows no more */
@@ -87,7 +91,9 @@ static void confine_thread(void)
         cap[i].inheritable = 0;
     }
     caps_set(cap);
-    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    int rules = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? atomic_load(&paths) : -1;
+    if (rules >= 0)
+        paths_keep(rules);
 }
 
 static void on_signal(int sig)
@@ -219,11 +225,10 @@ static bool processes_hidden(void)
     return hidden;
 }
 
-int confine_server(void)
+static int confine(bool by_cap, bool *ret_paths)
 {
     struct __user_cap_data_struct cap[2];
     unsigned what = atomic_load(&needs);
-    bool by_cap = memory_lock() == MEMORY_BY_CAP;
     if (caps_get(cap) < 0)
         return 0;
     uint64_t have = cap[0].permitted | (uint64_t)cap[1].permitted << 32;
@@ -235,12 +240,30 @@ int confine_server(void)
     if (by_cap)
         left |= BIT(CAP_IPC_LOCK);
     if (what & CONFINE_NOTHING) {
-        memory_flusher();
+        if (atomic_load(&flusher))
+            memory_flusher();
         return 0;
     }
+    bool handles = what & CONFINE_FILES && left & BIT(CAP_DAC_READ_SEARCH);
+    if (ret_paths && !handles && !(what & CONFINE_COMMANDS))
+        atomic_store(&paths, paths_rules());
+    if (ret_paths)
+        *ret_paths = atomic_load(&paths) >= 0;
     atomic_store(&keep, left);
     int r = confine_threads();
     cred_limit(left); /* not before: each thread needs SETPCAP once more */
     filter_load();    /* the kernel may have no filters */
     return r;
+}
+
+int confine_server(void)
+{
+    atomic_store(&flusher, true);
+    return confine(memory_lock() == MEMORY_BY_CAP, NULL);
+}
+
+int confine_exporter(bool *ret_paths)
+{
+    *ret_paths = false;
+    return confine(false, ret_paths);
 }

@@ -17,6 +17,7 @@
 #define BASE_CONFINE_H
 
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 enum confine_need {
@@ -29,6 +30,8 @@ enum confine_need {
     CONFINE_ADMIN = 1 << 1,
     /* Nothing is given up. */
     CONFINE_NOTHING = 1 << 2,
+    /* Starts commands later on, which may open anything: not confined to paths. */
+    CONFINE_COMMANDS = 1 << 3,
 };
 
 /* Whoever opens something that needs more than its descriptors says so, before confine_server().
@@ -42,10 +45,29 @@ uint64_t confine_keep(unsigned needs, uint64_t have);
  * own from then on. */
 #define CONFINE_SIGNAL SIGRTMAX
 
+/* Paths that an exporter may open once it is confined, with all beneath them; whoever opens, reads
+ * again or removes a file later on says so beforehand (the tree that is exported; a directory of
+ * state; a file that is read again on SIGHUP; the directory of a socket that is unlinked in the
+ * end). What is open already needs no rule. Any thread; rules add up. 0 or -ENOMEM. */
+enum confine_path {
+    CONFINE_READ = 1 << 0,
+    CONFINE_CHANGE = 1 << 1, /* write, make, rename, remove */
+    CONFINE_REMOVE = 1 << 2, /* files in it */
+    CONFINE_LOAD = 1 << 3,   /* read, execute */
+};
+int confine_path(const char *path, unsigned what);
+int confine_path_of(int fd, unsigned what); /* where that is now */
+
 /* Gives all the rest up, in all threads, and prepares the process to make progress without memory
  * (base/memory.h). May be called with other threads at work. What the kernel does not support is
  * left out. Blocks for a few milliseconds. 0, or -EBUSY: a thread has kept what it had, since it
  * blocks CONFINE_SIGNAL. */
 int confine_server(void);
+
+/* The same for a process that exports trees and mounts none: its memory is as it was, and it can
+ * open no file but by confine_path(), as far as the kernel has landlock. Not so when a tree starts
+ * commands, nor when it reaches the host's files with CAP_DAC_READ_SEARCH: then it opens them by
+ * their handles, and landlock refuses what has no name in memory. (*ret_paths: it is so.) */
+int confine_exporter(bool *ret_paths);
 
 #endif

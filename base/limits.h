@@ -27,13 +27,19 @@
     X(NAME, 255, "bytes", "a file's or attribute's name")                                          \
     X(STRING, 4095, "bytes", "any other string: a symlink's target, an attach name")               \
     X(FIDS, 1048576, "fids", "in use at once on one connection")                                   \
+    X(FIDS_ALL, 4194304, "fids", "of all connections to one server; one has at most what is free") \
     X(REQUESTS_SERVED, 512, "requests", "of one connection taken and not yet answered")            \
     X(REQUESTS_HELD, 4096, "requests", "the same, with those that said that they wait")            \
     X(REQUESTS_USED, 128, "requests", "sent over one connection and not yet answered")             \
     X(FLUSHES_USED, 130, "requests", "Tflush, Tend and keepalive, besides")                        \
     X(BYTES_SERVED, 67108864, "bytes", "of requests and answers held for one connection")          \
     X(BYTES_USED, 25165824, "bytes", "of requests sent over one connection and not yet answered")  \
-    X(HELLO, 30, "seconds", "for a server that was dialed to answer the first message")            \
+    X(BYTES_ALL, 536870912, "bytes", "of requests and answers held for all connections")           \
+    X(WHOLE, 30, "seconds", "for a message that has begun to come, and what SLOWEST adds")         \
+    X(STALLED, 120, "seconds", "for answers to be taken, and what SLOWEST adds")                   \
+    X(SLOWEST, 4096, "bytes a second", "that a link must carry at least")                          \
+    X(GOODBYE, 10, "seconds", "for a server to answer the last requests of a client that goes")    \
+    X(HELLO, 30, "seconds", "for the first message, or the first answer, of who is new")           \
     X(FLUSH, 10, "seconds",                                                                        \
       "for a server to answer Tflush, until its caller goes on all the same")                      \
     X(HANDSHAKES, 512, "clients", "of one tls! address that have not shown who they are yet")      \
@@ -44,6 +50,7 @@
     X(MAP_FILE, 4194304, "bytes", "of a file of such a map")                                       \
     X(ACCESS_RULES, 4096, "rules", "of an access file")                                            \
     X(CONNECTIONS, 16384, "connections", "to one server")                                          \
+    X(PEER, 4096, "connections", "of these, by one user, address or key")                          \
     X(LINKS, 16384, "links", "of one server, up or down")                                          \
     X(AHEAD, 16777216, "bytes",                                                                    \
       "read ahead for all open files of a mount of a 9P server together")                          \

@@ -5,6 +5,7 @@
  * Two pipes and not one socket pair: the command can then close either direction by itself, and can
  * open /dev/stdin. posix_spawn and not fork: the caller may have threads.
  */
+#include "base/confine.h"
 #include "base/text.h"
 #include "channel/addr.h"
 #include <errno.h>
@@ -67,6 +68,7 @@ static char **child_env(void)
 
 static int spawn(char *const argv[], bool patient, int in, int out, pid_t *ret)
 {
+    confine_need(CONFINE_COMMANDS);
     /* What this program ignores or blocks is not the command's business. */
     static const int reset[] = {SIGPIPE, SIGINT, SIGQUIT, SIGHUP, SIGTERM, SIGCHLD, SIGTSTP};
     posix_spawn_file_actions_t fa;

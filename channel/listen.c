@@ -4,6 +4,7 @@
  * all non-blocking and in one epoll, which is what chan_listener_fd shows. Nothing in it changes
  * after chan_listen, so that any number of threads may accept.
  */
+#include "base/confine.h"
 #include "base/text.h"
 #include "channel/addr.h"
 #include "channel/tls.h"
@@ -218,6 +219,7 @@ static int own_path(struct chan_listener *l, const char *path)
         return -errno;
     l->dev = st.st_dev;
     l->ino = st.st_ino;
+    confine_path_of(l->dir, CONFINE_REMOVE);
     return 0;
 }
 

@@ -7,7 +7,7 @@
 #include "cmd/spec.h"
 
 /* --marker and --remote are for the far end of an ssh, and not in the help. */
-enum { OPT_MARKER = 256, OPT_ANYONE, OPT_STATE, OPT_ACCESS, OPT_REMOTE, OPT_LINGER };
+enum { OPT_MARKER = 256, OPT_ANYONE, OPT_STATE, OPT_ACCESS, OPT_REMOTE, OPT_LINGER, OPT_NOCONFINE };
 static const struct option longs[] = {{"once", no_argument, NULL, '1'},
                                       {"allow", required_argument, NULL, 'a'},
                                       {"anyone", no_argument, NULL, OPT_ANYONE},
@@ -17,6 +17,7 @@ static const struct option longs[] = {{"once", no_argument, NULL, '1'},
                                       {"remote", no_argument, NULL, OPT_REMOTE},
                                       {"marker", required_argument, NULL, OPT_MARKER},
                                       {"state", required_argument, NULL, OPT_STATE},
+                                      {"noconfine", no_argument, NULL, OPT_NOCONFINE},
                                       {NULL, 0, NULL, 0}};
 
 static int64_t linger(const struct cmd *self, const char *text)
@@ -29,7 +30,7 @@ static int64_t linger(const struct cmd *self, const char *text)
 
 static int run(const struct cmd *self, int argc, char **argv)
 {
-    struct serving s = {.prefix = "plenum: serve", .linger = -1};
+    struct serving s = {.prefix = "plenum: serve", .linger = -1, .confine = true};
     uid_t allow[64];
     struct pl_err err;
     struct spec *spec;
@@ -52,6 +53,8 @@ static int run(const struct cmd *self, int argc, char **argv)
             s.linger = linger(self, optarg);
         else if (o == OPT_STATE)
             s.state = optarg;
+        else if (o == OPT_NOCONFINE)
+            s.confine = false;
         else
             s.listen.nallow = listening_users(self, optarg, allow, s.listen.nallow, 64);
     }
@@ -87,7 +90,7 @@ static int run(const struct cmd *self, int argc, char **argv)
 const struct cmd cmd_serve = {
     .name = "serve",
     .args = "[-1] [-a USER,... | --anyone] [--access FILE] [--linger TIME] [-q]\n"
-            "                    [--state DIR] SPEC ADDR...",
+            "                    [--state DIR] [--noconfine] SPEC ADDR...",
     .summary = "Exports the tree that SPEC names over 9P",
     .help =
         "  -1, --once          ends after the first connection\n"
@@ -97,6 +100,8 @@ const struct cmd cmd_serve = {
         "                      again on SIGHUP\n"
         "      --linger TIME   a client whose link broke is waited for so long (10m), with all\n"
         "                      that it has open and locked; 0: it is gone with its connection\n"
+        "      --noconfine     keeps the rights it was started with (else it gives up what the\n"
+        "                      tree does not need, other users' files among it)\n"
         "  -q, --quiet         does not print what is served where\n"
         "      --state DIR     where it is noted what clients have asked to change, so that a\n"
         "                      server of the same SPEC that follows this one, even when this\n"

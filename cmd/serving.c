@@ -4,6 +4,7 @@
  * of a connection's end through its flag and an eventfd. Idle, it sleeps in poll without a timeout.
  */
 #include "cmd/serving.h"
+#include "base/confine.h"
 #include "base/limits.h"
 #include "cmd/holder.h"
 #include "cmd/mountopt.h"
@@ -12,6 +13,7 @@
 #include "keeper/registry.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -27,8 +29,8 @@ struct link {
     struct link *next;
     struct server *server;
     struct p9_conn *conn;
-    char peer[128];
-    int error; /* set before `over` */
+    char peer[128], key[128]; /* key: who it is, for LIMIT_PEER */
+    int error;                /* set before `over` */
     char sentence[400];
     atomic_bool over;
 };
@@ -46,6 +48,7 @@ struct server {
     struct link *links;
     size_t served,
         live; /* connections so far, and now: at LIMIT_CONNECTIONS others wait to be accepted */
+    char greedy[128]; /* who had too many last */
     int signal_fd, event_fd, hangup_fd;
     struct p9_access *access;
     int status;
@@ -97,8 +100,44 @@ static void count(struct server *sv)
     atomic_store(&sv->page->link.down, down);
 }
 
+/* Whose connection it is: what the channel proved, else where it comes from. */
+static void key_of(const struct chan *chan, char key[128])
+{
+    const char *port = strrchr(chan->peer, '!');
+    int n = port ? (int)(port - chan->peer) : (int)strlen(chan->peer);
+    if (*chan->who)
+        snprintf(key, 128, "%s", chan->who);
+    else if (chan->uid != (uid_t)-1)
+        snprintf(key, 128, "uid:%u", chan->uid);
+    else
+        snprintf(key, 128, "%.*s", n, chan->peer);
+}
+
+/* True if that is one too many, which is said once for all that follow. */
+static bool greedy(struct server *sv, const char *key)
+{
+    size_t n = 0;
+    if (sv->live < LIMIT_PEER)
+        return false;
+    for (struct link *l = sv->links; l; l = l->next)
+        n += !strcmp(l->key, key);
+    if (n < LIMIT_PEER)
+        return false;
+    if (strcmp(sv->greedy, key))
+        fprintf(stderr, "%s: %s has %d connections: no more are taken\n", sv->s->prefix, key,
+                LIMIT_PEER);
+    snprintf(sv->greedy, sizeof(sv->greedy), "%s", key);
+    return true;
+}
+
 static int take(struct server *sv, struct chan *chan)
 {
+    char key[128];
+    key_of(chan, key);
+    if (greedy(sv, key)) {
+        chan_close(chan);
+        return 0;
+    }
     struct link *l = calloc(1, sizeof(*l));
     if (!l) {
         chan_close(chan);
@@ -106,6 +145,7 @@ static int take(struct server *sv, struct chan *chan)
     }
     l->server = sv;
     snprintf(l->peer, sizeof(l->peer), "%s", chan->peer);
+    snprintf(l->key, sizeof(l->key), "%s", key);
     struct pl_err err;
     if (p9_door_conn(sv->door, chan, false, over, l, &l->conn, &err) < 0) {
         free(l);
@@ -320,8 +360,10 @@ static int remember(struct server *sv)
     }
     int dir = s->state ? state_dir(s->state) : reg_dir("ops");
     int r = dir < 0 ? dir : p9_door_remember(sv->door, dir, s->what);
-    if (dir >= 0)
+    if (dir >= 0) {
+        confine_path_of(dir, CONFINE_READ | CONFINE_CHANGE);
         close(dir);
+    }
     const char *why = r == -ENOTSUP ? "the tree ends with it"
                       : r == -EPERM ? "others may write to its directory"
                                     : strerror(-r);
@@ -331,6 +373,21 @@ static int remember(struct server *sv)
     fprintf(stderr, "%s: %s: %s (--state wants a directory that is this user's alone)\n", s->prefix,
             s->state, r == -EPERM ? "not private" : strerror(-r));
     return 1;
+}
+
+/* From here on nothing is opened but what is served. */
+static void confine(struct server *sv)
+{
+    bool paths;
+    if (sv->s->access) { /* it may be another file when it is read again */
+        char *copy = strdup(sv->s->access);
+        if (copy)
+            confine_path(dirname(copy), CONFINE_READ);
+        free(copy);
+    }
+    if (sv->s->confine && confine_exporter(&paths) < 0)
+        fprintf(stderr, "%s: a thread keeps the rights that the server was started with\n",
+                sv->s->prefix);
 }
 
 static int start(struct server *sv)
@@ -362,6 +419,7 @@ static int start(struct server *sv)
     for (size_t i = 0; i < sv->s->n; i++)
         if (open_addr(sv, i))
             return 1;
+    confine(sv);
     for (size_t i = 0; i < sv->s->n; i++) /* not before it is known that all can be */
         if (sv->listeners[i])
             announce(sv, sv->listeners[i]);

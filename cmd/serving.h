@@ -23,6 +23,7 @@ struct serving {
     int64_t linger;     /* ns; so long a link that is down is waited for at most; 0: no links */
     bool once;          /* ends after the first connection */
     bool quiet;
+    bool confine; /* to what the tree needs (base/confine.h): no program of its own is behind it */
 };
 
 /* Serves until SIGINT, SIGTERM or (without an access file) SIGHUP, until the one connection ended

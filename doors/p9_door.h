@@ -31,7 +31,8 @@ struct p9_door {
     struct once *once;
     struct stats *stats;
     struct p9_link_opts link;
-    uint64_t seed[2];   /* of the hash that tells lock owners apart */
+    uint64_t seed[2];   /* of the hashes of lock owners and fids */
+    atomic_uint nfids;  /* of all sessions */
     p9_admit_fn *admit; /* or NULL */
     void *admit_arg;
     uid_t euid;

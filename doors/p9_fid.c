@@ -91,11 +91,32 @@ void p9d_fid_unref(struct p9d_fid *fid)
 
 /* ---- the table ---- */
 
+/* The client chooses the numbers, but not which of them meet in the table. */
+static unsigned hash(const struct p9d_session *s, uint32_t num)
+{
+    return (unsigned)((num + 1) * (s->door->seed[0] | 1) >> 32);
+}
+
 static struct p9d_fid *find(struct p9d_session *s, uint32_t num)
 {
     struct p9d_fid *fid;
-    HASH_FIND(hh, s->fids, &num, sizeof(num), fid);
+    HASH_FIND_BYHASHVALUE(hh, s->fids, &num, sizeof(num), hash(s, num), fid);
     return fid;
+}
+
+static void out_of_table(struct p9d_session *s, struct p9d_fid *fid)
+{
+    HASH_DEL(s->fids, fid);
+    atomic_fetch_sub_explicit(&s->door->nfids, 1, memory_order_relaxed);
+}
+
+/* A session may have as many as are free of those that all may have: whoever comes last has as many
+ * as the greediest. */
+static bool table_full(struct p9d_session *s)
+{
+    unsigned all = atomic_load_explicit(&s->door->nfids, memory_order_relaxed);
+    unsigned own = HASH_COUNT(s->fids);
+    return own >= LIMIT_FIDS || all >= LIMIT_FIDS_ALL || own >= LIMIT_FIDS_ALL - all;
 }
 
 struct p9d_fid *p9d_fid_get(struct p9d_session *s, uint32_t num)
@@ -113,7 +134,7 @@ struct p9d_fid *p9d_fid_take(struct p9d_session *s, uint32_t num)
     pthread_mutex_lock(&s->mutex);
     struct p9d_fid *fid = find(s, num);
     if (fid)
-        HASH_DEL(s->fids, fid);
+        out_of_table(s, fid);
     pthread_mutex_unlock(&s->mutex);
     return fid;
 }
@@ -125,12 +146,14 @@ int p9d_fid_put(struct p9d_session *s, uint32_t num, struct p9d_fid *old, struct
     pthread_mutex_lock(&s->mutex);
     if (find(s, num) != old)
         r = -EBADF;
-    else if (!old && HASH_COUNT(s->fids) >= LIMIT_FIDS)
+    else if (!old && table_full(s))
         r = -EMFILE;
     if (r == 0 && old)
-        HASH_DEL(s->fids, old);
-    if (r == 0)
-        HASH_ADD(hh, s->fids, num, sizeof(fid->num), fid);
+        out_of_table(s, old);
+    if (r == 0) {
+        HASH_ADD_BYHASHVALUE(hh, s->fids, num, sizeof(fid->num), hash(s, num), fid);
+        atomic_fetch_add_explicit(&s->door->nfids, 1, memory_order_relaxed);
+    }
     pthread_mutex_unlock(&s->mutex);
     p9d_fid_unref(r == 0 ? old : fid);
     return r;
@@ -142,7 +165,7 @@ void p9d_drop_all(struct p9d_session *s)
         pthread_mutex_lock(&s->mutex);
         struct p9d_fid *fid = s->fids;
         if (fid)
-            HASH_DEL(s->fids, fid);
+            out_of_table(s, fid);
         pthread_mutex_unlock(&s->mutex);
         if (!fid)
             return;

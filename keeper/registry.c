@@ -10,6 +10,7 @@
  * locked. A file without magic is being made by somebody who holds its lock.
  */
 #include "keeper/registry.h"
+#include "base/confine.h"
 #include <assert.h>
 #include <dirent.h>
 #include <errno.h>
@@ -195,6 +196,8 @@ int reg_add(const char *kind, const char *dir, const char *spec, struct reg_entr
         rc = make_in(d, kind, e);
         if (rc < 0)
             close(d);
+        else
+            confine_path_of(d, CONFINE_REMOVE);
     }
     if (!e->page)
         e->page = map(-1);

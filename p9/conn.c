@@ -189,6 +189,8 @@ int p9_conn_new(struct chan *chan, const struct p9_conn_opts *opts, struct p9_co
     *ret = c;
     pthread_mutex_lock(&c->lock);
     out_push(c); /* what the link begins with */
+    if (opts->handler && chan->role == CHAN_ACCEPTED)
+        conn_due(c, DUE_HELLO, due_for(LIMIT_HELLO, 0));
     if (opts->handler && !opts->use && chan->role == CHAN_DIALED)
         role_offer(c); /* a worker listens for silence */
     else

@@ -58,6 +58,7 @@ struct p9_crew {
     uint64_t next_id;
     struct p9_conn *conns; /* hash by place.id */
     atomic_uint dwelling;
+    atomic_size_t bytes;
 
     struct free_buf {
         struct free_buf *next;
@@ -496,6 +497,11 @@ void crew_del(struct p9_crew *crew, struct p9_conn *conn)
     while (conn->place.pins)
         pthread_cond_wait(&crew->done, &crew->lock);
     pthread_mutex_unlock(&crew->lock);
+}
+
+atomic_size_t *crew_bytes(struct p9_crew *crew)
+{
+    return &crew->bytes;
 }
 
 void crew_arm(struct p9_crew *crew, struct p9_conn *conn, int fd, bool data)

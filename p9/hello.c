@@ -81,6 +81,7 @@ static void answer_version(struct p9_conn *c, struct req *req)
     if (msize >= LIMIT_MSIZE_MIN && v < NVERSIONS) {
         r->version = p9_str(versions[v].name);
         c->session = true;
+        conn_done(c, DUE_HELLO);
         c->serve_dialect = versions[v].dialect;
         c->serve_ext = own;
         c->smsize = msize;
@@ -161,9 +162,7 @@ void hello_version(struct p9_conn *c, struct req *req)
 
 void hello_end(struct p9_conn *c, struct req *req)
 {
-    c->nserving--; /* it does not wait for itself */
-    c->bytes_serving -= req->cost;
-    req->counted = false;
+    serve_uncount(c, req); /* it does not wait for itself */
     end_session(c, req);
 }
 

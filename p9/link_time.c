@@ -144,6 +144,7 @@ void link_look(struct p9_conn *c, struct task *task)
         at = look_listening(c, l, now);
     else if (state == LINK_PLAIN)
         at = look_plain(c, now);
+    at = sooner(at, conn_look(c, now));
     if (at > 0 && c->state == LIVE)
         crew_clock(c->crew, c, at);
     conn_unlock(c);

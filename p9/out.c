@@ -127,6 +127,7 @@ static int write_all(struct p9_conn *c, unsigned others)
         }
         if (c->opts.stats)
             stats_add(&c->opts.stats->sent, (uint64_t)r);
+        c->written += (uint64_t)r;
         popped += advance(c, (size_t)r);
     }
     c->writing = false;
@@ -190,15 +191,34 @@ void out_push_caller(struct p9_conn *c, struct pl_call *call, struct p9_pending 
         role_pass(c);
 }
 
-/* Writes to the end, waiting. */
+static size_t queued(const struct p9_conn *c)
+{
+    size_t n = 0;
+    for (struct out *o = c->out_head; o; o = o->next)
+        n += (size_t)o->nhead + o->ndata - o->done;
+    return n;
+}
+
+/* Writes to the end, waiting: for as long as what is queued takes on the slowest link, and so again
+ * when that is written. */
 static void drain(struct p9_conn *c)
 {
     bool blocked = crew_block(c->crew, c);
+    uint64_t goal = 0;
+    if (!blocked)
+        conn_lost(c, -EBUSY,
+                  "the other end takes no answers, and too many others take none either");
     do {
+        if (c->opts.handler && c->written >= goal) {
+            goal = c->written + queued(c);
+            conn_due(c, DUE_TAKEN, due_for(LIMIT_STALLED, goal - c->written));
+        }
         conn_unlock(c);
-        link_wait(c, false, false, -1);
+        if (blocked)
+            link_wait(c, false, false, -1);
         pthread_mutex_lock(&c->lock);
     } while (write_all(c, UINT32_MAX) == -EAGAIN);
+    conn_done(c, DUE_TAKEN);
     if (blocked)
         crew_unblock(c->crew, c);
 }

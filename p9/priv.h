@@ -11,6 +11,7 @@
  *   fids.c   numbers for fids, which may outlive a connection
  *   conn.c   the life of a connection, and its end
  *   crew.c   threads
+ *   due.c    what a peer has to do in time
  *
  * Locks. conn->lock guards everything in struct p9_conn that is not marked otherwise. crew->lock
  * guards the crew. Order: crew->active_lock, then conn->lock, then crew->lock. A pl_call's own lock
@@ -101,6 +102,30 @@ void crew_tick(struct p9_crew *crew);
 /* Buffers for messages, with a small pool for large ones. NULL: no memory. */
 void *crew_buf(struct p9_crew *crew, size_t n);
 void crew_buf_free(struct p9_crew *crew, void *buf, size_t n);
+
+/* Bytes of requests and answers of all connections, against LIMIT_BYTES_ALL. */
+atomic_size_t *crew_bytes(struct p9_crew *crew);
+/* ---- due.c ---- */
+
+enum due {
+    DUE_HELLO, /* a peer that called says Tversion, and we agree */
+    DUE_WHOLE, /* the message that has begun is whole */
+    DUE_TAKEN, /* an answer is taken */
+    DUE_ROOM,  /* see whether there is room again */
+    NDUES
+};
+/* With conn->lock held: `what` is due in that time, or not any more. */
+void conn_due(struct p9_conn *c, enum due what, int64_t ns);
+void conn_done(struct p9_conn *c, enum due what);
+/* The same: ends the connection if it is late; when to look again, or 0. */
+int64_t conn_look(struct p9_conn *c, int64_t now);
+extern int64_t due_second; /* of the limits in base/limits.h, in ns: shorter for tests */
+
+/* The time that `n` bytes get, at least. */
+static inline int64_t due_for(int64_t seconds, uint64_t n)
+{
+    return (seconds + (int64_t)(n / LIMIT_SLOWEST)) * due_second;
+}
 
 /* ---- wire.c ---- */
 
@@ -225,6 +250,7 @@ enum rd_kind { RD_SMALL, RD_REQ, RD_ANSWER, RD_INTO };
 struct rd {
     uint8_t *buf; /* RBUF_SIZE bytes, or NULL while idle */
     uint32_t start, end;
+    uint32_t got;      /* by the last read */
     enum rd_kind kind; /* of the large message that is being read, whose rest goes to dst */
     uint8_t *dst;
     size_t left;
@@ -244,6 +270,8 @@ void role_pass(struct p9_conn *c);
 void role_offer(struct p9_conn *c);
 /* After something changed: see that somebody reads where one must. */
 void role_check(struct p9_conn *c);
+/* The holder reads no more, until there is room for what it reads. */
+void role_stop(struct p9_conn *c);
 /* A reader in an op gives the role up: the op waits. */
 void read_yield(struct p9_conn *c);
 typedef bool ready_fn(struct p9_conn *c, void *arg);
@@ -285,6 +313,7 @@ struct req {
     uint32_t fids[1];  /* that it makes, frees or opens */
     int nfids, refs;
     uint32_t cost; /* against LIMIT_BYTES_SERVED */
+    size_t inall;  /* in crew_bytes */
     bool called;   /* pub.call is set up: it goes to the handler */
     bool counted;  /* in conn->nserving */
     bool linked;   /* in conn->reqs */
@@ -311,6 +340,10 @@ void serve_run(struct p9_conn *c, struct req *req, uint64_t gen);
 void serve_submit(struct p9_conn *c, struct req *req);
 /* The answer is in pub.out: queues it (unless dropped), and what waited for it. */
 void serve_answer(struct p9_conn *c, struct req *req);
+/* There is memory for another request; one of `large` bytes, if not 0. */
+bool serve_room(const struct p9_conn *c, size_t large);
+/* The end of the session does not wait for it. */
+void serve_uncount(struct p9_conn *c, struct req *req);
 /* It gets no answer; who waited for it goes on. */
 void serve_drop(struct p9_conn *c, struct req *req);
 void serve_cancel_all(struct p9_conn *c); /* by a worker, soon */
@@ -476,6 +509,8 @@ struct p9_conn {
     struct rd rd;
     bool at_eof;             /* a plain client has closed; what is left is to write */
     bool hup;                /* the epoll told of the end while it could not be looked at */
+    uint32_t wants;          /* the size of a message that there is no room for */
+    int64_t due[NDUES];      /* when; 0: never */
     int eager;               /* so many more requests hand the role over before they run */
     _Atomic bool op_running; /* the reader is in an op: for the tick */
     _Atomic uint64_t op_seq;
@@ -485,6 +520,7 @@ struct p9_conn {
     bool writing;
     bool in_write;    /* and has its hands on the messages */
     bool write_reads; /* the writer is the reader */
+    uint64_t written; /* bytes */
 
     /* the serving half */
     struct req *reqs[TAG_CHAINS];

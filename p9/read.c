@@ -16,7 +16,11 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
-enum { EAGER = 32, TURN = 32 /* requests, after which others may have their turn */ };
+enum {
+    EAGER = 32,
+    TURN = 32 /* requests, after which others may have their turn */,
+    ROOM_LOOK = 50000000 /* ns */
+};
 
 /* ---- the role ---- */
 
@@ -130,6 +134,13 @@ void role_check(struct p9_conn *c)
         role_pass(c);
 }
 
+void role_stop(struct p9_conn *c)
+{
+    c->role = ROLE_STOPPED;
+    if (!serve_room(c, c->wants)) /* it is others who make room, and nobody tells */
+        conn_due(c, DUE_ROOM, ROOM_LOOK);
+}
+
 void read_drop(struct p9_conn *c)
 {
     struct rd *rd = &c->rd;
@@ -187,6 +198,10 @@ static int take_request(struct p9_conn *c, uint32_t size)
     }
     if (size <= RBUF_SIZE && buffered(c) < size)
         return 0;
+    c->wants = size > RBUF_SIZE ? size : 0;
+    if (c->wants && !serve_room(c, size))
+        return 0;
+    c->wants = 0;
     rd->req = req_new(c, size);
     if (!rd->req)
         return -1;
@@ -288,6 +303,7 @@ static int parse(struct p9_conn *c, struct req **ret)
         struct p9_pending *p = rd->pend;
         rd->kind = RD_SMALL;
         rd->req = NULL;
+        conn_done(c, DUE_WHOLE);
         if (p) {
             use_answer(c, p);
             rd->answered = true;
@@ -322,6 +338,7 @@ static bool no_bytes(struct p9_conn *c, ssize_t r)
 static void got(struct p9_conn *c, size_t n)
 {
     struct rd *rd = &c->rd;
+    rd->got = (uint32_t)n;
     size_t direct = n < rd->left ? n : rd->left;
     if (direct)
         rd->dst += direct;
@@ -376,6 +393,17 @@ void read_garbage(struct p9_conn *c)
 
 /* ---- a worker as reader ---- */
 
+/* A message has begun. How much of it is still to come, as far as that is known. */
+static bool half(const struct p9_conn *c)
+{
+    return buffered(c) || c->rd.left;
+}
+
+static size_t left(const struct p9_conn *c)
+{
+    return c->rd.left ? c->rd.left : RBUF_SIZE;
+}
+
 void read_rest(struct p9_conn *c)
 {
     if (c->role == ROLE_HELD)
@@ -397,6 +425,10 @@ static bool park(struct p9_conn *c, uint64_t gen)
     c->hup = false; /* if it was the end, we would know */
     hello_silence(c);
     drop_buffer(c);
+    if (!half(c))
+        conn_done(c, DUE_WHOLE);
+    else if (!c->due[DUE_WHOLE] && c->opts.handler)
+        conn_due(c, DUE_WHOLE, due_for(LIMIT_WHOLE, left(c)));
     link_rest(c);
     serve_purge_spares(c);
     role_pass(c);
@@ -414,7 +446,8 @@ static bool fill_or_park(struct p9_conn *c, uint64_t gen, bool served)
             return false;
     }
     c->rd.answered = false;
-    bool dwell = crew_dwell(c->crew);
+    /* Who sends a few bytes now and then has no thread wait for them. */
+    bool dwell = (!half(c) || c->rd.got >= RBUF_SIZE / 2) && crew_dwell(c->crew);
     if (dwell)
         timeout = WIRE_DWELL;
     bool some = fill(c, timeout);
@@ -459,7 +492,7 @@ void read_serve(struct p9_conn *c, uint64_t gen)
             role_pass(c);
             break;
         } else if (serve_full(c)) {
-            c->role = ROLE_STOPPED;
+            role_stop(c);
             break;
         } else if (parse(c, &req)) {
             run_reading(c, req, gen);
@@ -530,7 +563,7 @@ void read_call(struct p9_conn *c, uint64_t gen, ready_fn *done, void *arg, int64
     while (role_mine(c, gen) && c->state == LIVE && !c->at_eof && !c->down) {
         struct req *req = NULL;
         if (serve_full(c)) {
-            c->role = ROLE_STOPPED;
+            role_stop(c);
             return;
         }
         if (parse(c, &req)) {

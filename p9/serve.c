@@ -20,7 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SPARES = 2, HEAVY = 32768 };
+enum { SPARES = 2, HEAVY = 32768, LARGE_PART = 8 };
 
 struct req_mem {
     struct req_mem *next;
@@ -28,6 +28,23 @@ struct req_mem {
 };
 
 /* ---- memory ---- */
+
+static void hold_bytes(struct p9_conn *c, struct req *req, size_t n)
+{
+    if (n == req->inall)
+        return;
+    atomic_fetch_add_explicit(crew_bytes(c->crew), n - req->inall, memory_order_relaxed);
+    req->inall = n;
+}
+
+/* What a connection may hold is what is free of what all may hold, and for large messages but a
+ * part of that: so there is always some for those that hold little, however many hold much. */
+bool serve_room(const struct p9_conn *c, size_t large)
+{
+    size_t all = atomic_load_explicit(crew_bytes(c->crew), memory_order_relaxed);
+    size_t left = all < LIMIT_BYTES_ALL ? LIMIT_BYTES_ALL - all : 0;
+    return large ? c->bytes_serving + large <= left / LARGE_PART : c->bytes_serving < left;
+}
 
 struct req *req_new(struct p9_conn *c, size_t size)
 {
@@ -46,6 +63,8 @@ struct req *req_new(struct p9_conn *c, size_t size)
     req->task.conn = c;
     req->nraw = size;
     req->raw = size <= sizeof(req->small) ? req->small : crew_buf(c->crew, size);
+    if (req->raw)
+        hold_bytes(c, req, size);
     if (!req->raw) {
         free(req);
         conn_lost(c, -ENOMEM, "out of memory");
@@ -67,6 +86,7 @@ static void req_free(struct p9_conn *c, struct req *req)
         next = m->next;
         free(m);
     }
+    hold_bytes(c, req, 0);
     if (c->nspares < SPARES && c->state == LIVE) {
         req->next_spare = c->spares;
         c->spares = req;
@@ -441,7 +461,8 @@ void serve_submit(struct p9_conn *c, struct req *req)
 bool serve_full(const struct p9_conn *c)
 {
     return c->nserving - c->nblocked >= LIMIT_REQUESTS_SERVED ||
-           c->nserving >= LIMIT_REQUESTS_HELD || c->bytes_serving >= LIMIT_BYTES_SERVED;
+           c->nserving >= LIMIT_REQUESTS_HELD || c->nlinked >= LIMIT_REQUESTS_HELD ||
+           !serve_room(c, c->wants) || c->bytes_serving >= LIMIT_BYTES_SERVED;
 }
 
 static void cancel(struct p9_conn *c, struct req *req)
@@ -463,6 +484,13 @@ static bool drop_held(struct p9_conn *c, struct req *req)
     return true;
 }
 
+void serve_uncount(struct p9_conn *c, struct req *req)
+{
+    c->nserving--;
+    c->bytes_serving -= req->cost;
+    req->counted = false;
+}
+
 static void take_flush(struct p9_conn *c, struct req *f)
 {
     f->pub.out.type = P9_Rflush;
@@ -476,6 +504,8 @@ static void take_flush(struct p9_conn *c, struct req *f)
     while (*p)
         p = &(*p)->next_flush;
     *p = f;
+    if (!target->counted) /* a Tend, which must not wait for who waits for it */
+        serve_uncount(c, f);
     if (target->called && !drop_held(c, target))
         cancel(c, target);
 }
@@ -495,6 +525,7 @@ static void admit(struct p9_conn *c, struct req *req)
     c->nserving++;
     c->nlinked++;
     c->bytes_serving += req->cost;
+    hold_bytes(c, req, req->cost);
 }
 
 struct req *serve_take(struct p9_conn *c, struct req *req)

@@ -268,6 +268,8 @@ int host_open_kept(const char *dir, struct pl_keep *keep, struct pl_tree **ret, 
         return fd;
     struct statx stx;
     int r = check_root(dir, fd, err);
+    if (r == 0)
+        confine_path_of(fd, CONFINE_READ | CONFINE_CHANGE);
     if (r == 0 && (r = host_statx(fd, &stx)) < 0)
         r = pl_fail(err, r, "%s: its attributes cannot be read: %s", dir, strerror(-r));
     if (r < 0) {

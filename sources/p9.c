@@ -11,7 +11,6 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#define GOODBYE INT64_C(3000000000) /* so long may the peer take to acknowledge our end */
 
 /* ---- users ---- */
 
@@ -126,7 +125,7 @@ static void done(struct pl_tree *tree)
     if (t->own) {
         struct pl_call call;
         pl_call_init_self(&call);
-        call.deadline = mono_now() + GOODBYE; /* it may have vanished */
+        call.deadline = mono_now() + LIMIT_GOODBYE * 1000000000ll; /* it may never answer */
         if (p9_conn_down(t->conn) == 0)
             p9_use_end(t->conn, &call);
         pl_call_done(&call);

@@ -253,3 +253,40 @@ def test_memory_is_locked(plenum):
     (here / "x").write_bytes(bytes(20 << 20))
     assert status("VmRSS") < 32 << 10
     plenum.run("umount", here)
+
+
+# ---- plenum serve ----
+
+
+
+def serving(plenum, user=False, spec=None, *args):
+    plenum.tmp.chmod(0o755)
+    src = plenum.dir("src")
+    src.chmod(0o777)
+    (plenum.dir("sibling") / "secret").write_text("not served")
+    sock = plenum.dir("run")
+    sock.chmod(0o777)
+    argv = [PLENUM, "serve", *args, spec or str(src), f"unix!{sock}/s"]
+    server = plenum.start(argv=as_nobody(*argv) if user else argv)
+    plenum.listening(server)
+    return server, src, f"unix!{sock}/s"
+
+
+@root
+def test_serve_gives_up_capabilities(plenum):
+    server, src, addr = serving(plenum)
+    admin = CAPS["SYS_ADMIN"] if in_initial_namespace() else 0
+    check_confined(server.pid, kept(FILES | admin) & ~CAPS["IPC_LOCK"])
+    assert plenum.run("ls", f"9p:{addr}").returncode == 0
+    server.terminate()
+    plenum.ended(server)
+    assert not (plenum.tmp / "run/s").exists()
+
+
+@root
+def test_serve_noconfine(plenum):
+    server, _, _ = serving(plenum, False, None, "--noconfine")
+    for t in threads(server.pid):
+        assert t == ours()
+    server.terminate()
+    plenum.ended(server)

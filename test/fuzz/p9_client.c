@@ -53,7 +53,7 @@ struct server {
     unsigned repeat;
     uint8_t kind;
     struct luck lie;
-    struct bytes out, held; /* held: an answer that comes later */
+    struct bytes out, asked, held; /* held: an answer that comes later */
 };
 
 static atomic_uint requests; /* of the op under way */
@@ -244,7 +244,9 @@ static void encode(const struct p9_msg *m, struct luck *lies, bool lie, struct b
     out->n = 0;
     bytes_head(out, m->type, m->tag);
     for (const struct steps_field *f = steps_fields[m->type]; f && f->kind; f++, which >>= 1)
-        if (which & 1)
+        if (!steps_has(f))
+            continue;
+        else if (which & 1)
             luck_field(lies, f, out);
         else
             put_field(m, f, out);
@@ -319,8 +321,8 @@ static void tell(struct server *s, const struct p9_msg *in, uint8_t *buf)
         shutdown(s->fd, SHUT_WR);
         break;
     case REQUEST:
-        luck_message(&l, steps_request(luck_byte(&l)), luck_byte(&l), &s->held);
-        put_held(s);
+        luck_message(&l, steps_request(luck_byte(&l)), luck_byte(&l), &s->asked);
+        put(s, s->asked.p, s->asked.n);
         break;
     case LATER:
         bytes_add(&s->held, s->out.p, s->out.n);
@@ -587,8 +589,9 @@ static void use(int fd)
     struct pl_tree *t;
     CHECK(p9_conn_new(&chan, &opts, &conn, NULL) == 0);
     pl_call_init_self(&call);
-    if (OP(p9_use(conn, &call, NULL)) == 0 &&
-        OP(pl_p9_open(conn, &(struct pl_p9_opts){.own = true}, &t, NULL)) == 0) {
+    if (p9_use(conn, &call, NULL) == 0 &&
+        pl_p9_open(conn, &(struct pl_p9_opts){.own = true}, &t, NULL) == 0) {
+        atomic_store(&requests, 0);
         program(t);
         pl_tree_unref(t);
     } else {
@@ -614,6 +617,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     close(fds[0]);
     free(s.out.p);
     free(s.held.p);
+    free(s.asked.p);
     CHECK(allocated() <= before + (6 << 20)); /* the crew keeps some buffers */
     return 0;
 }

@@ -219,27 +219,55 @@ static void answered(struct client *c, int i)
     c->waits--;
 }
 
+static bool is_error(uint8_t type)
+{
+    return type == P9_Rlerror || type == P9_Rerror;
+}
+
+static enum p9_dialect dialect(const struct p9_str *version)
+{
+    return !strcmp(version->s, P9_VERSION)     ? P9_BASE
+           : !strcmp(version->s, P9_VERSION_U) ? P9_U
+                                               : P9_L;
+}
+
 static void take_answer(struct client *c, const struct p9_msg *r)
 {
     int i = 0;
     if (c->wild)
         return;
     while (i < c->n && (c->asked[i].answered || c->asked[i].tag != r->tag ||
-                        (r->type != P9_Rlerror && r->type != c->asked[i].type + 1)))
+                        (!is_error(r->type) && r->type != c->asked[i].type + 1)))
         i++;
     CHECK(i < c->n);
     answered(c, i);
     int f = c->asked[i].flushes;
     if (f >= 0 && r->type == P9_Rflush && c->version < 0)
         CHECK(c->asked[f].answered);
-    if (i == c->version) { /* what was asked before has no answer any more */
-        c->version = -1;
+    if (c->asked[i].type == P9_Tversion) { /* what was asked before has no answer any more */
+        c->version = i == c->version ? -1 : c->version;
         bool agreed = r->type == P9_Rversion && strcmp(r->version.s, "unknown");
         c->msize = agreed ? r->msize : 0;
+        steps_dialect = agreed ? dialect(&r->version) : P9_L;
         for (int k = 0; k < i; k++)
             if (!c->asked[k].answered)
                 answered(c, k);
     }
+}
+
+/* In the dialect that was agreed on, as far as that is known. */
+static bool decodes(const struct client *c, size_t size, struct p9_msg *m)
+{
+    bool known = !c->wild && c->version < 0 && c->msize;
+    uint8_t *copy = malloc(size);
+    bool ok = false;
+    for (int d = P9_L; d <= P9_BASE && !ok && !known; d++) {
+        memcpy(copy, c->buf, size);
+        ok = p9_decode_as((enum p9_dialect)d, copy, size, m) == 0;
+    }
+    free(copy);
+    enum p9_dialect d = !known ? m->dialect : c->buf[4] % 2 ? steps_dialect : P9_L;
+    return p9_decode_as(d, c->buf, size, m) == 0;
 }
 
 static void take(struct client *c, size_t size)
@@ -247,7 +275,7 @@ static void take(struct client *c, size_t size)
     struct p9_msg m;
     CHECK(size <= LIMIT_MSIZE_MAX && (c->wild || !c->msize || size <= c->msize));
     CHECK(!memmem(c->buf, size, SECRET, sizeof(SECRET) - 1));
-    CHECK(p9_decode(c->buf, size, &m) == 0);
+    CHECK(decodes(c, size, &m));
     if (m.type % 2)
         take_answer(c, &m);
     else
@@ -512,6 +540,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!buf)
         buf = malloc(LIMIT_MSIZE_MAX + 4);
     plant();
+    steps_dialect = P9_L;
     size_t before = allocated();
     CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) == 0);
     c = (struct client){.fd = fds[0], .buf = buf, .version = -1};

@@ -107,9 +107,7 @@ static inline void bytes_int(struct bytes *b, uint64_t v, unsigned size)
         bytes_add(b, &(uint8_t){(uint8_t)(v >> 8 * i)}, 1);
 }
 
-/* ---- the table once more, with what the numbers mean left out; of 9P2000.L and us ---- */
-
-#define STEPS_MESSAGES(M) P9_L_MESSAGES(M) P9_COMMON_MESSAGES(M) P9_OWN_MESSAGES(M)
+/* ---- the table once more, with what the numbers mean left out ---- */
 
 enum steps_kind {
     S_END,
@@ -122,15 +120,18 @@ enum steps_kind {
     S_QID,
     S_NAMES,
     S_QIDS,
-    S_DATA
+    S_DATA,
+    S_STAT
 };
 struct steps_field {
-    uint8_t kind, size;
+    uint8_t kind, size, in; /* in: the dialects that have it, a bit each; 0: all */
     uint16_t off;
 };
+static uint8_t steps_dialect; /* enum p9_dialect: in which messages are made up */
 
 /* clang-format off */
-#define STEPS_F(kind, size, m) {kind, size, offsetof(struct p9_msg, m)}
+#define STEPS_IN(in, kind, size, m) {kind, size, in, offsetof(struct p9_msg, m)}
+#define STEPS_F(kind, size, m)      STEPS_IN(0, kind, size, m)
 /* clang-format on */
 #define U1(m)    STEPS_F(S_INT, 1, m)
 #define U2(m)    STEPS_F(S_INT, 2, m)
@@ -139,16 +140,19 @@ struct steps_field {
 #define FID(m)   STEPS_F(S_FID, 4, m)
 #define OPT4(m)  STEPS_F(S_MAYBE, 4, m)
 #define OP(m)    STEPS_F(S_OP, 8, m)
-#define EXT4(m)  STEPS_F(S_INT, 4, m)
 #define STR(m)   STEPS_F(S_STR, 0, m)
 #define NAME(m)  STEPS_F(S_NAME, 0, m)
 #define QID(m)   STEPS_F(S_QID, 0, m)
 #define NAMES(m) STEPS_F(S_NAMES, 0, m)
 #define QIDS(m)  STEPS_F(S_QIDS, 0, m)
 #define DATA(m)  STEPS_F(S_DATA, 4, m)
+#define STAT(m)  STEPS_F(S_STAT, 0, m)
+#define EXT4(m)  STEPS_IN(1 << P9_L | 1 << P9_U, S_INT, 4, m)
+#define U_U4(m)  STEPS_IN(1 << P9_U, S_INT, 4, m)
+#define U_STR(m) STEPS_IN(1 << P9_U, S_STR, 0, m)
 #define M(num, name, ...)                                                                          \
-    static const struct steps_field steps_##name[] = {__VA_ARGS__ __VA_OPT__(, ){S_END, 0, 0}};
-STEPS_MESSAGES(M)
+    static const struct steps_field steps_##name[] = {__VA_ARGS__ __VA_OPT__(, ){S_END, 0, 0, 0}};
+P9_MESSAGES(M)
 #undef M
 #undef U1
 #undef U2
@@ -157,17 +161,20 @@ STEPS_MESSAGES(M)
 #undef FID
 #undef OPT4
 #undef OP
-#undef EXT4
 #undef STR
 #undef NAME
 #undef QID
 #undef NAMES
 #undef QIDS
 #undef DATA
+#undef STAT
+#undef EXT4
+#undef U_U4
+#undef U_STR
 
 static const struct steps_field *const steps_fields[256] = {
 #define M(num, name, ...) [num] = steps_##name,
-    STEPS_MESSAGES(M)
+    P9_MESSAGES(M)
 #undef M
 };
 
@@ -176,7 +183,7 @@ static inline uint8_t steps_request(uint8_t b)
 {
     static const uint8_t all[] = {
 #define M(num, name, ...) num,
-        STEPS_MESSAGES(M)
+        P9_MESSAGES(M)
 #undef M
     };
     if (b % 2 == 0 && steps_fields[b])
@@ -269,6 +276,32 @@ static inline void luck_data(struct luck *l, struct bytes *out)
     free(p);
 }
 
+/* n[2], size[2] and what 9P2000 tells of a file; once the sizes lie. */
+static inline void luck_stat(struct luck *l, struct bytes *out)
+{
+    size_t at = out->n;
+    bytes_int(out, 0, 4);
+    bytes_int(out, luck_int(l), 2);
+    bytes_int(out, luck_int(l), 4);
+    luck_qid(l, out);
+    for (int i = 0; i < 3; i++)
+        bytes_int(out, luck_int(l), 4); /* mode, atime, mtime */
+    bytes_int(out, luck_int(l), 8);
+    for (int i = 0; i < 4 + (steps_dialect == P9_U); i++)
+        luck_string(l, out);
+    for (int i = 0; i < 3 && steps_dialect == P9_U; i++)
+        bytes_int(out, luck_int(l), 4);
+    size_t n = out->n - at - 4 + luck_byte(l) / 250;
+    out->p[at + 2] = (uint8_t)n, out->p[at + 3] = (uint8_t)(n >> 8);
+    n += 2 + luck_byte(l) / 250;
+    out->p[at] = (uint8_t)n, out->p[at + 1] = (uint8_t)(n >> 8);
+}
+
+static inline bool steps_has(const struct steps_field *f)
+{
+    return !f->in || f->in >> steps_dialect & 1;
+}
+
 static inline void luck_field(struct luck *l, const struct steps_field *f, struct bytes *out)
 {
     uint64_t n;
@@ -307,6 +340,9 @@ static inline void luck_field(struct luck *l, const struct steps_field *f, struc
     case S_DATA:
         luck_data(l, out);
         break;
+    case S_STAT:
+        luck_stat(l, out);
+        break;
     }
 }
 
@@ -329,7 +365,8 @@ static inline void luck_message(struct luck *l, uint8_t type, uint16_t tag, stru
     out->n = 0;
     bytes_head(out, type, tag);
     for (const struct steps_field *f = steps_fields[type]; f && f->kind; f++)
-        luck_field(l, f, out);
+        if (steps_has(f))
+            luck_field(l, f, out);
     bytes_seal(out);
 }
 

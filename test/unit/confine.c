@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <pthread.h>
+#include <pwd.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <spawn.h>
@@ -21,6 +22,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -311,6 +313,100 @@ static void nothing_given_up(void **state)
     assert_int_equal(in_child(nothing), 0);
 }
 
+/* ---- paths ---- */
+
+static char tree[] = "/tmp/confine.XXXXXX";
+
+static int open_in(const char *name, int flags)
+{
+    char path[200];
+    snprintf(path, sizeof(path), "%s/%s", tree, name);
+    int fd = open(path, flags | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return -errno;
+    close(fd);
+    return 0;
+}
+
+static void *opens(void *arg)
+{
+    atomic_fetch_add(&started, 1);
+    while (!atomic_load(&stop))
+        usleep(1000);
+    if (open_in("served/f", O_RDWR) != 0 || open_in("sibling/f", O_RDONLY) != -EACCES)
+        atomic_fetch_add(&bad, 1);
+    return NULL;
+}
+
+/* As a server would that was taken over: whatever it tries, and in whichever thread. */
+static int exporter(void)
+{
+    char served[200], sibling[200];
+    bool paths;
+    pthread_t t;
+    snprintf(served, sizeof(served), "%s/served", tree);
+    snprintf(sibling, sizeof(sibling), "%s/sibling", tree);
+    WANT(mkdir(served, 0755) == 0 && mkdir(sibling, 0755) == 0);
+    WANT(open_in("served/f", O_RDWR | O_CREAT) == 0 && open_in("sibling/f", O_RDWR | O_CREAT) == 0);
+    int dir = open(served, O_PATH | O_CLOEXEC);
+    WANT(dir >= 0 && confine_path_of(dir, CONFINE_READ | CONFINE_CHANGE) == 0);
+    WANT(pthread_create(&t, NULL, opens, NULL) == 0);
+    while (atomic_load(&started) < 1)
+        sched_yield();
+    WANT(confine_exporter(&paths) == 0);
+    atomic_store(&stop, true);
+    WANT(pthread_join(t, NULL) == 0);
+    if (!paths) /* an old kernel */
+        return 0;
+    WANT(atomic_load(&bad) == 0);
+    WANT(open_in("served/f", O_RDWR | O_TRUNC) == 0);
+    WANT(open_in("served/g", O_WRONLY | O_CREAT) == 0);
+    WANT(renameat(dir, "g", dir, "h") == 0 && unlinkat(dir, "h", 0) == 0);
+    WANT(open_in("sibling/f", O_RDONLY) == -EACCES);
+    WANT(open_in("sibling/g", O_WRONLY | O_CREAT) == -EACCES);
+    WANT(openat(dir, "../sibling/f", O_RDONLY | O_CLOEXEC) < 0 && errno == EACCES);
+    WANT(renameat(dir, "f", AT_FDCWD, "/tmp/stolen") < 0);
+    WANT(open("/etc/shadow", O_RDONLY | O_CLOEXEC) < 0 && errno == EACCES);
+    WANT(open("/etc/ssh", O_RDONLY | O_CLOEXEC) < 0);
+    WANT(getpwuid(0)); /* users can still be told */
+    return 0;
+}
+
+static void paths(void **state)
+{
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+    skip();
+#endif
+#endif
+    char cmd[100];
+    assert_non_null(mkdtemp(tree));
+    int r = in_child(exporter);
+    snprintf(cmd, sizeof(cmd), "rm -r %s", tree);
+    assert_int_equal(system(cmd), 0);
+    assert_int_equal(r, 0);
+}
+
+/* With a need that paths would stand in the way of, nothing is said of them. */
+static int commands(void)
+{
+    bool paths;
+    confine_need(CONFINE_COMMANDS);
+    WANT(confine_exporter(&paths) == 0 && !paths);
+    WANT(system("cat /etc/hostname >/dev/null") == 0);
+    return 0;
+}
+
+static void paths_not(void **state)
+{
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+    skip();
+#endif
+#endif
+    assert_int_equal(in_child(commands), 0);
+}
+
 /* ---- memory ---- */
 
 static int under_a_limit(void)
@@ -357,6 +453,8 @@ int main(void)
         cmocka_unit_test(all_threads),
         cmocka_unit_test(deaf_thread),
         cmocka_unit_test(nothing_given_up),
+        cmocka_unit_test(paths),
+        cmocka_unit_test(paths_not),
         cmocka_unit_test(locking),
     };
     had = caps_now().permitted;

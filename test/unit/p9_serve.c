@@ -333,6 +333,52 @@ static void test_order(void **state)
     stop_closing(f, 0);
 }
 
+/* The next that is an answer; what the server says of its own, unused direction is answered. */
+static struct p9_msg *peer_answer(struct peer *p)
+{
+    while (peer_recv(p)->type && p->m.type % 2 == 0)
+        peer_send(p, (struct p9_msg){.type = (uint8_t)(p->m.type + 1),
+                                     .tag = p->m.tag,
+                                     .msize = p->m.msize,
+                                     .version = p->m.version});
+    return &p->m;
+}
+
+/* A goodbye waits for what is under way, but not for the flushes of itself (nor of those). */
+static void test_end_is_flushed(void **state)
+{
+    static const uint8_t types[] = {P9_Rlerror, P9_Rend, P9_Rflush, P9_Rflush};
+    struct fix *f = start();
+    peer_hello(&f->p, P9_VERSION_OWN);
+    peer_send(&f->p, (struct p9_msg){.type = P9_Tfsync, .tag = 1});
+    served_await(&f->s, &f->s.waiting, 1);
+    peer_send(&f->p, (struct p9_msg){.type = P9_Tend, .tag = 2});
+    peer_send(&f->p, flush(3, 2));
+    peer_send(&f->p, flush(4, 3));
+    for (uint16_t i = 0; i < 4; i++) {
+        assert_int_equal(peer_answer(&f->p)->type, types[i]);
+        assert_int_equal(f->p.m.tag, i + 1);
+    }
+    peer_close(&f->p);
+    p9_conn_wait(f->c, NULL);
+    stop(f);
+}
+
+/* The link is lost while a goodbye waits: nothing of it is left in the lists. */
+static void test_end_and_gone(void **state)
+{
+    for (int i = 0; i < 20; i++) {
+        struct fix *f = start();
+        peer_hello(&f->p, P9_VERSION_OWN);
+        for (uint16_t tag = 1; tag < 4; tag++)
+            peer_send(&f->p, (struct p9_msg){.type = P9_Tfsync, .tag = tag, .fid = tag});
+        served_await(&f->s, &f->s.waiting, 1);
+        peer_send(&f->p, (struct p9_msg){.type = P9_Tend, .tag = 65});
+        peer_send(&f->p, flush(66, 65));
+        stop_closing(f, -ECONNRESET);
+    }
+}
+
 /* The client dies after each byte of a conversation: everything ends, nothing is left running. */
 static void test_death(void **state)
 {
@@ -453,7 +499,8 @@ int main(void)
         cmocka_unit_test(test_version_again), cmocka_unit_test(test_waiting),
         cmocka_unit_test(test_order),         cmocka_unit_test(test_death),
         cmocka_unit_test(test_garbage),       cmocka_unit_test(test_not_reading),
-        cmocka_unit_test(test_abort),
+        cmocka_unit_test(test_abort),         cmocka_unit_test(test_end_is_flushed),
+        cmocka_unit_test(test_end_and_gone),
     };
     int failed = 0;
     failed += cmocka_run_group_tests_name("sockets", tests, NULL, NULL);
