@@ -11,6 +11,11 @@
  * both ends would wait for good. One of us never has more than REQUESTS_USED requests (and
  * BYTES_USED bytes of them) under way, Tflushes included, so that our reader never stops for one of
  * us. A foreign client that sends more has no serving half in our way: it only waits.
+ *
+ * Why they are as large as they are: what is under way on a link of 50 ms of round trip is no more
+ * than 1/20 s of its bytes. AHEAD and BEHIND are 16 MiB, for 300 MiB/s; BYTES_USED has room for one
+ * of them and half of the other, and for what else is asked meanwhile; LINK_KEPT keeps all of that;
+ * BYTES_SERVED is twice BYTES_USED and more, for the reason above.
  */
 #ifndef BASE_LIMITS_H
 #define BASE_LIMITS_H
@@ -26,8 +31,8 @@
     X(REQUESTS_HELD, 4096, "requests", "the same, with those that said that they wait")            \
     X(REQUESTS_USED, 128, "requests", "sent over one connection and not yet answered")             \
     X(FLUSHES_USED, 130, "requests", "Tflush, Tend and keepalive, besides")                        \
-    X(BYTES_SERVED, 33554432, "bytes", "of requests and answers held for one connection")          \
-    X(BYTES_USED, 8388608, "bytes", "of requests sent over one connection and not yet answered")   \
+    X(BYTES_SERVED, 67108864, "bytes", "of requests and answers held for one connection")          \
+    X(BYTES_USED, 25165824, "bytes", "of requests sent over one connection and not yet answered")  \
     X(HELLO, 30, "seconds", "for a server that was dialed to answer the first message")            \
     X(FLUSH, 10, "seconds",                                                                        \
       "for a server to answer Tflush, until its caller goes on all the same")                      \
@@ -39,7 +44,10 @@
     X(ACCESS_RULES, 4096, "rules", "of an access file")                                            \
     X(CONNECTIONS, 16384, "connections", "to one server")                                          \
     X(LINKS, 16384, "links", "of one server, up or down")                                          \
-    X(LINK_KEPT, 4194304, "bytes", "sent over one link and not yet acknowledged")                  \
+    X(AHEAD, 16777216, "bytes",                                                                    \
+      "read ahead for all open files of a mount of a 9P server together")                          \
+    X(BEHIND, 16777216, "bytes", "written behind, likewise, and not yet acknowledged")             \
+    X(LINK_KEPT, 33554432, "bytes", "sent over one link and not yet acknowledged")                 \
     X(LINGER, 604800, "seconds", "that a link without its far end is waited for")                  \
     X(FAILOVER, 10, "seconds", "that a server may be silent before another of its SPEC is tried")  \
     X(VISITORS, 16, "connections", "to a duct that wait to turn out to be its peer, come back")    \
@@ -54,6 +62,7 @@
     X(USERS, 4096, "users", "of one mount of a 9P server, each with an attach of its own")         \
     X(LOCK_WAITS, 256, "requests", "of one connection that wait for a lock")                       \
     X(PEOPLE, 1024, "names", "of users and groups that are remembered")                            \
+    X(DIRECTORY, 67108864, "bytes", "of one open directory of a 9P2000 server")                    \
     X(SPECIAL, 4096, "files", "of one server that a 9P2000 client made append-only or exclusive")  \
     X(IOCTL, 16384, "bytes", "of an ioctl's argument, each way")                                   \
     X(DOCUMENTS, 1073741824, "bytes", "of all open documents of a made tree")

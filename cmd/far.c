@@ -42,6 +42,7 @@ struct far {
     struct far_how how;
     struct linkopt opts;
     char **addrs;
+    char *version;
     bool again;
     int cancel; /* an eventfd: whoever dials for `again` stops */
 
@@ -125,9 +126,11 @@ int far_new(const struct far_how *how, struct far **ret)
     f->opts = settle(how);
     f->again = f->opts.linger > 0;
     f->addrs = copy_list(how->addrs);
+    f->version = how->version ? strdup(how->version) : NULL;
     f->cancel = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (!f->addrs || f->cancel < 0) {
+    if (!f->addrs || f->cancel < 0 || (how->version && !f->version)) {
         free_list(f->addrs);
+        free(f->version);
         if (f->cancel >= 0)
             close(f->cancel);
         free(f);
@@ -292,7 +295,7 @@ static struct p9_link_opts link_opts(struct far *f)
     return (struct p9_link_opts){.linger = f->opts.linger,
                                  .keepalive = f->opts.keepalive,
                                  .soft = f->opts.soft,
-                                 .redial = f->again ? redial : NULL,
+                                 .redial = f->again && !f->version ? redial : NULL,
                                  .changed = changed,
                                  .arg = f};
 }
@@ -302,8 +305,12 @@ static struct p9_link_opts link_opts(struct far *f)
 static int connect_plain(struct far *f, struct chan *chan, const struct p9_link_opts *link,
                          struct p9_conn **ret, struct pl_err *err)
 {
-    struct p9_conn_opts opts = {
-        .crew = spec_crew(), .use = true, .link = *link, .over = conn_over, .over_arg = f};
+    struct p9_conn_opts opts = {.crew = spec_crew(),
+                                .use = true,
+                                .version = f->version,
+                                .link = *link,
+                                .over = conn_over,
+                                .over_arg = f};
     if (!opts.crew)
         return pl_fail(err, -ENOMEM, "out of memory");
     return p9_conn_new(chan, &opts, ret, err);
@@ -642,6 +649,7 @@ void far_free(struct far *f)
     pthread_cond_destroy(&f->change);
     close(f->cancel);
     free_list(f->addrs);
+    free(f->version);
     free(f->how.own);
     free(f);
 }

@@ -24,7 +24,7 @@ struct spec {
     char *addrs[SPEC_ADDRS + 1]; /* 9p and exec; NULL-terminated */
     size_t naddrs;
     char *aname; /* 9p */
-    char *uname;
+    char *uname, *version;
     int64_t number; /* mem's size, delay's ns */
     int op, error;  /* fault */
     uint64_t skip, count;
@@ -83,6 +83,7 @@ static int open_far(const struct spec *s, const char *aname, struct far_how *how
     struct far *far;
     struct p9_conn *conn;
     char user[256];
+    how->version = s->version;
     how->opts = (struct linkopt){0}; /* for nobody who would know of it */
     if (w) {
         how->opts = w->link;
@@ -158,8 +159,8 @@ static int mem_open(const struct spec *s, const struct opening *o, struct pl_tre
 }
 
 /* What may stand behind an address, which may have commas in it itself. */
-static const char *const marks[] = {",or=", ",aname=", ",uname="};
-enum { MARK_OR, MARK_ANAME, MARK_UNAME, MARKS };
+static const char *const marks[] = {",or=", ",aname=", ",uname=", ",version="};
+enum { MARK_OR, MARK_ANAME, MARK_UNAME, MARK_VERSION, MARKS };
 
 /* The first of them in the text: it is cut off there, and what is behind it returned; or NULL. */
 static char *cut_mark(char *text, int *which)
@@ -194,6 +195,18 @@ static int add_addr(struct spec *s, const char *addr, struct pl_err *err)
     return s->addrs[s->naddrs++] ? 0 : no_memory(err);
 }
 
+static int check_version(const struct spec *s, struct pl_err *err)
+{
+    static const char *const known[] = {P9_VERSION, P9_VERSION_U, P9_VERSION_L};
+    for (size_t i = 0; s->version && i < sizeof(known) / sizeof(*known); i++)
+        if (!strcasecmp(s->version, known[i]))
+            return 0;
+    return !s->version
+               ? 0
+               : pl_fail(err, -EINVAL, "version=%s: no such dialect (9p2000, 9p2000.u, 9p2000.L)",
+                         s->version);
+}
+
 static int p9_parse(struct spec *s, char *text, char **lower, struct pl_err *err)
 {
     if (asprintf(&s->text, "9p:%s", text) < 0)
@@ -206,12 +219,12 @@ static int p9_parse(struct spec *s, char *text, char **lower, struct pl_err *err
             r = add_addr(s, text, err);
             continue;
         }
-        char **to = is == MARK_ANAME ? &s->aname : &s->uname;
+        char **to = is == MARK_ANAME ? &s->aname : is == MARK_UNAME ? &s->uname : &s->version;
         free(*to);
         *to = strdup(text);
         r = *to ? 0 : no_memory(err);
     }
-    return r;
+    return r < 0 ? r : check_version(s, err);
 }
 
 static int p9_open(const struct spec *s, const struct opening *o, struct pl_tree **ret,
@@ -536,6 +549,7 @@ void spec_free(struct spec *s)
         for (size_t i = 0; i < s->naddrs; i++)
             free(s->addrs[i]);
         free(s->aname);
+        free(s->version);
         free(s->uname);
         pl_map_unref(s->map);
         free(s);

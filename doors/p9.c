@@ -73,6 +73,7 @@ static const struct row rows[256] = {
     [P9_Twrite] = ONE(write, USE, fid),
     [P9_Tfsync] = ONE(fsync, USE, fid),
     [P9_Treaddir] = ONE(readdir, USE, fid),
+    [P9_Tlist] = ONE(list, USE, fid),
     [P9_Txattrwalk] = TWO(xattrwalk, USE, fid, MAKE, newfid),
     [P9_Txattrcreate] = ONE(xattrcreate, CHANGE, fid),
     [P9_Tlock] = ONE(lock, USE, fid),

@@ -94,6 +94,7 @@ struct p9d_fid {
     struct pl_node *node;
     _Atomic(struct pl_file *) file; /* set once, by Tlopen; what made it open has it from birth */
     _Atomic(struct p9d_xattr *) xattr; /* set once, by Txattrcreate; or from birth */
+    _Atomic uint64_t listed;           /* where its last Rlist ended */
     /* How it was reached, for Tremove and Trename, which do not say: guarded by session.mutex.
      * NULL for the root and for what was reached by "..". */
     struct pl_node *parent;
@@ -186,8 +187,8 @@ int p9d_auth(struct p9d_op *op); /* always fails */
     X(walk) X(lookup) X(getattr) X(setattr) X(readlink) X(statfs) X(mkdir) X(symlink) X(mknod)     \
     X(link) X(rename) X(renameat) X(rename2) X(unlinkat) X(remove) X(lopen) X(lcreate)             \
     X(tmpfile) X(read) X(write) X(fsync) X(clunk) X(readdir) X(xattrwalk) X(xattrcreate) X(lock)   \
-    X(getlock) X(fallocate) X(seek) X(copy) X(access) X(flushfile) X(syncfs) X(ioctl) X(session)   \
-    X(write2) X(key) X(find) X(open) X(create) X(stat) X(wstat)
+    X(getlock) X(list) X(fallocate) X(seek) X(copy) X(access) X(flushfile) X(syncfs) X(ioctl)      \
+    X(session) X(write2) X(key) X(find) X(open) X(create) X(stat) X(wstat)
 /* clang-format on */
 #define X(name) int p9d_##name(struct p9d_op *op);
 P9D_HANDLERS(X)
@@ -201,6 +202,8 @@ int p9d_open_fid(struct p9d_op *op, struct pl_call *call, uint32_t flags);
 int p9d_made_open(struct p9d_op *op, struct pl_node *node, struct pl_node *parent, const char *name,
                   struct pl_file *file, const struct pl_attr *attr);
 
+/* Notes in an answer, for one of us, that the node has no extended attributes. */
+void p9d_say_xattrs(struct p9d_op *op, struct pl_node *node, struct p9_attr *out);
 struct p9_qid p9d_qid(const struct pl_attr *attr);
 void p9d_fill_attr(struct p9_attr *out, const struct pl_attr *attr);
 /* 0, or why that name cannot be one of a directory's entries. */

@@ -76,6 +76,7 @@ struct p9_conn_opts {
     const struct p9_handler *handler; /* NULL: no serving half (T-messages get Rlerror) */
     void *handler_arg;
     bool use;                 /* there is a using half */
+    const char *version;      /* the best to offer, of those of p9/msg.h; NULL: the best there is */
     uint32_t msize;           /* proposed and accepted at most; 0: 1 MiB - see limits.h */
     struct stats *stats;      /* may be NULL: requests served, bytes on the channel */
     struct p9_link_opts link; /* all 0: the connection is lost with its channel */
@@ -142,6 +143,16 @@ int p9_rpc_start(struct p9_conn *conn, struct pl_call *call, struct p9_msg *t, v
                  size_t into_size, struct p9_pending **ret);
 int p9_rpc_finish(struct p9_conn *conn, struct pl_call *call, struct p9_pending *p,
                   struct p9_answer *ret);
+
+/* Starts without waiting for anything: -EAGAIN when there is no room now. */
+int p9_rpc_try(struct p9_conn *conn, struct p9_msg *t, struct p9_pending **ret);
+/* Would finish return at once? */
+bool p9_rpc_ready(struct p9_conn *conn, struct p9_pending *p);
+/* Waits until finish would return at once, and leaves the request alone if the call is over before:
+ * 0, -EINTR, -ETIMEDOUT. Any number of threads, for the same request. */
+int p9_rpc_wait(struct p9_conn *conn, struct pl_call *call, struct p9_pending *p);
+/* Instead of finish: nobody wants the answer. Not with an `into`, and not of what has data. */
+void p9_rpc_abandon(struct p9_conn *conn, struct p9_pending *p);
 
 /* The using half is done: to one of us sends Tend and waits for Rend (it drops all our fids); the
  * connection is over when the serving half has ended too. To a plain server: closes when there is

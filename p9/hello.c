@@ -21,6 +21,7 @@
 #include "p9/priv.h"
 #include <errno.h>
 #include <string.h>
+#include <strings.h>
 
 enum { GIVEN_WAIT_MS = 200 };
 
@@ -265,7 +266,7 @@ static int offer(struct p9_conn *c, struct pl_call *call, const char *version)
 {
     int r = say_version(c, version, hello_agreed);
     if (r == 0)
-        r = use_wait_event(c, call, no_hello, 0);
+        r = use_wait_event(c, call, no_hello, NULL, 0);
     if (r < 0)
         conn_lost(c, r, "the negotiation was broken off");
     return r < 0 ? r : c->state != LIVE ? -ECONNABORTED : c->hello_result;
@@ -275,8 +276,11 @@ static int offer(struct p9_conn *c, struct pl_call *call, const char *version)
  * a suffix that it does not know: it may know the next. */
 static int offer_all(struct p9_conn *c, struct pl_call *call)
 {
-    int r = -EPROTONOSUPPORT;
-    for (int v = OWN; v < NVERSIONS; v++) {
+    int r = -EPROTONOSUPPORT, first = OWN;
+    while (c->opts.version && strcasecmp(c->opts.version, versions[first].name) &&
+           first < NVERSIONS - 1)
+        first++;
+    for (int v = first; v < NVERSIONS; v++) {
         r = offer(c, call, versions[v].name);
         if (r >= 0 ? r <= v + 1 : r != -EPROTONOSUPPORT)
             break;
@@ -298,7 +302,8 @@ static int hello(struct p9_conn *c, struct pl_call *call, struct pl_err *err)
     int r = 0;
     if (c->opts.handler && c->chan.role != CHAN_DIALED) {
         bool given = c->chan.role == CHAN_GIVEN;
-        r = use_wait_event(c, call, spoke, given ? mono_now() + GIVEN_WAIT_MS * 1000000LL : 0);
+        r = use_wait_event(c, call, spoke, NULL,
+                           given ? mono_now() + GIVEN_WAIT_MS * 1000000LL : 0);
         if (r < 0)
             return pl_fail(err, r, "%s: interrupted while waiting for the other end", peer);
     }
@@ -375,7 +380,7 @@ static bool use_is_done(struct p9_conn *c, void *arg)
 static int end_open(struct p9_conn *c, struct pl_call *call)
 {
     c->use = USE_ENDING;
-    int r = use_wait_event(c, call, nothing_pending, 0);
+    int r = use_wait_event(c, call, nothing_pending, NULL, 0);
     if (r < 0 || c->state != LIVE) {
         c->use = USE_OPEN;
         return r;
@@ -406,7 +411,7 @@ int p9_use_end(struct p9_conn *c, struct pl_call *call)
             conn_end(c);
     }
     if (r == 0 && c->state == LIVE)
-        r = use_wait_event(c, call, use_is_done, 0);
+        r = use_wait_event(c, call, use_is_done, NULL, 0);
     if (r == 0 && c->state != LIVE && c->use != USE_DONE)
         r = c->error;
     if (c->state == LIVE) {

@@ -714,3 +714,34 @@ int p9_stat_get(enum p9_dialect dialect, void *buf, size_t n, struct p9_stat *st
     int r = get_stat(&c, st, dialect);
     return r < 0 ? r : (int)(n - cursor_left(&c));
 }
+
+/* The attributes as Rgetattr has them. */
+int p9_entry_put(void *buf, size_t room, const struct p9_entry *ent)
+{
+    struct cursor c = cursor_at(buf, room);
+    struct p9_msg m = {.dialect = P9_L};
+    m.attr = ent->attr;
+    for (const struct field *f = rows[P9_Rgetattr].fields; f->kind != END; f++)
+        put_field(&c, &m, f);
+    cursor_put(&c, 8, ent->offset);
+    cursor_put(&c, 1, ent->type);
+    int r = put_str(&c, &ent->name, true);
+    if (r < 0)
+        return r;
+    return c.bad ? 0 : (int)(room - cursor_left(&c));
+}
+
+int p9_entry_get(void *buf, size_t n, struct p9_entry *ent)
+{
+    struct cursor c = cursor_at(buf, n);
+    struct p9_msg m = {.dialect = P9_L};
+    if (n == 0)
+        return 0;
+    for (const struct field *f = rows[P9_Rgetattr].fields; f->kind != END; f++)
+        get_field(&c, f, NULL, &m);
+    ent->attr = m.attr;
+    ent->offset = cursor_get(&c, 8);
+    ent->type = (uint8_t)cursor_get(&c, 1);
+    int r = get_str(&c, &ent->name, true);
+    return r < 0 ? r : (int)(n - cursor_left(&c));
+}

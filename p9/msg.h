@@ -63,6 +63,9 @@ enum p9_getattr_mask {
     P9_GETATTR_BASIC = 0x7ff,
     P9_GETATTR_ALL = 0x3fff,
 };
+/* Ours, of Rlookup and Rlist, and of Rgetattr if it was asked for: the object has no extended
+ * attributes. */
+#define P9_GETATTR_NO_XATTR (1ull << 32)
 
 enum p9_setattr_valid {
     P9_SETATTR_MODE = 0x1,
@@ -304,5 +307,20 @@ int p9_stat_get(enum p9_dialect dialect, void *buf, size_t n, struct p9_stat *st
 const char *p9_error_text(int error);
 /* The errno that is meant; EIO when nobody knows the sentence. */
 int p9_error_number(const struct p9_str *text);
+/* ---- entries of Rlist ---- */
+
+struct p9_entry {
+    struct p9_attr attr; /* valid is 0 where there are no attributes, but for qid */
+    uint64_t offset;     /* of the next entry */
+    uint8_t type;        /* DT_* */
+    struct p9_str name;  /* "": not an entry, but word that nothing follows */
+};
+/* Of an entry but for its name. */
+#define P9_ENTRY_SIZE (153 + 8 + 1 + 2)
+/* Tlist's offset: where this fid's last Rlist ended. */
+#define P9_LIST_ON UINT64_MAX
+/* As p9_dirent_put and p9_dirent_get. */
+int p9_entry_put(void *buf, size_t room, const struct p9_entry *ent);
+int p9_entry_get(void *buf, size_t n, struct p9_entry *ent);
 
 #endif

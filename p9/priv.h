@@ -337,13 +337,14 @@ struct p9_pending {
     bool answered;  /* `result` or `buf` stands */
     bool done;      /* and nobody else uses its memory */
     bool cancelled;
-    bool later;       /* nobody waits for room: it is sent when there is some */
-    bool sync;        /* p9_rpc: its thread will wait at once */
-    int result, why;  /* why: -EINTR or -ETIMEDOUT */
-    int64_t flush_by; /* cancelled: the Tflush is to be answered by then */
-    void *copy;       /* an orphan's own payload */
-    uint32_t cost;    /* against LIMIT_BYTES_USED */
-    uint32_t fid;     /* of a clunk */
+    bool later;        /* nobody waits for room: it is sent when there is some */
+    bool sync;         /* p9_rpc: its thread will wait at once */
+    int result, why;   /* why: -EINTR or -ETIMEDOUT */
+    int64_t flush_by;  /* cancelled: the Tflush is to be answered by then */
+    void *copy;        /* an orphan's own payload */
+    uint32_t cost;     /* against LIMIT_BYTES_USED */
+    uint32_t fid;      /* of a clunk */
+    unsigned watchers; /* threads in p9_rpc_wait */
     uint8_t *into;
     size_t into_size, into_n; /* into_n: SIZE_MAX when the payload is in buf */
     uint8_t *buf;             /* the whole answer: `small` or from malloc */
@@ -388,7 +389,8 @@ void pend_free(struct p9_pending *p);
 void use_wait(struct p9_conn *c, struct p9_pending *p, ready_fn *ready, void *arg,
               int64_t deadline);
 /* The same for an event that use_wake_all tells of, heeding the call: 0, -EINTR, -ETIMEDOUT. */
-int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, int64_t deadline);
+int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, void *arg,
+                   int64_t deadline);
 void use_unwait(struct p9_conn *c, struct p9_pending *p);
 bool use_wake(struct p9_pending *p); /* false: it does not sleep */
 void use_wake_all(struct p9_conn *c);

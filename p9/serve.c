@@ -11,7 +11,8 @@
  * Tversion ended are dropped. A tag that is used twice at once ends the connection: no answer could
  * be told from the other.
  *
- * Order: a request that names a fid waits for earlier ones that make, free or open that fid.
+ * Order: a request that names a fid waits for earlier ones that make, free or open that fid; from
+ * one of us also for those that change it (docs/9p-extensions.md, Order).
  */
 #include "p9/priv.h"
 #include <assert.h>
@@ -225,8 +226,30 @@ static struct req **find(struct p9_conn *c, uint16_t tag)
 
 /* ---- the order of requests ---- */
 
+/* Writes of one fid run side by side, and beside reads. */
+static bool beside(const struct req *maker, const struct req *req)
+{
+    uint8_t type = req->pub.in.type;
+    return (maker->pub.in.type == P9_Twrite || maker->pub.in.type == P9_Twrite2) &&
+           (type == P9_Twrite || type == P9_Twrite2 || type == P9_Tread);
+}
+
+/* A name is taken away only after earlier walks to it. */
+static bool takes_away(const struct p9_msg *maker, const struct p9_msg *m)
+{
+    if (maker->type != P9_Tlookup)
+        return false;
+    bool renames = m->type == P9_Trenameat || m->type == P9_Trename2;
+    return (maker->dfid == m->dfid && (renames || m->type == P9_Tunlinkat)) ||
+           (maker->dfid == m->newdfid && renames);
+}
+
 static bool conflicts(const struct req *maker, const struct req *req)
 {
+    if (beside(maker, req))
+        return false;
+    if (takes_away(&maker->pub.in, &req->pub.in))
+        return true;
     for (int i = 0; i < maker->nfids; i++)
         if (p9_names_fid(&req->pub.in, maker->fids[i]))
             return true;
@@ -279,6 +302,19 @@ static void note_fids(struct p9_conn *c, struct req *req)
     case P9_Tcreate:
     case P9_Txattrcreate:
         req->fids[req->nfids++] = m->fid;
+        break;
+    case P9_Twrite:
+    case P9_Twrite2:
+    case P9_Tsetattr:
+    case P9_Tlist:
+        if (c->serve_ext) /* a plain peer waits for what it depends on */
+            req->fids[req->nfids++] = m->fid;
+        break;
+    case P9_Tmkdir:
+    case P9_Tsymlink:
+    case P9_Tmknod:
+        if (c->serve_ext)
+            req->fids[req->nfids++] = m->dfid;
         break;
     }
     if (req->nfids) {
@@ -453,7 +489,7 @@ static void admit(struct p9_conn *c, struct req *req)
     req->linked = req->counted = true;
     req->seq = ++c->next_seq;
     req->cost = (uint32_t)req->nraw;
-    if (m->type == P9_Tread || m->type == P9_Treaddir)
+    if (m->type == P9_Tread || m->type == P9_Treaddir || m->type == P9_Tlist)
         req->cost += m->count < c->smsize ? m->count : c->smsize;
     req->heavy = req->cost >= HEAVY || m->type == P9_Tfsync;
     c->nserving++;

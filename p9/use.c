@@ -222,6 +222,8 @@ void use_complete(struct p9_conn *c, struct p9_pending *p)
         if (c->npending == 0 && c->use == USE_ENDING)
             use_wake_all(c);
     }
+    if (p->watchers)
+        use_wake_all(c);
     if (p->then)
         p->then(c, p);
     else
@@ -299,7 +301,7 @@ static int encode(struct p9_pending *p, struct p9_msg *t)
     p->expect = (uint8_t)(t->type + 1);
     /* What the answer may take at the other end counts too, as it counts there. */
     p->cost = (uint32_t)size;
-    if (t->type == P9_Tread || t->type == P9_Treaddir)
+    if (t->type == P9_Tread || t->type == P9_Treaddir || t->type == P9_Tlist)
         p->cost += t->count;
     return 0;
 }
@@ -410,17 +412,19 @@ _Static_assert(LIMIT_FLUSHES_USED > LIMIT_REQUESTS_USED + 1, "a Tflush for each,
 struct event {
     struct p9_pending p; /* stands for the thread */
     ready_fn *ready;
+    void *arg;
 };
 
 static bool event_ready(struct p9_conn *c, void *arg)
 {
     struct event *e = arg;
-    return e->p.cancelled || e->ready(c, NULL);
+    return e->p.cancelled || e->ready(c, e->arg);
 }
 
-int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, int64_t deadline)
+int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, void *arg,
+                   int64_t deadline)
 {
-    struct event e = {.ready = ready};
+    struct event e = {.ready = ready, .arg = arg};
     int r = 0;
     pend_init(c, &e.p);
     if (call) {
@@ -433,7 +437,8 @@ int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, int
             deadline = call->deadline;
     }
     /* A reader cannot be woken: one that may be cancelled looks up now and then. These waits are
-     * those of beginning and end; a request is cancelled by its Tflush, whose answer wakes. */
+     * those of beginning and end, and for what others have asked; one's own request is cancelled by
+     * its Tflush, whose answer wakes. */
     for (int64_t slice = 0; c->state == LIVE && !event_ready(c, &e) && !c->down_soft;) {
         slice = mono_now() + WIRE_DWELL * 1000000LL;
         use_wait(c, &e.p, event_ready, &e,
@@ -445,7 +450,7 @@ int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, int
         conn_unlock(c);
         pl_call_unblock(call);
         pthread_mutex_lock(&c->lock);
-        r = ready(c, NULL) ? 0 : pl_call_over(call);
+        r = ready(c, arg) ? 0 : pl_call_over(call);
     }
     if (r == 0 && c->state == LIVE && c->down_soft && !ready(c, NULL))
         r = -ETIMEDOUT;
@@ -453,6 +458,18 @@ int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, int
 }
 
 /* ---- the calls ---- */
+
+/* Why the message cannot be sent, 0: it can. */
+static int refuse(const struct p9_conn *c, const struct p9_msg *t)
+{
+    if (c->state != LIVE || c->use != USE_OPEN)
+        return c->state == LIVE && c->use == USE_NONE ? -ENOTCONN : -ECONNABORTED;
+    if (c->down_soft)
+        return -ETIMEDOUT;
+    if (p9_is_own(t->type) && !c->use_ext)
+        return -EOPNOTSUPP;
+    return p9_encode_size(t) > c->umsize ? -EMSGSIZE : 0;
+}
 
 /* Sends. With a negative result nothing is under way. */
 static int begin(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, struct p9_pending *p)
@@ -462,14 +479,7 @@ static int begin(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, stru
         return r;
     pthread_mutex_lock(&c->lock);
     use_enter(c);
-    if (c->state != LIVE || c->use != USE_OPEN)
-        r = c->state == LIVE && c->use == USE_NONE ? -ENOTCONN : -ECONNABORTED;
-    else if (c->down_soft)
-        r = -ETIMEDOUT;
-    else if (p9_is_own(t->type) && !c->use_ext)
-        r = -EOPNOTSUPP;
-    else if (p9_encode_size(t) > c->umsize)
-        r = -EMSGSIZE;
+    r = refuse(c, t);
     if (r == 0) {
         join_room(c, p);
         wait_heeding(c, call, p, is_tagged);
@@ -535,6 +545,8 @@ static int end(struct p9_conn *c, struct pl_call *call, struct p9_pending *p, st
     if (p->held)
         role_pass(c);
     wait_let_go(c, p);
+    while (p->watchers) /* woken already */
+        conn_wait(c);
     int r = use_decode(p, ret);
     ret->sent = p->out.done > 0;
     if (r < 0 && p->result == 0 && !is_error(&ret->r))
@@ -585,12 +597,83 @@ int p9_rpc_start(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, void
     return r;
 }
 
+int p9_rpc_try(struct p9_conn *c, struct p9_msg *t, struct p9_pending **ret)
+{
+    struct p9_pending *p = malloc(sizeof(*p));
+    if (!p)
+        return -ENOMEM;
+    pend_init(c, p);
+    int r = encode(p, t);
+    pthread_mutex_lock(&c->lock);
+    if (r == 0)
+        r = refuse(c, t);
+    if (r == 0) {
+        join_room(c, p);
+        if (p->tagged) {
+            send_tagged(c, p);
+            out_push(c);
+        } else {
+            use_leave_room(c, p);
+            r = -EAGAIN;
+        }
+    }
+    conn_unlock(c);
+    if (r == 0)
+        *ret = p;
+    else
+        pend_free(p);
+    return r;
+}
+
 int p9_rpc_finish(struct p9_conn *c, struct pl_call *call, struct p9_pending *p,
                   struct p9_answer *ret)
 {
     int r = end(c, call, p, ret);
     pend_free(p);
     return r;
+}
+
+bool p9_rpc_ready(struct p9_conn *c, struct p9_pending *p)
+{
+    pthread_mutex_lock(&c->lock);
+    bool ready = p->done || c->state != LIVE;
+    conn_unlock(c);
+    return ready;
+}
+
+int p9_rpc_wait(struct p9_conn *c, struct pl_call *call, struct p9_pending *p)
+{
+    int r = 0;
+    pthread_mutex_lock(&c->lock);
+    use_enter(c);
+    if (!p->done && c->state == LIVE) {
+        p->watchers++;
+        r = use_wait_event(c, call, is_done, p, 0);
+        if (--p->watchers == 0)
+            pthread_cond_broadcast(&c->cond);
+    }
+    if (p->done || c->state != LIVE)
+        r = 0;
+    else if (r == 0)
+        r = call ? pl_call_over(call) : 0;
+    use_leave(c);
+    conn_unlock(c);
+    return r;
+}
+
+static void abandoned(struct p9_conn *c, struct p9_pending *p)
+{
+    pend_free(p);
+}
+
+void p9_rpc_abandon(struct p9_conn *c, struct p9_pending *p)
+{
+    pthread_mutex_lock(&c->lock);
+    if (p->done)
+        pend_free(p);
+    else
+        p->then = abandoned;
+    conn_unlock(c);
 }
 
 void p9_answer_free(struct p9_answer *a)

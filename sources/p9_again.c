@@ -246,14 +246,28 @@ static void replace(struct p9s_tree *t, struct p9_conn *conn)
         p9_conn_free(old);
 }
 
+/* Until nobody has anything under way; also not those who are not here to see that it is over. */
+static void wait_for_pins(struct p9s_tree *t)
+{
+    struct p9s_again *a = t->again;
+    pthread_mutex_lock(&a->mutex);
+    while (a->pins) {
+        pthread_mutex_unlock(&a->mutex);
+        p9s_aside_let_go(t);
+        int64_t until = mono_now() + RETRY_FIRST_NS;
+        struct timespec ts = {until / 1000000000, until % 1000000000};
+        pthread_mutex_lock(&a->mutex);
+        if (a->pins)
+            pthread_cond_timedwait(&a->cond, &a->mutex, &ts);
+    }
+    pthread_mutex_unlock(&a->mutex);
+}
+
 static int come_back(struct p9s_tree *t, struct pl_err *err)
 {
     struct p9s_again *a = t->again;
     int64_t pause = RETRY_FIRST_NS;
-    pthread_mutex_lock(&a->mutex);
-    while (a->pins)
-        pthread_cond_wait(&a->cond, &a->mutex);
-    pthread_mutex_unlock(&a->mutex);
+    wait_for_pins(t);
     for (;;) {
         struct p9_conn *conn;
         int r = a->again(a->arg, &a->call, t->conn, &conn, err);

@@ -133,6 +133,8 @@ struct p9s_rec *p9s_rec(struct p9s_tree *t, uint32_t fid);
 /* Makes sure of the fids that a message names. With a pin. */
 int p9s_ensure(struct p9s_tree *t, struct pl_call *call, const struct p9_msg *m);
 int p9s_ensure_fid(struct p9s_tree *t, struct pl_call *call, uint32_t fid);
+/* They are all there already. With a pin. */
+bool p9s_there(struct p9s_tree *t, const struct p9_msg *m);
 /* The message is about to be sent, was answered: what it makes of fids. */
 void p9s_note_sent(struct p9s_tree *t, const struct p9_msg *m);
 void p9s_note_done(struct p9s_tree *t, const struct p9_msg *m, const struct p9_answer *a);

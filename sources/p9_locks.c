@@ -71,7 +71,11 @@ int p9s_lock(struct pl_tree *tree, struct pl_call *call, struct pl_file *file,
     struct p9_msg m = {.type = P9_Tlock, .fid = f->fid, .lock = p9s_wire_lock(t, lock, &owner)};
     struct locking l = {.s = {.m = &m, .done = locked}, .f = f, .lock = lock};
     if (lock->type == F_UNLCK && !atomic_load(&node->locked))
-        return 0; /* there is none of ours on it */
+        return 0;                            /* there is none of ours on it */
+    int settled = p9s_settle(t, call, node); /* whoever has it next is to see what was written */
+    if (settled < 0)
+        return settled;
+    p9s_touch(t, file->node); /* and we what others have */
     atomic_store(&node->locked, true);
     if (lock->flock && lock->type != F_UNLCK)
         atomic_store(&f->locked, true);

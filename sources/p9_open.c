@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint32_t wire_flags(int flags)
+uint32_t p9s_wire_flags(int flags)
 {
     static const struct {
         int here;
@@ -30,6 +30,7 @@ static struct pl_file *opened(struct p9s_tree *t, struct p9s_file *f, const stru
                               struct p9s_node *node, uint32_t fid, int flags,
                               const struct p9_qid *qid)
 {
+    p9s_behind_open(f, node);
     atomic_init(&f->user, user);
     f->fid = fid;
     f->file.fd = -1;
@@ -48,8 +49,10 @@ static bool looks_generated(struct p9s_tree *t, struct pl_call *call, struct p9s
                             int flags)
 {
     struct pl_attr attr;
+    uint32_t fid;
     return !t->ext && S_ISREG(node->h.node.fmt) && (flags & O_ACCMODE) == O_RDONLY &&
-           p9s_getattr_fid(t, call, node, node->first.fid, &attr) == 0 && attr.size == 0;
+           p9s_any_fid(t, call, node, &fid) == 0 &&
+           p9s_getattr_fid(t, call, node, fid, &attr) == 0 && attr.size == 0;
 }
 
 /* In a tree that lives on, the first to open a file asks for its key, in the same breath. */
@@ -108,7 +111,7 @@ int p9s_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *n, int 
     struct p9s_tree *t = p9s_of(tree);
     struct p9s_node *node = (struct p9s_node *)n;
     const struct p9s_user *user;
-    struct p9_msg lopen = {.type = P9_Tlopen, .flags = wire_flags(flags)};
+    struct p9_msg lopen = {.fid = P9_NOFID};
     struct p9_qid qid;
     uint32_t from;
     int walked = 0;
@@ -122,7 +125,17 @@ int p9s_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *n, int 
         free(f);
         return r;
     }
-    r = open_fid(t, call, node, from, &lopen, &walked, &qid);
+    lopen = p9s_open_msg(t, lopen.fid, flags);
+    if (flags & O_TRUNC) {
+        r = p9s_settle(t, call, node);
+        p9s_touch(t, n);
+    }
+    if (r == 0)
+        r = open_fid(t, call, node, from, &lopen, &walked, &qid);
+    else
+        walked = -ENOENT; /* not even asked for */
+    if (flags & O_TRUNC)
+        p9s_touch(t, n);
     if (r == 0 && !p9s_is(node, &qid))
         r = -ESTALE;
     if (r < 0) {
@@ -132,6 +145,8 @@ int p9s_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *n, int 
     }
     *ret = opened(t, f, user, node, lopen.fid, flags, &qid);
     f->file.direct |= looks_generated(t, call, node, flags);
+    /* positions in a directory are good for this open of it */
+    f->file.direct |= t->dialect != P9_L && S_ISDIR(n->fmt);
     return 0;
 }
 
@@ -146,6 +161,7 @@ struct making {
     const char *name; /* NULL: it has none */
     uint32_t dfid, fid, nfid;
     bool fid_made, nfid_made;
+    uint64_t since; /* the tree's clock at the beginning */
     struct p9_qid qid;
     struct p9_attr attr;
     struct p9s_key key; /* len 0: not known */
@@ -160,6 +176,8 @@ static int making_init(struct making *m, struct pl_tree *tree, struct pl_call *c
                          .name = name,
                          .fid = P9_NOFID,
                          .nfid = P9_NOFID};
+    p9s_touch(m->t, dir);
+    m->since = atomic_load(&m->t->clock);
     int r = p9s_user(m->t, call, &m->user);
     if (r == 0)
         r = p9s_fid(m->t, call, m->dir, m->user, &m->dfid);
@@ -189,7 +207,8 @@ static int make_at_once(struct making *m, struct p9_msg *walk, struct p9_msg *ma
 {
     struct p9s_batch b = {0};
     struct p9_msg clone = p9s_walk_msg(m->fid, m->nfid, NULL);
-    struct p9_msg get = {.type = P9_Tgetattr, .fid = m->fid, .mask = P9_GETATTR_ALL};
+    struct p9_msg get = {
+        .type = P9_Tgetattr, .fid = m->fid, .mask = P9_GETATTR_ALL | P9_GETATTR_NO_XATTR};
     struct p9_msg key = {.type = P9_Tkey, .fid = m->fid};
     if (walk)
         p9s_start(m->t, m->call, &b, walk, NULL, 0);
@@ -240,12 +259,7 @@ static int make_in_steps(struct making *m, struct p9_msg *walk, struct p9_msg *m
     p9_answer_free(&a);
     if (r < 0)
         return r == -ENOENT ? -ESTALE : r;
-    struct p9_msg get = {.type = P9_Tgetattr, .fid = m->nfid, .mask = P9_GETATTR_ALL};
-    r = p9s_ask(m->t, m->call, &get, &a);
-    if (r == 0)
-        m->attr = a.r.attr;
-    p9_answer_free(&a);
-    return r;
+    return p9s_ask_attr(m->t, m->call, m->nfid, &m->attr);
 }
 
 /* What was made becomes node and file, or nothing. */
@@ -253,6 +267,7 @@ static int making_end(struct making *m, int r, int flags, struct pl_node **ret,
                       struct pl_attr *attr, struct pl_file **ret_file)
 {
     struct p9s_file *f = r == 0 ? calloc(1, sizeof(*f)) : NULL;
+    p9s_touch(m->t, &m->dir->h.node);
     if (r == 0 && !f)
         r = -ENOMEM;
     if (r == 0 && (m->attr.qid.path != m->qid.path || !S_ISREG(m->attr.mode)))
@@ -269,6 +284,10 @@ static int making_end(struct making *m, int r, int flags, struct pl_node **ret,
         free(f);
         return r;
     }
+    p9s_note_xattrs(m->t, (struct p9s_node *)*ret, &m->attr, m->since);
+    p9s_touch(m->t, *ret);
+    if (flags & O_EXCL) /* it is new, no doubt */
+        p9s_behind_made(m->t, f, (struct p9s_node *)*ret, attr);
     struct p9s_node *node = (struct p9s_node *)*ret;
     if (m->key.len)
         take_key(m->t, node, 0, &(struct p9_msg){.count = m->key.len, .data = m->key.bytes});
@@ -276,9 +295,9 @@ static int making_end(struct making *m, int r, int flags, struct pl_node **ret,
     return 0;
 }
 
-int p9s_create(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, const char *name,
-               int flags, mode_t mode, struct pl_node **ret, struct pl_attr *attr,
-               struct pl_file **ret_file)
+static int create_new(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir,
+                      const char *name, int flags, mode_t mode, struct pl_node **ret,
+                      struct pl_attr *attr, struct pl_file **ret_file)
 {
     struct making m;
     int r = making_init(&m, tree, call, dir, name);
@@ -286,13 +305,50 @@ int p9s_create(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
     struct p9_msg make = {.type = P9_Tlcreate,
                           .fid = m.fid,
                           .name = p9_str(name),
-                          .flags = wire_flags(flags) | P9_CREATE,
+                          .flags = p9s_wire_flags(flags) | P9_CREATE,
                           .gid = call->cred.gid};
     if (r == 0)
         r = p9s_mode(m.t, call, dir, mode, &make.mode);
+    if (m.t->dialect != P9_L)
+        make = p9s_create_msg(m.t, m.fid, name, flags, make.mode);
     if (r == 0)
         r = m.t->ext ? make_at_once(&m, &walk, &make) : make_in_steps(&m, &walk, &make);
     return making_end(&m, r, flags, ret, attr, ret_file);
+}
+
+/* Tcreate only makes what is not there (and some servers do not look). */
+static int old_create(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir,
+                      const char *name, int flags, mode_t mode, struct pl_node **ret,
+                      struct pl_attr *attr, struct pl_file **ret_file)
+{
+    struct pl_node *node;
+    int r = p9s_lookup(tree, call, dir, name, &node, attr);
+    if (r == -ENOENT)
+        return create_new(tree, call, dir, name, flags, mode, ret, attr, ret_file);
+    if (r < 0)
+        return r;
+    r = flags & O_EXCL ? -EEXIST : S_ISREG(node->fmt) ? 0 : S_ISDIR(node->fmt) ? -EISDIR : -ELOOP;
+    if (r == 0)
+        r = p9s_open(tree, call, node, flags, ret_file);
+    if (r == 0 && (flags & O_TRUNC) && (r = p9s_getattr(tree, call, node, NULL, attr)) < 0)
+        p9s_close(tree, call, *ret_file);
+    if (r < 0)
+        pl_node_unref(node);
+    else
+        *ret = node;
+    return r;
+}
+
+int p9s_create(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, const char *name,
+               int flags, mode_t mode, struct pl_node **ret, struct pl_attr *attr,
+               struct pl_file **ret_file)
+{
+    if (p9s_of(tree)->dialect == P9_L)
+        return create_new(tree, call, dir, name, flags, mode, ret, attr, ret_file);
+    int r = -EEXIST; /* another may come to be there between looking and making */
+    for (int i = 0; i < 4 && (i == 0 || (r == -EEXIST && !(flags & O_EXCL))); i++)
+        r = old_create(tree, call, dir, name, flags, mode, ret, attr, ret_file);
+    return r;
 }
 
 int p9s_tmpfile(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, int flags,
@@ -303,7 +359,7 @@ int p9s_tmpfile(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir,
     struct p9_msg make = {.type = P9_Ttmpfile,
                           .dfid = m.dfid,
                           .newfid = m.fid,
-                          .flags = wire_flags(flags),
+                          .flags = p9s_wire_flags(flags),
                           .gid = call->cred.gid};
     if (r == 0)
         r = p9s_mode(m.t, call, dir, mode, &make.mode);
@@ -329,12 +385,6 @@ static bool unlist(struct p9s_again *a, struct p9s_file *f)
     return last;
 }
 
-static void file_free(struct p9s_file *f)
-{
-    p9s_dir_free(f->dir);
-    free(f);
-}
-
 void p9s_file_unref(struct p9s_tree *t, struct p9s_file *f)
 {
     pthread_mutex_lock(&t->again->mutex);
@@ -342,7 +392,7 @@ void p9s_file_unref(struct p9s_tree *t, struct p9s_file *f)
     pthread_mutex_unlock(&t->again->mutex);
     if (last) {
         p9s_clunk(t, f->fid);
-        file_free(f);
+        free(f);
     }
 }
 
@@ -350,6 +400,9 @@ int p9s_close(struct pl_tree *tree, struct pl_call *call, struct pl_file *file)
 {
     struct p9s_tree *t = p9s_of(tree);
     struct p9s_file *f = (struct p9s_file *)file;
+    p9s_behind_close(t, call, f);
+    p9s_dir_free(t, f->dir);
+    p9s_ahead_free(t, f->ahead);
     if (t->again) {
         p9s_held_close(t, f);
         if (!unlist(t->again, f))
@@ -359,7 +412,8 @@ int p9s_close(struct pl_tree *tree, struct pl_call *call, struct pl_file *file)
         p9s_clunk_now(t, call, f->fid);
     else
         p9s_clunk(t, f->fid);
-    file_free(f);
+    p9s_old_dir_free(f->old_dir);
+    free(f);
     return 0;
 }
 
@@ -377,14 +431,17 @@ int p9s_flush(struct pl_tree *tree, struct pl_call *call, struct pl_file *file, 
     }
     if (t->ext && (dirty || locked)) {
         struct p9_msg m = {.type = P9_Tflushfile, .fid = f->fid, .owner = owner};
-        int r = p9s_tell(t, call, &m);
+        int r = p9s_behind_then(t, call, f, &m);
         if (r == -EINTR || r == -ETIMEDOUT)
             atomic_store(&f->dirty, dirty);
         return r;
     }
+    int r = p9s_settle(t, call, node);
+    if (r == 0)
+        r = p9s_behind_tell(f);
     if (locked) {
         struct pl_lock un = {.type = F_UNLCK, .owner = owner, .end = PL_OFF_MAX};
         p9s_lock(tree, call, file, &un);
     }
-    return 0;
+    return r;
 }

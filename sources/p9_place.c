@@ -123,7 +123,8 @@ void p9s_place_set(struct p9s_tree *t, struct p9s_node *node, struct p9s_node *d
                    const char *name)
 {
     struct gone g = {0};
-    if ((!t->many && !t->again) || !dir || !name || !strcmp(name, ".."))
+    bool wanted = t->many || t->again || atomic_load(&node->first.fid) == P9_NOFID;
+    if (!wanted || !dir || !name || !strcmp(name, ".."))
         return;
     pthread_mutex_lock(&t->mutex);
     bool same = node->parent == dir && !strcmp(node->name, name);
@@ -141,7 +142,7 @@ void p9s_place_moved(struct p9s_tree *t, struct p9s_node *olddir, const char *ol
                      struct p9s_node *newdir, const char *newname, bool exchange)
 {
     struct gone g = {0}, g2 = {0};
-    if (!t->again || !t->places.size)
+    if (!t->places.size)
         return;
     char *to = strdup(newname), *back = exchange ? strdup(oldname) : NULL;
     pthread_mutex_lock(&t->mutex);
@@ -166,9 +167,20 @@ void p9s_place_moved(struct p9s_tree *t, struct p9s_node *olddir, const char *ol
     let_go(&g2);
 }
 
+bool p9s_place_fidless(struct p9s_tree *t, struct p9s_node *dir, const char *name)
+{
+    if (!atomic_load(&t->fidless))
+        return false;
+    pthread_mutex_lock(&t->mutex);
+    struct p9s_node *node = t->places.size ? *slot(&t->places, dir, name) : NULL;
+    bool fidless = node && atomic_load(&node->first.fid) == P9_NOFID;
+    pthread_mutex_unlock(&t->mutex);
+    return fidless;
+}
+
 void p9s_place_gone(struct p9s_tree *t, struct p9s_node *dir, const char *name)
 {
-    if (!t->again || !t->places.size)
+    if (!t->places.size)
         return;
     pthread_mutex_lock(&t->mutex);
     struct p9s_node *node = *slot(&t->places, dir, name);
@@ -238,7 +250,7 @@ int p9s_way(struct p9s_tree *t, struct p9s_node *node, const struct p9s_user *us
         struct p9s_fid *f = p9s_fid_of(at, user);
         if (at == t->root)
             w->fid = user->root;
-        else if (f && (!good || good(t, f->fid)))
+        else if (f && f->fid != P9_NOFID && (!good || good(t, f->fid)))
             w->fid = f->fid;
         if (w->fid != P9_NOFID) {
             w->base = at;

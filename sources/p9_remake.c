@@ -447,6 +447,17 @@ int p9s_ensure(struct p9s_tree *t, struct pl_call *call, const struct p9_msg *m)
     return r;
 }
 
+bool p9s_there(struct p9s_tree *t, const struct p9_msg *m)
+{
+    uint32_t fids[3];
+    for (int i = 0, n = p9s_names(m, fids); i < n; i++) {
+        struct p9s_rec *rec = p9s_rec(t, fids[i]);
+        if (!rec || atomic_load(&rec->gen) != t->again->gen)
+            return false;
+    }
+    return true;
+}
+
 /* ---- at a new connection ---- */
 
 int p9s_remake_all(struct p9s_tree *t, struct pl_call *call, struct pl_err *err)

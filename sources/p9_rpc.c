@@ -204,6 +204,83 @@ void p9s_batch_free(struct p9s_batch *b)
         p9_answer_free(&b->a[i]);
 }
 
+/* ---- what nobody waits for ---- */
+
+int p9s_try(struct p9s_tree *t, struct p9_msg *m, struct p9_pending **ret)
+{
+    if (!p9s_try_pin(t))
+        return -EAGAIN;
+    int r = t->again && !p9s_there(t, m) ? -EAGAIN : p9_rpc_try(t->conn, m, ret);
+    if (r < 0)
+        p9s_unpin(t);
+    return r;
+}
+
+bool p9s_try_ready(struct p9s_tree *t, struct p9_pending *p)
+{
+    return p9_rpc_ready(t->conn, p);
+}
+
+int p9s_try_wait(struct p9s_tree *t, struct pl_call *call, struct p9_pending *p,
+                 pthread_mutex_t *mutex)
+{
+    if (p9_rpc_ready(t->conn, p) || !p9s_try_pin(t)) /* without a server all has been answered */
+        return 0;
+    pthread_mutex_unlock(mutex);
+    int r = p9_rpc_wait(t->conn, call, p);
+    p9s_unpin(t);
+    pthread_mutex_lock(mutex);
+    return call ? p9s_why(call, r) : r;
+}
+
+int p9s_try_finish(struct p9s_tree *t, struct p9_pending *p, struct p9_answer *a)
+{
+    int r = p9_rpc_finish(t->conn, NULL, p, a);
+    if (lost(t, r))
+        r = P9S_LOST;
+    p9s_unpin(t);
+    return r;
+}
+
+void p9s_try_abandon(struct p9s_tree *t, struct p9_pending *p)
+{
+    p9_rpc_abandon(t->conn, p);
+    p9s_unpin(t);
+}
+
+void p9s_aside_add(struct p9s_tree *t, struct p9s_aside *a,
+                   void (*let_go)(struct p9s_tree *, struct p9s_aside *))
+{
+    a->let_go = let_go;
+    pthread_mutex_lock(&t->aside_mutex);
+    a->prev = NULL;
+    a->next = t->asides;
+    if (a->next)
+        a->next->prev = a;
+    t->asides = a;
+    pthread_mutex_unlock(&t->aside_mutex);
+}
+
+void p9s_aside_del(struct p9s_tree *t, struct p9s_aside *a)
+{
+    pthread_mutex_lock(&t->aside_mutex);
+    if (a->prev)
+        a->prev->next = a->next;
+    else
+        t->asides = a->next;
+    if (a->next)
+        a->next->prev = a->prev;
+    pthread_mutex_unlock(&t->aside_mutex);
+}
+
+void p9s_aside_let_go(struct p9s_tree *t)
+{
+    pthread_mutex_lock(&t->aside_mutex);
+    for (struct p9s_aside *a = t->asides; a; a = a->next)
+        a->let_go(t, a);
+    pthread_mutex_unlock(&t->aside_mutex);
+}
+
 /* ---- fids ---- */
 
 int p9s_new_fid(struct p9s_tree *t, uint32_t *ret)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Extended attributes through the 9P source: a fid that is read, or written once and clunked. */
+#include "base/futex.h"
 #include "sources/p9_again.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -81,6 +82,20 @@ static ssize_t get_once(struct p9s_tree *t, struct pl_call *call, struct pl_node
     return r < 0 ? p9s_stale(t, (struct p9s_node *)node, r) : n;
 }
 
+/* Whether the peer has just said that the node has none, which answers for those that anybody may
+ * see. */
+static bool has_none(struct pl_node *node)
+{
+    int64_t until = atomic_load(&((struct p9s_node *)node)->no_xattrs);
+    return until && mono_now() < until;
+}
+
+static bool plain_name(const char *name)
+{
+    return !strncmp(name, "user.", 5) || !strncmp(name, "security.", 9) ||
+           !strncmp(name, "system.posix_acl_", 17);
+}
+
 /* A value that was half read when its server was lost is read from the start. */
 static ssize_t get(struct p9s_tree *t, struct pl_call *call, struct pl_node *node, const char *name,
                    char *buf, size_t size)
@@ -94,12 +109,16 @@ static ssize_t get(struct p9s_tree *t, struct pl_call *call, struct pl_node *nod
 ssize_t p9s_getxattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node,
                      const char *name, void *buf, size_t size)
 {
+    if (has_none(node) && plain_name(name))
+        return -ENODATA;
     return get(p9s_of(tree), call, node, name, buf, size);
 }
 
 ssize_t p9s_listxattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node, char *buf,
                       size_t size)
 {
+    if (has_none(node) && (call->cred.uid != 0 || !p9s_of(tree)->many))
+        return 0;
     ssize_t n = get(p9s_of(tree), call, node, "", buf, size);
     return n > 0 && size && buf[n - 1] ? -EIO : n; /* every name has its NUL */
 }
@@ -152,8 +171,8 @@ static int collect(struct p9s_tree *t, struct pl_call *call, uint32_t fid, struc
     return r;
 }
 
-static int set(struct p9s_tree *t, struct pl_call *call, struct pl_node *node, const char *name,
-               const void *buf, size_t size, int flags)
+static int set_it(struct p9s_tree *t, struct pl_call *call, struct pl_node *node, const char *name,
+                  const void *buf, size_t size, int flags)
 {
     uint32_t fid;
     struct p9_msg create = {
@@ -182,6 +201,17 @@ static int set(struct p9s_tree *t, struct pl_call *call, struct pl_node *node, c
         p9s_clunk(t, create.fid); /* the clunk itself may have been cancelled */
     else
         p9s_put_fid(t, create.fid);
+    return r;
+}
+
+static int set(struct p9s_tree *t, struct pl_call *call, struct pl_node *node, const char *name,
+               const void *buf, size_t size, int flags)
+{
+    struct p9s_node *n = (struct p9s_node *)node;
+    p9s_touch(t, node);
+    int r = set_it(t, call, node, name, buf, size, flags);
+    p9s_touch(t, node);
+    atomic_store(&n->no_xattrs, 0);
     return r;
 }
 

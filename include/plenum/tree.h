@@ -53,6 +53,7 @@ struct pl_attr {
     uint32_t rdev_major, rdev_minor;
     uint32_t blksize;
     struct timespec atime, mtime, ctime, btime; /* btime {0,0}: unknown */
+    bool guess; /* of a setattr: what it will come to, as far as can be told before it is done */
     uint64_t version; /* changes whenever content or attributes do; 0: unknown */
     bool told; /* a watcher will be told when these change, or the name under which they were found
                   (see pl_watch). Of a lookup's -ENOENT nothing can be said: the directory's counts
@@ -90,6 +91,10 @@ struct pl_dirent {
     uint64_t next; /* the position after this entry: below 2^63, not 0, meaningful to the source */
     uint32_t type; /* DT_* */
     const char *name;
+    /* Where call->plus asked for them and they are at hand (PL_TREE_PLUS): what a lookup of the
+     * name would give; both or neither. Who keeps the node takes a reference. */
+    struct pl_node *node;
+    const struct pl_attr *attr;
 };
 /* Takes an entry: 0 go on, 1 full (the entry was not taken; the op returns 0). */
 typedef int pl_fill_fn(void *arg, const struct pl_dirent *ent);
@@ -108,8 +113,9 @@ struct pl_file {
     struct pl_tree *tree; /* the source that made it */
     struct pl_node *node; /* a reference, dropped by the gate after `close` */
     uint32_t flags;       /* O_ACCMODE, O_APPEND, O_DIRECT, O_SYNC ... as opened */
-    bool direct;          /* content differs from open to open: do not cache it */
-    bool stream;          /* no offsets, no size: each read takes what comes next */
+    bool direct; /* content (or positions, of a directory) differs from open to open: do not
+                    cache it */
+    bool stream; /* no offsets, no size: each read takes what comes next */
     int fd;   /* a descriptor of a regular file that holds the very bytes (open decided so), or -1.
                  Owned by the source, valid until close. See pl_file_fd(). */
     int kept; /* a descriptor from which `resume` makes this file again in a successor; 0: none.
@@ -331,6 +337,8 @@ enum pl_tree_flags {
                                    uid 0 may open in anybody's name */
     PL_TREE_NOTES = 1 << 8, /* ops note what they are about to do in call->intent, and time tells
                                which objects are new: its clock is this machine's */
+    PL_TREE_PLUS = 1 << 9,  /* readdir has attributes along with names, at no round trips of their
+                               own */
 };
 
 /* A source or layer embeds it first in its own struct. */

@@ -256,6 +256,7 @@ static int64_t try_all(struct pl_tree *t, struct pl_node *top)
             if (r == 0) {
                 TRY(pl_read(t, &call, file, buf, sizeof(buf), 0));
                 TRY(pl_write(t, &call, file, buf, sizeof(buf), 0));
+                TRY(pl_flush(t, &call, file, 0)); /* it may have been written behind */
                 pl_close(t, &call, file);
             }
         } else if (node->fmt == S_IFLNK) {
