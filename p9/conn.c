@@ -75,7 +75,7 @@ void conn_eof(struct p9_conn *c, int error, bool partial)
 {
     bool uses = c->use == USE_HELLO || c->use == USE_OPEN || c->use == USE_ENDING;
     bool ours = c->serve_ext || c->use_ext;
-    if (!error && !partial && (conn_both_done(c) || (link_reads(c) && link_may_end(c))))
+    if (!error && !partial && (conn_both_done(c) || (link_there(c) && link_may_end(c))))
         conn_end(c);
     else if (partial && !c->rd.any && !error)
         read_garbage(c);

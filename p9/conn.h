@@ -124,8 +124,10 @@ enum p9_dialect p9_dialect(const struct p9_conn *conn); /* what p9_rpc sends is 
  * that p9_answer_free drops; the payload of Rread goes straight to `into` when that is not NULL).
  * 0, or the peer's error as a negative errno, -ECONNABORTED when the link is lost, -EPROTO for an
  * answer of the wrong type, -EINTR when `call` was cancelled (a Tflush went out and was answered;
- * an answer that overtook it is returned as success). Tags are the engine's. Blocks; heeds the
- * call. */
+ * an answer that overtook it is returned as success), -ETIMEDOUT when its deadline is over or the
+ * link has been down for long (link.h, `soft`). When the Tflush is not answered in LIMIT_FLUSH, or
+ * the link is down, -EINTR and -ETIMEDOUT come all the same: then what was asked may yet happen.
+ * Tags are the engine's. Blocks; heeds the call. */
 struct p9_answer {
     struct p9_msg r;
     void *buf; /* private */

@@ -182,8 +182,8 @@ static void ended(struct p9_conn *c, struct p9_pending *p)
 static void say_end(struct p9_conn *c)
 {
     struct p9_msg t = {.type = P9_Tend, .tag = TAG_END};
+    c->said_end = true; /* all may be over before the push returns */
     int r = use_async(c, &t, TAG_END, ended);
-    c->said_end = true;
     if (r < 0)
         conn_lost(c, r, "out of memory");
 }

@@ -284,7 +284,7 @@ static ssize_t take_frames(struct link *l, const struct iovec *iov, int n)
         } else if (l->in_left || l->bye || buffered(l) < FRAME_HEAD) {
             break;
         } else if (take_head(l) < 0) {
-            return -EPROTO;
+            return done ? (ssize_t)done : -EPROTO;
         } else if (!l->in_left && ++controls == CONTROLS) {
             return done ? (ssize_t)done : -EAGAIN;
         }
@@ -544,9 +544,14 @@ bool link_pending(const struct p9_conn *c)
                                    l->bye || wire_pending(&c->wire));
 }
 
-bool link_reads(const struct p9_conn *c)
+bool link_there(const struct p9_conn *c)
 {
     return c->link && c->link->state != LINK_PLAIN;
+}
+
+bool link_reads(const struct p9_conn *c)
+{
+    return link_there(c) && (c->link->state != LINK_UP || !c->link->stirred);
 }
 
 void link_rest(struct p9_conn *c)

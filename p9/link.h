@@ -8,7 +8,8 @@
  * (answered by a 1 at once); 3 goodbye (the sender closes, and the link is not to be found again).
  * What was sent and is not acked is kept, at most LIMIT_LINK_KEPT bytes of it: then who writes
  * waits, as for a full socket. Who has taken in a quarter of that since its last frame says so with
- * a 1. An idle link keeps nothing and holds no memory for it.
+ * a 1, and so does who has been quiet for a second: an idle link keeps nothing and holds no memory
+ * for it.
  *
  * Agreeing. The end that dialed speaks first, in what every 9P server understands:
  *
@@ -40,6 +41,9 @@
  * On the wire this stands between the descriptors and the engine (p9/wire.c): the reader and the
  * writer work as ever, with no thread between. A thread of the link's own exists only while it is
  * down at the end that dials.
+ *
+ * A called end with `links` speaks only after the other has: when that is a foreign server which
+ * dialed us and waits to be asked, LIMIT_HELLO passes first.
  */
 #ifndef P9_LINK_H
 #define P9_LINK_H

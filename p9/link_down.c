@@ -10,6 +10,7 @@
 #include "p9/link_priv.h"
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -255,6 +256,8 @@ static void *redial_thread(void *arg)
     struct p9_conn *c = arg;
     struct link *l = c->link;
     pthread_setname_np(pthread_self(), "p9-redial");
+    if (c->wire.chan.child > 0) /* an ssh may not know yet, and would be waited for */
+        kill(c->wire.chan.child, SIGTERM);
     chan_close(&c->wire.chan);
     pthread_mutex_lock(&c->lock);
     int r = -EAGAIN;
@@ -367,7 +370,8 @@ static void step(struct p9_conn *c, struct link *l)
     pthread_mutex_lock(&l->lock);
     bool down = l->state == LINK_DOWN, empty = !l->inside;
     pthread_mutex_unlock(&l->lock);
-    if (down && empty && l->open && c->state == LIVE)
+    /* The thread that brought the channel up may not have ended yet: it calls us again. */
+    if (down && empty && l->open && !l->thread && c->state == LIVE)
         close_channel(c, l);
     if (c->state == LIVE && c->down && !l->open && l->has_next)
         take_next(c, l);

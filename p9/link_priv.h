@@ -26,7 +26,7 @@
 /* ---- frame.c ---- */
 
 #define FRAME_HEAD 12
-#define FRAME_MAX  131072 /* we send no larger one, so that what is asked is soon answered */
+#define FRAME_MAX  524288 /* we send no larger one, so that what is asked is soon answered */
 enum frame_kind { FRAME_DATA, FRAME_ACK, FRAME_PING, FRAME_BYE };
 struct frame {
     enum frame_kind kind;
@@ -117,7 +117,8 @@ struct link {
 
     /* time (link_time.c) */
     int64_t heard, asked, hello_at; /* asked 0: the far end was not asked since it was heard */
-    bool stirred, moved, half;      /* a look is due soon; something moved since the last one */
+    atomic_bool stirred;            /* a look is due soon */
+    bool moved, half;               /* something moved since the last one; half a message came */
     bool any;                       /* a frame has come: the other end knows of the link */
 
     /* down; these with conn->lock held */

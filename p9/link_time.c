@@ -55,9 +55,9 @@ static int64_t look_up(struct p9_conn *c, struct link *l, int64_t now)
         }
     }
     if (l->state == LINK_UP && c->opts.link.keepalive) {
-        bool was = l->asked;
+        int64_t was = l->asked;
         int64_t next = keepalive(c, now, l->heard, &l->asked);
-        l->ping |= l->asked && !was;
+        l->ping |= l->asked && l->asked != was;
         if (next < 0)
             link_broke(l, "nothing was heard from the other end for %lld s",
                        (long long)((now - l->heard) / 1000000000));
@@ -66,8 +66,10 @@ static int64_t look_up(struct p9_conn *c, struct link *l, int64_t now)
     }
     bool quiet = !l->stirred;
     pthread_mutex_unlock(&l->lock);
-    if (quiet)
+    if (quiet) {
         read_rest(c);
+        role_check(c);
+    }
     if (link_wants(c))
         out_push(c);
     return at;
@@ -114,14 +116,14 @@ static int64_t look_plain(struct p9_conn *c, int64_t now)
 {
     if (!c->opts.link.keepalive || (c->use != USE_OPEN && c->use != USE_ENDING))
         return 0;
-    bool was = c->keep_asked;
+    int64_t was = c->keep_asked;
     int64_t next = keepalive(c, now, c->heard, &c->keep_asked);
     if (next < 0)
         conn_lost(c, -ETIMEDOUT,
                   "the link was lost: nothing was heard from the other end for "
                   "%lld s",
                   (long long)((now - c->heard) / 1000000000));
-    else if (c->keep_asked && !was)
+    else if (c->keep_asked && c->keep_asked != was)
         use_keep(c);
     return next;
 }

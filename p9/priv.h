@@ -152,7 +152,9 @@ bool link_pending(const struct p9_conn *c);
 bool link_stalled(struct p9_conn *c);
 bool link_wants(struct p9_conn *c);
 bool link_unsent(const struct p9_conn *c);
-/* The reader's role is for whoever waits, but somebody must have it. */
+bool link_there(const struct p9_conn *c); /* or may be soon */
+/* Somebody must read even when nobody waits. Not between the requests of a caller: arming an epoll
+ * for each would cost more than all else that a link does; soon somebody looks (link_look). */
 bool link_reads(const struct p9_conn *c);
 /* Reading was LINK_STALL: the engine knows of it from now on; the channel is given away. */
 void link_note(struct p9_conn *c);

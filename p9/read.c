@@ -329,7 +329,7 @@ static void got(struct p9_conn *c, size_t n)
     rd->end += (uint32_t)(n - direct);
     if (c->opts.stats)
         stats_add(&c->opts.stats->received, n);
-    if (c->opts.link.keepalive && !link_reads(c))
+    if (c->opts.link.keepalive && !link_there(c))
         c->heard = mono_now();
 }
 

@@ -24,6 +24,36 @@ static void test_agree(void **state)
     net_free(n);
 }
 
+/* One end only uses or only serves: the ends are known all the same, over several channels. */
+static void test_half(void **state)
+{
+    static const struct {
+        int a, b;
+    } halves[] = {{USE, SERVE}, {USE, BOTH}, {BOTH, SERVE}, {SERVE, BOTH}, {SERVE, USE}};
+    for (size_t i = 0; i < sizeof(halves) / sizeof(*halves); i++) {
+        int a = halves[i].a, b = halves[i].b;
+        struct net *n = net_new(kind);
+        net_start(n, a, b);
+        net_use(n, (a & USE ? 1 : 0) | (b & USE ? 2 : 0));
+        for (uint32_t k = 0; k < 6; k++) {
+            if (a & USE && b & SERVE)
+                assert_int_equal(ask(&n->a, k), 0);
+            if (b & USE && a & SERVE)
+                assert_int_equal(ask(&n->b, k), 0);
+            if (k % 3 == 1)
+                p9_conn_break(k == 1 ? n->a.c : n->b.c);
+        }
+        assert_int_equal(n->dials, 2);
+        if (a & USE)
+            assert_int_equal(p9_use_end(n->a.c, NULL), 0);
+        if (b & USE)
+            assert_int_equal(p9_use_end(n->b.c, NULL), 0);
+        assert_int_equal(p9_conn_wait(n->a.c, NULL), 0);
+        assert_int_equal(p9_conn_wait(n->b.c, NULL), 0);
+        net_free(n);
+    }
+}
+
 static void test_break(void **state)
 {
     struct net *n = net_new(kind);
@@ -246,9 +276,8 @@ int main(void)
     static const char *names[] = {"sockets", "pipes", "sockets of 4 KiB", "pipes of 4 KiB",
                                   "an io over sockets"};
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_agree),
-        cmocka_unit_test(test_break),
-        cmocka_unit_test(test_every_byte),
+        cmocka_unit_test(test_agree), cmocka_unit_test(test_half),
+        cmocka_unit_test(test_break), cmocka_unit_test(test_every_byte),
         cmocka_unit_test(test_load),
     };
     int failed = 0;
