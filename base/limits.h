@@ -38,6 +38,7 @@
       "for a server to answer Tflush, until its caller goes on all the same")                      \
     X(HANDSHAKES, 512, "clients", "of one tls! address that have not shown who they are yet")      \
     X(CERTIFICATES, 16384, "bytes", "of certificates that a TLS peer shows")                       \
+    X(KEY_OFFERS, 4, "keys", "pre-shared, of those that a TLS client offers, are looked for")      \
     X(KEY_FILE, 1048576, "bytes", "of a file of keys or certificates")                             \
     X(MAP, 65536, "entries", "of a map of ids")                                                    \
     X(MAP_FILE, 4194304, "bytes", "of a file of such a map")                                       \
@@ -48,6 +49,7 @@
       "read ahead for all open files of a mount of a 9P server together")                          \
     X(BEHIND, 16777216, "bytes", "written behind, likewise, and not yet acknowledged")             \
     X(LINK_KEPT, 33554432, "bytes", "sent over one link and not yet acknowledged")                 \
+    X(LINK_FRAME, 4194304, "bytes", "in one frame of a link")                                      \
     X(LINGER, 604800, "seconds", "that a link without its far end is waited for")                  \
     X(FAILOVER, 10, "seconds", "that a server may be silent before another of its SPEC is tried")  \
     X(VISITORS, 16, "connections", "to a duct that wait to turn out to be its peer, come back")    \

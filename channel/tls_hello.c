@@ -250,7 +250,8 @@ static int psk_find(SSL *ssl, const unsigned char *id, size_t n, SSL_SESSION **r
     struct tls *t = SSL_get_app_data(ssl);
     struct keys_psk key;
     *ret = NULL;
-    if (find_psk(t, (const char *)id, n, &key)) {
+    /* A stranger may offer any number, and each is looked for in a file. */
+    if (t->offers++ < LIMIT_KEY_OFFERS && find_psk(t, (const char *)id, n, &key)) {
         *ret = psk_session(ssl, &key);
         strcpy(t->psk, key.name);
         explicit_bzero(&key, sizeof(key));

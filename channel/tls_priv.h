@@ -22,6 +22,7 @@ struct tls {
     /* the handshake's: one thread at a time */
     struct tls_ctx *ctx;
     bool server, fetch, shook, agreed, content;
+    unsigned offers;         /* pre-shared keys that a client has offered */
     const char *host, *port; /* what was dialed; the caller's */
     char peer[128], who[96];
     char psk[KEYS_NAME + 1]; /* the name of the pre-shared key that was offered or found; or "" */

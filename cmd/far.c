@@ -41,8 +41,7 @@ struct tree {
 struct far {
     struct far_how how;
     struct linkopt opts;
-    char **addrs;
-    char *version;
+    char **addrs, *version;
     bool again;
     int cancel; /* an eventfd: whoever dials for `again` stops */
 
@@ -128,7 +127,7 @@ int far_new(const struct far_how *how, struct far **ret)
     f->addrs = copy_list(how->addrs);
     f->version = how->version ? strdup(how->version) : NULL;
     f->cancel = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (!f->addrs || f->cancel < 0 || (how->version && !f->version)) {
+    if (!f->addrs || (how->version && !f->version) || f->cancel < 0) {
         free_list(f->addrs);
         free(f->version);
         if (f->cancel >= 0)

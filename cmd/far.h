@@ -34,6 +34,7 @@ struct far;
 struct far_how {
     char *const *addrs; /* NULL-terminated; or NULL: ssh */
     const struct sshlink *ssh;
+    const char *version;   /* p9_conn_opts.version */
     atomic_bool *redialed; /* set when the first ssh is dropped for another; or NULL */
     void *own;             /* memory for free(3), when the far end goes; or NULL */
     struct linkopt opts;

@@ -198,13 +198,11 @@ static int add_addr(struct spec *s, const char *addr, struct pl_err *err)
 static int check_version(const struct spec *s, struct pl_err *err)
 {
     static const char *const known[] = {P9_VERSION, P9_VERSION_U, P9_VERSION_L};
-    for (size_t i = 0; s->version && i < sizeof(known) / sizeof(*known); i++)
+    for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++)
         if (!strcasecmp(s->version, known[i]))
             return 0;
-    return !s->version
-               ? 0
-               : pl_fail(err, -EINVAL, "version=%s: no such dialect (9p2000, 9p2000.u, 9p2000.L)",
-                         s->version);
+    return pl_fail(err, -EINVAL, "version=%s: no such dialect (9p2000, 9p2000.u, 9p2000.L)",
+                   s->version);
 }
 
 static int p9_parse(struct spec *s, char *text, char **lower, struct pl_err *err)
@@ -224,7 +222,7 @@ static int p9_parse(struct spec *s, char *text, char **lower, struct pl_err *err
         *to = strdup(text);
         r = *to ? 0 : no_memory(err);
     }
-    return r < 0 ? r : check_version(s, err);
+    return r == 0 && s->version ? check_version(s, err) : r;
 }
 
 static int p9_open(const struct spec *s, const struct opening *o, struct pl_tree **ret,

@@ -64,10 +64,11 @@ static int load_mapped(struct pl_call *c)
     c->door = f->door;
     c->load_groups = f->load_groups;
     c->cred = f->cred;
-    int r = f->groups_loaded || !f->load_groups ? 0 : f->load_groups(c);
+    bool ask = !f->groups_loaded && f->load_groups;
+    int r = ask ? f->load_groups(c) : 0;
     f->cred = c->cred;
     f->door = c->door;
-    f->groups_loaded = r == 0;
+    f->groups_loaded = f->groups_loaded || (ask && r == 0);
     c->door = f;
     c->load_groups = load_mapped;
     c->cred = below;

@@ -21,7 +21,7 @@ int frame_decode(const uint8_t head[FRAME_HEAD], struct frame *ret)
     *ret = (struct frame){.kind = head[3], .size = head[0] | head[1] << 8 | head[2] << 16};
     for (int i = 0; i < 8; i++)
         ret->acked |= (uint64_t)head[4 + i] << (8 * i);
-    if (head[3] > FRAME_BYE || ret->size > LIMIT_LINK_KEPT)
+    if (head[3] > FRAME_BYE || ret->size > LIMIT_LINK_FRAME)
         return -EPROTO;
     return (ret->kind == FRAME_DATA) == (ret->size > 0) ? 0 : -EPROTO;
 }

@@ -4,12 +4,12 @@
  *
  * Frames. Once both ends have agreed on a link, all bytes of 9P travel in frames, in both
  * directions: head[12] = size[3] kind[1] acked[8], then `size` bytes. `acked` is how many bytes of
- * 9P the sender has taken in since the link was made. Kinds: 0 data; 1 nothing but the head; 2 ping
- * (answered by a 1 at once); 3 goodbye (the sender closes, and the link is not to be found again).
- * What was sent and is not acked is kept, at most LIMIT_LINK_KEPT bytes of it: then who writes
- * waits, as for a full socket. Who has taken in a quarter of that since its last frame says so with
- * a 1, and so does who has been quiet for a second: an idle link keeps nothing and holds no memory
- * for it.
+ * 9P the sender has taken in since the link was made; size at most LIMIT_LINK_FRAME. Kinds: 0 data;
+ * 1 nothing but the head; 2 ping (answered by a 1 at once); 3 goodbye (the sender closes, and the
+ * link is not to be found again). What was sent and is not acked is kept, at most LIMIT_LINK_KEPT
+ * bytes of it: then who writes waits, as for a full socket. Who has taken in a quarter of that
+ * since its last frame says so with a 1, and so does who has been quiet for a second: an idle link
+ * keeps nothing and holds no memory for it.
  *
  * Agreeing. The end that dialed speaks first, in what every 9P server understands:
  *

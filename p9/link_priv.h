@@ -27,6 +27,7 @@
 
 #define FRAME_HEAD 12
 #define FRAME_MAX  524288 /* we send no larger one, so that what is asked is soon answered */
+_Static_assert(FRAME_MAX <= LIMIT_LINK_FRAME, "what we send is what we take");
 enum frame_kind { FRAME_DATA, FRAME_ACK, FRAME_PING, FRAME_BYE };
 struct frame {
     enum frame_kind kind;

@@ -44,7 +44,7 @@ static void head(const uint8_t *data, size_t size)
     uint8_t again[FRAME_HEAD];
     if (size < FRAME_HEAD || frame_decode(data, &f) < 0)
         return;
-    check(f.size <= LIMIT_LINK_KEPT && f.kind <= FRAME_BYE);
+    check(f.size <= LIMIT_LINK_FRAME && f.kind <= FRAME_BYE);
     frame_encode(&f, again);
     check(!memcmp(again, data, FRAME_HEAD));
 }

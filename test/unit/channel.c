@@ -104,6 +104,9 @@ static void forms(void **state)
         {"tcp!fe80::1%eth0!9", ADDR_TCP, "fe80::1%eth0", "9"},
         {"tcp!h!ssh", ADDR_TCP, "h", "ssh"},
         {"tcp!h!0", ADDR_TCP, "h", "0"},
+        {"tls!h!17", ADDR_TLS, "h", "17"},
+        {"tls!h", ADDR_TLS, "h", "564"},
+        {"tls://[::1]:17", ADDR_TLS, "::1", "17"},
         {"tcp!h!65535", ADDR_TCP, "h", "65535"},
         {"tcp://h:17", ADDR_TCP, "h", "17"},
         {"tcp://h:17/", ADDR_TCP, "h", "17"},
@@ -164,7 +167,8 @@ static void bad_forms(void **state)
         bool addr; /* one of the forms, though wrong */
     } bad[] = {
         {"", "not an address"},
-        {"/srv", "not an address (want tcp!HOST!PORT, unix!PATH, vsock!CID!PORT, exec!COMMAND, "
+        {"/srv", "not an address (want tcp!HOST!PORT, tls!HOST!PORT, unix!PATH, vsock!CID!PORT, "
+                 "exec!COMMAND, "
                  "stdio or fd!IN,OUT)"},
         {"tcp", "not an address"},
         {"tcp:h:1", "not an address"},

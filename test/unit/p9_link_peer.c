@@ -315,7 +315,7 @@ static void test_bad_frames(void **state)
         uint32_t size;
         uint64_t acked;
     } bad[] = {{0, 0, 28}, {4, 0, 28},         {255, 9, 28},
-               {1, 1, 28}, {3, 7, 28},         {0, LIMIT_LINK_KEPT + 1, 28},
+               {1, 1, 28}, {3, 7, 28},         {0, LIMIT_LINK_FRAME + 1, 28},
                {1, 0, 29}, {1, 0, UINT64_MAX}, {1, 0, 27}};
     for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
         struct one *o = one_new();
@@ -573,7 +573,8 @@ static void test_keepalive_plain(void **state)
  * sent again from where it is wanted. When all is quiet nothing is kept. */
 static void test_kept(void **state)
 {
-    enum { EACH = 60000, N = 90 };
+    enum { EACH = 60000, N = 600 };
+    _Static_assert(N * EACH > LIMIT_LINK_KEPT + EACH, "more than is kept");
     char id[P9_LINK_ID + 1], text[80];
     struct one *o = one_new();
     struct peer *p = calloc(1, sizeof(*p));
@@ -605,10 +606,10 @@ static void test_kept(void **state)
         say_frame(p, FRAME_ACK, 0, received);
     }
     for (int i = 0;; i++) {
-        pthread_mutex_lock(&o->c->lock);
         struct link *l = o->c->link;
+        pthread_mutex_lock(&l->lock);
         bool quiet = !l->kept.first && !l->in && l->kept.end == l->kept.start;
-        pthread_mutex_unlock(&o->c->lock);
+        pthread_mutex_unlock(&l->lock);
         if (quiet)
             break;
         assert_true(i < PATIENCE / 10);
