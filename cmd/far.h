@@ -38,9 +38,7 @@ struct far_how {
     atomic_bool *redialed; /* set when the first ssh is dropped for another; or NULL */
     void *own;             /* memory for free(3), when the far end goes; or NULL */
     struct linkopt opts;
-    const char *version; /* the best dialect to offer (p9/msg.h), without a link; NULL: the best
-                            there is. Copied */
-    bool shared;         /* by several trees, or by nobody: connections are the far end's */
+    bool shared; /* by several trees, or by nobody: connections are the far end's */
     /* Makes a connection of a channel, which it takes over unless it fails, with this link; its
      * `over` is to tell far_over(). NULL: one that only uses. */
     int (*connect)(void *arg, struct chan *chan, const struct p9_link_opts *link,
