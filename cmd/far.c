@@ -294,7 +294,7 @@ static struct p9_link_opts link_opts(struct far *f)
     return (struct p9_link_opts){.linger = f->opts.linger,
                                  .keepalive = f->opts.keepalive,
                                  .soft = f->opts.soft,
-                                 .redial = f->again ? redial : NULL,
+                                 .redial = f->again && !f->version ? redial : NULL,
                                  .changed = changed,
                                  .arg = f};
 }

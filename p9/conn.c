@@ -199,9 +199,21 @@ int p9_conn_new(struct chan *chan, const struct p9_conn_opts *opts, struct p9_co
     return 0;
 }
 
+/* A goodbye cannot be said amid a frame, and without it the other end lingers: the writer gets a
+ * moment to come to the frame's end. Gives the lock up meanwhile. */
+static void await_frame(struct p9_conn *c)
+{
+    for (int i = 0; i < 50 && c->state == LIVE && link_amid(c); i++) {
+        conn_unlock(c);
+        usleep(2000);
+        pthread_mutex_lock(&c->lock);
+    }
+}
+
 void p9_conn_abort(struct p9_conn *c)
 {
     pthread_mutex_lock(&c->lock);
+    await_frame(c);
     conn_lost(c, -ECONNABORTED, "the connection was broken off");
     conn_unlock(c);
 }

@@ -87,6 +87,17 @@ void link_finish(struct p9_conn *c)
     pthread_mutex_unlock(&l->lock);
 }
 
+bool link_amid(struct p9_conn *c)
+{
+    struct link *l = c->link;
+    if (!l)
+        return false;
+    pthread_mutex_lock(&l->lock);
+    bool amid = l->state == LINK_UP && (l->writes || l->frame_left || l->head_at < l->head_len);
+    pthread_mutex_unlock(&l->lock);
+    return amid;
+}
+
 bool link_busy(const struct p9_conn *c)
 {
     return c->link && (c->link->thread || c->link->stepping);

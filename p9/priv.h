@@ -192,6 +192,8 @@ bool link_may_end(const struct p9_conn *c);
 void link_over(struct p9_conn *c, const char *what);
 /* Something of the link's own is under way. */
 bool link_busy(const struct p9_conn *c);
+/* A frame is being written, so that no goodbye can be said now. */
+bool link_amid(struct p9_conn *c);
 /* Memory that is not needed while nothing moves. */
 void link_rest(struct p9_conn *c);
 /* The keepalive of a connection without a link begins. */

@@ -16,7 +16,6 @@ import threading
 
 
 class Passing:
-
     def __init__(self, target):
         self.target = target
         self.lock = threading.Lock()
@@ -47,6 +46,8 @@ class Passing:
             except OSError:
                 self.reset(near)
                 continue
+            for x in near, far:
+                x.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self.lock:
                 self.wires.append((near, far))
             for x, y in (near, far), (far, near):
