@@ -59,7 +59,7 @@ static int run(const struct cmd *self, int argc, char **argv)
 const struct cmd cmd_serve = {
     .name = "serve",
     .args = "[-1] [-a USER,... | --anyone] [-q] SPEC ADDR...",
-    .summary = "Exports the tree that SPEC names over 9P2000.L",
+    .summary = "Exports the tree that SPEC names over 9P",
     .help = "  -1, --once          ends after the first connection\n"
             "  -a, --allow USER,...  who may connect to a unix socket (else this user and root)\n"
             "      --anyone        everybody may\n"
