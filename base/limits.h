@@ -11,6 +11,11 @@
  * both ends would wait for good. One of us never has more than REQUESTS_USED requests (and
  * BYTES_USED bytes of them) under way, Tflushes included, so that our reader never stops for one of
  * us. A foreign client that sends more has no serving half in our way: it only waits.
+ *
+ * Why they are as large as they are: what is under way on a link of 50 ms of round trip is no more
+ * than 1/20 s of its bytes. AHEAD and BEHIND are 16 MiB, for 300 MiB/s; BYTES_USED has room for one
+ * of them and half of the other, and for what else is asked meanwhile; LINK_KEPT keeps all of that;
+ * BYTES_SERVED is twice BYTES_USED and more, for the reason above.
  */
 #ifndef BASE_LIMITS_H
 #define BASE_LIMITS_H
@@ -25,15 +30,31 @@
     X(REQUESTS_SERVED, 512, "requests", "of one connection taken and not yet answered")            \
     X(REQUESTS_HELD, 4096, "requests", "the same, with those that said that they wait")            \
     X(REQUESTS_USED, 128, "requests", "sent over one connection and not yet answered")             \
-    X(FLUSHES_USED, 129, "requests", "Tflush and Tend, besides the above")                         \
-    X(BYTES_SERVED, 33554432, "bytes", "of requests and answers held for one connection")          \
-    X(BYTES_USED, 8388608, "bytes", "of requests sent over one connection and not yet answered")   \
+    X(FLUSHES_USED, 130, "requests", "Tflush, Tend and keepalive, besides")                        \
+    X(BYTES_SERVED, 67108864, "bytes", "of requests and answers held for one connection")          \
+    X(BYTES_USED, 25165824, "bytes", "of requests sent over one connection and not yet answered")  \
     X(HELLO, 30, "seconds", "for a server that was dialed to answer the first message")            \
+    X(FLUSH, 10, "seconds",                                                                        \
+      "for a server to answer Tflush, until its caller goes on all the same")                      \
+    X(HANDSHAKES, 512, "clients", "of one tls! address that have not shown who they are yet")      \
+    X(CERTIFICATES, 16384, "bytes", "of certificates that a TLS peer shows")                       \
+    X(KEY_OFFERS, 4, "keys", "pre-shared, of those that a TLS client offers, are looked for")      \
+    X(KEY_FILE, 1048576, "bytes", "of a file of keys or certificates")                             \
+    X(MAP, 65536, "entries", "of a map of ids")                                                    \
+    X(MAP_FILE, 4194304, "bytes", "of a file of such a map")                                       \
+    X(ACCESS_RULES, 4096, "rules", "of an access file")                                            \
     X(CONNECTIONS, 16384, "connections", "to one server")                                          \
     X(LINKS, 16384, "links", "of one server, up or down")                                          \
-    X(LINK_KEPT, 4194304, "bytes", "sent over one link and not yet acknowledged")                  \
+    X(AHEAD, 16777216, "bytes",                                                                    \
+      "read ahead for all open files of a mount of a 9P server together")                          \
+    X(BEHIND, 16777216, "bytes", "written behind, likewise, and not yet acknowledged")             \
+    X(LINK_KEPT, 33554432, "bytes", "sent over one link and not yet acknowledged")                 \
+    X(LINK_FRAME, 4194304, "bytes", "in one frame of a link")                                      \
     X(LINGER, 604800, "seconds", "that a link without its far end is waited for")                  \
+    X(FAILOVER, 10, "seconds", "that a server may be silent before another of its SPEC is tried")  \
+    X(VISITORS, 16, "connections", "to a duct that wait to turn out to be its peer, come back")    \
     X(SESSIONS, 1024, "clients", "whose operations a server remembers")                            \
+    X(SESSION_KEPT, 86400, "seconds", "that a client without a connection is remembered")          \
     X(SESSION_OPS, 256, "operations", "remembered for one client; it has no more under way")       \
     X(CREW, 64, "threads", "that run requests, not counting those that wait")                      \
     X(CREW_WAITING, 4096, "threads", "that run or wait in all connections together")               \

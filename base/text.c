@@ -82,8 +82,8 @@ int64_t text_duration(const char *s)
     static const struct {
         const char *unit;
         double ns;
-    } units[] = {{"", 1e9}, {"s", 1e9},  {"ms", 1e6},   {"us", 1e3},
-                 {"ns", 1}, {"m", 60e9}, {"min", 60e9}, {"h", 3600e9}};
+    } units[] = {{"", 1e9},   {"s", 1e9},    {"ms", 1e6},   {"us", 1e3},   {"ns", 1},
+                 {"m", 60e9}, {"min", 60e9}, {"h", 3600e9}, {"d", 86400e9}};
     char *end;
     if (!(*s >= '0' && *s <= '9') && *s != '.')
         return -1;
@@ -92,6 +92,19 @@ int64_t text_duration(const char *s)
         if (!strcmp(end, units[i].unit) && v * units[i].ns < 9e18)
             return (int64_t)(v * units[i].ns);
     return -1;
+}
+
+char *text_time(char dst[24], int64_t ns)
+{
+    static const struct {
+        const char *unit;
+        double ns;
+    } units[] = {{"d", 86400e9}, {"h", 3600e9}, {"m", 60e9}, {"s", 1e9}, {"ms", 1e6}};
+    size_t i = 0;
+    while (i < 4 && (double)ns < units[i].ns)
+        i++;
+    snprintf(dst, 24, "%.3g%s", (double)ns / units[i].ns, units[i].unit);
+    return dst;
 }
 
 int64_t text_size(const char *s)

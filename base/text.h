@@ -14,8 +14,11 @@ char *text_escape(char *dst, size_t size, const char *src, size_t n);
 /* "1.5 MiB" into a buffer of 16 bytes; returns it. */
 char *text_bytes(char dst[16], uint64_t n);
 
-/* "20ms", "1.5s", "100us", "3m", "2h", plain seconds without a unit: nanoseconds, or -1. */
+/* "20ms", "1.5s", "100us", "3m", "2h", "1d", plain seconds without a unit: nanoseconds, or -1. */
 int64_t text_duration(const char *s);
+
+/* The other way round, to two places of the largest unit: "1.5s", "10m", "1d"; returns dst. */
+char *text_time(char dst[24], int64_t ns);
 
 /* "64k", "1M", "2GiB", plain bytes: the number, or -1. */
 int64_t text_size(const char *s);

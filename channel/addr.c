@@ -90,7 +90,7 @@ static int parse_tcp(const char *text, const char *rest, bool url, struct addr *
     if (strspn(ret->port, "0123456789+-") == strlen(ret->port) && !number(ret->port, 65535, &n))
         return pl_fail(err, -EINVAL, "%s: bad port %s (want 1 to 65535)", text, ret->port);
     if (strpbrk(ret->host, "!/ \t\n"))
-        return pl_fail(err, -EINVAL, "%s: bad host (want tcp!HOST!PORT)", text);
+        return pl_fail(err, -EINVAL, "%s: bad host (want %.3s!HOST!PORT)", text, text);
     return 0;
 }
 
@@ -170,6 +170,7 @@ static int parse_stdio(const char *text, const char *rest, bool url, struct addr
 
 static const struct form forms[] = {
     {"tcp", "tcp://", "tcp!HOST!PORT", ADDR_TCP, parse_tcp},
+    {"tls", "tls://", "tls!HOST!PORT", ADDR_TLS, parse_tcp},
     {"unix", "unix:", "unix!PATH", ADDR_UNIX, parse_unix},
     {"vsock", "vsock://", "vsock!CID!PORT", ADDR_VSOCK, parse_vsock},
     {"exec", "exec:", "exec!COMMAND", ADDR_EXEC, parse_exec},
@@ -218,7 +219,7 @@ int addr_parse(const char *text, struct addr *ret, struct pl_err *err)
     ret->in = ret->out = -1;
     const struct form *f = find(text, &rest, &url);
     if (!f) {
-        char list[128] = "";
+        char list[160] = "";
         for (size_t i = 0; i < NFORMS; i++)
             snprintf(list + strlen(list), sizeof(list) - strlen(list), "%s%s",
                      i == 0           ? ""
@@ -244,4 +245,11 @@ bool chan_again(const char *addr)
     if (addr_parse(addr, &a, NULL) < 0 || a.kind == ADDR_STDIO || a.kind == ADDR_FD)
         return false;
     return a.kind != ADDR_UNIX || *a.rest == '/';
+}
+
+bool chan_far(const char *addr)
+{
+    struct addr a;
+    return addr_parse(addr, &a, NULL) == 0 && a.kind != ADDR_UNIX && a.kind != ADDR_EXEC &&
+           a.kind != ADDR_STDIO && a.kind != ADDR_FD;
 }

@@ -2,8 +2,10 @@
 /*
  * Channels: what turns an address into a two-way stream.
  *
- * ADDR is tcp!HOST!PORT, unix!PATH, vsock!CID!PORT, exec!COMMAND, stdio, fd!IN,OUT, or the same as
- * URLs: tcp://HOST:PORT (IPv6 in brackets), unix:PATH, vsock://CID:PORT, exec:COMMAND, fd:IN,OUT.
+ * ADDR is tcp!HOST!PORT, tls!HOST!PORT, unix!PATH, vsock!CID!PORT, exec!COMMAND, stdio, fd!IN,OUT,
+ * or the same as URLs: tcp://HOST:PORT (IPv6 in brackets), tls://HOST:PORT, unix:PATH,
+ * vsock://CID:PORT, exec:COMMAND, fd:IN,OUT. tls is TLS 1.3 with both ends known by certificates or
+ * a pre-shared key (channel/keys.h).
  * PORT may be left out: 564. `*` as host listens everywhere (IPv4 and IPv6); a CID may be `host`,
  * `local` or `*`; fd!N is fd!N,N. exec runs COMMAND with sh -c, its stdin and stdout the channel,
  * its stderr ours. The table of forms is in channel/addr.c.
@@ -24,13 +26,16 @@ struct chan;
 struct iovec;
 /* How bytes pass where the descriptors alone do not do it (TLS). Never blocks, whatever mode the
  * descriptors are in: -EAGAIN, and then poll `in` for reading, or `out` for writing (TLS 1.3 needs
- * no other). One thread reads while another writes. */
+ * no other). One thread reads while another writes. After a write that did not take all, or nothing
+ * (-EAGAIN), the next begins with the same bytes. Raises no SIGPIPE. */
 struct chan_io {
     ssize_t (*read)(struct chan *, const struct iovec *iov, int n); /* 0: the end */
+    /* What is not taken must be offered again: the next write begins with it. */
     ssize_t (*write)(struct chan *, const struct iovec *iov, int n);
     /* Bytes are off the descriptor and not yet read: no poll tells of them. */
     bool (*pending)(const struct chan *);
-    void (*close)(struct chan *); /* frees io_state; says goodbye if that does not block */
+    void (*close)(struct chan *);  /* frees io_state; says goodbye if that does not block */
+    void (*forget)(struct chan *); /* the same without a word; NULL: as close */
 };
 
 struct chan {
@@ -45,6 +50,8 @@ struct chan {
     char peer[128];   /* for people, escaped: "tcp!10.0.0.2!564", "stdio" */
     const char *note; /* a warning that the program prints once ("tcp!10.0.0.2!564: neither
                          encrypted nor ..." without the name), or NULL; a constant */
+    int also; /* another descriptor that chan_close() closes, by whose end somebody learns that the
+                 channel is in use no more; 0: none */
 };
 
 /* Dials. May block for as long as connecting takes (TCP: bounded to 30 s an address).
@@ -55,6 +62,9 @@ struct chan {
  * O_NONBLOCK. TCP sets TCP_NODELAY, keepalive and TCP_USER_TIMEOUT: a peer that vanished is noticed
  * within about two minutes, by the kernel. */
 int chan_dial(const char *addr, struct chan *ret, struct pl_err *err);
+/* The same, but it is given up (-ECANCELED) when the descriptor `cancel` becomes readable (-1: it
+ * never does): while a name is looked up and while the other end does not answer. */
+int chan_dial_until(const char *addr, int cancel, struct chan *ret, struct pl_err *err);
 
 /* Runs the program argv[0] (looked for in PATH) with argv, its stdin and stdout the channel, its
  * stderr ours: what exec! does, without a shell. `patient`: it does not get the terminal's Ctrl-C,
@@ -66,6 +76,10 @@ int chan_exec(char *const argv[], bool patient, struct chan *ret, struct pl_err 
  * or when somebody else has reaped it. Idempotent. */
 int chan_close(struct chan *chan);
 
+/* The same after a fork, when another process goes on with the channel: nothing is said, and no
+ * child waited for. */
+void chan_forget(struct chan *chan);
+
 struct chan_listener;
 
 /* A unix socket path that is in the way is replaced if nobody listens on it; it is made mode 0600,
@@ -75,7 +89,8 @@ struct chan_listener;
 struct chan_listen_opts {
     const uid_t *allow;
     size_t nallow;
-    bool anyone; /* no check of uids on a unix socket; mode 0666 */
+    bool anyone;  /* no check of uids on a unix socket; mode 0666 */
+    int hello_ms; /* what a TLS handshake may take; 0: LIMIT_HELLO */
 };
 int chan_listen(const char *addr, const struct chan_listen_opts *opts, struct chan_listener **ret,
                 struct pl_err *err);
@@ -86,10 +101,12 @@ const char *chan_listener_name(const struct chan_listener *l);
 /* What is not safe by itself, for the program to print once as "NAME: NOTE"; NULL if nothing: TCP
  * on anything but loopback is neither encrypted nor authenticated. */
 const char *chan_listener_note(const struct chan_listener *l);
-/* Accepts one. A peer that is not allowed is closed and -EACCES returned, with the sentence; the
- * listener goes on. Blocks unless chan_listener_fd() was readable (and may block then too, if the
- * peer has gone meanwhile); transient failures (EMFILE, ENOBUFS) are reported as such, the caller
- * waits a little and tries again. Any number of threads. */
+/* Accepts one. Over TLS a client is accepted when its handshake is done, and those of all clients
+ * go on in here: -EAGAIN, nothing has come of it yet. A peer that is not allowed is closed and
+ * -EACCES returned, with the sentence; the listener goes on. Blocks unless chan_listener_fd() was
+ * readable (and may block then too, if the peer has gone meanwhile); transient failures (EMFILE,
+ * ENOBUFS) are reported as such, the caller waits a little and tries again. Any number of threads.
+ */
 int chan_accept(struct chan_listener *l, struct chan *ret, struct pl_err *err);
 /* Stops listening; a unix socket path that we made (and still is ours) is unlinked. */
 void chan_listener_free(struct chan_listener *l);
@@ -101,5 +118,7 @@ int chan_check(const char *addr, struct pl_err *err);
 /* True if another process can dial it again later, whatever its working directory: not stdio, fd!,
  * or a unix socket by a relative path. (What exec! runs is run anew.) */
 bool chan_again(const char *addr);
+/* True if what breaks between here and there is a network: not unix, exec!, stdio, fd!. */
+bool chan_far(const char *addr);
 
 #endif

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: MIT */
+#include "base/futex.h"
+#include "base/limits.h"
 #include "base/text.h"
 #include "channel/addr.h"
+#include "channel/tls.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -16,9 +19,10 @@
 #include <unistd.h>
 
 #define CONNECT_MS 30000
+#define BACKLOG_MS 20 /* from one look for room in it to the next */
 
 const char addr_note_tcp[] =
-    "neither encrypted nor authenticated (use ssh, or only a network that you trust)";
+    "neither encrypted nor authenticated (use tls! or ssh, or only a network that you trust)";
 
 bool addr_is_loopback(const struct sockaddr *sa)
 {
@@ -31,17 +35,18 @@ bool addr_is_loopback(const struct sockaddr *sa)
     return true;
 }
 
-void addr_name(char dst[128], const struct sockaddr *sa, unsigned len)
+void addr_name(char dst[128], enum addr_kind kind, const struct sockaddr *sa, unsigned len)
 {
+    const char *name = kind == ADDR_TLS ? "tls" : "tcp";
     char host[NI_MAXHOST], port[NI_MAXSERV], raw[NI_MAXHOST + NI_MAXSERV + 8];
     if (sa->sa_family == AF_VSOCK) {
         const struct sockaddr_vm *vm = (const struct sockaddr_vm *)sa;
         snprintf(raw, sizeof(raw), "vsock!%u!%u", vm->svm_cid, vm->svm_port);
     } else if (getnameinfo(sa, len, host, sizeof(host), port, sizeof(port),
                            NI_NUMERICHOST | NI_NUMERICSERV) == 0) {
-        snprintf(raw, sizeof(raw), "tcp!%s!%s", host, port);
+        snprintf(raw, sizeof(raw), "%s!%s!%s", name, host, port);
     } else {
-        snprintf(raw, sizeof(raw), "tcp");
+        snprintf(raw, sizeof(raw), "%s", name);
     }
     text_escape(dst, 128, raw, sizeof(raw));
 }
@@ -56,6 +61,12 @@ void addr_tune_tcp(int fd)
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof(timeout));
+}
+
+void addr_is_uid(struct chan *chan, uid_t uid)
+{
+    chan->uid = uid;
+    snprintf(chan->who, sizeof(chan->who), "uid:%u", uid);
 }
 
 unsigned addr_unix(const char *path, struct sockaddr_un *ret)
@@ -84,51 +95,64 @@ int addr_unresolved(const char *text, const struct addr *a, int gai, struct pl_e
     case EAI_SYSTEM:
         return pl_fail(err, errno ? -errno : -EIO, "%s: cannot look up %s: %s", text, a->host,
                        strerror(errno));
+    case EAI_CANCELED:
+        return pl_fail(err, -ECANCELED, "%s: given up", text);
     default:
         return pl_fail(err, -EIO, "%s: cannot look up %s: %s", text, a->host, gai_strerror(gai));
     }
 }
 
-/* A unix socket connects at once or waits for room in the backlog, which poll cannot see. */
-static int connect_unix(const struct sockaddr_un *un, unsigned len)
+/* Milliseconds that are left until `end`; never negative. */
+static int left_ms(int64_t end)
 {
-    struct timeval patience = {.tv_sec = CONNECT_MS / 1000}, forever = {0};
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), rc;
-    if (fd < 0)
-        return -errno;
-    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
-    while ((rc = connect(fd, (const struct sockaddr *)un, len)) < 0 && errno == EINTR)
+    int64_t left = (end - mono_now()) / 1000000;
+    return left > 0 ? (int)left : 0;
+}
+
+/* Waits until the socket is connected or has failed, or the time is over, or it is given up. */
+static int await_connected(int fd, int cancel)
+{
+    struct pollfd p[2] = {{.fd = fd, .events = POLLOUT}, {.fd = cancel, .events = POLLIN}};
+    int64_t end = mono_now() + CONNECT_MS * INT64_C(1000000);
+    int n, error;
+    socklen_t size = sizeof(error);
+    while ((n = poll(p, 2, left_ms(end))) < 0 && errno == EINTR)
         ;
-    if (rc < 0) {
-        rc = -errno;
-        close(fd);
-        return rc;
+    if (n < 0)
+        return -errno;
+    if (n == 0)
+        return -ETIMEDOUT;
+    if (p[1].revents)
+        return -ECANCELED;
+    return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 ? -error : -errno;
+}
+
+/* A unix socket connects at once or has no room in its backlog, of which poll does not tell. */
+static int await_room(int fd, const struct sockaddr_un *un, unsigned len, int cancel)
+{
+    struct pollfd p = {.fd = cancel, .events = POLLIN};
+    int64_t end = mono_now() + CONNECT_MS * INT64_C(1000000);
+    while (connect(fd, (const struct sockaddr *)un, len) < 0) {
+        if (errno != EAGAIN && errno != EINTR)
+            return -errno;
+        if (!left_ms(end))
+            return -EAGAIN;
+        if (errno == EAGAIN && poll(&p, 1, BACKLOG_MS) > 0)
+            return -ECANCELED;
     }
-    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &forever, sizeof(forever));
-    return fd;
+    return 0;
 }
 
 /* Connects, for at most CONNECT_MS: a connected, blocking socket or a negative errno. */
-static int connect_to(const struct sockaddr *sa, unsigned len)
+static int connect_to(const struct sockaddr *sa, unsigned len, int cancel)
 {
-    int fd = socket(sa->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int fd = socket(sa->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), rc = 0;
     if (fd < 0)
         return -errno;
-    int rc = 0;
-    if (connect(fd, sa, len) < 0) {
-        rc = -errno;
-        if (rc == -EINPROGRESS || rc == -EINTR) {
-            struct pollfd p = {.fd = fd, .events = POLLOUT};
-            int n;
-            socklen_t size = sizeof(n);
-            while ((n = poll(&p, 1, CONNECT_MS)) < 0 && errno == EINTR)
-                ;
-            if (n == 0)
-                rc = -ETIMEDOUT;
-            else
-                rc = n > 0 && getsockopt(fd, SOL_SOCKET, SO_ERROR, &n, &size) == 0 ? -n : -errno;
-        }
-    }
+    if (sa->sa_family == AF_UNIX)
+        rc = await_room(fd, (const struct sockaddr_un *)sa, len, cancel);
+    else if (connect(fd, sa, len) < 0)
+        rc = errno == EINPROGRESS || errno == EINTR ? await_connected(fd, cancel) : -errno;
     if (rc == 0 && fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK) < 0)
         rc = -errno;
     if (rc < 0) {
@@ -143,6 +167,8 @@ static int refused(const char *text, int rc, struct pl_err *err)
     switch (rc) {
     case -ECONNREFUSED:
         return pl_fail(err, rc, "%s: connection refused (does a server listen there?)", text);
+    case -ECANCELED:
+        return pl_fail(err, rc, "%s: given up", text);
     case -ETIMEDOUT:
         return pl_fail(err, rc, "%s: no answer (is the host up, does a firewall let us in?)", text);
     case -EAGAIN:
@@ -167,22 +193,24 @@ static int dial_tcp(const char *text, const struct addr *a, struct chan *ret, st
         return pl_fail(err, -EINVAL, "%s: cannot dial everywhere (name a host)", text);
     if (strspn(a->port, "0") == strlen(a->port))
         return pl_fail(err, -EINVAL, "%s: cannot dial port 0 (want 1 to 65535)", text);
-    int rc = getaddrinfo(a->host, a->port, &hints, &list);
+    int rc = addr_resolve(a->host, a->port, &hints, a->cancel, &list);
     if (rc == EAI_NONAME || rc == EAI_ADDRFAMILY) { /* loopback only: ADDRCONFIG hides ::1 */
         hints.ai_flags = 0;
-        rc = getaddrinfo(a->host, a->port, &hints, &list);
+        rc = addr_resolve(a->host, a->port, &hints, a->cancel, &list);
     }
     if (rc)
         return addr_unresolved(text, a, rc, err);
     int fd = -ENOENT;
     for (struct addrinfo *ai = list; ai; ai = ai->ai_next) {
-        fd = connect_to(ai->ai_addr, ai->ai_addrlen);
+        fd = connect_to(ai->ai_addr, ai->ai_addrlen, a->cancel);
+        if (fd == -ECANCELED)
+            break;
         if (fd < 0)
             continue;
         connected(ret, fd);
         addr_tune_tcp(fd);
-        addr_name(ret->peer, ai->ai_addr, ai->ai_addrlen);
-        if (!addr_is_loopback(ai->ai_addr))
+        addr_name(ret->peer, a->kind, ai->ai_addr, ai->ai_addrlen);
+        if (a->kind == ADDR_TCP && !addr_is_loopback(ai->ai_addr))
             ret->note = addr_note_tcp;
         break;
     }
@@ -190,11 +218,29 @@ static int dial_tcp(const char *text, const struct addr *a, struct chan *ret, st
     return fd < 0 ? refused(text, fd, err) : 0;
 }
 
+/* The name in sentences is the address as it was given: that is what the keys are listed under. */
+static int dial_tls(const char *text, const struct addr *a, struct chan *ret, struct pl_err *err)
+{
+    struct tls *tls;
+    char name[128];
+    int r = dial_tcp(text, a, ret, err);
+    if (r < 0)
+        return r;
+    text_escape(name, sizeof(name), text, strlen(text));
+    r = tls_connect(ret->in, name, a->host, a->port, LIMIT_HELLO * 1000, a->cancel, &tls, err);
+    if (r < 0) {
+        chan_close(ret);
+        return r;
+    }
+    tls_into(tls, ret);
+    return 0;
+}
+
 static int dial_unix(const char *text, const struct addr *a, struct chan *ret, struct pl_err *err)
 {
     struct sockaddr_un un;
     unsigned len = addr_unix(a->rest, &un);
-    int fd = connect_unix(&un, len);
+    int fd = connect_to((struct sockaddr *)&un, len, a->cancel);
     if (fd == -ENOENT)
         return pl_fail(err, fd, "%s: no such socket (is the server running?)", text);
     if (fd == -ECONNREFUSED)
@@ -208,7 +254,7 @@ static int dial_unix(const char *text, const struct addr *a, struct chan *ret, s
     struct ucred cred;
     socklen_t size = sizeof(cred);
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &size) == 0)
-        ret->uid = cred.uid;
+        addr_is_uid(ret, cred.uid);
     connected(ret, fd);
     char raw[128];
     snprintf(raw, sizeof(raw), "unix!%s", a->rest);
@@ -221,7 +267,7 @@ static int dial_vsock(const char *text, const struct addr *a, struct chan *ret, 
     struct sockaddr_vm vm = {.svm_family = AF_VSOCK, .svm_cid = a->cid, .svm_port = a->vport};
     if (a->cid == VMADDR_CID_ANY)
         return pl_fail(err, -EINVAL, "%s: cannot dial everywhere (name a CID)", text);
-    int fd = connect_to((struct sockaddr *)&vm, sizeof(vm));
+    int fd = connect_to((struct sockaddr *)&vm, sizeof(vm), a->cancel);
     if (fd == -EAFNOSUPPORT)
         return pl_fail(err, fd, "%s: no vsock here (load the module: modprobe vsock)", text);
     if (fd == -ENODEV || fd == -ENETUNREACH)
@@ -234,7 +280,7 @@ static int dial_vsock(const char *text, const struct addr *a, struct chan *ret, 
     if (fd < 0)
         return refused(text, fd, err);
     connected(ret, fd);
-    addr_name(ret->peer, (struct sockaddr *)&vm, sizeof(vm));
+    addr_name(ret->peer, a->kind, (struct sockaddr *)&vm, sizeof(vm));
     return 0;
 }
 
@@ -302,10 +348,18 @@ static int dial_stdio(const char *text, const struct addr *a, struct chan *ret, 
         ret->role = CHAN_DIALED;
     else if (rc == 0 && how && strcmp(how, "accepted") == 0)
         ret->role = CHAN_ACCEPTED;
+    const char *who = getenv("PLENUM_WHO");
+    if (rc == 0 && who)
+        text_escape(ret->who, sizeof(ret->who), who, strlen(who));
     return rc;
 }
 
 int chan_dial(const char *text, struct chan *ret, struct pl_err *err)
+{
+    return chan_dial_until(text, -1, ret, err);
+}
+
+int chan_dial_until(const char *text, int cancel, struct chan *ret, struct pl_err *err)
 {
     struct addr a;
     memset(ret, 0, sizeof(*ret));
@@ -314,9 +368,12 @@ int chan_dial(const char *text, struct chan *ret, struct pl_err *err)
     int rc = addr_parse(text, &a, err);
     if (rc < 0)
         return rc;
+    a.cancel = cancel;
     switch (a.kind) {
     case ADDR_TCP:
         return dial_tcp(text, &a, ret, err);
+    case ADDR_TLS:
+        return dial_tls(text, &a, ret, err);
     case ADDR_UNIX:
         return dial_unix(text, &a, ret, err);
     case ADDR_VSOCK:

@@ -58,6 +58,7 @@ static char **child_env(void)
         return NULL;
     for (size_t i = 0; i < n; i++)
         if (strncmp(environ[i], "PLENUM_CHANNEL=", 15) != 0 &&
+            strncmp(environ[i], "PLENUM_WHO=", 11) != 0 &&
             strncmp(environ[i], "NOTIFY_SOCKET=", 14) != 0)
             env[out++] = environ[i];
     env[out] = (char *)"PLENUM_CHANNEL=accepted";
@@ -162,14 +163,29 @@ static bool wait_child(int pidfd, pid_t pid, int ms, int *status)
     return true;
 }
 
+void chan_forget(struct chan *chan)
+{
+    if (chan->io)
+        (chan->io->forget ? chan->io->forget : chan->io->close)(chan);
+    chan->io = NULL;
+    chan->child = 0;
+    chan_close(chan);
+}
+
 int chan_close(struct chan *chan)
 {
     int status = 0;
+    if (chan->io)
+        chan->io->close(chan);
+    chan->io = NULL;
     if (chan->out >= 0 && chan->out != chan->in)
         close(chan->out);
     if (chan->in >= 0)
         close(chan->in);
     chan->in = chan->out = -1;
+    if (chan->also > 0)
+        close(chan->also);
+    chan->also = 0;
     if (chan->child > 0) {
         int pidfd = pidfd_open(chan->child, 0);
         if (!wait_child(pidfd, chan->child, PATIENCE, &status)) {

@@ -6,6 +6,7 @@
  */
 #include "base/text.h"
 #include "channel/addr.h"
+#include "channel/tls.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -32,7 +33,8 @@ struct chan_listener {
     int fd[LISTEN_MAX];
     int nfd;
     const char *note;
-    char name[512]; /* escaped */
+    char name[512];        /* escaped */
+    struct tls_pool *pool; /* tls: handshakes under way */
     /* unix */
     bool anyone;
     uid_t *allow;
@@ -121,7 +123,7 @@ static int bind_all(struct chan_listener *l, struct addrinfo *list, bool everywh
         if (getsockname(l->fd[l->nfd - 1], (struct sockaddr *)&got, &size) < 0)
             return -errno;
         *port = ntohs(*port_of((struct sockaddr *)&got));
-        if (!addr_is_loopback((struct sockaddr *)&got))
+        if (l->kind == ADDR_TCP && !addr_is_loopback((struct sockaddr *)&got))
             l->note = addr_note_tcp;
     }
     return l->nfd ? 0 : rc;
@@ -149,9 +151,17 @@ static int listen_tcp(const char *text, const struct addr *a, struct chan_listen
     if (rc < 0)
         return cannot(text, a->port, rc, err);
     char raw[512];
-    snprintf(raw, sizeof(raw), "tcp!%s!%u", a->host, port);
+    snprintf(raw, sizeof(raw), "%s!%s!%u", a->kind == ADDR_TLS ? "tls" : "tcp", a->host, port);
     text_escape(l->name, sizeof(l->name), raw, sizeof(raw));
     return 0;
+}
+
+static int listen_tls(const char *text, const struct addr *a, const struct chan_listen_opts *opts,
+                      struct chan_listener *l, struct pl_err *err)
+{
+    struct pl_err why;
+    int r = tls_pool_new(l->epoll, opts ? opts->hello_ms : 0, &l->pool, &why);
+    return r < 0 ? pl_fail(err, r, "%s: %s", text, why.text) : listen_tcp(text, a, l, err);
 }
 
 static int listen_vsock(const char *text, const struct addr *a, struct chan_listener *l,
@@ -280,8 +290,9 @@ int chan_listen(const char *text, const struct chan_listen_opts *opts, struct ch
     int rc = addr_parse(text, &a, err);
     if (rc < 0)
         return rc;
-    if (a.kind != ADDR_TCP && a.kind != ADDR_UNIX && a.kind != ADDR_VSOCK)
-        return pl_fail(err, -EINVAL, "%s: cannot be listened on (tcp, unix and vsock can)", text);
+    if (a.kind != ADDR_TCP && a.kind != ADDR_TLS && a.kind != ADDR_UNIX && a.kind != ADDR_VSOCK)
+        return pl_fail(err, -EINVAL, "%s: cannot be listened on (tcp, tls, unix and vsock can)",
+                       text);
     struct chan_listener *l = calloc(1, sizeof(*l));
     if (!l)
         return pl_fail(err, -ENOMEM, "%s: out of memory", text);
@@ -293,6 +304,8 @@ int chan_listen(const char *text, const struct chan_listen_opts *opts, struct ch
         pl_fail(err, rc, "%s: cannot listen: %s", text, strerror(-rc));
     else if (a.kind == ADDR_TCP)
         rc = listen_tcp(text, &a, l, err);
+    else if (a.kind == ADDR_TLS)
+        rc = listen_tls(text, &a, opts, l, err);
     else if (a.kind == ADDR_UNIX)
         rc = listen_unix(text, &a, l, err);
     else
@@ -333,17 +346,17 @@ static int greet(const struct chan_listener *l, int fd, const struct sockaddr *s
 {
     ret->in = ret->out = fd;
     ret->role = CHAN_ACCEPTED;
-    if (l->kind == ADDR_TCP)
+    if (l->kind == ADDR_TCP || l->kind == ADDR_TLS)
         addr_tune_tcp(fd);
     if (l->kind != ADDR_UNIX) {
-        addr_name(ret->peer, sa, len);
+        addr_name(ret->peer, l->kind, sa, len);
         return 0;
     }
     struct ucred cred;
     socklen_t size = sizeof(cred);
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &size) < 0)
         return pl_fail(err, -errno, "%s: cannot tell who connected: %s", l->name, strerror(errno));
-    ret->uid = cred.uid;
+    addr_is_uid(ret, cred.uid);
     snprintf(ret->peer, sizeof(ret->peer), "unix!uid=%u,pid=%d", cred.uid, cred.pid);
     if (!allowed(l, cred.uid))
         return pl_fail(err, -EACCES, "%s: turned away uid %u, which is not allowed in", l->name,
@@ -351,18 +364,35 @@ static int greet(const struct chan_listener *l, int fd, const struct sockaddr *s
     return 0;
 }
 
+static bool listening(const struct chan_listener *l, int fd)
+{
+    for (int i = 0; i < l->nfd; i++)
+        if (l->fd[i] == fd)
+            return true;
+    return false;
+}
+
+static void nobody(struct chan *chan)
+{
+    memset(chan, 0, sizeof(*chan));
+    chan->in = chan->out = -1;
+    chan->uid = (uid_t)-1;
+}
+
 int chan_accept(struct chan_listener *l, struct chan *ret, struct pl_err *err)
 {
-    memset(ret, 0, sizeof(*ret));
-    ret->in = ret->out = -1;
-    ret->uid = (uid_t)-1;
+    nobody(ret);
     for (;;) {
         struct epoll_event ev;
+        if (l->pool)
+            tls_pool_gate(l->pool, l->fd, l->nfd);
         int n = epoll_wait(l->epoll, &ev, 1, -1);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
             return pl_fail(err, -errno, "%s: cannot wait: %s", l->name, strerror(errno));
+        if (l->pool && !listening(l, ev.data.fd))
+            return tls_pool_event(l->pool, ev.data.fd, ret, err);
         struct sockaddr_storage ss;
         socklen_t len = sizeof(ss);
         int fd = accept4(ev.data.fd, (struct sockaddr *)&ss, &len, SOCK_CLOEXEC);
@@ -378,6 +408,10 @@ int chan_accept(struct chan_listener *l, struct chan *ret, struct pl_err *err)
         if (rc < 0) {
             close(fd);
             ret->in = ret->out = -1;
+        } else if (l->pool) {
+            rc = tls_pool_add(l->pool, fd, ret->peer, err);
+            nobody(ret);
+            rc = rc < 0 ? rc : -EAGAIN;
         }
         return rc;
     }
@@ -394,6 +428,7 @@ void chan_listener_free(struct chan_listener *l)
             unlinkat(l->dir, l->base, 0);
         close(l->dir);
     }
+    tls_pool_free(l->pool);
     unbind(l);
     if (l->epoll >= 0)
         close(l->epoll);

@@ -69,8 +69,12 @@ static int options(struct app *a, int argc, char **argv)
 
 static int serve(struct app *a, char *const *addrs, size_t n)
 {
-    struct serving s = {
-        .prefix = a->name, .text = a->name, .tree = a->tree, .addrs = addrs, .n = n};
+    struct serving s = {.prefix = a->name,
+                        .text = a->name,
+                        .tree = a->tree,
+                        .addrs = addrs,
+                        .n = n,
+                        .linger = LINKOPT_CALLED};
     a->tree = NULL;
     return serving_run(&s);
 }

@@ -2,17 +2,19 @@
 #include "cmd/cmd.h"
 #include "cmd/ductrun.h"
 #include "cmd/listening.h"
+#include "cmd/util.h"
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 /* --export, --mount, --marker and --remote are for the far end of `plenum ssh`, which has names for
  * several trees; they are not in the help. */
-enum { OPT_EXPORT = 256, OPT_MOUNT, OPT_MARKER, OPT_REMOTE };
+enum { OPT_EXPORT = 256, OPT_MOUNT, OPT_MARKER, OPT_REMOTE, OPT_ACCESS };
 static const struct option longs[] = {{"dial", required_argument, NULL, 'd'},
                                       {"listen", required_argument, NULL, 'l'},
                                       {"exec", required_argument, NULL, 'e'},
                                       {"quiet", no_argument, NULL, 'q'},
+                                      {"access", required_argument, NULL, OPT_ACCESS},
                                       {"export", required_argument, NULL, OPT_EXPORT},
                                       {"mount", required_argument, NULL, OPT_MOUNT},
                                       {"marker", required_argument, NULL, OPT_MARKER},
@@ -61,7 +63,6 @@ static int options(struct duct *d, int argc, char **argv)
 {
     static char command[16384];
     struct pl_err err;
-    const char *marker = NULL;
     int o, status = EXIT_OK;
     char *rest;
     while ((o = cmd_opt(d->cmd, argc, argv, "d:l:e:qo:", longs)) != -1) {
@@ -86,6 +87,9 @@ static int options(struct duct *d, int argc, char **argv)
             if (mountopt_parse(&d->opts, optarg, &err) < 0)
                 return cmd_wrong(d->cmd, &err);
             break;
+        case OPT_ACCESS:
+            d->access = util_absolute(optarg); /* for as long as the program runs */
+            break;
         case OPT_EXPORT:
             rest = cut(d, optarg, '=');
             status = add_export(d, optarg, rest);
@@ -97,15 +101,15 @@ static int options(struct duct *d, int argc, char **argv)
             add_mount(d, optarg, rest);
             break;
         case OPT_MARKER:
-            marker = optarg;
+            d->token = optarg;
             break;
         case OPT_REMOTE:
             d->remote = d->quiet = true;
             break;
         }
     }
-    if (marker) {
-        printf("%s\n", marker);
+    if (d->token) {
+        printf("%s\n", d->token);
         fflush(stdout);
     }
     return EXIT_OK;
@@ -141,18 +145,22 @@ static int run(const struct cmd *self, int argc, char **argv)
 
 const struct cmd cmd_duct = {
     .name = "duct",
-    .args = "[-d ADDR | -l ADDR | -e CMD] [-q] [-o OPT,...] EXPORT DIR",
+    .args = "[-d ADDR | -l ADDR | -e CMD] [--access FILE] [-q] [-o OPT,...] EXPORT DIR",
     .summary = "Exports a tree and mounts the peer's, both over one channel",
     .help =
         "  -d, --dial ADDR    the channel is a connection to ADDR\n"
         "  -l, --listen ADDR  ... the first one that arrives at ADDR\n"
         "  -e, --exec CMD     ... the standard input and output of CMD, run by sh\n"
         "                     (none of them: our own standard input and output)\n"
+        "      --access FILE  what the other end may attach of EXPORT, and as whom (plenum help\n"
+        "                     access)\n"
         "  -q, --quiet        does not say what is exported and mounted\n"
         "  -o OPT,...         mount options, as of plenum mount\n\n"
         "EXPORT is a SPEC (plenum help spec), DIR the mount point; '-' leaves a half out. It\n"
         "runs until both directions have ended: ours by plenum umount DIR, the other by its own\n"
-        "side. When the link is lost, DIR is unmounted and the exit status is 1.\n",
+        "side. A link that breaks is waited for (-o linger=), if we dialed it or listen for it; "
+        "when\n"
+        "it is lost, DIR is unmounted and the exit status is 1.\n",
     .example = "  plenum listen 'tcp!*!1127' duct /usr/glenda /n/foo         (on host1)\n"
                "  plenum dial 'tcp!host1!1127' duct /usr/inferno /n/bar      (on the other)\n",
     .run = run,

@@ -72,7 +72,7 @@ static void spawn(const struct cmd *self, struct chan *chan, char **argv)
         cmd_fail(self, "%s: cannot start a process: %s", chan->peer, strerror(errno));
     else
         children[nchildren++] = pid;
-    chan_close(chan);
+    chan_forget(chan);
 }
 
 static int loop(const struct cmd *self, struct chan_listener *listener, char **argv)

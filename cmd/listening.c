@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/listening.h"
+#include "cmd/pump.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <pwd.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 size_t listening_users(const struct cmd *cmd, const char *text, uid_t *ret, size_t n, size_t max)
@@ -42,14 +46,13 @@ void listening_check(const struct cmd *cmd, const char *addr)
         exit(cmd_wrong(cmd, &err));
 }
 
-int listening_exec(const struct cmd *cmd, struct chan *chan, char **argv)
+/* The command in our place. */
+static int become(const struct cmd *cmd, const char *peer, int in_fd, int out_fd, char **argv)
 {
-    setenv("PLENUM_CHANNEL", chan->role == CHAN_ACCEPTED ? "accepted" : "dialed", 1);
-    setenv("PLENUM_PEER", chan->peer, 1);
     /* Out of the way first: one of them may be 0 or 1 itself. */
-    int in = fcntl(chan->in, F_DUPFD_CLOEXEC, 3), out = fcntl(chan->out, F_DUPFD_CLOEXEC, 3);
+    int in = fcntl(in_fd, F_DUPFD_CLOEXEC, 3), out = fcntl(out_fd, F_DUPFD_CLOEXEC, 3);
     if (in < 0 || out < 0 || dup2(in, 0) < 0 || dup2(out, 1) < 0)
-        return cmd_fail(cmd, "%s: %s", chan->peer, strerror(errno));
+        return cmd_fail(cmd, "%s: %s", peer, strerror(errno));
     signal(SIGPIPE, SIG_DFL);
     execvp(argv[0], argv);
     int e = errno;
@@ -57,4 +60,39 @@ int listening_exec(const struct cmd *cmd, struct chan *chan, char **argv)
         execv("/proc/self/exe", argv);
     cmd_fail(cmd, "%s: %s", argv[0], e == ENOENT ? "no such command" : strerror(e));
     return e == ENOENT ? 127 : 126;
+}
+
+/* The command beside us. */
+static int carry(const struct cmd *cmd, struct chan *chan, char **argv)
+{
+    int fds[2], status = 0;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
+        return cmd_fail(cmd, "%s: %s", chan->peer, strerror(errno));
+    fflush(NULL);
+    signal(SIGCHLD, SIG_DFL);
+    pid_t us = getpid(), pid = fork();
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGTERM); /* who ends us means the command */
+        if (getppid() != us)
+            _exit(126);
+        _exit(become(cmd, chan->peer, fds[1], fds[1], argv));
+    }
+    close(fds[1]);
+    if (pid < 0) {
+        close(fds[0]);
+        chan_close(chan);
+        return cmd_fail(cmd, "%s: cannot start a process: %s", chan->peer, strerror(errno));
+    }
+    pump_run(chan, fds[0]);
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+int listening_exec(const struct cmd *cmd, struct chan *chan, char **argv)
+{
+    setenv("PLENUM_CHANNEL", chan->role == CHAN_ACCEPTED ? "accepted" : "dialed", 1);
+    setenv("PLENUM_PEER", chan->peer, 1);
+    setenv("PLENUM_WHO", chan->who, 1);
+    return chan->io ? carry(cmd, chan, argv) : become(cmd, chan->peer, chan->in, chan->out, argv);
 }

@@ -15,9 +15,12 @@ void listening_check_users(const struct cmd *cmd, const char *addr);
 void listening_note(const struct cmd *cmd, const char *name, const char *note);
 /* Usage error unless it is an address. */
 void listening_check(const struct cmd *cmd, const char *addr);
-/* Becomes the command with the channel as its stdin and stdout; PLENUM_CHANNEL and PLENUM_PEER tell
- * it what it has got. `duct` and `plenum` are found also when they are not installed. Returns only
- * on failure: the exit status (127: there is no such command), having printed why. */
+/* Becomes the command with the channel as its stdin and stdout; PLENUM_CHANNEL,
+ * PLENUM_PEER and PLENUM_WHO tell it what it has got. `duct` and `plenum` are found also when they
+ * are not installed. Returns only on failure: the exit status (127: there is no such command),
+ * having printed why. Where the channel is more than a descriptor (tls!), the command is a child
+ * instead, between which and the channel we carry the bytes: then its own status is returned in the
+ * end. */
 int listening_exec(const struct cmd *cmd, struct chan *chan, char **argv);
 
 #endif

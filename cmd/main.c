@@ -10,13 +10,16 @@
 
 extern const struct cmd cmd_mount, cmd_umount, cmd_serve, cmd_duct, cmd_ssh, cmd_listen, cmd_dial,
     cmd_ls, cmd_cat, cmd_stat, cmd_get, cmd_put, cmd_mkdir, cmd_rm, cmd_status, cmd_trace,
-    cmd_upgrade, cmd_version, cmd_help_cmd;
+    cmd_upgrade, cmd_key, cmd_version, cmd_help_cmd, cmd_relink;
 
 const struct cmd *const cmd_table[] = {
-    &cmd_mount,  &cmd_umount, &cmd_serve,   &cmd_duct,    &cmd_ssh,      &cmd_listen, &cmd_dial,
-    &cmd_ls,     &cmd_cat,    &cmd_stat,    &cmd_get,     &cmd_put,      &cmd_mkdir,  &cmd_rm,
-    &cmd_status, &cmd_trace,  &cmd_upgrade, &cmd_version, &cmd_help_cmd, NULL,
+    &cmd_mount,  &cmd_umount, &cmd_serve,   &cmd_duct, &cmd_ssh,     &cmd_listen,   &cmd_dial,
+    &cmd_ls,     &cmd_cat,    &cmd_stat,    &cmd_get,  &cmd_put,     &cmd_mkdir,    &cmd_rm,
+    &cmd_status, &cmd_trace,  &cmd_upgrade, &cmd_key,  &cmd_version, &cmd_help_cmd, NULL,
 };
+
+/* Run by other processes of ours alone, and not in the help. */
+static const struct cmd *const hidden[] = {&cmd_relink, NULL};
 
 /* Names under which the program is installed too, each the subcommand of that name. */
 static const char *const aliases[] = {"duct", NULL};
@@ -28,6 +31,9 @@ const struct cmd *cmd_find(const char *name)
     for (size_t i = 0; cmd_table[i]; i++)
         if (!strcmp(cmd_table[i]->name, name))
             return cmd_table[i];
+    for (size_t i = 0; hidden[i]; i++)
+        if (!strcmp(hidden[i]->name, name))
+            return hidden[i];
     return NULL;
 }
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/mountopt.h"
+#include "base/limits.h"
 #include "base/text.h"
 #include "cmd/util.h"
 #include "fuse/features.h"
@@ -10,10 +11,11 @@
 #include <string.h>
 
 /* USE and DONT: of an enum fuse_choice. */
-enum kind { ON, OFF, USE, DONT, DURATION, COUNT, SECONDS, NODES, SIZE, MASK };
+enum kind { ON, OFF, USE, DONT, HARD, DURATION, SOFT, COUNT, SECONDS, NODES, SIZE, MASK };
 
 #define M(field) offsetof(struct mountopt, mount.field)
 #define F(field) offsetof(struct mountopt, fuse.field)
+#define L(field) offsetof(struct mountopt, link.field)
 static const struct option_row {
     const char *name;
     enum kind kind;
@@ -59,12 +61,22 @@ static const struct option_row {
     {"max_write", SIZE, F(max_write), 4096, 1 << 20},
     {"nodes", NODES, offsetof(struct mountopt, nodes), 1, LEDGER_NODES},
     {"hang", SECONDS, offsetof(struct mountopt, hang), 0, 86400},
+    {"linger", DURATION, L(linger), 0, LIMIT_LINGER *INT64_C(1000000000)},
+    {"soft", SOFT, L(soft), 1, LIMIT_LINGER *INT64_C(1000000000)},
+    {"hard", HARD, L(soft), 0, 0},
+    {"keepalive", DURATION, L(keepalive), 0, 3600 * INT64_C(1000000000)},
     {"mask", MASK, 0, 0, 0}, /* for tests */
 };
 #define ROWS (sizeof(rows) / sizeof(*rows))
 
+void linkopt_init(struct linkopt *o)
+{
+    *o = (struct linkopt){.linger = -1, .keepalive = -1, .soft = LINKOPT_SOFT};
+}
+
 void mountopt_init(struct mountopt *o)
 {
+    linkopt_init(&o->link);
     mount_opts_init(&o->mount);
     fuse_opts_init(&o->fuse);
     o->hang = 30;
@@ -97,7 +109,8 @@ static int mask(struct mountopt *o, const char *text, struct pl_err *err)
 /* The value of a row that takes one, or -1. */
 static int64_t value_of(const struct option_row *row, const char *text)
 {
-    int64_t v = row->kind == DURATION ? text_duration(text) : text_size(text);
+    bool time = row->kind == DURATION || row->kind == SOFT;
+    int64_t v = time ? text_duration(text) : text_size(text);
     return v >= row->least && v <= row->most ? v : -1;
 }
 
@@ -105,9 +118,12 @@ static int apply(struct mountopt *o, const struct option_row *row, const char *v
                  struct pl_err *err)
 {
     static const char *const example[] = {
-        [DURATION] = "a time, as in 20ms or 1s", [COUNT] = "a number from 1 to 1024",
-        [NODES] = "a number from 1 to 16777216", [SECONDS] = "a number of seconds from 0 to 86400",
+        [DURATION] = "a time, as in 20ms or 1s",
+        [COUNT] = "a number from 1 to 1024",
+        [NODES] = "a number from 1 to 16777216",
+        [SECONDS] = "a number of seconds from 0 to 86400",
         [SIZE] = "a size from 4k to 1M",
+        [SOFT] = "a time of at least a nanosecond (callers that wait for ever: hard)",
     };
     char *at = (char *)o + row->at;
     if (row->kind == MASK)
@@ -117,6 +133,8 @@ static int apply(struct mountopt *o, const struct option_row *row, const char *v
             return pl_fail(err, -EINVAL, "-o %s: takes no value", row->name);
         if (row->kind == USE || row->kind == DONT)
             *(enum fuse_choice *)at = row->kind == USE ? FUSE_ON : FUSE_OFF;
+        else if (row->kind == HARD)
+            *(int64_t *)at = 0;
         else
             *(bool *)at = row->kind == ON;
         return 0;
@@ -124,8 +142,10 @@ static int apply(struct mountopt *o, const struct option_row *row, const char *v
     int64_t v = value ? value_of(row, value) : -1;
     if (v < 0)
         return pl_fail(err, -EINVAL, "-o %s=%s: not %s", row->name, value ? value : "",
-                       example[row->kind]);
-    if (row->kind == DURATION)
+                       row->most == LIMIT_LINGER * INT64_C(1000000000) && row->kind == DURATION
+                           ? "a time, as in 30s, 10m or 1d, of at most 7d"
+                           : example[row->kind]);
+    if (row->kind == DURATION || row->kind == SOFT)
         *(int64_t *)at = v;
     else
         *(unsigned *)at = (unsigned)v;

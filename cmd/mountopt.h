@@ -6,12 +6,25 @@
 #include "doors/fuse.h"
 #include "keeper/mount.h"
 
+/* What is done about a link that breaks (docs/links.md); times in ns. */
+struct linkopt {
+    int64_t linger;    /* so long one that is down is waited for; 0: none; -1: not said */
+    int64_t keepalive; /* silence after which the far end is asked; 0: never; -1: not said */
+    int64_t soft;      /* without a link callers wait so long; 0: as long as it lingers */
+};
+#define LINKOPT_LINGER    86400000000000 /* who dials, if it is not said: 1d */
+#define LINKOPT_CALLED    600000000000   /* who is called: 10m */
+#define LINKOPT_KEEPALIVE 15000000000
+#define LINKOPT_SOFT      60000000000
+void linkopt_init(struct linkopt *o);
+
 struct mountopt {
     struct mount_opts mount;
     struct fuse_opts fuse;
     unsigned nodes; /* in the ledger at most, 0: as many as there may be */
     unsigned hang;  /* seconds, 0: a server that hangs is left alone */
-    bool confine;   /* the server gives up what it has no use for (base/confine.h) */
+    struct linkopt link;
+    bool confine; /* the server gives up what it has no use for (base/confine.h) */
 };
 void mountopt_init(struct mountopt *o);
 /* Takes "ro,timeout=2s,..."; -EINVAL with a sentence. */
@@ -36,6 +49,14 @@ int mountopt_parse(struct mountopt *o, const char *text, struct pl_err *err);
     "replaced\n"                                                                                   \
     "                                        (30), if the mount outlives it; 0: never\n"           \
     "  nodes=N                               as many known files survive a server (16777216)\n"    \
+    "  linger=T                              a link that is down is waited for so long (1d; 0: "   \
+    "it\n"                                                                                         \
+    "                                        ends with its first break); see docs/links.md\n"      \
+    "  soft=SECONDS                          without a link callers wait so long, then get\n"      \
+    "                                        ETIMEDOUT until it is back (60)\n"                    \
+    "  hard                                  ... they wait as long as it lingers\n"                \
+    "  keepalive=SECONDS                     after so much silence the other end is asked, and\n"  \
+    "                                        given up after as much again (15; 0: never)\n"        \
     "  noconfine                             the server keeps all rights that it was started "     \
     "with\n"                                                                                       \
     "  uring                                 requests over io_uring; the mount ends with its "     \

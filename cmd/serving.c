@@ -5,16 +5,20 @@
  */
 #include "cmd/serving.h"
 #include "base/limits.h"
+#include "cmd/holder.h"
+#include "cmd/mountopt.h"
 #include "cmd/util.h"
-#include "doors/p9.h"
+#include "doors/p9_access.h"
 #include "keeper/registry.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define RETRY_MS 100 /* out of descriptors: so long until the next try to accept */
@@ -32,6 +36,8 @@ struct link {
 struct server {
     const struct serving *s;
     struct p9_crew *crew;
+    struct p9_links *known; /* to be found again; or NULL */
+    struct holder *holder;  /* or NULL */
     struct p9_door *door;
     struct reg_entry *entry;
     struct reg_page *page;
@@ -40,7 +46,8 @@ struct server {
     struct link *links;
     size_t served,
         live; /* connections so far, and now: at LIMIT_CONNECTIONS others wait to be accepted */
-    int signal_fd, event_fd;
+    int signal_fd, event_fd, hangup_fd;
+    struct p9_access *access;
     int status;
     bool stop;
 };
@@ -70,6 +77,26 @@ static void over(void *arg, int error, const char *sentence)
         abort(); /* it only fails when it is not an eventfd */
 }
 
+/* A link went down or is up again: the main thread counts. */
+static void changed(void *arg, const char *down)
+{
+    struct server *sv = arg;
+    if (down)
+        reg_link_changed(sv->page, down);
+    if (write(sv->event_fd, &(uint64_t){1}, 8) < 0)
+        abort();
+}
+
+/* How many there are, and how many of them are down. */
+static void count(struct server *sv)
+{
+    uint32_t down = 0;
+    for (struct link *l = sv->links; l; l = l->next)
+        down += p9_conn_down(l->conn) > 0;
+    atomic_store(&sv->page->link.peers, (uint32_t)sv->live);
+    atomic_store(&sv->page->link.down, down);
+}
+
 static int take(struct server *sv, struct chan *chan)
 {
     struct link *l = calloc(1, sizeof(*l));
@@ -88,6 +115,7 @@ static int take(struct server *sv, struct chan *chan)
     sv->links = l;
     sv->served++;
     sv->live++;
+    count(sv);
     return 0;
 }
 
@@ -105,13 +133,15 @@ static void sweep(struct server *sv)
         }
         *at = l->next;
         sv->live--;
-        if (l->error && !sv->s->quiet)
+        /* Who wants a link of a server before this one finds another way by itself. */
+        if (l->error && l->error != -ENOLINK && !sv->s->quiet)
             fprintf(stderr, "%s: %s: %s\n", sv->s->prefix, l->peer, l->sentence);
-        if (l->error && sv->s->once)
+        if (l->error && l->error != -ENOLINK && sv->s->once)
             sv->status = 1;
         p9_conn_free(l->conn);
         free(l);
     }
+    count(sv);
 }
 
 static int open_addr(struct server *sv, size_t i)
@@ -122,6 +152,10 @@ static int open_addr(struct server *sv, size_t i)
         struct chan chan;
         if (chan_dial(addr, &chan, &err) < 0)
             return failed(sv, err.text);
+        if (sv->s->remote) {
+            chan.role = CHAN_ACCEPTED;
+            snprintf(chan.who, sizeof(chan.who), "ssh");
+        }
         return take(sv, &chan);
     }
     if (chan_listen(addr, &sv->s->listen, &sv->listeners[i], &err) < 0)
@@ -157,6 +191,29 @@ static bool accept_one(struct server *sv, struct chan_listener *listener)
     return r != -EACCES && r != -EAGAIN && r != -EINTR && r != -ECONNABORTED;
 }
 
+static void take_back(struct server *sv)
+{
+    struct chan chan;
+    struct pl_err err;
+    int r = holder_accept(sv->holder, &chan, &err);
+    if (r == 0)
+        take(sv, &chan);
+    else if (r != -EAGAIN)
+        failed(sv, err.text);
+}
+
+static void reload(struct server *sv)
+{
+    struct pl_err err;
+    uint64_t n;
+    if (read(sv->hangup_fd, &n, sizeof(n)) < 0)
+        return;
+    if (p9_access_reload(sv->access, &err) < 0)
+        fprintf(stderr, "%s: the old rules stay: %s\n", sv->s->prefix, err.text);
+    else if (!sv->s->quiet)
+        util_say("%s: read again", sv->s->access);
+}
+
 static bool finished(const struct server *sv)
 {
     if (sv->stop)
@@ -168,7 +225,8 @@ static bool finished(const struct server *sv)
 
 static void loop(struct server *sv)
 {
-    struct pollfd *fds = calloc(sv->s->n + 2, sizeof(*fds));
+    size_t n = sv->s->n;
+    struct pollfd *fds = calloc(n + 4, sizeof(*fds));
     bool wait = false;
     if (!fds) {
         sv->status = failed(sv, "out of memory");
@@ -178,23 +236,101 @@ static void loop(struct server *sv)
         bool listening = !wait && sv->live < LIMIT_CONNECTIONS && !(sv->s->once && sv->served);
         fds[0] = (struct pollfd){.fd = sv->signal_fd, .events = POLLIN};
         fds[1] = (struct pollfd){.fd = sv->event_fd, .events = POLLIN};
-        for (size_t i = 0; i < sv->s->n; i++) {
+        fds[2] = (struct pollfd){.fd = sv->hangup_fd, .events = POLLIN};
+        fds[n + 3] = (struct pollfd){.fd = sv->holder && !wait ? holder_fd(sv->holder) : -1,
+                                     .events = POLLIN};
+        for (size_t i = 0; i < n; i++) {
             struct chan_listener *l = sv->listeners[i];
-            fds[i + 2] =
+            fds[i + 3] =
                 (struct pollfd){.fd = l && listening ? chan_listener_fd(l) : -1, .events = POLLIN};
         }
-        if (poll(fds, sv->s->n + 2, wait ? RETRY_MS : -1) < 0 && errno != EINTR)
+        if (poll(fds, n + 4, wait ? RETRY_MS : -1) < 0 && errno != EINTR)
             break;
         wait = false;
         sv->stop = fds[0].revents;
         if (fds[1].revents)
             sweep(sv);
-        for (size_t i = 0; i < sv->s->n && !sv->stop; i++)
-            if (fds[i + 2].revents && sv->live < LIMIT_CONNECTIONS &&
+        if (fds[2].revents)
+            reload(sv);
+        if (fds[n + 3].revents)
+            take_back(sv);
+        for (size_t i = 0; i < n && !sv->stop; i++)
+            if (fds[i + 3].revents && sv->live < LIMIT_CONNECTIONS &&
                 !(sv->s->once && sv->served) && accept_one(sv, sv->listeners[i]))
                 wait = true;
     }
     free(fds);
+}
+
+/* From here on connections may be links, which outlive their channels. */
+static int start_links(struct server *sv)
+{
+    if (!sv->s->linger)
+        return 0;
+    sv->known = p9_links_new(sv->s->linger, 0);
+    if (!sv->known)
+        return failed(sv, "out of memory");
+    struct p9_link_opts opts = {.linger = sv->s->linger,
+                                .keepalive = LINKOPT_KEEPALIVE,
+                                .links = sv->known,
+                                .changed = changed,
+                                .arg = sv};
+    p9_door_link(sv->door, &opts);
+    atomic_store(&sv->page->link.kind, REG_LINK_KEPT);
+    atomic_store(&sv->page->link.linger, sv->s->linger);
+    atomic_store(&sv->page->link.keepalive, opts.keepalive);
+    if (!sv->s->remote || !sv->s->marker)
+        return 0;
+    int r = holder_new(sv->s->marker, &sv->holder);
+    return r < 0 ? failed(sv, strerror(-r)) : 0;
+}
+
+/* The directory DIR of --state: made if it is not there, and nobody else's. */
+static int state_dir(const char *path)
+{
+    struct stat st;
+    if (mkdir(path, 0700) < 0 && errno != EEXIST)
+        return -errno;
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    if (fstat(fd, &st) == 0 && st.st_uid == geteuid() && !(st.st_mode & 022))
+        return fd;
+    close(fd);
+    return -EPERM;
+}
+
+static void say_lasts(struct server *sv, const char *why)
+{
+    char *lasts = sv->page->stats.lasts;
+    if (why)
+        snprintf(lasts, sizeof(sv->page->stats.lasts), "operations die with it: %.50s", why);
+    else
+        strcpy(lasts, "its successor remembers operations");
+}
+
+/* Clients' operations are to outlive this process. Without that it serves all the same, unless a
+ * directory was asked for. */
+static int remember(struct server *sv)
+{
+    const struct serving *s = sv->s;
+    if (!s->what || (s->state && !strcmp(s->state, "none"))) {
+        say_lasts(sv, s->what ? "by request" : "the tree ends with it");
+        return 0;
+    }
+    int dir = s->state ? state_dir(s->state) : reg_dir("ops");
+    int r = dir < 0 ? dir : p9_door_remember(sv->door, dir, s->what);
+    if (dir >= 0)
+        close(dir);
+    const char *why = r == -ENOTSUP ? "the tree ends with it"
+                      : r == -EPERM ? "others may write to its directory"
+                                    : strerror(-r);
+    say_lasts(sv, r < 0 ? why : NULL);
+    if (r == 0 || r == -ENOTSUP || !s->state)
+        return 0;
+    fprintf(stderr, "%s: %s: %s (--state wants a directory that is this user's alone)\n", s->prefix,
+            s->state, r == -EPERM ? "not private" : strerror(-r));
+    return 1;
 }
 
 static int start(struct server *sv)
@@ -204,12 +340,21 @@ static int start(struct server *sv)
     sv->listeners = calloc(sv->s->n, sizeof(*sv->listeners));
     if (!sv->crew || !sv->listeners)
         return failed(sv, "out of memory");
+    struct pl_err err;
+    if (sv->s->access && p9_access_open(sv->s->access, &sv->access, &err) < 0)
+        return failed(sv, err.text);
     if (reg_add("serve", "", sv->s->text, &sv->entry, &sv->page) < 0 && !sv->page)
         return failed(sv, "out of memory");
     atomic_store(&sv->page->server, getpid());
     int r = p9_door_new(&export, 1, sv->crew, &sv->page->stats, &sv->door);
     if (r < 0)
         return failed(sv, strerror(-r));
+    if (start_links(sv))
+        return 1;
+    if (remember(sv))
+        return 1;
+    if (sv->access)
+        p9_door_admit(sv->door, p9_access_admit, sv->access);
     if (sv->s->marker) {
         printf("%s\n", sv->s->marker);
         fflush(stdout);
@@ -236,8 +381,12 @@ static void end(struct server *sv)
         p9_conn_free(l->conn);
         free(l);
     }
+    holder_free(sv->holder);
+    if (sv->known)
+        p9_links_free(sv->known);
     if (sv->door)
         p9_door_free(sv->door);
+    p9_access_free(sv->access);
     if (sv->crew)
         p9_crew_free(sv->crew);
     pl_tree_unref(sv->s->tree);
@@ -248,10 +397,13 @@ int serving_run(const struct serving *s)
 {
     struct server sv = {.s = s};
     signal(SIGPIPE, SIG_IGN);
+    if (s->remote) /* from an sshd that dies, which is no reason to end */
+        signal(SIGHUP, SIG_IGN);
     util_many_descriptors();
     sv.signal_fd = util_signals();
     sv.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (sv.signal_fd < 0 || sv.event_fd < 0)
+    sv.hangup_fd = s->access ? util_hangups() : -1;
+    if (sv.signal_fd < 0 || sv.event_fd < 0 || (s->access && sv.hangup_fd < 0))
         sv.status = failed(&sv, strerror(errno));
     else
         sv.status = start(&sv);

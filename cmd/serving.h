@@ -13,14 +13,21 @@ struct serving {
     char *const *addrs;
     size_t n;
     struct chan_listen_opts listen;
+    /* Operations of clients are remembered beyond this process, if that can be: where (NULL: the
+     * usual place; "none": nowhere), and what is served, the same in every run (NULL: nobody serves
+     * it again). */
+    const char *state, *what;
+    const char *access; /* the access file, read again on SIGHUP; or NULL */
     const char *marker; /* printed on standard output before the first connection; or NULL */
+    bool remote;        /* the far end of an ssh, which may come back: `marker` is its token */
+    int64_t linger;     /* ns; so long a link that is down is waited for at most; 0: no links */
     bool once;          /* ends after the first connection */
     bool quiet;
 };
 
-/* Serves until SIGINT, SIGTERM or SIGHUP, until the one connection ended (once), or until all did
- * when none of the addresses is one to listen at. The exit status; what went wrong is printed.
- * Drops `tree`. */
+/* Serves until SIGINT, SIGTERM or (without an access file) SIGHUP, until the one connection ended
+ * (once), or until all did when none of the addresses is one to listen at. The exit status; what
+ * went wrong is printed. Drops `tree`. */
 int serving_run(const struct serving *s);
 
 #endif

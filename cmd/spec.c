@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/spec.h"
 #include "base/text.h"
-#include "cmd/sshlink.h"
+#include "cmd/far.h"
 #include "cmd/util.h"
-#include "p9/conn.h"
 #include "sources/host.h"
-#include "sources/p9.h"
 #include <errno.h>
 #include <limits.h>
 #include <plenum/app.h>
@@ -16,17 +14,21 @@
 #include <unistd.h>
 
 #define SPEC_DEPTH 64
+#define SPEC_ADDRS 16
 
 struct spec_kind;
 struct spec {
     const struct spec_kind *kind;
-    char *text;  /* canonical */
-    char *rest;  /* a source's text behind the colon, or a path */
+    char *text;                  /* canonical */
+    char *rest;                  /* a source's text behind the colon, or a path */
+    char *addrs[SPEC_ADDRS + 1]; /* 9p and exec; NULL-terminated */
+    size_t naddrs;
     char *aname; /* 9p */
     char *uname, *version;
     int64_t number; /* mem's size, delay's ns */
     int op, error;  /* fault */
     uint64_t skip, count;
+    struct pl_map *map;
     struct spec *lower; /* a layer's */
 };
 
@@ -67,48 +69,55 @@ struct p9_crew *spec_crew(void)
     return crew;
 }
 
-/* Also when a plain server closed in good order: the tree is as dead then. Who frees the tree
- * knows that it does, and need not listen. */
-static void conn_over(void *arg, int error, const char *sentence)
+static const char *user_of(const struct spec *s, char buf[256])
 {
-    const struct spec_watch *watch = arg;
-    if (watch && watch->lost)
-        watch->lost(watch->arg, error && sentence ? sentence : "the other end closed it");
+    return s->uname ? s->uname : util_user(buf, 256);
 }
 
-static int attach(struct chan *chan, const struct spec *s, const struct opening *o,
-                  struct pl_tree **ret, struct pl_err *err)
+/* The tree at the other end of what `how` says; how->own is taken over. */
+static int open_far(const struct spec *s, const char *aname, struct far_how *how,
+                    const struct opening *o, struct pl_tree **ret, struct pl_err *err)
 {
-    struct p9_conn_opts opts = {.crew = spec_crew(),
-                                .use = true,
-                                .version = s->version,
-                                .over = conn_over,
-                                .over_arg = (void *)o->watch};
-    if (!opts.crew) {
-        chan_close(chan);
+    const struct spec_watch *w = o->watch;
+    struct far_peer peer;
+    struct far *far;
+    struct p9_conn *conn;
+    char user[256];
+    how->version = s->version;
+    how->opts = (struct linkopt){0}; /* for nobody who would know of it */
+    if (w) {
+        how->opts = w->link;
+        how->lost = w->lost;
+        how->changed = w->changed;
+        how->ready = w->ready;
+        how->left = w->left;
+        how->arg = w->arg;
+    }
+    if (far_new(how, &far) < 0) {
+        free(how->own);
         return no_memory(err);
     }
-    if (o->far) {
-        snprintf(o->far->peer, sizeof(o->far->peer), "%s", chan->peer);
-        o->far->note = chan->note;
+    int r = far_dial(far, &peer, &conn, err);
+    if (r == 0) {
+        struct pl_call call;
+        struct pl_p9_opts p9 = {.aname = aname, .uname = user_of(s, user)};
+        pl_call_init_self(&call);
+        r = far_use(far, conn, &call, err);
+        if (r == 0)
+            r = far_tree(far, conn, &p9, ret, err);
+        pl_call_done(&call);
+        if (r < 0)
+            p9_conn_free(conn);
     }
-    struct p9_conn *conn;
-    int r = p9_conn_new(chan, &opts, &conn, err);
-    if (r < 0)
+    if (r < 0) {
+        far_free(far);
         return r;
-    struct pl_call call;
-    pl_call_init_self(&call);
-    char user[256];
-    struct pl_p9_opts p9 = {.aname = s->aname,
-                            .uname = s->uname ? s->uname : util_user(user, sizeof(user)),
-                            .own = true};
-    r = p9_use(conn, &call, err);
-    if (r == 0)
-        r = pl_p9_open(conn, &p9, ret, err);
-    if (r < 0)
-        p9_conn_free(conn);
-    pl_call_done(&call);
-    return r;
+    }
+    if (o->far) {
+        *o->far = (struct spec_far){.far = far, .note = peer.note};
+        snprintf(o->far->peer, sizeof(o->far->peer), "%s", peer.name);
+    }
+    return 0;
 }
 
 /* ---- sources ---- */
@@ -149,66 +158,81 @@ static int mem_open(const struct spec *s, const struct opening *o, struct pl_tre
     return pl_mem_new((uint64_t)s->number, ret, err);
 }
 
-/* Cuts ",aname=...", ",uname=..." and ",version=..." off the end of an address (which may contain
- * commas). */
-static void cut_options(struct spec *s, char *text)
+/* What may stand behind an address, which may have commas in it itself. */
+static const char *const marks[] = {",or=", ",aname=", ",uname=", ",version="};
+enum { MARK_OR, MARK_ANAME, MARK_UNAME, MARK_VERSION, MARKS };
+
+/* The first of them in the text: it is cut off there, and what is behind it returned; or NULL. */
+static char *cut_mark(char *text, int *which)
 {
-    const struct {
-        const char *mark;
-        char **to;
-    } options[] = {{",aname=", &s->aname}, {",uname=", &s->uname}, {",version=", &s->version}};
-    enum { N = sizeof(options) / sizeof(*options) };
-    char *found[N];
-    for (int i = 0; i < N; i++)
-        found[i] = strstr(text, options[i].mark);
-    for (int i = 0; i < N; i++)
-        if (found[i]) {
-            *found[i] = 0;
-            *options[i].to = found[i] + strlen(options[i].mark);
+    char *first = NULL;
+    for (int i = 0; i < MARKS; i++) {
+        char *found = strstr(text, marks[i]);
+        if (found && (!first || found < first)) {
+            first = found;
+            *which = i;
         }
-    for (int i = 0; i < N; i++)
-        *options[i].to = *options[i].to ? strdup(*options[i].to) : NULL;
+    }
+    if (!first)
+        return NULL;
+    *first = 0;
+    return first + strlen(marks[*which]);
+}
+
+static int add_addr(struct spec *s, const char *addr, struct pl_err *err)
+{
+    if (!chan_is_addr(addr))
+        return pl_fail(err, -EINVAL,
+                       "9p:%s: not an address (as in 9p:tcp!host!564, 9p:unix!/run/x; see plenum "
+                       "help addr)",
+                       addr);
+    int r = chan_check(addr, err);
+    if (r < 0)
+        return r;
+    if (s->naddrs == SPEC_ADDRS)
+        return pl_fail(err, -EINVAL, "%s: more than %d addresses", s->text, SPEC_ADDRS);
+    s->addrs[s->naddrs] = strdup(addr);
+    return s->addrs[s->naddrs++] ? 0 : no_memory(err);
 }
 
 static int check_version(const struct spec *s, struct pl_err *err)
 {
     static const char *const known[] = {P9_VERSION, P9_VERSION_U, P9_VERSION_L};
-    for (size_t i = 0; s->version && i < sizeof(known) / sizeof(*known); i++)
+    for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++)
         if (!strcasecmp(s->version, known[i]))
             return 0;
-    return !s->version
-               ? 0
-               : pl_fail(err, -EINVAL, "version=%s: no such dialect (9p2000, 9p2000.u, 9p2000.L)",
-                         s->version);
+    return pl_fail(err, -EINVAL, "version=%s: no such dialect (9p2000, 9p2000.u, 9p2000.L)",
+                   s->version);
 }
 
 static int p9_parse(struct spec *s, char *text, char **lower, struct pl_err *err)
 {
     if (asprintf(&s->text, "9p:%s", text) < 0)
         return no_memory(err);
-    cut_options(s, text);
-    if (!chan_is_addr(text))
-        return pl_fail(err, -EINVAL,
-                       "9p:%s: not an address (as in 9p:tcp!host!564, 9p:unix!/run/x; see plenum "
-                       "help addr)",
-                       text);
-    int r = chan_check(text, err);
-    if (r == 0)
-        r = check_version(s, err);
-    if (r < 0)
-        return r;
-    s->rest = strdup(text);
-    return s->rest ? 0 : no_memory(err);
+    int which = MARK_OR, r = 0;
+    for (char *next = text; r == 0 && next; text = next) {
+        int is = which;
+        next = cut_mark(text, &which);
+        if (is == MARK_OR) {
+            r = add_addr(s, text, err);
+            continue;
+        }
+        char **to = is == MARK_ANAME ? &s->aname : is == MARK_UNAME ? &s->uname : &s->version;
+        free(*to);
+        *to = strdup(text);
+        r = *to ? 0 : no_memory(err);
+    }
+    return r == 0 && s->version ? check_version(s, err) : r;
 }
 
 static int p9_open(const struct spec *s, const struct opening *o, struct pl_tree **ret,
                    struct pl_err *err)
 {
-    struct chan chan;
-    int r = chan_dial(s->rest, &chan, err);
-    if (r == 0)
-        r = attach(&chan, s, o, ret, err);
-    if (r == 0 && chan_again(s->rest))
+    int r = open_far(s, s->aname, &(struct far_how){.addrs = s->addrs}, o, ret, err);
+    bool again = true;
+    for (size_t i = 0; i < s->naddrs; i++)
+        again = again && chan_again(s->addrs[i]);
+    if (r == 0 && again)
         (*ret)->flags |= PL_TREE_LASTING;
     return r;
 }
@@ -217,8 +241,9 @@ static int exec_parse(struct spec *s, char *text, char **lower, struct pl_err *e
 {
     if (!*text)
         return pl_fail(err, -EINVAL, "exec: a command is missing (as in exec:diod -f ...)");
-    if (asprintf(&s->text, "exec:%s", text) < 0 || asprintf(&s->rest, "exec!%s", text) < 0)
+    if (asprintf(&s->text, "exec:%s", text) < 0 || asprintf(&s->addrs[0], "exec!%s", text) < 0)
         return no_memory(err);
+    s->naddrs = 1;
     return 0;
 }
 
@@ -241,20 +266,30 @@ static int ssh_parse(struct spec *s, char *text, char **lower, struct pl_err *er
     return s->rest && s->aname ? 0 : no_memory(err);
 }
 
+/* The far end is asked for again as long as the tree is there: it keeps how that is done. */
+struct ssh_way {
+    struct sshlink link;
+    char *args[7];
+    char dir[PATH_MAX + 8], host[];
+};
+
 static int ssh_open(const struct spec *s, const struct opening *o, struct pl_tree **ret,
                     struct pl_err *err)
 {
+    size_t n = strlen(s->rest) + 1;
+    struct ssh_way *way = calloc(1, sizeof(*way) + n);
+    if (!way)
+        return no_memory(err);
+    memcpy(way->host, s->rest, n);
     /* "host:" keeps a directory with a strange name from being taken for another kind of SPEC. */
-    char dir[PATH_MAX + 8];
-    if ((size_t)snprintf(dir, sizeof(dir), "host:%s", s->aname) >= sizeof(dir))
+    if ((size_t)snprintf(way->dir, sizeof(way->dir), "host:%s", s->aname) >= sizeof(way->dir)) {
+        free(way);
         return pl_fail(err, -ENAMETOOLONG, "%s: the path is too long", s->text);
-    char *args[] = {"serve", "--quiet", "--", dir, "stdio", NULL};
-    struct sshlink link = {.host = s->rest, .args = args};
-    struct chan chan;
-    int r = sshlink_start(&link, &chan, err);
-    struct spec root = {.aname = ""};
-    if (r == 0)
-        r = attach(&chan, &root, o, ret, err);
+    }
+    char *args[] = {"serve", "--remote", "--quiet", "--", way->dir, "stdio", NULL};
+    memcpy(way->args, args, sizeof(args));
+    way->link = (struct sshlink){.host = way->host, .args = way->args};
+    int r = open_far(s, "", &(struct far_how){.ssh = &way->link, .own = way}, o, ret, err);
     if (r == 0) /* a directory over there, whoever serves it */
         (*ret)->flags |= PL_TREE_LASTING;
     return r;
@@ -365,6 +400,65 @@ static int fault_parse(struct spec *s, char *text, char **lower, struct pl_err *
     return asprintf(&s->text, "fault(%s,%s,%s%s", op, error, skip, count) < 0 ? no_memory(err) : 0;
 }
 
+/* True when the text begins with part of a map, not with a SPEC. */
+static bool is_map_item(const char *text)
+{
+    static const char *const keys[] = {
+        "uid=", "gid=", "passwd=", "group=", "file=", "as=", "squash,"};
+    for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); i++)
+        if (!strncmp(text, keys[i], strlen(keys[i])))
+            return true;
+    return false;
+}
+
+/* An item with a path is written with the whole path. */
+static int map_item(FILE *out, const char *item, struct pl_err *err)
+{
+    const char *value = strchr(item, '=');
+    bool path = value && strncmp(item, "uid=", 4) && strncmp(item, "gid=", 4) &&
+                strncmp(item, "as=", 3) && value[1];
+    char *abs = path ? util_absolute(value + 1) : NULL;
+    if (path && !abs)
+        return pl_fail(err, -EINVAL, "%s: no such user or no memory", item);
+    if (path)
+        fprintf(out, "%.*s%s,", (int)(value + 1 - item), item, abs);
+    else
+        fprintf(out, "%s,", item);
+    free(abs);
+    return 0;
+}
+
+static int map_parse(struct spec *s, char *text, char **lower, struct pl_err *err)
+{
+    char *items = NULL, *item;
+    size_t size;
+    FILE *out = open_memstream(&items, &size);
+    int r = out ? 0 : no_memory(err);
+    while (r == 0 && is_map_item(text) && (item = argument(&text)))
+        r = map_item(out, item, err);
+    if (!out || fclose(out) != 0)
+        r = no_memory(err);
+    if (r == 0 && !size)
+        r = pl_fail(err, -EINVAL,
+                    "map(%s): a map of ids is needed (as in map(uid=100000:0:65536,/srv), "
+                    "map(file=/etc/plenum/ids,/srv))",
+                    text);
+    *lower = text;
+    if (r == 0 && asprintf(&s->text, "map(%s", items) < 0)
+        r = no_memory(err);
+    if (r == 0) {
+        items[size - 1] = 0; /* the last comma */
+        r = pl_map_parse(items, &s->map, err);
+    }
+    free(items);
+    return r;
+}
+
+static struct pl_tree *map_over(const struct spec *s, struct pl_tree *lower)
+{
+    return pl_map_new(pl_map_ref(s->map), lower);
+}
+
 static struct pl_tree *null_over(const struct spec *s, struct pl_tree *lower)
 {
     return pl_null_new(lower);
@@ -397,7 +491,8 @@ static const struct spec_kind kinds[] = {
      "plenum mount host:/srv /mnt", false, path_parse, dir_open, NULL},
     {"mem", "mem:[SIZE]", "an empty tree in memory, of at most SIZE bytes of content",
      "plenum mount mem:64M /mnt", false, mem_parse, mem_open, NULL},
-    {"9p", "9p:ADDR[,aname=NAME]", "what a 9P server at ADDR serves",
+    {"9p", "9p:ADDR[,or=ADDR]...[,aname=NAME]",
+     "what a 9P server at ADDR serves; or, while it is away, the next that is there",
      "plenum mount '9p:tcp!host1!564' /mnt", false, p9_parse, p9_open, NULL},
     {"ssh", "ssh:[USER@]HOST:DIR", "a directory of another host where plenum is installed",
      "plenum mount ssh:host1:/srv /mnt", false, ssh_parse, ssh_open, NULL},
@@ -409,6 +504,8 @@ static const struct spec_kind kinds[] = {
      plain_parse, NULL, null_over},
     {"trace", "trace(SPEC)", "writes a line for each operation on standard error",
      "plenum mount -f 'trace(/srv)' /mnt", true, plain_parse, NULL, trace_over},
+    {"map", "map(MAP,SPEC)", "callers and owners are others, by a map of ids (plenum help access)",
+     "plenum mount 'map(uid=100000:0:65536,/srv)' /mnt", true, map_parse, NULL, map_over},
     {"delay", "delay(TIME,SPEC)", "each operation takes TIME longer",
      "plenum mount 'delay(20ms,/srv)' /mnt", true, delay_parse, NULL, delay_over},
     {"fault", "fault(OP,ERROR[,skip=N][,count=N],SPEC)",
@@ -447,9 +544,12 @@ void spec_free(struct spec *s)
         struct spec *lower = s->lower;
         free(s->text);
         free(s->rest);
+        for (size_t i = 0; i < s->naddrs; i++)
+            free(s->addrs[i]);
         free(s->aname);
         free(s->version);
         free(s->uname);
+        pl_map_unref(s->map);
         free(s);
         s = lower;
     }

@@ -10,6 +10,7 @@
 #define CMD_SPEC_H
 
 #include "channel/channel.h"
+#include "cmd/mountopt.h"
 #include <plenum/tree.h>
 #include <stdio.h>
 
@@ -22,10 +23,18 @@ void spec_free(struct spec *spec);
 const char *spec_text(const struct spec *spec);
 
 struct pl_keep;
+struct far;
+struct p9_conn;
 
-/* Who wants to know that a connection under the tree was lost (a 9p, ssh or exec source). */
+/* Who wants to know what becomes of a connection under the tree (a 9p, ssh or exec source). */
 struct spec_watch {
-    void (*lost)(void *arg, const char *sentence); /* in a thread of the engine; must not block */
+    struct linkopt link;
+    void (*lost)(void *arg, const char *sentence); /* for good; in a thread of the engine; must not
+                                                     block */
+    void (*changed)(void *arg, const char *sentence); /* it is down (why), or up again (NULL) */
+    /* A connection is ready to be used. */
+    void (*ready)(void *arg, const struct far *far, struct p9_conn *conn);
+    const char *left; /* the id of a link whose process was killed: it is given up; or NULL, "" */
     void *arg;
     struct pl_keep *keep; /* what a predecessor left, for who gives it to pl_keep() too; or NULL. A
                              host directory is the one that was served, even if its path leads
@@ -35,9 +44,10 @@ struct spec_watch {
 struct spec_far {
     char peer[128];   /* escaped; "": there is none */
     const char *note; /* what the user ought to be warned of, as in struct chan */
+    struct far *far;  /* as long as the tree is there (cmd/far.h); or NULL */
 };
-/* Opens what the SPEC names. May block. `watch` may be NULL, and must outlive the tree; `ret_far`
- * may be NULL. */
+/* Opens what the SPEC names. May block. `watch` may be NULL (then a break is the end), and must
+ * outlive the tree; `ret_far` may be NULL. */
 int spec_open(const struct spec *spec, const struct spec_watch *watch, struct spec_far *ret_far,
               struct pl_tree **ret, struct pl_err *err);
 

@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/pidfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -116,13 +117,21 @@ static int check_ours(const struct duct *d)
 static int connect_and_run(struct duct *d, struct sshlink *link)
 {
     struct pl_err err;
-    if (sshlink_start(link, &d->chan, &err) < 0)
+    char token[SSHLINK_TOKEN];
+    if (sshlink_token(token, &err) < 0 || sshlink_start_as(link, token, &d->chan, &err) < 0)
         return cmd_error(d->cmd, &err);
-    /* ssh is a child of this process, and of nobody that the channel is handed to. */
+    /* ssh is a child of this process, and of nobody that the channel is handed to. Others that may
+     * follow it are the serving process's. */
     pid_t ssh = d->chan.child;
-    d->chan.child = 0;
+    d->ssh = link;
+    d->token = token;
+    d->redialed =
+        mmap(NULL, sizeof(*d->redialed), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (d->redialed == MAP_FAILED)
+        d->redialed = NULL;
     int status = duct_run(d); /* has closed the channel, in this process too */
-    return wait_ssh(ssh) ? status : EXIT_FAILED;
+    bool well = wait_ssh(ssh) || (d->redialed && atomic_load(d->redialed));
+    return well ? status : EXIT_FAILED;
 }
 
 static int run(const struct cmd *self, int argc, char **argv)

@@ -36,7 +36,8 @@ static char *remote_command(const struct sshlink *link, const char *token)
     if (!out)
         return NULL;
     fputs("exec sh -c ", out);
-    quote(out, "PATH=$PATH:/usr/local/bin; export PATH; command -v \"$0\" >/dev/null || exit 127; "
+    quote(out, "PATH=$PATH:/usr/local/bin; PLENUM_WHO=ssh; export PATH PLENUM_WHO; command -v "
+               "\"$0\" >/dev/null || exit 127; "
                "exec \"$0\" \"$@\"");
     fputc(' ', out);
     quote(out, link->remote_plenum ? link->remote_plenum : "plenum");
@@ -56,10 +57,12 @@ static int ended(const struct sshlink *link, const char *program, struct chan *c
     int status = 0;
     close(chan->out);
     close(chan->in);
-    if (r == -EPROTO)
+    if (r == -EPROTO || r == -ECANCELED)
         kill(chan->child, SIGTERM);
     while (waitpid(chan->child, &status, 0) < 0 && errno == EINTR)
         ;
+    if (r == -ECANCELED)
+        return pl_fail(err, r, "%s: given up", link->host);
     if (r == -EPROTO)
         return pl_fail(err, r,
                        "%s: the shell there prints more than 64 KiB before it starts plenum (mend "
@@ -82,31 +85,55 @@ static int ended(const struct sshlink *link, const char *program, struct chan *c
                    code);
 }
 
-int sshlink_start(const struct sshlink *link, struct chan *ret, struct pl_err *err)
+int sshlink_token(char ret[SSHLINK_TOKEN], struct pl_err *err)
 {
-    const char *program = getenv("PLENUM_SSH");
-    if (!program || !*program)
-        program = "ssh";
     uint64_t random[2];
-    char token[64];
     if (getrandom(random, sizeof(random), 0) != sizeof(random))
         return pl_fail(err, -EIO, "no random numbers from the kernel");
-    snprintf(token, sizeof(token), "plenum-%016llx%016llx", (unsigned long long)random[0],
+    snprintf(ret, SSHLINK_TOKEN, "plenum-%016llx%016llx", (unsigned long long)random[0],
              (unsigned long long)random[1]);
-    if (*link->host == '-' || !*link->host)
-        return pl_fail(err, -EINVAL, "%s: not the name of a host", link->host);
-    char *command = remote_command(link, token), *argv[MAX_ARGS];
-    if (!command)
-        return pl_fail(err, -ENOMEM, "out of memory");
+    return 0;
+}
+
+int sshlink_start(const struct sshlink *link, struct chan *ret, struct pl_err *err)
+{
+    char token[SSHLINK_TOKEN];
+    int r = sshlink_token(token, err);
+    return r < 0 ? r : sshlink_start_as(link, token, ret, err);
+}
+
+/* The command line, for as long as `command` lives. */
+static void command_line(const struct sshlink *link, const char *program, char *command,
+                         char *argv[MAX_ARGS])
+{
+    /* No connection that is shared with others, which may be as dead as the one before. */
+    static const char *const silent[] = {"-q", "-oBatchMode=yes", "-oConnectTimeout=30",
+                                         "-oControlPath=none"};
     size_t n = 0;
     argv[n++] = (char *)program;
     argv[n++] = "-T";
+    for (size_t i = 0; link->silent && i < sizeof(silent) / sizeof(*silent); i++)
+        argv[n++] = (char *)silent[i];
     for (char *const *o = link->ssh_options; o && *o && n < MAX_ARGS - 4; o++)
         argv[n++] = *o;
     argv[n++] = "--";
     argv[n++] = (char *)link->host;
     argv[n++] = command;
     argv[n] = NULL;
+}
+
+int sshlink_start_as(const struct sshlink *link, const char *token, struct chan *ret,
+                     struct pl_err *err)
+{
+    const char *program = getenv("PLENUM_SSH");
+    if (!program || !*program)
+        program = "ssh";
+    if (*link->host == '-' || !*link->host)
+        return pl_fail(err, -EINVAL, "%s: not the name of a host", link->host);
+    char *command = remote_command(link, token), *argv[MAX_ARGS];
+    if (!command)
+        return pl_fail(err, -ENOMEM, "out of memory");
+    command_line(link, program, command, argv);
     int r = chan_exec(argv, link->patient, ret, err);
     free(command);
     if (r == -ENOENT)
@@ -114,11 +141,23 @@ int sshlink_start(const struct sshlink *link, struct chan *ret, struct pl_err *e
                        program);
     if (r < 0)
         return r;
-    r = util_await(ret->in, token);
+    r = util_await(ret->in, token, link->cancel ? link->cancel : -1);
     if (r < 0)
         return ended(link, program, ret, r, err);
     char raw[128];
     snprintf(raw, sizeof(raw), "ssh %s", link->host);
     text_escape(ret->peer, sizeof(ret->peer), raw, strlen(raw));
+    snprintf(ret->who, sizeof(ret->who), "ssh");
     return 0;
+}
+
+int sshlink_back(const struct sshlink *link, const char *token, int cancel, struct chan *ret,
+                 struct pl_err *err)
+{
+    char *args[] = {"relink", (char *)token, NULL};
+    struct sshlink back = *link;
+    back.args = args;
+    back.silent = true;
+    back.cancel = cancel;
+    return sshlink_start(&back, ret, err);
 }

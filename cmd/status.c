@@ -25,6 +25,44 @@ static uint64_t get(_Atomic uint64_t *counter)
     return atomic_load_explicit(counter, memory_order_relaxed);
 }
 
+/* The caller's words for the kinds of enum reg_link_kind. */
+static const char *const kinds[] = {"none", "again", "kept"};
+
+static bool is_down(struct reg_page *p)
+{
+    return atomic_load(&p->link.down) > 0;
+}
+
+static struct json_object *seconds(int64_t ns)
+{
+    return json_object_new_double((double)ns / 1e9);
+}
+
+/* NULL (null) where there is no other end. */
+static struct json_object *link_json(struct reg_page *p)
+{
+    struct reg_link *l = &p->link;
+    uint32_t kind = atomic_load(&l->kind);
+    int64_t soft = atomic_load(&l->soft);
+    const struct timespec since = {.tv_sec = atomic_load(&l->since)};
+    char when[40];
+    if (!*p->peer && kind == REG_LINK_NONE)
+        return NULL;
+    struct json_object *o = json_object_new_object();
+    json_object_object_add(o, "kind", json_object_new_string(kinds[kind % 3]));
+    json_object_object_add(o, "state", json_object_new_string(is_down(p) ? "down" : "up"));
+    json_object_object_add(o, "since",
+                           is_down(p) ? json_object_new_string(attr_time(when, &since)) : NULL);
+    json_object_object_add(o, "why", attr_string(l->why));
+    json_object_object_add(o, "breaks", json_object_new_int64(atomic_load(&l->breaks)));
+    json_object_object_add(o, "peers", json_object_new_int64(atomic_load(&l->peers)));
+    json_object_object_add(o, "down", json_object_new_int64(atomic_load(&l->down)));
+    json_object_object_add(o, "linger", seconds(atomic_load(&l->linger)));
+    json_object_object_add(o, "soft", soft ? seconds(soft) : NULL);
+    json_object_object_add(o, "keepalive", seconds(atomic_load(&l->keepalive)));
+    return o;
+}
+
 static void add_json(struct json_object *array, struct reg_page *p)
 {
     struct json_object *o = json_object_new_object();
@@ -55,6 +93,7 @@ static void add_json(struct json_object *array, struct reg_page *p)
     json_object_object_add(o, "received", json_object_new_uint64(get(&p->stats.received)));
     json_object_object_add(o, "passed", json_object_new_uint64(get(&p->stats.passed)));
     json_object_object_add(o, "bytes", attr_string(p->stats.bytes));
+    json_object_object_add(o, "link", link_json(p));
     json_object_array_add(array, o);
 }
 
@@ -79,14 +118,39 @@ static void add_row(const struct listing *l, struct reg_page *p)
                "REQUESTS", "ERRORS", "READ", "WRITTEN", "WAITING", "KEEPER", "SERVER",
                "SPEC, PEER");
     const char *why = strchr(p->state, ':'); /* "failed: SENTENCE": that goes to the end */
+    bool down = !strcmp(p->state, "up") && strcmp(p->kind, "serve") && is_down(p);
+    const char *state = down ? "no link" : p->state;
     printf("%-6.8s %-9.*s %-*s %9llu %7llu %9s %9s %7lld %8s %8s  %s%s%s%s\n", p->kind,
-           (int)strcspn(p->state, ":"), p->state, l->width, safe(dir, sizeof(dir), p->dir),
+           (int)strcspn(state, ":"), state, l->width, safe(dir, sizeof(dir), p->dir),
            (unsigned long long)get(&p->stats.requests), (unsigned long long)get(&p->stats.errors),
            text_bytes(rd, get(&p->stats.bytes_read)), text_bytes(wr, get(&p->stats.bytes_written)),
            (long long)atomic_load_explicit(&p->stats.waiting, memory_order_relaxed),
            pid_text(keeper, atomic_load(&p->keeper)), pid_text(server, atomic_load(&p->server)),
            safe(spec, sizeof(spec), p->spec), *p->peer ? ", " : "",
            *p->peer ? safe(peer, sizeof(peer), p->peer) : "", why ? why : "");
+}
+
+/* What is done when the other end is away, and whether it is. */
+static void add_link(struct reg_page *p)
+{
+    struct reg_link *l = &p->link;
+    char linger[24], soft[24], why[4 * sizeof(l->why)];
+    int64_t ns = atomic_load(&l->soft), waiting = atomic_load(&p->stats.waiting);
+    struct timespec now;
+    if (atomic_load(&l->kind) == REG_LINK_NONE) {
+        printf("the first break of the link is its end\n");
+        return;
+    }
+    printf("a link that breaks is waited for, %s at most%s; callers wait %s%s; it broke %u times\n",
+           text_time(linger, atomic_load(&l->linger)),
+           atomic_load(&l->kind) == REG_LINK_KEPT ? ", and nothing is lost" : "",
+           ns ? "up to " : "as long", ns ? text_time(soft, ns) : "", atomic_load(&l->breaks));
+    if (!is_down(p))
+        return;
+    clock_gettime(CLOCK_REALTIME, &now);
+    printf("down for %lld s: %s; %lld callers wait\n",
+           (long long)(now.tv_sec - atomic_load(&l->since)), safe(why, sizeof(why), l->why),
+           (long long)waiting);
 }
 
 /* How one mount runs, below its row. */
@@ -103,6 +167,8 @@ static void add_details(struct reg_page *p)
     if (*p->stats.lasts)
         printf("%s; %u servers have followed the first\n", safe(text, sizeof(text), p->stats.lasts),
                atomic_load(&p->restarts));
+    if (*p->peer)
+        add_link(p);
 }
 
 static int each(void *arg, struct reg_page *page)
@@ -164,13 +230,16 @@ const struct cmd cmd_status = {
     .help =
         "  --json  one array with an object for each: kind, dir, spec, state, keeper, server,\n"
         "          nursery (process ids), restarts (servers that have followed the first), lasts\n"
-        "          (whether it outlives its server, and why not), peer, started, requests, "
-        "errors,\n"
+        "          (whether it outlives its server, and why not; of what serves: whether a\n"
+        "          successor knows what clients have asked for), peer, started, requests, errors,\n"
         "          bytes_read, bytes_written, waiting (requests not yet answered), sent, received\n"
         "          (bytes on the channel), passed (open files whose bytes the kernel moves by\n"
         "          itself), bytes (how they move, and why), told (how the kernel learns of "
         "changes),\n"
-        "          invalidated (what it was told to forget)\n\n"
+        "          invalidated (what it was told to forget), link (null without another end):\n"
+        "          kind (kept: nothing is lost when it breaks; again: it is dialed again; none),\n"
+        "          state (up, down), since, why, breaks, peers, down (how many of them), linger,\n"
+        "          soft (null: hard), keepalive\n\n"
         "Of one mount it also says in words how it runs, and why so.\n"
         "Nobody is asked for it, so it answers also when a server hangs.\n",
     .example = "  plenum status --json\n",

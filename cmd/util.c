@@ -125,12 +125,13 @@ const char *util_user(char *buf, size_t size)
     return buf;
 }
 
-static int signals_fd = -1;
+static int signals_fd = -1, hangups_fd = -1;
 
 static void on_signal(int sig)
 {
     int saved = errno;
-    if (write(signals_fd, &(uint64_t){1}, 8) < 0)
+    int fd = sig == SIGHUP && hangups_fd >= 0 ? hangups_fd : signals_fd;
+    if (write(fd, &(uint64_t){1}, 8) < 0)
         _exit(1); /* it only fails when it is not an eventfd */
     errno = saved;
 }
@@ -149,7 +150,23 @@ int util_signals(void)
     return signals_fd;
 }
 
-int util_await(int fd, const char *token)
+int util_hangups(void)
+{
+    if (hangups_fd < 0)
+        hangups_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return hangups_fd;
+}
+
+/* Waits until there is something to read from `fd`: 0, or -ECANCELED. */
+static int await_byte(int fd, int cancel)
+{
+    struct pollfd p[2] = {{.fd = fd, .events = POLLIN}, {.fd = cancel, .events = POLLIN}};
+    while (poll(p, 2, -1) < 0 && errno == EINTR)
+        ;
+    return p[1].revents ? -ECANCELED : 0;
+}
+
+int util_await(int fd, const char *token, int cancel)
 {
     size_t n = strlen(token), have = 0;
     char last[128];
@@ -158,9 +175,11 @@ int util_await(int fd, const char *token)
     /* Byte by byte: what follows the newline belongs to somebody else. */
     for (size_t total = 0; total < 65536; total++) {
         char c;
-        ssize_t r = read(fd, &c, 1);
+        ssize_t r = await_byte(fd, cancel);
+        if (r < 0)
+            return (int)r;
+        r = read(fd, &c, 1);
         if (r < 0 && (errno == EINTR || errno == EAGAIN)) {
-            poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, -1);
             total--;
             continue;
         }

@@ -33,8 +33,12 @@ const char *util_user(char *buf, size_t size);
  * -1 with errno. */
 int util_signals(void);
 
+/* From now on SIGHUP makes this descriptor readable instead. -1 with errno. */
+int util_hangups(void);
+
 /* Reads descriptor `fd` until `token` and a newline after it have gone by, at most 64 KiB:
- * 0, -ECONNRESET at its end, -EPROTO when it did not come, -errno. */
-int util_await(int fd, const char *token);
+ * 0, -ECONNRESET at its end, -EPROTO when it did not come, -ECANCELED when `cancel` (or -1) became
+ * readable, -errno. */
+int util_await(int fd, const char *token, int cancel);
 
 #endif

@@ -25,8 +25,12 @@ struct fuse_opts {
                          head says `agreed`, a predecessor has served it and this call carries on where
                          that one was killed, instead of waiting for INIT. NULL: a private one */
     unsigned max_write;           /* bytes, 0: 1 MiB */
-    unsigned threads;    /* at most so many run at once; those that wait are not counted, up to
-                            1024: then SETLKW is -ENOLCK and streams do not wait. 0: 16 */
+    unsigned threads; /* at most so many run at once; those that wait are not counted, up to
+                         1024: then SETLKW is -ENOLCK and streams do not wait. 0: 16 */
+    /* Unmounted or aborted: nobody asks for anything any more, and what the kernel held is about to
+     * be released. May be NULL. */
+    void (*gone)(void *gone_arg);
+    void *gone_arg;
     uint32_t mask_minor; /* tests: the kernel speaks no newer 7.N than this; 0: as new as it likes
                           */
 };

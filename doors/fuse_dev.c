@@ -774,6 +774,8 @@ int fuse_serve(int fd, struct pl_tree *tree, const char *aname, const struct fus
             pl_fail(err, r, "the kernel's connection was aborted");
         else if (r < 0)
             pl_fail(err, r, "/dev/fuse: %s", strerror(-r));
+        if (d->s.opts.gone)
+            d->s.opts.gone(d->s.opts.gone_arg);
     }
     fuse_uring_end(d->uring);
     fuse_told_stop(&d->s);

@@ -161,8 +161,8 @@ uint64_t fuse_wants(uint32_t tree, const struct fuse_opts *opts)
         want |= FUSE_POSIX_ACL;
     if (!(tree & PL_TREE_GENERATED))
         want |= FUSE_CACHE_SYMLINKS;
-    /* Far away, attributes that nobody asked for would cost a round trip for each entry. */
-    if (!(tree & PL_TREE_REMOTE))
+    /* Far away, attributes that nobody asked for may cost a round trip for each entry. */
+    if (!(tree & PL_TREE_REMOTE) || (tree & PL_TREE_PLUS))
         want |= FUSE_DO_READDIRPLUS;
     if (opts->writeback)
         want |= FUSE_WRITEBACK_CACHE;
@@ -342,6 +342,7 @@ static struct fuse_valid telling(struct fuse_req *r, const struct pl_attr *attr)
     bool sure = fuse_nodes_told(r->s->nodes, r->m.h.nodeid, attr);
     if (r->s->told && S_ISDIR(attr->mode))
         fuse_nodes_set_watched(r->s->nodes, r->m.h.nodeid, attr->told);
+    sure &= !attr->guess;
     return sure ? fuse_valid(r, FUSE_OF_ATTR, attr->told) : (struct fuse_valid){0, 0};
 }
 
@@ -571,10 +572,11 @@ int fuse_op_setattr(struct fuse_req *r)
         error = set_by_us(r, file, &times, &attr);
     if (error < 0)
         return error;
-    bool kill = kills(r, in);
+    bool known = set.valid || apart;
+    bool kill = kills(r, in) && !(known && !(attr.mode & (S_ISUID | S_ISGID)));
     if (kill)
         fuse_kill_priv(r, file, false);
-    if ((!set.valid && !apart) || kill)
+    if (!known || kill)
         error = pl_getattr(r->s->tree, &r->call, r->node, file, &attr);
     return error < 0 ? error : fuse_reply_attr(r, &attr);
 }

@@ -257,6 +257,7 @@ int fuse_op_opendir(struct fuse_req *r)
 /* ---- reading directories --------------------------------------------------------------------- */
 
 struct listing {
+    struct fuse_req *r;
     char *buf;
     size_t used, size, head; /* head: bytes before each entry, for its attributes */
 };
@@ -276,6 +277,11 @@ static int fill(void *arg, const struct pl_dirent *ent)
     };
     char *p = l->buf + l->used;
     memset(p, 0, l->head);
+    if (l->head && ent->node && strcmp(ent->name, ".") && strcmp(ent->name, "..")) {
+        struct fuse_entry_out out = {0};
+        if (fuse_entry(l->r, pl_node_ref(ent->node), ent->attr, ent->name, &out) == 0)
+            memcpy(p, &out, sizeof(out));
+    }
     memcpy(p + l->head, &d, sizeof(d));
     memcpy(p + l->head + sizeof(d), ent->name, len);
     memset(p + l->head + sizeof(d) + len, 0, need - l->head - sizeof(d) - len);
@@ -330,29 +336,39 @@ static void add_attributes(struct fuse_req *r, char *p, struct fuse_dirent *d)
     memcpy(p + sizeof(out), d, sizeof(*d));
 }
 
+/* The kernel has not got the listing: it does not know what is in it. */
+static void forget_listed(struct fuse_req *r, const struct listing *l)
+{
+    struct fuse_dirent d;
+    for (size_t at = 0; at < l->used; at += FUSE_PAD(l->head + sizeof(d) + d.namelen)) {
+        struct fuse_entry_out out;
+        memcpy(&d, l->buf + at + l->head, sizeof(d));
+        memcpy(&out, l->buf + at, sizeof(out));
+        if (out.nodeid)
+            fuse_nodes_forget(r->s->nodes, out.nodeid, 1);
+    }
+}
+
 int fuse_op_readdirplus(struct fuse_req *r)
 {
-    struct listing l = {.head = sizeof(struct fuse_entry_out)};
+    struct listing l = {.r = r, .head = sizeof(struct fuse_entry_out)};
+    bool plus = r->s->tree->flags & PL_TREE_PLUS;
+    r->call.plus = plus;
     int error = list(r, &l);
-    if (error < 0)
+    if (error < 0) {
+        forget_listed(r, &l);
         return error;
+    }
     /* All that is in the buffer fits: what is looked up now reaches the kernel, or nothing does. */
     struct fuse_dirent d;
-    bool names = names_only(r, r->m.a.read.offset == 0, l.used);
-    for (size_t at = 0; at < l.used && pl_call_over(&r->call) == 0;
+    bool names = !plus && names_only(r, r->m.a.read.offset == 0, l.used);
+    for (size_t at = 0; !plus && at < l.used && pl_call_over(&r->call) == 0;
          at += FUSE_PAD(l.head + sizeof(d) + d.namelen)) {
         memcpy(&d, l.buf + at + l.head, sizeof(d));
         if (!names || d.type == DT_DIR)
             add_attributes(r, l.buf + at, &d);
     }
-    if (fuse_reply(r, l.buf, l.used) == 0)
-        return 0;
-    for (size_t at = 0; at < l.used; at += FUSE_PAD(l.head + sizeof(d) + d.namelen)) {
-        struct fuse_entry_out out;
-        memcpy(&d, l.buf + at + l.head, sizeof(d));
-        memcpy(&out, l.buf + at, sizeof(out));
-        if (out.nodeid)
-            fuse_nodes_forget(r->s->nodes, out.nodeid, 1);
-    }
+    if (fuse_reply(r, l.buf, l.used) < 0)
+        forget_listed(r, &l);
     return 0;
 }

@@ -2,9 +2,8 @@
 /*
  * A request that a dead server had begun: was it done?
  *
- * The source notes, just before the deed, what is about to change (struct pl_intent): what has
- * changed since tells whether the deed was done. The kernel holds the directories and objects
- * locked until it is answered, so that nobody else can have changed them through this mount.
+ * By the evidence of doors/redo.h. The kernel holds the directories and objects locked until it is
+ * answered, so that nobody else can have changed them through this mount.
  *
  * A source that notes nothing (made, p9) leaves weaker evidence: what was to vanish is not there,
  * what was to be made is there and as young as the request. It is used only where the source has
@@ -14,6 +13,7 @@
  * in our own name, since the caller's permission was judged by what was there before.
  */
 #include "doors/fuse_door.h"
+#include "doors/redo.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -33,81 +33,45 @@ static int ok(struct fuse_req *r)
     return 0;
 }
 
-/* ---- evidence -------------------------------------------------------------------------------- */
-
-/* What `name` in `dir` stands for now, asked in our own name; `node` may be NULL. */
-static int there(struct fuse_req *r, struct pl_node *dir, const char *name, struct pl_node **node,
-                 struct pl_attr *attr)
+static struct redo evidence(const struct fuse_req *r)
 {
-    struct pl_call call;
-    struct pl_node *n;
-    pl_call_init_self(&call);
-    call.own = true;
-    int error = pl_lookup(r->s->tree, &call, dir, name, &n, attr);
-    pl_call_done(&call);
-    if (error == 0 && node)
-        *node = n;
-    else if (error == 0)
-        pl_node_unref(n);
-    return error;
+    return (struct redo){
+        .tree = r->s->tree, .intent = &r->slot->intent, .began = r->slot->began, .uid = r->m.h.uid};
 }
 
-/* 0: there is nothing of that name, or it cannot be told what. */
-static uint64_t ino_of(struct fuse_req *r, struct pl_node *dir, const char *name)
+/* What `name` in the request's directory stands for now; `node` may be NULL. */
+static int there(struct fuse_req *r, const char *name, struct pl_node **node, struct pl_attr *attr)
 {
-    struct pl_attr attr;
-    return there(r, dir, name, NULL, &attr) == 0 ? attr.ino : 0;
+    struct redo e = evidence(r);
+    return redo_there(&e, r->node, name, node, attr);
 }
 
-/* Not before the request was begun, as far as clocks tell that go by ticks. */
-static bool since(const struct fuse_req *r, struct timespec t)
+static bool ours(const struct fuse_req *r, const struct pl_attr *attr, uint32_t type)
 {
-    struct timespec grain;
-    clock_getres(CLOCK_REALTIME_COARSE, &grain);
-    uint64_t at = (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-    return at + (uint64_t)grain.tv_nsec >= r->slot->began;
-}
-
-/* Was it made for this request? */
-static bool ours(const struct fuse_req *r, const struct pl_attr *a, uint32_t type)
-{
-    bool born = a->btime.tv_sec || a->btime.tv_nsec;
-    return (a->mode & S_IFMT) == type && (a->uid == r->m.h.uid || a->uid == geteuid()) &&
-           since(r, born ? a->btime : a->ctime);
+    struct redo e = evidence(r);
+    return redo_ours(&e, attr, type);
 }
 
 /* ---- names ----------------------------------------------------------------------------------- */
 
 static int redo_remove(struct fuse_req *r, fuse_handler *handler)
 {
+    struct redo e = evidence(r);
     uint64_t ino = atomic_load(&r->slot->intent.ino);
-    struct pl_attr attr;
-    if (ino) {
-        int error = there(r, r->node, r->m.name, NULL, &attr);
-        if (error == -ENOENT || (error == 0 && attr.ino != ino)) {
-            fuse_removed(r);
-            return ok(r);
-        }
+    if (redo_removed(&e, r->node, r->m.name)) {
+        fuse_removed(r);
+        return ok(r);
     }
     int error = handler(r);
     return error == -ENOENT && !ino && !notes(r, LEDGER_NOTES_REMOVE) ? ok(r) : error;
 }
 
-static bool renamed(struct fuse_req *r, struct pl_node *newdir)
-{
-    uint64_t ino = atomic_load(&r->slot->intent.ino), ino2 = atomic_load(&r->slot->intent.ino2);
-    if (!ino)
-        return false;
-    uint64_t old = ino_of(r, r->node, r->m.name), new = ino_of(r, newdir, r->m.name2);
-    if (r->m.a.rename.flags & RENAME_EXCHANGE)
-        return ino != ino2 && new == ino &&old == ino2;
-    return new == ino &&old != ino;
-}
-
 static int redo_rename(struct fuse_req *r, fuse_handler *handler)
 {
     struct pl_node *newdir = fuse_nodes_get(r->s->nodes, r->m.a.rename.newdir);
-    bool is_done = newdir && renamed(r, newdir);
+    struct redo e = evidence(r);
+    bool is_done =
+        newdir && redo_renamed(&e, r->node, r->m.name, newdir, r->m.name2, r->m.a.rename.flags);
     pl_node_unref(newdir);
     if (is_done) {
         fuse_renamed(r);
@@ -118,25 +82,15 @@ static int redo_rename(struct fuse_req *r, fuse_handler *handler)
     return error == -ENOENT && !noted ? ok(r) : error;
 }
 
-static bool same_target(struct fuse_req *r, struct pl_node *node, struct pl_call *call)
-{
-    char target[PL_PATH_MAX + 1];
-    int n = pl_readlink(r->s->tree, call, node, target, PL_PATH_MAX);
-    return n >= 0 && (size_t)n == strlen(r->m.name2) && !memcmp(target, r->m.name2, (size_t)n);
-}
-
 static int redo_make(struct fuse_req *r, fuse_handler *handler, uint32_t type)
 {
     struct pl_node *node;
     struct pl_attr attr;
     int error = handler(r);
-    if (error != -EEXIST || there(r, r->node, r->m.name, &node, &attr) < 0)
+    if (error != -EEXIST || there(r, r->m.name, &node, &attr) < 0)
         return error;
-    struct pl_call call;
-    pl_call_init_self(&call);
-    bool made = ours(r, &attr, type) && (type != S_IFLNK || same_target(r, node, &call));
-    pl_call_done(&call);
-    if (made)
+    struct redo e = evidence(r);
+    if (ours(r, &attr, type) && (type != S_IFLNK || redo_same_target(&e, node, r->m.name2)))
         return fuse_reply_entry(r, node, &attr, r->m.name);
     pl_node_unref(node);
     return error;
@@ -147,7 +101,7 @@ static int redo_link(struct fuse_req *r, fuse_handler *handler)
     struct pl_node *node, *from;
     struct pl_attr attr;
     int error = handler(r);
-    if (error != -EEXIST || there(r, r->node, r->m.name, &node, &attr) < 0)
+    if (error != -EEXIST || there(r, r->m.name, &node, &attr) < 0)
         return error;
     from = fuse_nodes_get(r->s->nodes, r->m.a.link.oldnodeid);
     pl_node_unref(from);
@@ -167,7 +121,7 @@ static int redo_create(struct fuse_req *r, fuse_handler *handler)
     struct pl_call call;
     int error = handler(r);
     /* The mode of the new file may forbid the caller to open it once more. */
-    if ((error != -EEXIST && error != -EACCES) || there(r, r->node, r->m.name, &node, &attr) < 0)
+    if ((error != -EEXIST && error != -EACCES) || there(r, r->m.name, &node, &attr) < 0)
         return error;
     pl_call_init_self(&call);
     int opened = -EACCES;
@@ -180,24 +134,10 @@ static int redo_create(struct fuse_req *r, fuse_handler *handler)
     return error;
 }
 
-/* Truncating again would lose what others have written since. If the source had noted that it was
- * about to, a file of the size that it had then was not truncated, and one of another size was.
- * Where nothing is noted it is done (again): the caller does not have the file yet, and a write
- * that comes before his open is one that the open may cut off. */
-static bool truncated(struct fuse_req *r)
-{
-    struct pl_attr attr;
-    struct pl_call call;
-    uint64_t size1 = atomic_load(&r->slot->intent.size1);
-    pl_call_init_self(&call);
-    int error = size1 ? pl_getattr(r->s->tree, &call, r->node, NULL, &attr) : -1;
-    pl_call_done(&call);
-    return error == 0 && attr.size != size1 - 1;
-}
-
 static int redo_open(struct fuse_req *r, fuse_handler *handler)
 {
-    if ((r->m.a.open.flags & O_TRUNC) && truncated(r))
+    struct redo e = evidence(r);
+    if ((r->m.a.open.flags & O_TRUNC) && redo_truncated(&e, r->node))
         r->m.a.open.flags &= ~(uint32_t)O_TRUNC;
     return handler(r);
 }
@@ -215,37 +155,21 @@ static void drop_opened(struct fuse_req *r)
 
 /* ---- bytes ----------------------------------------------------------------------------------- */
 
-/* How many bytes of the request are in the file at `at`: they may be all, a part (then the file
- * ends there), or none. In our own name: the file may be open for writing only. */
 static size_t written(struct fuse_req *r, uint64_t at)
 {
-    struct pl_call call;
-    struct pl_attr attr;
-    struct pl_file *file;
-    size_t n = 0;
-    char *buf = malloc(r->m.size ? r->m.size : 1);
-    pl_call_init_self(&call);
-    call.own = true;
-    if (buf && pl_getattr(r->s->tree, &call, r->node, NULL, &attr) == 0 && attr.size > at &&
-        pl_open(r->s->tree, &call, r->node, O_RDONLY, &file) == 0) {
-        ssize_t got = pl_read(r->s->tree, &call, file, buf, r->m.size, at);
-        if (got > 0 && !memcmp(buf, r->m.data, (size_t)got))
-            n = (size_t)got;
-        pl_close(r->s->tree, &call, file);
-    }
-    pl_call_done(&call);
-    free(buf);
-    return n;
+    struct redo e = evidence(r);
+    return redo_written(&e, r->node, at, r->m.data, r->m.size);
 }
 
 static bool changed(struct fuse_req *r)
 {
+    struct redo e = evidence(r);
     struct pl_call call;
     struct pl_attr attr;
     pl_call_init_self(&call);
     int error = pl_getattr(r->s->tree, &call, r->node, NULL, &attr);
     pl_call_done(&call);
-    return error == 0 && since(r, attr.mtime);
+    return error == 0 && redo_since(&e, attr.mtime);
 }
 
 static int redo_write(struct fuse_req *r, fuse_handler *handler)

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* The 9P door: connections, and the table of requests. The design is in p9_door.h. */
 #include "doors/p9_door.h"
+#include "doors/p9_once.h"
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -71,6 +73,7 @@ static const struct row rows[256] = {
     [P9_Twrite] = ONE(write, USE, fid),
     [P9_Tfsync] = ONE(fsync, USE, fid),
     [P9_Treaddir] = ONE(readdir, USE, fid),
+    [P9_Tlist] = ONE(list, USE, fid),
     [P9_Txattrwalk] = TWO(xattrwalk, USE, fid, MAKE, newfid),
     [P9_Txattrcreate] = ONE(xattrcreate, CHANGE, fid),
     [P9_Tlock] = ONE(lock, USE, fid),
@@ -82,6 +85,10 @@ static const struct row rows[256] = {
     [P9_Tflushfile] = ONE(flushfile, USE, fid),
     [P9_Tsyncfs] = ONE(syncfs, USE, fid),
     [P9_Tioctl] = ONE(ioctl, USE, fid),
+    [P9_Tsession] = {p9d_session, 0, {{0}}},
+    [P9_Twrite2] = ONE(write2, USE, fid),
+    [P9_Tkey] = ONE(key, USE, fid),
+    [P9_Tfind] = TWO(find, USE, fid, MAKE, newfid),
 };
 
 static uint32_t fid_at(const struct p9_msg *in, uint16_t off)
@@ -91,10 +98,10 @@ static uint32_t fid_at(const struct p9_msg *in, uint16_t off)
     return num;
 }
 
-/* Finds the fids: those that must exist do, those that must not do not. */
-static int find_fids(struct p9d_op *op, const struct row *row)
+static int find_fids(struct p9d_op *op)
 {
     const struct p9_msg *in = op->in;
+    const struct row *row = &rows[in->type];
     struct p9d_session *s = op->session;
     for (unsigned i = 0; i < row->n; i++) {
         uint32_t num = fid_at(in, row->fid[i].off);
@@ -125,29 +132,40 @@ static int find_fids(struct p9d_op *op, const struct row *row)
     return 0;
 }
 
-static int run(struct p9d_op *op, const struct row *row)
+int p9d_find_fids(struct p9d_op *op)
 {
-    int r = find_fids(op, row);
-    if (r < 0)
-        return r;
-    if (op->fid)
+    int r = find_fids(op);
+    if (r == 0 && op->fid)
         p9d_act_as(op->call, op->fid->at);
-    r = row->run(op);
-    if (r == 0 && op->made) {
-        bool moves = op->fid && op->fid->num == op->newfid;
-        r = p9d_fid_put(op->session, op->newfid, moves ? op->fid : NULL, op->made);
-    }
     return r;
+}
+
+int p9d_put_made(struct p9d_op *op)
+{
+    bool moves = op->fid && op->fid->num == op->newfid;
+    return p9d_fid_put(op->session, op->newfid, moves ? op->fid : NULL, op->made);
+}
+
+int p9d_deed(struct p9d_op *op)
+{
+    int r = rows[op->in->type].run(op);
+    return r == 0 && op->made ? p9d_put_made(op) : r;
+}
+
+int p9d_plain(struct p9d_op *op)
+{
+    int r = p9d_find_fids(op);
+    return r < 0 ? r : p9d_deed(op);
 }
 
 static int serve(struct p9d_op *op)
 {
     const struct row *row = &rows[op->in->type];
     if (op->in->type == P9_Tauth)
-        return -ENOENT; /* "no authentication needed", the only form in which all clients take it */
+        return p9d_auth(op);
     if (!row->run)
         return -EOPNOTSUPP;
-    int r = run(op, row);
+    int r = op->in->op ? p9d_once(op) : p9d_plain(op);
     p9d_fid_unref(op->fid);
     p9d_fid_unref(op->fid2);
     return r;
@@ -180,6 +198,7 @@ static void session_free(struct p9d_session *s)
 {
     struct p9_door *door = s->door;
     p9d_drop_all(s);
+    p9d_once_leave(s, false);
     pthread_mutex_lock(&door->mutex);
     DL_DELETE(door->sessions, s);
     pthread_mutex_unlock(&door->mutex);
@@ -189,7 +208,16 @@ static void session_free(struct p9d_session *s)
 
 static void reset(void *arg)
 {
-    p9d_drop_all(arg);
+    struct p9d_session *s = arg;
+    p9d_drop_all(s);
+    p9d_once_leave(s, s->goodbye);
+    s->goodbye = false;
+}
+
+static void goodbye(void *arg)
+{
+    struct p9d_session *s = arg;
+    s->goodbye = true;
 }
 
 static void over(void *arg, int error, const char *sentence)
@@ -202,7 +230,7 @@ static void over(void *arg, int error, const char *sentence)
         tell(tell_arg, error, sentence);
 }
 
-static const struct p9_handler handler = {handle, reset};
+static const struct p9_handler handler = {.handle = handle, .reset = reset, .end = goodbye};
 
 int p9_door_conn(struct p9_door *door, struct chan *chan, bool use,
                  void (*tell)(void *arg, int error, const char *sentence), void *tell_arg,
@@ -214,6 +242,10 @@ int p9_door_conn(struct p9_door *door, struct chan *chan, bool use,
     pthread_mutex_init(&s->mutex, NULL);
     s->door = door;
     s->peer = chan->uid;
+    if (*chan->who || chan->uid == (uid_t)-1)
+        snprintf(s->who, sizeof(s->who), "%s", chan->who);
+    else
+        snprintf(s->who, sizeof(s->who), "uid:%u", chan->uid);
     s->over = tell;
     s->over_arg = tell_arg;
     s->id = atomic_fetch_add(&door->sessions_made, 1) + 1;
@@ -253,6 +285,11 @@ int p9_door_new(const struct p9_export *exports, size_t n, struct p9_crew *crew,
     }
     if (getrandom(door->seed, sizeof(door->seed), GRND_NONBLOCK) != sizeof(door->seed))
         door->seed[0] = (uint64_t)(uintptr_t)door; /* too early after boot for anyone to care */
+    int r = once_new(&door->once);
+    if (r < 0) {
+        p9_door_free(door);
+        return r;
+    }
     for (size_t i = 0; i < n; i++) {
         char *aname = strdup(exports[i].aname);
         if (!aname) {
@@ -271,12 +308,19 @@ void p9_door_link(struct p9_door *door, const struct p9_link_opts *link)
     door->link = *link;
 }
 
+void p9_door_admit(struct p9_door *door, p9_admit_fn *admit, void *arg)
+{
+    door->admit = admit;
+    door->admit_arg = arg;
+}
+
 void p9_door_free(struct p9_door *door)
 {
     if (!door)
         return;
     while (door->sessions)
         session_free(door->sessions);
+    once_free(door->once);
     p9d_special_free(door);
     people_free(door->people);
     for (size_t i = 0; i < door->nexports; i++) {

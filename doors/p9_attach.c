@@ -3,6 +3,7 @@
 #include "doors/p9_door.h"
 #include <errno.h>
 #include <grp.h>
+#include <plenum/sources.h>
 #include <pwd.h>
 #include <stdlib.h>
 #include <string.h>
@@ -114,9 +115,12 @@ void p9d_act_to_create(struct p9d_op *op)
 {
     struct p9d_attach *at = op->fid->at;
     gid_t gid = op->in->gid;
+    if (at->map && gid != (gid_t)-1 && !pl_map_group(at->map, gid, &gid))
+        gid = (gid_t)-1;
     if (p9d_own(op) && op->in->type != P9_Tsymlink)
         op->call->umask = op->in->mode >> P9_UMASK_SHIFT & 0777;
-    bool may = gid != (gid_t)-1 && (at->any_gid || gid == at->gid);
+    bool any = at->any_gid && (gid != 0 || at->root_gid);
+    bool may = gid != (gid_t)-1 && (any || gid == at->gid);
     if (!may && gid != (gid_t)-1 && load(at) == 0)
         for (uint32_t i = 0; i < at->ngroups && !may; i++)
             may = at->groups[i] == gid;
@@ -132,13 +136,34 @@ void p9d_attach_unref(struct p9d_attach *at)
         return;
     pl_node_unref(at->root);
     pl_tree_unref(at->tree);
+    pl_map_unref(at->map);
     pthread_mutex_destroy(&at->mutex);
     free(at->groups);
     free(at);
 }
 
-/* The user of a Tattach, by the rule of doors/p9.h. */
-static int who(struct p9d_session *s, const struct p9_msg *in, struct p9d_attach *at)
+/* Whom the client says it acts for; nobody if it does not say. */
+static uid_t claimed(const struct p9_msg *in, uid_t otherwise)
+{
+    struct passwd pw;
+    char *buf = NULL;
+    uid_t uid = otherwise;
+    if (in->n_uname != P9_NONUNAME)
+        uid = in->n_uname;
+    else if (otherwise == (uid_t)-1)
+        uid = in->uname.len && user_entry(in->uname.s, 0, &pw, &buf) == 0 ? pw.pw_uid : NOBODY;
+    free(buf);
+    return uid;
+}
+
+static bool stranger(const struct p9d_session *s)
+{
+    return !strncmp(s->who, "cert:", 5) || !strncmp(s->who, "key:", 4);
+}
+
+/* The user of a Tattach, by the rules of doors/p9.h. */
+static int who(struct p9d_session *s, const struct p9_msg *in, const struct p9_admitted *as,
+               struct p9d_attach *at)
 {
     uid_t peer = s->peer, self = s->door->euid;
     struct passwd pw;
@@ -149,19 +174,20 @@ static int who(struct p9d_session *s, const struct p9_msg *in, struct p9d_attach
         return 0;
     }
     bool bound = peer != (uid_t)-1 && peer != 0;
-    at->any_gid = !bound;
-    at->gid = NOBODY;
-    if (in->n_uname != P9_NONUNAME)
-        at->uid = in->n_uname;
-    else if (bound)
-        at->uid = peer;
-    else if (in->uname.len && user_entry(in->uname.s, 0, &pw, &buf) == 0)
-        at->uid = pw.pw_uid;
-    else
-        at->uid = NOBODY;
-    free(buf);
-    if (bound && at->uid != peer)
+    uid_t says = claimed(in, bound ? peer : (uid_t)-1);
+    bool known = as->as == P9_AS_USER || (as->as == P9_AS_CLAIMED && stranger(s));
+    if (bound && says != peer && !known)
         return -EPERM;
+    at->any_gid = !bound && !known;
+    at->root_gid = as->as == P9_AS_CLAIMED || as->as == P9_AS_ROOT || peer == 0;
+    at->uid = says;
+    if (known)
+        at->uid = as->as == P9_AS_USER ? as->uid : NOBODY;
+    else if (as->as == P9_AS_CALLER && says == 0 && peer != 0)
+        at->uid = NOBODY;
+    else if (as->as == P9_AS_MAP)
+        pl_map_user(as->map, says, &at->uid);
+    at->gid = NOBODY;
     int r = user_entry(NULL, at->uid, &pw, &buf);
     if (r == 0)
         at->gid = pw.pw_gid;
@@ -185,22 +211,58 @@ static const struct p9_export *find_export(struct p9_door *door, const char *ana
     return all;
 }
 
+/* Finds the export and asks whether this client may have it, and how. */
+static int admit(struct p9d_op *op, const char **path, struct p9_admitted *ret)
+{
+    struct p9d_session *s = op->session;
+    const char *aname = op->in->aname.len ? op->in->aname.s : "";
+    const struct p9_export *e = find_export(s->door, aname, path);
+    if (!e)
+        return s->door->admit ? -EACCES : -ENOENT;
+    *ret = (struct p9_admitted){.as = P9_AS_CLAIMED};
+    if (!s->door->admit) {
+        ret->tree = pl_tree_ref(e->tree);
+        return 0;
+    }
+    struct p9_asking asking = {.who = s->who, .uid = s->peer, .aname = e->aname, .name = *path};
+    return s->door->admit(s->door->admit_arg, &asking, e->tree, ret);
+}
+
+/* "No authentication needed" is an error; ENOENT is the one that all clients take as such. */
+int p9d_auth(struct p9d_op *op)
+{
+    const char *path;
+    struct p9_admitted a;
+    if (!op->session->door->admit)
+        return -ENOENT;
+    int r = admit(op, &path, &a);
+    if (r < 0)
+        return r;
+    pl_tree_unref(a.tree);
+    pl_map_unref(a.map);
+    return -ENOENT;
+}
+
 int p9d_attach(struct p9d_op *op)
 {
     const char *path;
-    const struct p9_export *e =
-        find_export(op->session->door, op->in->aname.len ? op->in->aname.s : "", &path);
-    if (!e)
-        return -ENOENT;
+    struct p9_admitted a;
+    int r = admit(op, &path, &a);
+    if (r < 0)
+        return r;
     struct p9d_attach *at = calloc(1, sizeof(*at));
-    if (!at)
+    if (!at) {
+        pl_tree_unref(a.tree);
+        pl_map_unref(a.map);
         return -ENOMEM;
+    }
     atomic_init(&at->refs, 1);
     pthread_mutex_init(&at->mutex, NULL);
-    int r = who(op->session, op->in, at);
+    at->tree = a.tree;
+    at->map = a.map;
+    r = who(op->session, op->in, &a, at);
     if (r == 0) {
         struct pl_attr attr;
-        at->tree = pl_tree_ref(e->tree);
         p9d_act_as(op->call, at);
         r = pl_attach(at->tree, op->call, path, &at->root, &attr);
         if (r == 0) {

@@ -129,3 +129,124 @@ int p9d_readdir(struct p9d_op *op)
     op->out->count = (uint32_t)f.used;
     return 0;
 }
+
+/* ---- with attributes ---- */
+
+/* Entries on their way into the answer, without attributes but for those that came along. The names
+ * are looked up when the directory has been read. `at` is where each begins. */
+struct listing {
+    struct p9d_op *op;
+    uint8_t *buf;
+    size_t used, room;
+    uint64_t next;
+    bool full, too_small;
+};
+
+static int list_fill(void *arg, const struct pl_dirent *ent)
+{
+    struct listing *l = arg;
+    struct p9_entry e = {
+        .attr.qid.path = ent->ino, .offset = ent->next, .type = (uint8_t)ent->type};
+    e.name = p9_str(ent->name);
+    if (ent->node) {
+        p9d_fill_attr(&e.attr, ent->attr);
+        p9d_say_xattrs(l->op, ent->node, &e.attr);
+    }
+    int n = p9_entry_put(l->buf + l->used, l->room - l->used, &e);
+    if (n == 0) {
+        l->full = true;
+        l->too_small = l->used == 0;
+        return 1;
+    }
+    if (n > 0) /* else a name that cannot be said in 9P */
+        l->used += (size_t)n;
+    l->next = ent->next;
+    return 0;
+}
+
+/* Finds the attributes of a name; false when there is no such file any more. */
+static bool look_up(struct p9d_op *op, const char *name, struct p9_entry *e)
+{
+    struct p9d_fid *dir = op->fid;
+    struct p9d_attach *at = dir->at;
+    struct pl_node *node = dir->node;
+    struct pl_attr attr;
+    int r;
+    bool root = node == at->root && !strcmp(name, "..");
+    if (root || !strcmp(name, ".")) {
+        r = pl_getattr(at->tree, op->call, node, p9d_file(dir), &attr);
+        pl_node_ref(node);
+    } else {
+        r = pl_lookup(at->tree, op->call, node, name, &node, &attr);
+    }
+    if (r == -ENOENT)
+        return false;
+    if (root && r == 0)
+        attr.ino = at->root_qid.path;
+    if (r < 0) { /* listed, but not for this user to look at */
+        e->attr = (struct p9_attr){.qid.path = e->attr.qid.path};
+        return true;
+    }
+    p9d_fill_attr(&e->attr, &attr);
+    p9d_say_xattrs(op, node, &e->attr);
+    e->type = (uint8_t)IFTODT(attr.mode);
+    pl_node_unref(node);
+    return true;
+}
+
+/* Completes the entries. Each is decoded where it is, and put behind those that are complete: it
+ * takes no more room than it had. */
+static int list_complete(struct p9d_op *op, struct listing *l)
+{
+    size_t kept = 0;
+    for (size_t at = 0; at < l->used;) {
+        struct p9_entry e;
+        char name[LIMIT_NAME + 1];
+        int n = p9_entry_get(l->buf + at, l->used - at, &e), r = pl_call_over(op->call);
+        if (r < 0)
+            return r;
+        at += (size_t)n;
+        memcpy(name, e.name.s, e.name.len + 1u);
+        e.name.s = name;
+        if (e.attr.valid || look_up(op, name, &e))
+            kept += (size_t)p9_entry_put(l->buf + kept, l->room - kept, &e);
+    }
+    l->used = kept;
+    return 0;
+}
+
+int p9d_list(struct p9d_op *op)
+{
+    struct p9d_fid *fid = op->fid;
+    struct pl_file *file = p9d_file(fid);
+    if (!file || p9d_xattr(fid))
+        return -EBADF;
+    if (!S_ISDIR(fid->node->fmt))
+        return -ENOTDIR;
+    struct listing l = {.op = op, .room = p9d_payload(op, op->in->count), .next = op->in->offset};
+    if (l.next == P9_LIST_ON)
+        l.next = atomic_load(&fid->listed);
+    l.buf = op->out->data;
+    if (!l.buf)
+        return -ENOMEM;
+    op->call->plus = true;
+    for (bool some = true; some && l.used == 0;) { /* again if all have vanished */
+        uint64_t from = l.next;
+        l.full = false;
+        int r = pl_readdir(fid->at->tree, op->call, file, from, list_fill, &l);
+        some = l.used > 0;
+        if (r == 0 && l.too_small)
+            r = -EINVAL;
+        if (r == 0)
+            r = list_complete(op, &l);
+        if (r < 0)
+            return r;
+    }
+    if (!l.full) {
+        struct p9_entry end = {.offset = l.next};
+        l.used += (size_t)p9_entry_put(l.buf + l.used, l.room - l.used, &end);
+    }
+    atomic_store(&fid->listed, l.next);
+    op->out->count = (uint32_t)l.used;
+    return 0;
+}

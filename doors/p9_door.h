@@ -22,11 +22,18 @@
 #include <stdatomic.h>
 #include <uthash.h>
 
+struct once; /* doors/p9_once.h */
+struct once_client;
+struct once_slot;
+
 struct p9_door {
     struct p9_crew *crew;
+    struct once *once;
     struct stats *stats;
     struct p9_link_opts link;
-    uint64_t seed[2]; /* of the hash that tells lock owners apart */
+    uint64_t seed[2];   /* of the hash that tells lock owners apart */
+    p9_admit_fn *admit; /* or NULL */
+    void *admit_arg;
     uid_t euid;
     atomic_uint_fast64_t sessions_made;
     struct people *people;
@@ -43,8 +50,10 @@ struct p9d_attach {
     struct pl_tree *tree;
     struct pl_node *root;
     struct p9_qid root_qid;
-    bool beneath; /* root is not the tree's own: ".." must be kept beneath it */
-    bool any_gid; /* the gid of a creating message is taken as it is */
+    bool beneath;       /* root is not the tree's own: ".." must be kept beneath it */
+    bool any_gid;       /* the gid of a creating message is taken as it is */
+    bool root_gid;      /* even if it is 0 */
+    struct pl_map *map; /* by which it is the client's; or NULL */
     uid_t uid;
     gid_t gid;
     pthread_mutex_t mutex; /* guards the loading of groups */
@@ -85,6 +94,7 @@ struct p9d_fid {
     struct pl_node *node;
     _Atomic(struct pl_file *) file; /* set once, by Tlopen; what made it open has it from birth */
     _Atomic(struct p9d_xattr *) xattr; /* set once, by Txattrcreate; or from birth */
+    _Atomic uint64_t listed;           /* where its last Rlist ended */
     /* How it was reached, for Tremove and Trename, which do not say: guarded by session.mutex.
      * NULL for the root and for what was reached by "..". */
     struct pl_node *parent;
@@ -106,6 +116,11 @@ struct p9d_session {
     uid_t peer;
     void (*over)(void *arg, int error, const char *sentence);
     void *over_arg;
+    char who[96];               /* what the channel proved: see struct chan */
+    struct p9_conn *conn;       /* set by Tsession, as are the next two: guarded by once.mutex */
+    struct once_client *client; /* whose operations these are; NULL: they are not remembered */
+    bool introduced;            /* Tsession came */
+    bool goodbye;               /* Tend came */
 
     pthread_mutex_t mutex;
     struct p9d_fid *fids;
@@ -123,7 +138,18 @@ struct p9d_op {
     struct p9d_fid *fid, *fid2; /* the fids that it names, in the order of the table in p9.c */
     uint32_t newfid;            /* the number of the fid that it makes, or P9_NOFID */
     struct p9d_fid *made;       /* set by the handler: what newfid becomes */
+    struct once_slot *slot;     /* where it is remembered, or NULL */
 };
+
+/* ---- p9.c ---- */
+/* Finds the fids that the request names: those that must exist do, those that must not do not. */
+int p9d_find_fids(struct p9d_op *op);
+/* Runs its handler, and enters the fid that it made. */
+int p9d_deed(struct p9d_op *op);
+/* Both. */
+int p9d_plain(struct p9d_op *op);
+/* Enters op->made in place of op->fid. */
+int p9d_put_made(struct p9d_op *op);
 
 /* ---- p9_fid.c ---- */
 /* The fid of that number with a reference, or NULL. */
@@ -151,22 +177,33 @@ void p9d_act_as(struct pl_call *call, struct p9d_attach *at);
 /* For what the message creates: with its group, if the user may, and its umask. */
 void p9d_act_to_create(struct p9d_op *op);
 int p9d_attach(struct p9d_op *op);
+int p9d_auth(struct p9d_op *op); /* always fails */
 
-/* ---- p9_walk.c, p9_name.c, p9_file.c, p9_dir.c, p9_xattr.c, p9_lock.c, p9_own.c, p9_old.c,
- * p9_stat.c ----
+/* ---- p9_walk.c, p9_name.c, p9_file.c, p9_dir.c, p9_xattr.c, p9_lock.c, p9_own.c, p9_key.c,
+ * p9_once.c, p9_old.c, p9_stat.c ----
  * Handlers: fill op->out and return 0, or a negative errno. */
 /* clang-format off */
 #define P9D_HANDLERS(X)                                                                            \
     X(walk) X(lookup) X(getattr) X(setattr) X(readlink) X(statfs) X(mkdir) X(symlink) X(mknod)     \
     X(link) X(rename) X(renameat) X(rename2) X(unlinkat) X(remove) X(lopen) X(lcreate)             \
     X(tmpfile) X(read) X(write) X(fsync) X(clunk) X(readdir) X(xattrwalk) X(xattrcreate) X(lock)   \
-    X(getlock) X(fallocate) X(seek) X(copy) X(access) X(flushfile) X(syncfs) X(ioctl) X(open)      \
-    X(create) X(stat) X(wstat)
+    X(getlock) X(list) X(fallocate) X(seek) X(copy) X(access) X(flushfile) X(syncfs) X(ioctl)      \
+    X(session) X(write2) X(key) X(find) X(open) X(create) X(stat) X(wstat)
 /* clang-format on */
 #define X(name) int p9d_##name(struct p9d_op *op);
 P9D_HANDLERS(X)
 #undef X
 
+/* What of the flags of Tlopen and Tlcreate a tree is told. */
+int p9d_open_flags(uint32_t wire);
+/* Tlopen with other flags than it says. */
+int p9d_open_fid(struct p9d_op *op, struct pl_call *call, uint32_t flags);
+/* op->made becomes the open file, and the answer says so: takes over `node` and `file`. */
+int p9d_made_open(struct p9d_op *op, struct pl_node *node, struct pl_node *parent, const char *name,
+                  struct pl_file *file, const struct pl_attr *attr);
+
+/* Notes in an answer, for one of us, that the node has no extended attributes. */
+void p9d_say_xattrs(struct p9d_op *op, struct pl_node *node, struct p9_attr *out);
 struct p9_qid p9d_qid(const struct pl_attr *attr);
 void p9d_fill_attr(struct p9_attr *out, const struct pl_attr *attr);
 /* 0, or why that name cannot be one of a directory's entries. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Open files: opening, bytes, and the end. */
 #include "doors/p9_door.h"
+#include "doors/p9_once.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -8,7 +9,7 @@
 
 /* Flags that mean something at the far end of a wire. Creating is said by the message; O_DIRECT
  * speaks of the client's memory, which is not here. */
-static int open_flags(uint32_t wire)
+int p9d_open_flags(uint32_t wire)
 {
     static const struct {
         uint32_t wire;
@@ -40,23 +41,28 @@ static void say_open(struct p9d_op *op, const struct pl_attr *attr, const struct
 
 int p9d_lopen(struct p9d_op *op)
 {
+    return p9d_open_fid(op, op->call, op->in->flags);
+}
+
+int p9d_open_fid(struct p9d_op *op, struct pl_call *call, uint32_t flags)
+{
     struct p9d_fid *fid = op->fid;
     struct pl_tree *tree = fid->at->tree;
     struct pl_file *file;
     struct pl_attr attr;
     if (p9d_xattr(fid))
         return -EBADF;
-    if (p9d_file(fid) || !good_mode(op->in->flags))
+    if (p9d_file(fid) || !good_mode(flags))
         return -EINVAL;
     if (!S_ISREG(fid->node->fmt) && !S_ISDIR(fid->node->fmt))
         return S_ISLNK(fid->node->fmt) ? -ELOOP
                                        : -ENXIO; /* devices and the like open at the client */
-    int r = pl_open(tree, op->call, fid->node, open_flags(op->in->flags), &file);
+    int r = pl_open(tree, call, fid->node, p9d_open_flags(flags), &file);
     if (r < 0)
         return r;
-    r = pl_getattr(tree, op->call, fid->node, file, &attr);
+    r = pl_getattr(tree, call, fid->node, file, &attr);
     if (r < 0) {
-        pl_close(tree, op->call, file);
+        pl_close(tree, call, file);
         return r;
     }
     say_open(op, &attr, file);
@@ -64,9 +70,8 @@ int p9d_lopen(struct p9d_op *op)
     return 0;
 }
 
-/* The fid of a file that was made and opened: takes over the reference of `node` and the file. */
-static int made_open(struct p9d_op *op, struct pl_node *node, struct pl_node *parent,
-                     const char *name, struct pl_file *file, const struct pl_attr *attr)
+int p9d_made_open(struct p9d_op *op, struct pl_node *node, struct pl_node *parent, const char *name,
+                  struct pl_file *file, const struct pl_attr *attr)
 {
     struct p9d_attach *at = op->fid->at;
     op->made = p9d_fid_new(op->session, at, node, parent, name);
@@ -96,9 +101,9 @@ int p9d_lcreate(struct p9d_op *op)
         return r;
     p9d_act_to_create(op);
     r = pl_create(dir->at->tree, op->call, dir->node, name,
-                  open_flags(op->in->flags & ~(uint32_t)P9_DIRECTORY), op->in->mode & 07777, &node,
-                  &attr, &file);
-    return r < 0 ? r : made_open(op, node, dir->node, name, file, &attr);
+                  p9d_open_flags(op->in->flags & ~(uint32_t)P9_DIRECTORY), op->in->mode & 07777,
+                  &node, &attr, &file);
+    return r < 0 ? r : p9d_made_open(op, node, dir->node, name, file, &attr);
 }
 
 int p9d_tmpfile(struct p9d_op *op)
@@ -113,9 +118,9 @@ int p9d_tmpfile(struct p9d_op *op)
     if (r < 0)
         return r;
     p9d_act_to_create(op);
-    r = pl_tmpfile(dir->at->tree, op->call, dir->node, open_flags(op->in->flags),
+    r = pl_tmpfile(dir->at->tree, op->call, dir->node, p9d_open_flags(op->in->flags),
                    op->in->mode & 07777, &node, &attr, &file);
-    return r < 0 ? r : made_open(op, node, NULL, NULL, file, &attr);
+    return r < 0 ? r : p9d_made_open(op, node, NULL, NULL, file, &attr);
 }
 
 /* ---- bytes ---- */
@@ -175,6 +180,26 @@ int p9d_write(struct p9d_op *op)
             n = pl_write(fid->at->tree, op->call, file, op->in->data, op->in->count,
                          op->in->offset);
     }
+    if (n < 0)
+        return (int)n;
+    op->out->count = (uint32_t)n;
+    return 0;
+}
+
+/* To the end of a file that is open for appending: one at a time, of those who want to know what
+ * became of it, so that what one notes of the end still holds when it writes. Through the tree,
+ * which notes it. */
+int p9d_write2(struct p9d_op *op)
+{
+    struct p9d_fid *fid = op->fid;
+    struct pl_file *file = p9d_file(fid);
+    if (p9d_xattr(fid) || !file)
+        return -EBADF;
+    pthread_mutex_t *lock = once_append_lock(op->session->door->once, fid->node);
+    pthread_mutex_lock(lock);
+    ssize_t n =
+        pl_write(fid->at->tree, op->call, file, op->in->data, op->in->count, op->in->offset);
+    pthread_mutex_unlock(lock);
     if (n < 0)
         return (int)n;
     op->out->count = (uint32_t)n;

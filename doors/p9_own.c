@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Requests of our own, for what 9P2000.L cannot say (docs/9p-extensions.md). */
 #include "doors/p9_door.h"
+#include "doors/p9_once.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <string.h>
 
 /* A copy is bounded, so that it neither holds a thread for long nor can be cancelled only late. */
@@ -18,6 +20,11 @@ int p9d_fallocate(struct p9d_op *op)
     struct pl_file *file = open_file(op->fid);
     if (!file)
         return -EBADF;
+    if (op->slot && (op->in->mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE))) {
+        struct pl_attr attr; /* what tells whether it was done: no source notes it */
+        if (pl_getattr(op->fid->at->tree, op->call, op->fid->node, file, &attr) == 0)
+            atomic_store(&op->slot->intent.size1, attr.size + 1);
+    }
     return pl_fallocate(op->fid->at->tree, op->call, file, (int)op->in->mode, op->in->offset,
                         op->in->length);
 }

@@ -53,6 +53,14 @@ void p9d_fill_attr(struct p9_attr *out, const struct pl_attr *a)
     }
 }
 
+void p9d_say_xattrs(struct p9d_op *op, struct pl_node *node, struct p9_attr *out)
+{
+    struct pl_tree *tree = op->fid->at->tree;
+    if (p9d_own(op) && (tree->flags & PL_TREE_XATTR) && !(tree->flags & PL_TREE_GENERATED) &&
+        pl_listxattr(tree, op->call, node, NULL, 0) == 0)
+        out->valid |= P9_GETATTR_NO_XATTR;
+}
+
 int p9d_name_ok(const char *name)
 {
     size_t n = name ? strlen(name) : 0;
@@ -275,6 +283,7 @@ int p9d_lookup(struct p9d_op *op)
         r = step(op, &w, op->in->name.len ? op->in->name.s : "", &attr);
     if (r == 0) {
         p9d_fill_attr(&op->out->attr, &attr);
+        p9d_say_xattrs(op, w.node, &op->out->attr);
         if (op->in->newfid != P9_NOFID)
             r = make_fid(op, &w);
     }
@@ -293,6 +302,8 @@ int p9d_getattr(struct p9d_op *op)
     int r = pl_getattr(fid->at->tree, op->call, fid->node, p9d_file(fid), &attr);
     if (r == 0)
         p9d_fill_attr(&op->out->attr, &attr);
+    if (r == 0 && (op->in->mask & P9_GETATTR_NO_XATTR))
+        p9d_say_xattrs(op, fid->node, &op->out->attr);
     return r;
 }
 

@@ -6,6 +6,7 @@
  * The memory of all values of a session is limited; session.mutex guards the sum.
  */
 #include "doors/p9_door.h"
+#include "doors/p9_once.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -130,6 +131,12 @@ ssize_t p9d_xattr_write(struct p9d_op *op, struct p9d_xattr *x)
     return r;
 }
 
+uint32_t p9d_xattr_there(struct p9d_op *op, struct p9d_fid *fid, const struct p9d_xattr *x)
+{
+    ssize_t n = pl_getxattr(fid->at->tree, op->call, fid->node, x->name, NULL, 0);
+    return n >= 0 ? ONCE_THERE : n == -ENODATA ? ONCE_ABSENT : 0;
+}
+
 int p9d_xattr_commit(struct p9d_op *op, struct p9d_fid *fid, struct p9d_xattr *x)
 {
     struct pl_tree *tree = fid->at->tree;
@@ -138,7 +145,10 @@ int p9d_xattr_commit(struct p9d_op *op, struct p9d_fid *fid, struct p9d_xattr *x
     pthread_mutex_unlock(&x->mutex);
     if (!whole)
         return -EINVAL;
-    if (x->size == 0 && x->flags == XATTR_REPLACE)
+    bool remove = x->size == 0 && x->flags == XATTR_REPLACE;
+    if (op->slot && (remove || x->flags == XATTR_CREATE)) /* to do it again is not the same */
+        atomic_store(&op->slot->xattr, p9d_xattr_there(op, fid, x));
+    if (remove)
         return pl_removexattr(tree, op->call, fid->node, x->name);
     return pl_setxattr(tree, op->call, fid->node, x->name, x->value, x->size, x->flags);
 }

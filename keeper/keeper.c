@@ -490,12 +490,14 @@ int keeper_keep(struct keeper *k, const int *given)
 {
     struct pl_err err = {0};
     sigset_t mask, old;
+    struct sigaction hangup;
     signal(SIGCHLD, SIG_DFL); /* ignored, the children could not be waited for */
     signal(SIGPIPE, SIG_IGN);
     sigemptyset(&mask);
     sigaddset(&mask, SIGINT);
     sigaddset(&mask, SIGTERM);
-    sigaddset(&mask, SIGHUP);
+    if (sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler != SIG_IGN) /* as by nohup */
+        sigaddset(&mask, SIGHUP);
     sigaddset(&mask, SIGCHLD);
     sigprocmask(SIG_BLOCK, &mask, &old);
     k->signals = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);

@@ -545,7 +545,9 @@ static void kill_hung(struct keeper *k)
 static bool look_at(struct keeper *k, struct kept *m, int64_t passed)
 {
     uint64_t taken = atomic_load_explicit(&m->page->stats.requests, memory_order_relaxed);
-    bool waits = device(k, m) & POLLIN, moved = taken != m->seen;
+    /* A server whose every thread waits for the other end does not hang. */
+    bool waits = device(k, m) & POLLIN && !atomic_load(&m->page->link.down);
+    bool moved = taken != m->seen;
     m->seen = taken;
     if (!waits || moved) {
         if (m->slow >= SLOW && k->phase == UP)
@@ -640,7 +642,9 @@ static int64_t patience(const struct keeper *k)
     const struct life *l = &k->life;
     if (!k->job->hang || !l->lasts || l->hung || k->server <= 0 || control_busy(k))
         return 0;
-    int64_t since = l->stopped ? l->stopped_at : all_up(k) ? 0 : l->began_at;
+    /* One that begins may have to wait for the other end, which says nothing against it. */
+    bool waits = !l->stopped && atomic_load(&k->m[0].page->link.down);
+    int64_t since = l->stopped ? l->stopped_at : all_up(k) || waits ? 0 : l->began_at;
     return since ? since + (int64_t)k->job->hang * 1000 : 0;
 }
 

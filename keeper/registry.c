@@ -29,7 +29,7 @@
 #include <unistd.h>
 
 #define MAGIC   0x706c6e72
-#define VERSION 2
+#define VERSION 3
 #define PLACES  3
 #define CONTROL 32 /* sizeof(reg_page.control) */
 
@@ -69,16 +69,13 @@ static bool place(int i, char path[PATH_MAX])
     return n > 0 && n < PATH_MAX;
 }
 
-/* Opens the i-th directory if it is ours alone; with `make`, makes it. -ENOENT if there is none. */
-static int open_place(int i, bool make)
+/* Opens the directory if it is ours alone; with `make`, makes it. */
+static int open_private(int at, const char *path, bool make)
 {
-    char path[PATH_MAX];
     struct stat st;
-    if (!place(i, path))
-        return -ENOENT;
-    if (make && mkdir(path, 0700) < 0 && errno != EEXIST)
+    if (make && mkdirat(at, path, 0700) < 0 && errno != EEXIST)
         return -errno;
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int fd = openat(at, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
         return -errno;
     if (fstat(fd, &st) < 0 || st.st_uid != geteuid() || (st.st_mode & 077) != 0) {
@@ -86,6 +83,31 @@ static int open_place(int i, bool make)
         return -EPERM;
     }
     return fd;
+}
+
+/* Opens the i-th directory if it is ours alone; with `make`, makes it. -ENOENT if there is none. */
+static int open_place(int i, bool make)
+{
+    char path[PATH_MAX];
+    return place(i, path) ? open_private(AT_FDCWD, path, make) : -ENOENT;
+}
+
+int reg_dir(const char *name)
+{
+    int r = -ENOENT;
+    for (int i = 0; i < PLACES; i++) {
+        int dir = open_place(i, true);
+        if (dir < 0) {
+            r = dir == -ENOENT ? r : dir;
+            continue;
+        }
+        int fd = open_private(dir, name, true);
+        close(dir);
+        if (fd >= 0)
+            return fd;
+        r = fd;
+    }
+    return r;
 }
 
 static struct reg_page *map(int fd)
@@ -229,6 +251,21 @@ void reg_set_state(struct reg_page *page, const char *state)
 void reg_set_peer(struct reg_page *page, const char *peer)
 {
     copy(page->peer, sizeof(page->peer), peer);
+}
+
+void reg_link_changed(struct reg_page *page, const char *down)
+{
+    struct reg_link *l = &page->link;
+    struct timespec now;
+    if (!down) {
+        atomic_store(&l->down, 0);
+        return;
+    }
+    clock_gettime(CLOCK_REALTIME, &now);
+    copy(l->why, sizeof(l->why), down);
+    atomic_store(&l->since, now.tv_sec);
+    atomic_fetch_add(&l->breaks, 1);
+    atomic_store(&l->down, 1);
 }
 
 /* Maps the entry if it lives, removes it if it is a wreck. */
@@ -419,6 +456,115 @@ int reg_dial(const char *dir)
         close(d);
     }
     reg_put(page);
+    return rc;
+}
+
+/* ---- meeting points ---- */
+
+/* $XDG_RUNTIME_DIR goes with the user's last login session, and those who meet shall outlive it. */
+static const int lasting_first[PLACES] = {0, 2, 1};
+
+/* It gets its name when it listens: before, it looks like a wreck. */
+static int bind_at(int dir, const char *name)
+{
+    char made[32];
+    snprintf(made, sizeof(made), "new-%d", gettid());
+    struct sockaddr_un un = address(dir, made);
+    int s = new_socket(false);
+    if (s < 0)
+        return s;
+    unlinkat(dir, made, 0);
+    if (bind(s, (struct sockaddr *)&un, sizeof(un)) == 0 && fchmodat(dir, made, 0600, 0) == 0 &&
+        listen(s, 16) == 0 && renameat(dir, made, dir, name) == 0)
+        return s;
+    int rc = -errno;
+    unlinkat(dir, made, 0);
+    close(s);
+    return rc;
+}
+
+static int connect_at(int dir, const char *name)
+{
+    struct sockaddr_un un = address(dir, name);
+    int s = new_socket(true);
+    if (s >= 0 && connect(s, (struct sockaddr *)&un, sizeof(un)) < 0) {
+        int rc = errno == ECONNREFUSED ? -ENOENT : -errno;
+        close(s);
+        return rc;
+    }
+    return s;
+}
+
+/* What a killed listener left: nobody answers there. */
+static void clear_meetings(int dir)
+{
+    int copy_fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = copy_fd < 0 ? NULL : fdopendir(copy_fd);
+    for (struct dirent *de; d && (de = readdir(d));) {
+        if (strncmp(de->d_name, "meet-", 5) != 0)
+            continue;
+        int s = connect_at(dir, de->d_name);
+        if (s == -ENOENT)
+            unlinkat(dir, de->d_name, 0);
+        else if (s >= 0)
+            close(s);
+    }
+    if (d)
+        closedir(d);
+}
+
+static bool meeting_name(char ret[80], const char *name)
+{
+    return !strchr(name, '/') && snprintf(ret, 80, "meet-%s", name) < 64;
+}
+
+int reg_meet(const char *name)
+{
+    char file[80];
+    int rc = -ENOENT;
+    if (!meeting_name(file, name))
+        return -EINVAL;
+    for (int i = 0; i < PLACES && rc < 0; i++) {
+        int d = open_place(lasting_first[i], true);
+        if (d < 0) {
+            rc = d == -ENOENT ? rc : d;
+            continue;
+        }
+        clear_meetings(d);
+        rc = bind_at(d, file);
+        close(d);
+    }
+    return rc;
+}
+
+void reg_meet_end(const char *name, int fd)
+{
+    char file[80];
+    close(fd);
+    if (!meeting_name(file, name))
+        return;
+    for (int i = 0; i < PLACES; i++) {
+        int d = open_place(i, false);
+        if (d < 0)
+            continue;
+        unlinkat(d, file, 0);
+        close(d);
+    }
+}
+
+int reg_meet_dial(const char *name)
+{
+    char file[80];
+    int rc = -ENOENT;
+    if (!meeting_name(file, name))
+        return -EINVAL;
+    for (int i = 0; i < PLACES && rc < 0; i++) {
+        int d = open_place(lasting_first[i], false);
+        if (d < 0)
+            continue;
+        rc = connect_at(d, file);
+        close(d);
+    }
     return rc;
 }
 

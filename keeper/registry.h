@@ -21,6 +21,23 @@
 #define REG_TRACE_SIZE (1u << 20)
 #define REG_LINE_MAX   1024 /* a trace line with its newline; longer ones are cut */
 
+/* The way to the other end (docs/links.md), for status and for the keeper. */
+enum reg_link_kind {
+    REG_LINK_NONE,  /* there is no other end, or the first break is the end */
+    REG_LINK_AGAIN, /* who dialed dials again, and what was open is made anew */
+    REG_LINK_KEPT,  /* nothing is lost: both ends have agreed on a link */
+};
+struct reg_link {
+    _Atomic uint32_t kind;
+    _Atomic uint32_t peers;                  /* connections, up and down */
+    _Atomic uint32_t down;                   /* of those, without a channel now */
+    _Atomic uint32_t breaks;                 /* how often one went down, so far */
+    _Atomic int64_t since;                   /* CLOCK_REALTIME seconds: down, if it is */
+    _Atomic int64_t linger, soft, keepalive; /* ns; soft 0: hard */
+    char why[160];                           /* it went down the last time; escaped */
+    char id[40]; /* of a mount's link, for who follows the process that has it: a secret */
+};
+
 /* Strings are written by one process while others read: each ends with a NUL at the latest in its
  * last byte, which is never written. A reader may see a mixture of old and new for a moment. */
 struct reg_page {
@@ -39,6 +56,7 @@ struct reg_page {
     _Atomic int32_t keeper, server, nursery; /* pids, 0: none */
     _Atomic uint32_t restarts;               /* servers that have followed the first */
     struct stats stats;
+    struct reg_link link;
     /* The trace: a tracer sets trace_until (CLOCK_MONOTONIC ns) again and again; while it lies in
      * the future the server appends lines to the ring, newline-terminated, at trace_head modulo the
      * size (trace_head only grows; a reader that falls behind by more than the size lost lines). */
@@ -70,7 +88,20 @@ int reg_listen(struct reg_entry *e);
  * of this user, or it takes no orders. */
 int reg_dial(const char *dir);
 
+/* A meeting point by name, for two processes of this user that know it (SOCK_SEQPACKET,
+ * close-on-exec): the listening descriptor (non-blocking), or a negative errno. In a directory that
+ * stays when the user's last login session ends. */
+int reg_meet(const char *name);
+void reg_meet_end(const char *name, int fd);
+/* Connected to who listens there; -ENOENT: nobody does. */
+int reg_meet_dial(const char *name);
+/* A directory for what a server's successor needs, as private as the registry's, beside the
+ * entries: its descriptor, or a negative errno. */
+int reg_dir(const char *name);
+
 void reg_set_state(struct reg_page *page, const char *state);
+/* The link went down (with the sentence), or is up again (NULL). */
+void reg_link_changed(struct reg_page *page, const char *down);
 void reg_set_peer(struct reg_page *page, const char *peer); /* escaped already */
 
 /* Calls fn for each live entry (page mapped read-write so that a tracer can set trace_until; it is

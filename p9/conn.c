@@ -13,6 +13,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 static void finish(struct p9_conn *c, int error, char *sentence)
 {
@@ -23,7 +25,7 @@ static void finish(struct p9_conn *c, int error, char *sentence)
     c->state = ENDED;
     c->error = error;
     c->sentence = sentence;
-    wire_cut(&c->wire);
+    link_finish(c);
     if (c->role != ROLE_HELD) {
         c->role = ROLE_NONE;
         read_drop(c);
@@ -33,7 +35,7 @@ static void finish(struct p9_conn *c, int error, char *sentence)
     if (c->ending && !c->resetting) {
         struct req *req = c->ending;
         c->ending = NULL;
-        req_unref(c, req);
+        serve_drop(c, req);
     }
     out_push(c); /* drops what is queued */
     conn_settle(c);
@@ -56,24 +58,24 @@ void conn_end(struct p9_conn *c)
     finish(c, 0, NULL);
 }
 
+bool conn_both_done(const struct p9_conn *c)
+{
+    return c->serve_ext && c->serve_done && c->use == USE_DONE;
+}
+
 void conn_maybe_end(struct p9_conn *c)
 {
     if (c->state != LIVE || !out_idle(c))
         return;
-    if ((c->serve_ext && c->serve_done && c->use == USE_DONE) || (c->at_eof && !c->nserving))
+    if (conn_both_done(c) || (c->at_eof && !c->nserving))
         conn_end(c);
-}
-
-static bool both_done(const struct p9_conn *c)
-{
-    return c->serve_ext && c->serve_done && c->use == USE_DONE;
 }
 
 void conn_eof(struct p9_conn *c, int error, bool partial)
 {
     bool uses = c->use == USE_HELLO || c->use == USE_OPEN || c->use == USE_ENDING;
     bool ours = c->serve_ext || c->use_ext;
-    if (!error && !partial && both_done(c))
+    if (!error && !partial && (conn_both_done(c) || (link_there(c) && link_may_end(c))))
         conn_end(c);
     else if (partial && !c->rd.any && !error)
         read_garbage(c);
@@ -95,7 +97,7 @@ void conn_eof(struct p9_conn *c, int error, bool partial)
 void conn_settle(struct p9_conn *c)
 {
     if (c->state != ENDED || c->finalising || c->role == ROLE_HELD || c->writing || c->nserving ||
-        c->resetting || c->out_head)
+        c->resetting || c->out_head || link_busy(c))
         return;
     c->finalising = true;
     crew_submit(c->crew, &c->final_task);
@@ -105,9 +107,8 @@ static void final_task(struct p9_conn *c, struct task *task)
 {
     if (c->session && c->opts.handler && c->opts.handler->reset)
         c->opts.handler->reset(c->opts.handler_arg);
-    crew_forget(c->crew, c, c->wire.in);
-    wire_done(&c->wire);
-    chan_close(&c->chan);
+    crew_active(c->crew, c, false);
+    link_final(c);
     if (c->opts.over)
         c->opts.over(c->opts.over_arg, c->error, c->sentence ? c->sentence : "");
     pthread_mutex_lock(&c->lock);
@@ -123,11 +124,40 @@ static void task_init(struct p9_conn *c, struct task *t,
     *t = (struct task){.run = run, .conn = c};
 }
 
+/* What can fail. */
+static int begin(struct p9_conn *c)
+{
+    int r = 0;
+    c->poke = c->opts.use ? eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK) : -1;
+    if (c->opts.use && c->poke < 0)
+        return -errno;
+    r = wire_init(&c->wire, &c->chan, true, c->poke);
+    if (r == 0)
+        r = crew_add(c->crew, c, c->wire.in);
+    if (r == 0) {
+        r = link_new(c);
+        if (r < 0) {
+            crew_unwatch(c->crew, c, c->wire.in);
+            crew_del(c->crew, c);
+        }
+    }
+    if (r < 0) {
+        wire_done(&c->wire);
+        if (c->poke >= 0)
+            close(c->poke);
+    }
+    return r;
+}
+
 int p9_conn_new(struct chan *chan, const struct p9_conn_opts *opts, struct p9_conn **ret,
                 struct pl_err *err)
 {
     assert(opts->crew);
     struct p9_conn *c = calloc(1, sizeof(*c));
+    if (c && !(c->fids = p9_fids_new())) {
+        free(c);
+        c = NULL;
+    }
     if (!c)
         return pl_fail(err, -ENOMEM, "%s: out of memory", chan->peer);
     c->chan = *chan;
@@ -146,18 +176,19 @@ int p9_conn_new(struct chan *chan, const struct p9_conn_opts *opts, struct p9_co
     task_init(c, &c->cancel_task, serve_cancel_task);
     task_init(c, &c->reset_task, hello_reset_task);
     task_init(c, &c->final_task, final_task);
-    int r = wire_init(&c->wire, chan, opts->handler != NULL);
-    if (r == 0)
-        r = crew_add(c->crew, c, c->wire.in);
+    task_init(c, &c->link_task, link_task);
+    task_init(c, &c->look_task, link_look);
+    int r = begin(c);
     if (r < 0) {
-        wire_done(&c->wire);
         pthread_mutex_destroy(&c->lock);
         pthread_cond_destroy(&c->cond);
+        p9_fids_unref(c->fids);
         free(c);
         return pl_fail(err, r, "%s: %s", chan->peer, strerror(-r));
     }
     *ret = c;
     pthread_mutex_lock(&c->lock);
+    out_push(c); /* what the link begins with */
     if (opts->handler && !opts->use && chan->role == CHAN_DIALED)
         role_offer(c); /* a worker listens for silence */
     else
@@ -171,6 +202,40 @@ void p9_conn_abort(struct p9_conn *c)
     pthread_mutex_lock(&c->lock);
     conn_lost(c, -ECONNABORTED, "the connection was broken off");
     conn_unlock(c);
+}
+
+bool p9_conn_over(struct p9_conn *c)
+{
+    pthread_mutex_lock(&c->lock);
+    bool over = c->state != LIVE;
+    conn_unlock(c);
+    return over;
+}
+
+static void wake_waiter(void *arg)
+{
+    struct p9_conn *c = arg;
+    pthread_mutex_lock(&c->lock);
+    pthread_cond_broadcast(&c->cond);
+    conn_unlock(c);
+}
+
+int p9_conn_watch(struct p9_conn *c, struct pl_call *call, int *error, struct pl_err *err)
+{
+    int r = pl_call_block(call, wake_waiter, c);
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&c->lock);
+    use_enter(c);
+    while (c->state != OVER && !(r = pl_call_over(call)))
+        conn_wait(c);
+    use_leave(c);
+    bool over = c->state == OVER;
+    conn_unlock(c);
+    pl_call_unblock(call);
+    if (over)
+        *error = p9_conn_wait(c, err);
+    return over ? 0 : r;
 }
 
 int p9_conn_wait(struct p9_conn *c, struct pl_err *err)
@@ -197,9 +262,12 @@ void p9_conn_free(struct p9_conn *c)
     crew_del(c->crew, c);
     assert(!c->rd.buf && !c->out_head && !c->npending);
     serve_purge_spares(c);
+    link_free(c);
+    if (c->poke >= 0)
+        close(c->poke);
     free(c->tags);
     free(c->free_tags);
-    free(c->fids_free);
+    p9_fids_unref(c->fids);
     free(c->sentence);
     pthread_mutex_destroy(&c->lock);
     pthread_cond_destroy(&c->cond);

@@ -66,6 +66,9 @@ struct p9_handler {
      * answered or cancelled and its handler has returned; drop all fids. May be followed by another
      * session, after Tversion. */
     void (*reset)(void *arg);
+    /* Just before reset, when it was the peer's Tend: it has all that it wanted, and does not come
+     * back for more. May be NULL. */
+    void (*end)(void *arg);
 };
 
 struct p9_conn_opts {
@@ -91,6 +94,10 @@ int p9_conn_new(struct chan *chan, const struct p9_conn_opts *opts, struct p9_co
 void p9_conn_free(struct p9_conn *conn);
 /* Waits until the connection is over (see `over`): its error, with the sentence. */
 int p9_conn_wait(struct p9_conn *conn, struct pl_err *err);
+/* The same, heeding the call: 0 when it is over (*error: why), or -EINTR, -ETIMEDOUT. */
+int p9_conn_watch(struct p9_conn *conn, struct pl_call *call, int *error, struct pl_err *err);
+/* It is over, or about to be: what is asked now gets -ECONNABORTED. */
+bool p9_conn_over(struct p9_conn *conn);
 /* Breaks the connection now: callers get -ECONNABORTED. Any thread. */
 void p9_conn_abort(struct p9_conn *conn);
 /* For people: the channel's peer. */
@@ -117,11 +124,14 @@ enum p9_dialect p9_dialect(const struct p9_conn *conn); /* what p9_rpc sends is 
  * that p9_answer_free drops; the payload of Rread goes straight to `into` when that is not NULL).
  * 0, or the peer's error as a negative errno, -ECONNABORTED when the link is lost, -EPROTO for an
  * answer of the wrong type, -EINTR when `call` was cancelled (a Tflush went out and was answered;
- * an answer that overtook it is returned as success). Tags are the engine's. Blocks; heeds the
- * call. */
+ * an answer that overtook it is returned as success), -ETIMEDOUT when its deadline is over or the
+ * link has been down for long (link.h, `soft`). When the Tflush is not answered in LIMIT_FLUSH, or
+ * the link is down, -EINTR and -ETIMEDOUT come all the same: then what was asked may yet happen.
+ * Tags are the engine's. Blocks; heeds the call. */
 struct p9_answer {
     struct p9_msg r;
     void *buf; /* private */
+    bool sent; /* with -ECONNABORTED: some of the request has gone out, and it may be carried out */
 };
 int p9_rpc(struct p9_conn *conn, struct pl_call *call, struct p9_msg *t, struct p9_answer *ret,
            void *into, size_t into_size);
@@ -136,6 +146,16 @@ int p9_rpc_start(struct p9_conn *conn, struct pl_call *call, struct p9_msg *t, v
 int p9_rpc_finish(struct p9_conn *conn, struct pl_call *call, struct p9_pending *p,
                   struct p9_answer *ret);
 
+/* Starts without waiting for anything: -EAGAIN when there is no room now. */
+int p9_rpc_try(struct p9_conn *conn, struct p9_msg *t, struct p9_pending **ret);
+/* Would finish return at once? */
+bool p9_rpc_ready(struct p9_conn *conn, struct p9_pending *p);
+/* Waits until finish would return at once, and leaves the request alone if the call is over before:
+ * 0, -EINTR, -ETIMEDOUT. Any number of threads, for the same request. */
+int p9_rpc_wait(struct p9_conn *conn, struct pl_call *call, struct p9_pending *p);
+/* Instead of finish: nobody wants the answer. Not with an `into`, and not of what has data. */
+void p9_rpc_abandon(struct p9_conn *conn, struct p9_pending *p);
+
 /* The using half is done: to one of us sends Tend and waits for Rend (it drops all our fids); the
  * connection is over when the serving half has ended too. To a plain server: closes when there is
  * no serving half. Idempotent. Also sent by p9_conn_new's engine on our behalf when opts.use is
@@ -147,5 +167,19 @@ uint32_t p9_fid_get(struct p9_conn *conn); /* NOFID when the limit is reached */
 void p9_fid_put(struct p9_conn *conn, uint32_t fid);
 /* Clunks without making the caller wait for the answer, and puts the fid back when it came. */
 void p9_clunk_later(struct p9_conn *conn, uint32_t fid);
+
+/* Where the numbers come from. Who carries on at a new connection what it had at another keeps its
+ * numbers, and sees to it that none is given out twice: the new connection shares the old one's
+ * source. Counted; thread-safe. */
+struct p9_fids;
+struct p9_fids *p9_fids_new(void); /* NULL: no memory */
+struct p9_fids *p9_fids_ref(struct p9_fids *fids);
+void p9_fids_unref(struct p9_fids *fids);
+uint32_t p9_fids_get(struct p9_fids *fids); /* NOFID when the limit is reached */
+void p9_fids_put(struct p9_fids *fids, uint32_t fid);
+bool p9_fids_untouched(struct p9_fids *fids); /* none was ever given out */
+struct p9_fids *p9_conn_fids(struct p9_conn *conn);
+/* Before the connection's first fid is given out (-EBUSY otherwise). */
+int p9_conn_share_fids(struct p9_conn *conn, struct p9_fids *fids);
 
 #endif

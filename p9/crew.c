@@ -9,6 +9,13 @@
  * The number of workers that run is bounded by `max`. Those that said they wait (crew_block) do not
  * count, up to a hard limit for all.
  *
+ * Fairness. Connections with tasks stand in a queue; a worker takes one task of the first and puts
+ * it behind the others. A connection gets another worker only while it has fewer than SHARE times
+ * those that are free: alone, with as many slow requests as it may send, it gets three of four, two
+ * of them a little more than two of five each, and so on; who comes then finds one free. A worker
+ * that finds tasks whenever it looks also looks for events of connections that have none, and a
+ * reader whose client never stops gives way when all are busy and others wait.
+ *
  * The tick is one more thread. It runs only while readers run ops: every millisecond it looks at
  * the active connections and takes the reader's role from one that is still in the op in which it
  * was the last time. When nothing has happened for two ticks it sleeps until the next op starts.
@@ -24,24 +31,32 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
+#include <utlist.h>
 
-enum { KEEP_IDLE = 4, POOL_BYTES = 4 << 20, STACK = 1 << 20 };
+enum { KEEP_IDLE = 4, POOL_BYTES = 4 << 20, STACK = 1 << 20, SHARE = 3, TASKS_A_LOOK = 4 };
 /* Sizes with room for a message's header; the smallest that fits is used. */
 static const size_t class_size[] = {16640, 65792, 262400, 1048832};
+enum { KICK, CLOCK /* in epoll events; then place.id of connections */ };
 enum { NCLASS = sizeof(class_size) / sizeof(*class_size), SMALL = 8192 };
 
 struct p9_crew {
     pthread_mutex_t lock;
-    pthread_cond_t work; /* idle workers */
-    pthread_cond_t done; /* no pins, no threads */
-    struct task *tasks, **tasks_tail;
-    unsigned max, nthreads, nidle, nblocked, ntasks;
+    pthread_cond_t work;   /* idle workers */
+    pthread_cond_t done;   /* no pins, no threads */
+    struct p9_conn *queue; /* those with tasks, in the order in which they get a worker */
+    unsigned max, nthreads, nidle, nblocked;
+    unsigned nruns; /* workers that work for a connection, less those that wait */
+    unsigned taken; /* tasks, since somebody looked for events */
     bool watched, stopping, any_dead;
     pthread_t dead; /* the last worker that ended; it has joined the one before */
     int epoll, kick;
+    int clock;              /* a timerfd: the first of the looks is due */
+    struct p9_conn **looks; /* a heap by place.look_at, with room for all connections */
+    size_t nlooks, looks_cap;
     uint64_t next_id;
-    struct p9_conn *conns; /* hash by link.id */
+    struct p9_conn *conns; /* hash by place.id */
     atomic_uint dwelling;
 
     struct free_buf {
@@ -63,7 +78,7 @@ struct p9_crew {
 
 static void *worker(void *arg);
 
-static int start_thread(pthread_t *ret, void *(*run)(void *), void *arg)
+int crew_thread(pthread_t *ret, void *(*run)(void *), void *arg)
 {
     pthread_attr_t attr;
     sigset_t all, old;
@@ -90,68 +105,240 @@ static bool spawn(struct p9_crew *crew)
     if (running(crew) >= crew->max || crew->nthreads >= LIMIT_CREW_WAITING)
         return false;
     crew->nthreads++;
-    if (start_thread(&t, worker, crew) == 0)
+    if (crew_thread(&t, worker, crew) == 0)
         return true;
     crew->nthreads--;
     return false;
 }
 
-/* What idle workers are needed for: each task, and to watch. Lock held. */
-static unsigned wanted(const struct p9_crew *crew)
+/* How many workers may work for the connection now, beyond which none of its ops is begun. Lock
+ * held, as in all of these. */
+static unsigned share(const struct p9_crew *crew)
 {
-    return crew->ntasks + !crew->watched;
+    return SHARE * (crew->nruns < crew->max ? crew->max - crew->nruns : 0);
 }
 
-static void unpin(struct p9_crew *crew, struct p9_conn *conn)
+static bool may_begin(const struct p9_crew *crew, const struct p9_conn *conn)
 {
-    if (--conn->link.pins == 0)
+    return crew->nruns < crew->max && (!conn->place.tasks->op || conn->place.runs < share(crew));
+}
+
+/* The first that may have a worker. As those who may not have SHARE of them for each that is free,
+ * few are passed over. */
+static struct p9_conn *first(const struct p9_crew *crew)
+{
+    struct p9_conn *c = crew->nruns < crew->max ? crew->queue : NULL;
+    while (c && !may_begin(crew, c))
+        c = c->place.next_q;
+    return c;
+}
+
+/* What idle workers are needed for, counted until there cannot be as many idle: each task that may
+ * be begun, and to watch. */
+static unsigned wanted(const struct p9_crew *crew)
+{
+    unsigned n = !crew->watched, most = share(crew);
+    for (struct p9_conn *c = first(crew); c && n <= KEEP_IDLE; c = c->place.next_q) {
+        unsigned runs = c->place.runs;
+        for (struct task *t = c->place.tasks; t && (!t->op || runs < most); t = t->next, runs++)
+            n++;
+    }
+    return n;
+}
+
+/* One more worker, if there is something for it to do. True: it sleeps, and is to be woken when the
+ * lock is free. */
+static bool more_hands(struct p9_crew *crew)
+{
+    unsigned n = wanted(crew);
+    if (n && crew->nidle >= n)
+        return true;
+    if (n)
+        spawn(crew);
+    return false;
+}
+
+/* Who goes to work sees to it that what else there is to do is done. Gives the lock up. */
+static void run_begins(struct p9_crew *crew, struct p9_conn *conn)
+{
+    conn->place.runs++;
+    crew->nruns++;
+    bool wake = more_hands(crew);
+    pthread_mutex_unlock(&crew->lock);
+    if (wake)
+        pthread_cond_signal(&crew->work);
+}
+
+static void run_ends(struct p9_crew *crew, struct p9_conn *conn)
+{
+    pthread_mutex_lock(&crew->lock);
+    conn->place.runs--;
+    crew->nruns--;
+    if (--conn->place.pins == 0)
         pthread_cond_broadcast(&crew->done);
 }
 
-static void run_task(struct p9_crew *crew)
+static void run_task(struct p9_crew *crew, struct p9_conn *conn)
 {
-    struct task *t = crew->tasks;
-    struct p9_conn *conn = t->conn;
-    crew->tasks = t->next;
-    if (!crew->tasks)
-        crew->tasks_tail = &crew->tasks;
+    struct crew_place *l = &conn->place;
+    struct task *t = l->tasks;
+    l->tasks = t->next;
+    DL_DELETE2(crew->queue, conn, place.prev_q, place.next_q);
+    if (l->tasks)
+        DL_APPEND2(crew->queue, conn, place.prev_q, place.next_q);
+    else
+        l->tasks_tail = &l->tasks;
     t->queued = false;
-    crew->ntasks--;
-    pthread_mutex_unlock(&crew->lock);
+    run_begins(crew, conn);
     t->run(conn, t);
-    pthread_mutex_lock(&crew->lock);
-    unpin(crew, conn);
+    run_ends(crew, conn);
 }
 
-static void watch(struct p9_crew *crew)
+/* What is no op comes before all ops: it may be what ends them. Lock held. */
+static void enqueue(struct p9_crew *crew, struct task *task)
+{
+    struct p9_conn *conn = task->conn;
+    struct crew_place *l = &conn->place;
+    if (!l->tasks)
+        DL_APPEND2(crew->queue, conn, place.prev_q, place.next_q);
+    struct task **at = task->op ? l->tasks_tail : &l->tasks;
+    task->next = *at;
+    *at = task;
+    if (!task->next)
+        l->tasks_tail = &task->next;
+    task->queued = true;
+}
+
+/* Lock held. *wake: a worker that sleeps is to be woken when the lock is free. */
+static bool submit(struct p9_crew *crew, struct task *task, bool *wake)
+{
+    if (task->queued)
+        return true;
+    enqueue(crew, task);
+    task->conn->place.pins++;
+    if (!may_begin(crew, task->conn))
+        return false;
+    unsigned before = crew->nthreads;
+    *wake = more_hands(crew);
+    bool hands = *wake || crew->nthreads > before;
+    if (!hands && crew->watched) /* the watcher will do it */
+        hands = eventfd_write(crew->kick, 1) == 0;
+    return hands;
+}
+
+/* ---- looks ---- */
+
+static bool earlier(const struct p9_crew *crew, size_t a, size_t b)
+{
+    return crew->looks[a]->place.look_at < crew->looks[b]->place.look_at;
+}
+
+static void swap(struct p9_crew *crew, size_t a, size_t b)
+{
+    struct p9_conn *c = crew->looks[a];
+    crew->looks[a] = crew->looks[b];
+    crew->looks[b] = c;
+    crew->looks[a]->place.look_pos = a;
+    crew->looks[b]->place.look_pos = b;
+}
+
+static void sift(struct p9_crew *crew, size_t i)
+{
+    for (; i && earlier(crew, i, (i - 1) / 2); i = (i - 1) / 2)
+        swap(crew, i, (i - 1) / 2);
+    for (size_t kid; (kid = 2 * i + 1) < crew->nlooks; i = kid) {
+        kid += kid + 1 < crew->nlooks && earlier(crew, kid + 1, kid);
+        if (!earlier(crew, kid, i))
+            break;
+        swap(crew, i, kid);
+    }
+}
+
+static void set_clock(struct p9_crew *crew)
+{
+    struct itimerspec t = {.it_value = {0}};
+    if (crew->nlooks) {
+        int64_t at = crew->looks[0]->place.look_at;
+        t.it_value = (struct timespec){at / 1000000000, at % 1000000000};
+    }
+    timerfd_settime(crew->clock, TFD_TIMER_ABSTIME, &t, NULL);
+}
+
+static void unlook(struct p9_crew *crew, struct p9_conn *conn)
+{
+    size_t i = conn->place.look_pos;
+    if (!conn->place.look_at)
+        return;
+    conn->place.look_at = 0;
+    if (i != --crew->nlooks) {
+        swap(crew, i, crew->nlooks);
+        sift(crew, i);
+    }
+}
+
+void crew_clock(struct p9_crew *crew, struct p9_conn *conn, int64_t at)
+{
+    struct crew_place *p = &conn->place;
+    pthread_mutex_lock(&crew->lock);
+    if (!p->look_at) {
+        p->look_at = at;
+        p->look_pos = crew->nlooks;
+        crew->looks[crew->nlooks++] = conn;
+    } else if (at < p->look_at) {
+        p->look_at = at;
+    }
+    sift(crew, p->look_pos);
+    if (crew->looks[0] == conn && p->look_at == at)
+        set_clock(crew);
+    pthread_mutex_unlock(&crew->lock);
+}
+
+/* Lock held. */
+static void submit_looks(struct p9_crew *crew)
+{
+    uint64_t n;
+    int64_t now = mono_now();
+    ssize_t r = read(crew->clock, &n, sizeof(n));
+    (void)r; /* it is not blocking; that it was set anew meanwhile does no harm */
+    while (crew->nlooks && crew->looks[0]->place.look_at <= now) {
+        struct p9_conn *c = crew->looks[0];
+        bool wake = false;
+        unlook(crew, c);
+        submit(crew, &c->look_task, &wake);
+        if (wake)
+            pthread_cond_signal(&crew->work);
+    }
+    set_clock(crew);
+}
+
+static void watch(struct p9_crew *crew, int timeout)
 {
     struct epoll_event ev;
     crew->watched = true;
+    crew->taken = 0;
     pthread_mutex_unlock(&crew->lock);
-    int n = epoll_wait(crew->epoll, &ev, 1, -1);
+    int n = epoll_wait(crew->epoll, &ev, 1, timeout);
     pthread_mutex_lock(&crew->lock);
     crew->watched = false;
     if (n <= 0)
         return;
-    if (ev.data.u64 == 0) {
+    if (ev.data.u64 == CLOCK) {
+        submit_looks(crew);
+        return;
+    }
+    if (ev.data.u64 == KICK) {
         eventfd_t v;
         eventfd_read(crew->kick, &v);
         return;
     }
     struct p9_conn *conn;
-    HASH_FIND(link.hh, crew->conns, &ev.data.u64, sizeof(ev.data.u64), conn);
+    HASH_FIND(place.hh, crew->conns, &ev.data.u64, sizeof(ev.data.u64), conn);
     if (!conn)
         return;
-    conn->link.pins++;
-    bool idle = crew->nidle >= wanted(crew);
-    if (!idle)
-        spawn(crew);
-    pthread_mutex_unlock(&crew->lock);
-    if (idle)
-        pthread_cond_signal(&crew->work);
+    conn->place.pins++;
+    run_begins(crew, conn);
     crew_event(conn);
-    pthread_mutex_lock(&crew->lock);
-    unpin(crew, conn);
+    run_ends(crew, conn);
 }
 
 static void *worker(void *arg)
@@ -160,12 +347,13 @@ static void *worker(void *arg)
     pthread_setname_np(pthread_self(), "p9-worker");
     pthread_mutex_lock(&crew->lock);
     for (;;) {
-        if (crew->tasks) {
-            run_task(crew);
+        struct p9_conn *conn = first(crew);
+        if (conn && (crew->watched || crew->taken++ < TASKS_A_LOOK)) {
+            run_task(crew, conn);
         } else if (crew->stopping) {
             break;
         } else if (!crew->watched) {
-            watch(crew);
+            watch(crew, conn ? 0 : -1);
         } else if (crew->nidle < KEEP_IDLE && running(crew) <= crew->max) {
             crew->nidle++;
             pthread_cond_wait(&crew->work, &crew->lock);
@@ -188,45 +376,58 @@ static void *worker(void *arg)
 
 bool crew_submit(struct p9_crew *crew, struct task *task)
 {
-    bool idle = false, hands = true;
+    bool wake = false;
     pthread_mutex_lock(&crew->lock);
-    if (!task->queued) {
-        task->queued = true;
-        task->next = NULL;
-        *crew->tasks_tail = task;
-        crew->tasks_tail = &task->next;
-        crew->ntasks++;
-        task->conn->link.pins++;
-        idle = crew->nidle >= wanted(crew);
-        hands = idle || spawn(crew);
-        if (!hands && crew->watched) /* the watcher will do it */
-            hands = eventfd_write(crew->kick, 1) == 0;
-    }
+    bool hands = submit(crew, task, &wake);
     pthread_mutex_unlock(&crew->lock);
-    if (idle)
+    if (wake)
         pthread_cond_signal(&crew->work);
     return hands;
 }
 
-bool crew_block(struct p9_crew *crew)
+bool crew_block(struct p9_crew *crew, struct p9_conn *conn)
 {
+    bool wake = false;
     pthread_mutex_lock(&crew->lock);
     bool ok = crew->nblocked < LIMIT_CREW_WAITING - crew->max;
     if (ok) {
         crew->nblocked++;
-        if (crew->nidle < wanted(crew))
-            spawn(crew);
+        crew->nruns--;
+        conn->place.runs--;
+        wake = more_hands(crew);
     }
     pthread_mutex_unlock(&crew->lock);
+    if (wake)
+        pthread_cond_signal(&crew->work);
     return ok;
 }
 
-void crew_unblock(struct p9_crew *crew)
+void crew_unblock(struct p9_crew *crew, struct p9_conn *conn)
 {
     pthread_mutex_lock(&crew->lock);
     assert(crew->nblocked > 0);
     crew->nblocked--;
+    crew->nruns++;
+    conn->place.runs++;
     pthread_mutex_unlock(&crew->lock);
+}
+
+bool crew_may(struct p9_crew *crew, const struct p9_conn *conn)
+{
+    if (atomic_load_explicit(&conn->place.runs, memory_order_relaxed) <= 1)
+        return true;
+    pthread_mutex_lock(&crew->lock);
+    bool may = conn->place.runs <= share(crew); /* the asker is one of them */
+    pthread_mutex_unlock(&crew->lock);
+    return may;
+}
+
+bool crew_crowded(struct p9_crew *crew)
+{
+    pthread_mutex_lock(&crew->lock);
+    bool crowded = running(crew) >= crew->max && (crew->queue || !crew->watched);
+    pthread_mutex_unlock(&crew->lock);
+    return crowded;
 }
 
 /* At least half of the threads stay free for connections that are not waited for. */
@@ -245,31 +446,54 @@ void crew_undwell(struct p9_crew *crew)
 
 /* ---- events ---- */
 
+static bool more_looks(struct p9_crew *crew)
+{
+    size_t cap = crew->looks_cap ? 2 * crew->looks_cap : 16;
+    struct p9_conn **more = realloc(crew->looks, cap * sizeof(*more));
+    if (!more)
+        return false;
+    crew->looks = more;
+    crew->looks_cap = cap;
+    return true;
+}
+
 int crew_add(struct p9_crew *crew, struct p9_conn *conn, int fd)
 {
     pthread_mutex_lock(&crew->lock);
-    conn->link.id = ++crew->next_id;
-    struct epoll_event ev = {.events = EPOLLONESHOT, .data.u64 = conn->link.id};
-    conn->link.pollable = epoll_ctl(crew->epoll, EPOLL_CTL_ADD, fd, &ev) == 0;
-    int r = conn->link.pollable || errno == EPERM ? 0 : -errno;
+    if (HASH_CNT(place.hh, crew->conns) == crew->looks_cap && !more_looks(crew)) {
+        pthread_mutex_unlock(&crew->lock);
+        return -ENOMEM;
+    }
+    conn->place.id = ++crew->next_id;
+    conn->place.tasks_tail = &conn->place.tasks;
+    struct epoll_event ev = {.events = EPOLLONESHOT, .data.u64 = conn->place.id};
+    conn->place.pollable = epoll_ctl(crew->epoll, EPOLL_CTL_ADD, fd, &ev) == 0;
+    int r = conn->place.pollable || errno == EPERM ? 0 : -errno;
     if (r == 0)
-        HASH_ADD(link.hh, crew->conns, link.id, sizeof(conn->link.id), conn);
+        HASH_ADD(place.hh, crew->conns, place.id, sizeof(conn->place.id), conn);
     pthread_mutex_unlock(&crew->lock);
     return r;
 }
 
-void crew_forget(struct p9_crew *crew, struct p9_conn *conn, int fd)
+void crew_watch(struct p9_crew *crew, struct p9_conn *conn, int fd)
 {
-    if (conn->link.pollable)
+    struct epoll_event ev = {.events = EPOLLONESHOT, .data.u64 = conn->place.id};
+    conn->place.pollable = epoll_ctl(crew->epoll, EPOLL_CTL_ADD, fd, &ev) == 0;
+}
+
+void crew_unwatch(struct p9_crew *crew, struct p9_conn *conn, int fd)
+{
+    if (conn->place.pollable)
         epoll_ctl(crew->epoll, EPOLL_CTL_DEL, fd, NULL);
-    crew_active(crew, conn, false);
+    conn->place.pollable = false;
 }
 
 void crew_del(struct p9_crew *crew, struct p9_conn *conn)
 {
     pthread_mutex_lock(&crew->lock);
-    HASH_DELETE(link.hh, crew->conns, conn);
-    while (conn->link.pins)
+    HASH_DELETE(place.hh, crew->conns, conn);
+    unlook(crew, conn);
+    while (conn->place.pins)
         pthread_cond_wait(&crew->done, &crew->lock);
     pthread_mutex_unlock(&crew->lock);
 }
@@ -277,7 +501,7 @@ void crew_del(struct p9_crew *crew, struct p9_conn *conn)
 void crew_arm(struct p9_crew *crew, struct p9_conn *conn, int fd, bool data)
 {
     struct epoll_event ev = {.events = EPOLLONESHOT | EPOLLRDHUP | (data ? EPOLLIN : 0),
-                             .data.u64 = conn->link.id};
+                             .data.u64 = conn->place.id};
     epoll_ctl(crew->epoll, EPOLL_CTL_MOD, fd, &ev);
 }
 
@@ -285,21 +509,21 @@ void crew_arm(struct p9_crew *crew, struct p9_conn *conn, int fd, bool data)
 
 void crew_active(struct p9_crew *crew, struct p9_conn *conn, bool active)
 {
-    struct crew_link *l = &conn->link;
+    struct crew_place *l = &conn->place;
     pthread_mutex_lock(&crew->active_lock);
     if (active && !l->active) {
         l->prev_act = NULL;
         l->next_act = crew->active;
         if (crew->active)
-            crew->active->link.prev_act = conn;
+            crew->active->place.prev_act = conn;
         crew->active = conn;
     } else if (!active && l->active) {
         if (l->prev_act)
-            l->prev_act->link.next_act = l->next_act;
+            l->prev_act->place.next_act = l->next_act;
         else
             crew->active = l->next_act;
         if (l->next_act)
-            l->next_act->link.prev_act = l->prev_act;
+            l->next_act->place.prev_act = l->prev_act;
     }
     l->active = active;
     pthread_mutex_unlock(&crew->active_lock);
@@ -310,11 +534,11 @@ static bool look(struct p9_crew *crew)
 {
     bool busy = false;
     pthread_mutex_lock(&crew->active_lock);
-    for (struct p9_conn *c = crew->active; c; c = c->link.next_act) {
+    for (struct p9_conn *c = crew->active; c; c = c->place.next_act) {
         uint64_t seq = atomic_load(&c->op_seq);
-        bool op = atomic_load(&c->op_running), same = seq == c->link.tick_seq;
+        bool op = atomic_load(&c->op_running), same = seq == c->place.tick_seq;
         busy |= op || !same;
-        c->link.tick_seq = seq;
+        c->place.tick_seq = seq;
         if (op && same)
             read_stuck(c, seq);
     }
@@ -373,7 +597,7 @@ void crew_tick(struct p9_crew *crew)
         return;
     pthread_mutex_lock(&crew->tick_lock);
     if (!crew->ticking)
-        crew->ticking = start_thread(&crew->tick, tick, crew) == 0;
+        crew->ticking = crew_thread(&crew->tick, tick, crew) == 0;
     if (crew->ticking) {
         atomic_store(&crew->tick_sleeps, false);
         pthread_cond_signal(&crew->tick_cond);
@@ -433,7 +657,6 @@ struct p9_crew *p9_crew_new(unsigned max_threads)
     crew->max = max_threads ? max_threads : LIMIT_CREW;
     if (crew->max > LIMIT_CREW_WAITING / 2)
         crew->max = LIMIT_CREW_WAITING / 2;
-    crew->tasks_tail = &crew->tasks;
     atomic_store(&crew->tick_sleeps, true);
     pthread_mutex_init(&crew->lock, NULL);
     pthread_mutex_init(&crew->active_lock, NULL);
@@ -443,9 +666,13 @@ struct p9_crew *p9_crew_new(unsigned max_threads)
     pthread_cond_init(&crew->tick_cond, NULL);
     crew->epoll = epoll_create1(EPOLL_CLOEXEC);
     crew->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    struct epoll_event ev = {.events = EPOLLIN};
-    bool ok = crew->epoll >= 0 && crew->kick >= 0 &&
-              epoll_ctl(crew->epoll, EPOLL_CTL_ADD, crew->kick, &ev) == 0;
+    crew->clock = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    crew->next_id = CLOCK;
+    struct epoll_event kick = {.events = EPOLLIN, .data.u64 = KICK};
+    struct epoll_event clock = {.events = EPOLLIN, .data.u64 = CLOCK};
+    bool ok = crew->epoll >= 0 && crew->kick >= 0 && crew->clock >= 0 &&
+              epoll_ctl(crew->epoll, EPOLL_CTL_ADD, crew->kick, &kick) == 0 &&
+              epoll_ctl(crew->epoll, EPOLL_CTL_ADD, crew->clock, &clock) == 0;
     pthread_mutex_lock(&crew->lock);
     ok = ok && spawn(crew); /* there is always one */
     pthread_mutex_unlock(&crew->lock);
@@ -481,6 +708,9 @@ void p9_crew_free(struct p9_crew *crew)
         close(crew->epoll);
     if (crew->kick >= 0)
         close(crew->kick);
+    if (crew->clock >= 0)
+        close(crew->clock);
+    free(crew->looks);
     pthread_cond_destroy(&crew->work);
     pthread_cond_destroy(&crew->done);
     pthread_cond_destroy(&crew->tick_cond);

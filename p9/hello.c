@@ -98,7 +98,7 @@ static void answer_ending(struct p9_conn *c)
     struct req *req = c->ending;
     c->ending = NULL;
     if (c->state != LIVE) {
-        req_unref(c, req);
+        serve_drop(c, req);
         return;
     }
     if (req->pub.in.type == P9_Tversion) {
@@ -125,6 +125,9 @@ void hello_quiet(struct p9_conn *c)
 
 void hello_reset_task(struct p9_conn *c, struct task *task)
 {
+    /* c->ending stays as it is while c->resetting */
+    if (c->opts.handler->end && c->ending && c->ending->pub.in.type == P9_Tend)
+        c->opts.handler->end(c->opts.handler_arg);
     c->opts.handler->reset(c->opts.handler_arg);
     pthread_mutex_lock(&c->lock);
     c->resetting = c->session = false;
@@ -179,8 +182,8 @@ static void ended(struct p9_conn *c, struct p9_pending *p)
 static void say_end(struct p9_conn *c)
 {
     struct p9_msg t = {.type = P9_Tend, .tag = TAG_END};
+    c->said_end = true; /* all may be over before the push returns */
     int r = use_async(c, &t, TAG_END, ended);
-    c->said_end = true;
     if (r < 0)
         conn_lost(c, r, "out of memory");
 }
@@ -249,6 +252,8 @@ static void hello_agreed(struct p9_conn *c, struct p9_pending *p)
 {
     c->hello_result = agreed(c, p);
     pend_free(p);
+    /* Before the reader gives its role up: whether somebody must go on reading depends on it. */
+    c->use_ext = c->hello_result == OWN;
     use_wake_all(c);
 }
 
@@ -261,7 +266,7 @@ static int offer(struct p9_conn *c, struct pl_call *call, const char *version)
 {
     int r = say_version(c, version, hello_agreed);
     if (r == 0)
-        r = use_wait_event(c, call, no_hello, 0);
+        r = use_wait_event(c, call, no_hello, NULL, 0);
     if (r < 0)
         conn_lost(c, r, "the negotiation was broken off");
     return r < 0 ? r : c->state != LIVE ? -ECONNABORTED : c->hello_result;
@@ -282,7 +287,6 @@ static int offer_all(struct p9_conn *c, struct pl_call *call)
     }
     if (r < 0)
         return r;
-    c->use_ext = r == OWN;
     c->use_dialect = versions[r].dialect;
     return use_open(c);
 }
@@ -298,7 +302,8 @@ static int hello(struct p9_conn *c, struct pl_call *call, struct pl_err *err)
     int r = 0;
     if (c->opts.handler && c->chan.role != CHAN_DIALED) {
         bool given = c->chan.role == CHAN_GIVEN;
-        r = use_wait_event(c, call, spoke, given ? mono_now() + GIVEN_WAIT_MS * 1000000LL : 0);
+        r = use_wait_event(c, call, spoke, NULL,
+                           given ? mono_now() + GIVEN_WAIT_MS * 1000000LL : 0);
         if (r < 0)
             return pl_fail(err, r, "%s: interrupted while waiting for the other end", peer);
     }
@@ -363,7 +368,8 @@ int p9_use(struct p9_conn *c, struct pl_call *call, struct pl_err *err)
 
 static bool nothing_pending(struct p9_conn *c, void *arg)
 {
-    return c->npending == 0 && !c->room;
+    /* A plain server may never answer what was given up. */
+    return c->npending == (c->use_ext ? 0 : c->norphans) && !c->room;
 }
 
 static bool use_is_done(struct p9_conn *c, void *arg)
@@ -374,7 +380,7 @@ static bool use_is_done(struct p9_conn *c, void *arg)
 static int end_open(struct p9_conn *c, struct pl_call *call)
 {
     c->use = USE_ENDING;
-    int r = use_wait_event(c, call, nothing_pending, 0);
+    int r = use_wait_event(c, call, nothing_pending, NULL, 0);
     if (r < 0 || c->state != LIVE) {
         c->use = USE_OPEN;
         return r;
@@ -405,7 +411,7 @@ int p9_use_end(struct p9_conn *c, struct pl_call *call)
             conn_end(c);
     }
     if (r == 0 && c->state == LIVE)
-        r = use_wait_event(c, call, use_is_done, 0);
+        r = use_wait_event(c, call, use_is_done, NULL, 0);
     if (r == 0 && c->state != LIVE && c->use != USE_DONE)
         r = c->error;
     if (c->state == LIVE) {

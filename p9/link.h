@@ -4,11 +4,12 @@
  *
  * Frames. Once both ends have agreed on a link, all bytes of 9P travel in frames, in both
  * directions: head[12] = size[3] kind[1] acked[8], then `size` bytes. `acked` is how many bytes of
- * 9P the sender has taken in since the link was made. Kinds: 0 data; 1 nothing but the head; 2 ping
- * (answered by a 1 at once); 3 goodbye (the sender closes, and the link is not to be found again).
- * What was sent and is not acked is kept, at most LIMIT_LINK_KEPT bytes of it: then who writes
- * waits, as for a full socket. Who has taken in a quarter of that since its last frame says so with
- * a 1. An idle link keeps nothing and holds no memory for it.
+ * 9P the sender has taken in since the link was made; size at most LIMIT_LINK_FRAME. Kinds: 0 data;
+ * 1 nothing but the head; 2 ping (answered by a 1 at once); 3 goodbye (the sender closes, and the
+ * link is not to be found again). What was sent and is not acked is kept, at most LIMIT_LINK_KEPT
+ * bytes of it: then who writes waits, as for a full socket. Who has taken in a quarter of that
+ * since its last frame says so with a 1, and so does who has been quiet for a second: an idle link
+ * keeps nothing and holds no memory for it.
  *
  * Agreeing. The end that dialed speaks first, in what every 9P server understands:
  *
@@ -40,6 +41,9 @@
  * On the wire this stands between the descriptors and the engine (p9/wire.c): the reader and the
  * writer work as ever, with no thread between. A thread of the link's own exists only while it is
  * down at the end that dials.
+ *
+ * A called end with `links` speaks only after the other has: when that is a foreign server which
+ * dialed us and waits to be asked, LIMIT_HELLO passes first.
  */
 #ifndef P9_LINK_H
 #define P9_LINK_H
@@ -79,7 +83,14 @@ void p9_links_free(struct p9_links *links); /* after its connections are freed *
 /* A channel was accepted that may be the return of a link of `links` or something new: reads the
  * first message without making anyone else wait for it (the engine does, in p9_conn_new). When it
  * turns out to be a return, the new connection gives its channel to the old one and is over, with
- * error 0. So whoever accepts need not know of links at all: it makes a connection of every
+ * error 0; with -ENOLINK if the link is not known (which is said to the other end). So whoever accepts need not know of links at all: it makes a connection of every
  * channel, with the same opts.link.links. */
+
+/* For who follows a process that was killed and had the link `id`: tells the called end, over a
+ * channel of its own that proves the same, that nobody will come back for it. 1 when it does not
+ * know the link (any more), and all is dropped that was open there; 0 when it was told: it is to be
+ * told again over another channel, until it is 1; or -errno. The channel stays the caller's to
+ * close. Blocks, for LIMIT_HELLO at most. */
+int p9_link_forget(struct chan *chan, const char *id);
 
 #endif

@@ -364,9 +364,10 @@ static int get_str(struct cursor *c, struct p9_str *ret, bool name)
     int r = check_str((char *)s, len, name);
     if (r < 0)
         return r;
-    memmove(s - 1, s, len);
-    s[len - 1] = 0;
-    *ret = (struct p9_str){(uint16_t)len, (char *)s - 1};
+    s--;
+    memmove(s, s + 1, len);
+    s[len] = 0;
+    *ret = (struct p9_str){(uint16_t)len, (char *)s};
     return 0;
 }
 
@@ -516,6 +517,60 @@ bool p9_names_fid(const struct p9_msg *msg, uint32_t fid)
     return false;
 }
 
+static uint64_t mix(uint64_t h, uint64_t v)
+{
+    h = (h ^ v) * 0x9e3779b97f4a7c15u;
+    return h ^ h >> 32;
+}
+
+static uint64_t mix_bytes(uint64_t h, const void *data, size_t n)
+{
+    uint64_t v;
+    const char *p = data;
+    h = mix(h, n);
+    for (; n >= sizeof(v); n -= sizeof(v), p += sizeof(v)) {
+        memcpy(&v, p, sizeof(v));
+        h = mix(h, v);
+    }
+    v = 0;
+    if (n)
+        memcpy(&v, p, n);
+    return mix(h, v);
+}
+
+enum { HASH_ENDS = 64 }; /* bytes at either end of DATA */
+
+static uint64_t mix_field(uint64_t h, const struct p9_msg *msg, const struct field *f)
+{
+    switch (f->kind) {
+    case STRING:
+    case NAMESTR:
+        return mix_bytes(h, str_of(msg, f)->s, str_of(msg, f)->len);
+    case WNAMES:
+        for (int i = 0; i < msg->nwname && i < LIMIT_WALK; i++)
+            h = mix_bytes(h, msg->wname[i].s, msg->wname[i].len);
+        return h;
+    case BYTES:
+        if (msg->count <= 2 * HASH_ENDS)
+            return mix_bytes(h, msg->data, msg->count);
+        h = mix_bytes(mix(h, msg->count), msg->data, HASH_ENDS);
+        return mix_bytes(h, (const char *)msg->data + msg->count - HASH_ENDS, HASH_ENDS);
+    case QIDS1:
+    case WQIDS:
+        return h; /* of answers only */
+    default:
+        return mix(h, get_int(msg, f));
+    }
+}
+
+uint64_t p9_msg_hash(const struct p9_msg *msg)
+{
+    uint64_t h = msg->type;
+    for (const struct field *f = rows[msg->type].fields; f && f->kind != END; f++)
+        h = mix_field(h, msg, f);
+    return h;
+}
+
 bool p9_has_refs(uint8_t type)
 {
     for (const struct field *f = rows[type].fields; f && f->kind != END; f++)
@@ -657,5 +712,36 @@ int p9_stat_get(enum p9_dialect dialect, void *buf, size_t n, struct p9_stat *st
     if (n == 0)
         return 0;
     int r = get_stat(&c, st, dialect);
+    return r < 0 ? r : (int)(n - cursor_left(&c));
+}
+
+/* The attributes as Rgetattr has them. */
+int p9_entry_put(void *buf, size_t room, const struct p9_entry *ent)
+{
+    struct cursor c = cursor_at(buf, room);
+    struct p9_msg m = {.dialect = P9_L};
+    m.attr = ent->attr;
+    for (const struct field *f = rows[P9_Rgetattr].fields; f->kind != END; f++)
+        put_field(&c, &m, f);
+    cursor_put(&c, 8, ent->offset);
+    cursor_put(&c, 1, ent->type);
+    int r = put_str(&c, &ent->name, true);
+    if (r < 0)
+        return r;
+    return c.bad ? 0 : (int)(room - cursor_left(&c));
+}
+
+int p9_entry_get(void *buf, size_t n, struct p9_entry *ent)
+{
+    struct cursor c = cursor_at(buf, n);
+    struct p9_msg m = {.dialect = P9_L};
+    if (n == 0)
+        return 0;
+    for (const struct field *f = rows[P9_Rgetattr].fields; f->kind != END; f++)
+        get_field(&c, f, NULL, &m);
+    ent->attr = m.attr;
+    ent->offset = cursor_get(&c, 8);
+    ent->type = (uint8_t)cursor_get(&c, 1);
+    int r = get_str(&c, &ent->name, true);
     return r < 0 ? r : (int)(n - cursor_left(&c));
 }

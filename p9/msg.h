@@ -63,6 +63,9 @@ enum p9_getattr_mask {
     P9_GETATTR_BASIC = 0x7ff,
     P9_GETATTR_ALL = 0x3fff,
 };
+/* Ours, of Rlookup and Rlist, and of Rgetattr if it was asked for: the object has no extended
+ * attributes. */
+#define P9_GETATTR_NO_XATTR (1ull << 32)
 
 enum p9_setattr_valid {
     P9_SETATTR_MODE = 0x1,
@@ -97,6 +100,7 @@ enum p9_lopen_flags {
 };
 
 enum { P9_AT_REMOVEDIR = 0x200 };
+enum { P9_SESSION_REMEMBERS = 1, P9_SESSION_KNOWN = 2 }; /* flags of Rsession */
 /* Ours: above the mode of a creating message stands the umask, which is still to be applied (where
  * a directory has a default ACL it must not be, and only the server knows). */
 enum { P9_UMASK_SHIFT = 16 };
@@ -250,6 +254,9 @@ bool p9_has_data(uint8_t type);
 bool p9_has_refs(uint8_t type);
 /* One of the fids that the message names is `fid`. */
 bool p9_names_fid(const struct p9_msg *msg, uint32_t fid);
+/* Tells messages apart, whatever their tag: all of a message counts, but of DATA only its size and
+ * the first and last bytes. Against mistakes, not against who means harm. */
+uint64_t p9_msg_hash(const struct p9_msg *msg);
 
 /* Bytes of the encoded message; 0 for a type that its dialect does not have. */
 size_t p9_encode_size(const struct p9_msg *msg);
@@ -300,5 +307,20 @@ int p9_stat_get(enum p9_dialect dialect, void *buf, size_t n, struct p9_stat *st
 const char *p9_error_text(int error);
 /* The errno that is meant; EIO when nobody knows the sentence. */
 int p9_error_number(const struct p9_str *text);
+/* ---- entries of Rlist ---- */
+
+struct p9_entry {
+    struct p9_attr attr; /* valid is 0 where there are no attributes, but for qid */
+    uint64_t offset;     /* of the next entry */
+    uint8_t type;        /* DT_* */
+    struct p9_str name;  /* "": not an entry, but word that nothing follows */
+};
+/* Of an entry but for its name. */
+#define P9_ENTRY_SIZE (153 + 8 + 1 + 2)
+/* Tlist's offset: where this fid's last Rlist ended. */
+#define P9_LIST_ON UINT64_MAX
+/* As p9_dirent_put and p9_dirent_get. */
+int p9_entry_put(void *buf, size_t room, const struct p9_entry *ent);
+int p9_entry_get(void *buf, size_t n, struct p9_entry *ent);
 
 #endif

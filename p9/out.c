@@ -12,6 +12,7 @@
 #include "p9/priv.h"
 #include <errno.h>
 #include <string.h>
+#include <sys/eventfd.h>
 
 enum { BATCH = 16, OTHERS = 64 };
 
@@ -25,7 +26,7 @@ void out_add(struct p9_conn *c, struct out *o)
 
 bool out_idle(const struct p9_conn *c)
 {
-    return !c->writing && !c->out_head;
+    return !c->writing && !c->out_head && !link_unsent(c);
 }
 
 static int gather(const struct p9_conn *c, struct iovec iov[2 * BATCH])
@@ -54,6 +55,29 @@ static void pop(struct p9_conn *c)
     o->gone(c, o);
 }
 
+bool out_remove(struct p9_conn *c, struct out *o)
+{
+    struct out **p = &c->out_head;
+    if (o->done || c->in_write)
+        return false;
+    while (*p != o)
+        p = &(*p)->next;
+    *p = o->next;
+    if (!*p)
+        c->out_tail = p;
+    return true;
+}
+
+void out_replace(struct p9_conn *c, struct out *from, struct out *to)
+{
+    struct out **p = &c->out_head;
+    while (*p != from)
+        p = &(*p)->next;
+    *p = to;
+    if (!to->next)
+        c->out_tail = &to->next;
+}
+
 static unsigned advance(struct p9_conn *c, size_t n)
 {
     unsigned popped = 0;
@@ -65,6 +89,7 @@ static unsigned advance(struct p9_conn *c, size_t n)
             break;
         }
         n -= rest;
+        o->done += (uint32_t)rest; /* so that it is known to have gone out */
         pop(c);
         popped++;
     }
@@ -76,15 +101,26 @@ static int write_all(struct p9_conn *c, unsigned others)
 {
     struct iovec iov[2 * BATCH];
     unsigned popped = 0;
-    while (c->state == LIVE && c->out_head) {
+    while (c->state == LIVE && (c->out_head || link_wants(c))) {
         if (popped > others)
             return -EAGAIN;
         int n = gather(c, iov);
+        c->in_write = true;
         conn_unlock(c);
-        ssize_t r = wire_write(&c->wire, iov, n);
+        ssize_t r = link_write(c, iov, n);
         pthread_mutex_lock(&c->lock);
+        c->in_write = false;
+        if (c->hands)
+            pthread_cond_broadcast(&c->cond);
         if (r == -EAGAIN)
             return -EAGAIN;
+        if (r == LINK_STALL && c->state == LIVE && link_stalled(c)) {
+            c->writing = false;
+            pthread_cond_broadcast(&c->cond);
+            return 0;
+        }
+        if (r == LINK_STALL)
+            continue;
         if (r < 0) {
             conn_lost(c, -ECONNRESET, "the link was lost: %s", strerror((int)-r));
             break;
@@ -103,32 +139,28 @@ static int write_all(struct p9_conn *c, unsigned others)
 
 void out_push(struct p9_conn *c)
 {
-    if (c->writing || !c->out_head)
+    if (c->writing || (!c->out_head && !link_wants(c)))
         return;
     c->writing = true;
     if (write_all(c, OTHERS) == -EAGAIN)
         crew_submit(c->crew, &c->flush_task);
 }
 
-void out_push_caller(struct p9_conn *c, const bool *queued, uint64_t held)
+/* The caller is the writer and the reader, and waits for both until its message is out. */
+static void push_reading(struct p9_conn *c, struct pl_call *call, struct p9_pending *p)
 {
-    if (c->writing || !c->out_head)
-        return;
-    c->writing = true;
-    if (write_all(c, OTHERS) != -EAGAIN)
-        return;
-    uint64_t gen = !*queued ? 0 : held ? held : role_take(c);
-    if (!gen) {
-        crew_submit(c->crew, &c->flush_task);
-        return;
-    }
     int r = -EAGAIN;
+    bool heeds = use_heed(c, call, p);
     c->write_reads = true;
-    while (r == -EAGAIN && *queued) {
+    while (r == -EAGAIN && p->queued && !use_given_up(c, p)) {
+        int timeout = use_patience(c, call, p);
         bool full = serve_full(c);
+        eventfd_t v;
         conn_unlock(c);
-        int what = wire_wait_both(&c->wire, !full);
+        int what = link_wait(c, !full, true, timeout);
         pthread_mutex_lock(&c->lock);
+        if (what & WIRE_POKED)
+            eventfd_read(c->poke, &v);
         if (what & WIRE_IN && c->state == LIVE)
             read_ready(c);
         if (what & WIRE_OUT || c->state != LIVE)
@@ -137,21 +169,38 @@ void out_push_caller(struct p9_conn *c, const bool *queued, uint64_t held)
     c->write_reads = false;
     if (r == -EAGAIN)
         crew_submit(c->crew, &c->flush_task);
-    if (!held)
+    if (heeds)
+        use_unheed(c, call);
+}
+
+void out_push_caller(struct p9_conn *c, struct pl_call *call, struct p9_pending *p)
+{
+    if (c->writing || !c->out_head)
+        return;
+    c->writing = true;
+    if (write_all(c, OTHERS) != -EAGAIN)
+        return;
+    uint64_t gen = !p->queued ? 0 : p->held ? p->held : role_take(c);
+    if (!gen) {
+        crew_submit(c->crew, &c->flush_task);
+        return;
+    }
+    push_reading(c, call, p);
+    if (!p->held)
         role_pass(c);
 }
 
 /* Writes to the end, waiting. */
 static void drain(struct p9_conn *c)
 {
-    bool blocked = crew_block(c->crew);
+    bool blocked = crew_block(c->crew, c);
     do {
         conn_unlock(c);
-        wire_wait(&c->wire);
+        link_wait(c, false, false, -1);
         pthread_mutex_lock(&c->lock);
     } while (write_all(c, UINT32_MAX) == -EAGAIN);
     if (blocked)
-        crew_unblock(c->crew);
+        crew_unblock(c->crew, c);
 }
 
 void out_push_worker(struct p9_conn *c, uint64_t gen)

@@ -2,12 +2,13 @@
 /*
  * Inside the engine.
  *
- *   wire.c   the descriptors: reads and writes that do not block the wrong thread
+ *   wire.c   the channel: reads and writes that do not block the wrong thread
  *   out.c    messages on their way out: one queue, one writer at a time
  *   read.c   the reader: its role, framing, who gets a message
  *   serve.c  the serving half: requests, their order, their answers, Tflush
  *   hello.c  Tversion and Tend in both directions; p9_use, p9_use_end
- *   use.c    the using half: tags, callers that wait, cancellation, fids
+ *   use.c    the using half: tags, callers that wait; use_cancel.c: those who give up
+ *   fids.c   numbers for fids, which may outlive a connection
  *   conn.c   the life of a connection, and its end
  *   crew.c   threads
  *
@@ -21,9 +22,11 @@
  * into its buffers. A thread holds the role when role is ROLE_HELD and role_gen is the number it
  * was given; the tick may take it away while the holder runs an op, and only then.
  *
- * A later layer that resumes a broken link goes between wire.c and the rest: everything above sees
- * only wire_read, wire_write, wire_wait and wire_cut, and a link that is being mended would look
- * like a full one.
+ * The link. What stands between the engine and the wire and outlives a broken channel is told in
+ * link_priv.h. The engine knows of it by the functions below (link_read for wire_read, and so on),
+ * which without a link are those of the wire; by LINK_STALL, which is neither an error nor a full
+ * channel, but that nothing moves until somebody says so; and by conn->down: then nobody can have
+ * the reader's role.
  */
 #ifndef P9_PRIV_H
 #define P9_PRIV_H
@@ -31,6 +34,7 @@
 #include "base/futex.h"
 #include "base/limits.h"
 #include "p9/conn.h"
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/uio.h>
@@ -45,32 +49,48 @@ struct task {
     struct task *next;
     void (*run)(struct p9_conn *conn, struct task *task);
     struct p9_conn *conn;
+    bool op; /* a request: may take long, and is bound by the connection's share of the workers */
     bool queued; /* guarded by crew->lock */
 };
 
 /* The connection's place in its crew. */
-struct crew_link {
+struct crew_place {
     UT_hash_handle hh;
-    uint64_t id;                         /* in epoll events, so that a stale one finds nobody */
-    unsigned pins;                       /* guarded by crew->lock: tasks and events under way */
+    uint64_t id;   /* in epoll events, so that a stale one finds nobody */
+    unsigned pins; /* this and the next three guarded by crew->lock: tasks and events under way */
+    atomic_uint runs;                    /* threads that work for it, less those that wait */
+    struct task *tasks, **tasks_tail;    /* queued; those that are no ops come first */
+    struct p9_conn *next_q, *prev_q;     /* in crew->queue: those with tasks */
     struct p9_conn *next_act, *prev_act; /* guarded by crew->active_lock */
     bool active;                         /* guarded by crew->active_lock */
     bool pollable;                       /* its `in` can be in an epoll */
     uint64_t tick_seq;                   /* the tick's */
+    int64_t look_at;                     /* guarded by crew->lock: when link_look is due, or 0 */
+    size_t look_pos;                     /* where that is in crew->looks */
 };
 
 int crew_add(struct p9_crew *crew, struct p9_conn *conn, int fd);
-/* No more events, no ticks. From any thread; without conn->lock. */
-void crew_forget(struct p9_crew *crew, struct p9_conn *conn, int fd);
+/* Events of another descriptor, and none any more. With conn->lock held. */
+void crew_watch(struct p9_crew *crew, struct p9_conn *conn, int fd);
+void crew_unwatch(struct p9_crew *crew, struct p9_conn *conn, int fd);
+/* A worker is to run conn->look_task at `at` (CLOCK_MONOTONIC ns), or sooner. */
+void crew_clock(struct p9_crew *crew, struct p9_conn *conn, int64_t at);
+/* A thread with the crew's signal mask and stack. */
+int crew_thread(pthread_t *ret, void *(*run)(void *), void *arg);
 /* Waits until no task or event of the connection is queued or runs. */
 void crew_del(struct p9_crew *crew, struct p9_conn *conn);
 /* One event, then none until armed again: `data` also when there is something to read. */
 void crew_arm(struct p9_crew *crew, struct p9_conn *conn, int fd, bool data);
 /* False when every thread is busy and no more may be started; the task is queued all the same. */
 bool crew_submit(struct p9_crew *crew, struct task *task);
-/* The thread is about to wait, and is not counted until crew_unblock. False at the hard limit. */
-bool crew_block(struct p9_crew *crew);
-void crew_unblock(struct p9_crew *crew);
+/* The thread, which works for `conn`, is about to wait, and is not counted until crew_unblock.
+ * False at the hard limit. */
+bool crew_block(struct p9_crew *crew, struct p9_conn *conn);
+void crew_unblock(struct p9_crew *crew, struct p9_conn *conn);
+/* True if others wait while all threads work: who could go on for ever gives way. */
+bool crew_crowded(struct p9_crew *crew);
+/* True if the worker that asks may run an op itself; else it is to be submitted. */
+bool crew_may(struct p9_crew *crew, const struct p9_conn *conn);
 /* True if the thread may wait for a while for more from one connection. */
 bool crew_dwell(struct p9_crew *crew);
 void crew_undwell(struct p9_crew *crew);
@@ -85,28 +105,79 @@ void crew_buf_free(struct p9_crew *crew, void *buf, size_t n);
 /* ---- wire.c ---- */
 
 struct wire {
-    int in, out;
+    struct chan chan;
+    int in, out; /* of it */
     bool in_sock, out_sock, timed;
     int out_nonblock; /* `out` opened anew with O_NONBLOCK, for what knows no RWF_NOWAIT; or -1 */
     bool no_nowait;
-    int cut; /* an eventfd that becomes readable when the link is cut; -1 with sockets */
+    bool dry; /* chan.io had nothing when it was last read */
+    int cut;  /* an eventfd that becomes readable when the link is cut; -1 with sockets */
+    int poke; /* another's, that becomes readable when who waits is to come out; or -1 */
     struct timeval old_timeout;
 };
-int wire_init(struct wire *w, const struct chan *chan, bool serves);
+/* Takes the channel over (a copy of it), but does not close it. */
+int wire_init(struct wire *w, const struct chan *chan, bool timed, int poke);
 void wire_done(struct wire *w);
-/* Some bytes; 0 the end; -EAGAIN when nothing came for `timeout` ms (-1: wait for ever; sockets
- * take any other time but 0 as WIRE_DWELL). */
+/* Some bytes; 0 the end; -EAGAIN when nothing came for `timeout` ms (-1: wait for ever); -EINTR
+ * when poked: sockets heed that only after WIRE_DWELL, and if `timed`. */
 ssize_t wire_read(struct wire *w, const struct iovec *iov, int n, int timeout);
+/* There is something to read of which no poll or epoll tells. For the reader, or nobody reads. */
+bool wire_pending(const struct wire *w);
 /* What can be written without waiting, -EAGAIN when nothing. */
 ssize_t wire_write(struct wire *w, const struct iovec *iov, int n);
-/* Waits until something can be written (or the link is cut). */
-void wire_wait(struct wire *w);
-/* Waits until something can be written, or (if wanted) read: WIRE_OUT, WIRE_IN. */
-int wire_wait_both(struct wire *w, bool in);
-enum { WIRE_IN = 1, WIRE_OUT = 2 };
+/* Waits until something can be written (or the wire is cut), or (if wanted) read: WIRE_OUT,
+ * WIRE_IN; or WIRE_POKED, if `poke` is to be heeded; 0 after `timeout` ms. */
+int wire_wait(struct wire *w, bool in, bool poke, int timeout);
+enum { WIRE_IN = 1, WIRE_OUT = 2, WIRE_POKED = 4 };
 /* Wakes all who wait; reads and writes fail from now on. */
 void wire_cut(struct wire *w);
 #define WIRE_DWELL 200 /* ms */
+
+/* ---- the link ---- */
+
+struct link;
+#define LINK_STALL (-ENOLINK)
+#define LINK_QUIET 1000000000LL /* ns */
+
+/* As those of the wire. Also LINK_STALL: reading, the link is down (or its channel belongs to
+ * another: link_move); writing, it is down or not yet agreed on, or what is not acknowledged is too
+ * much: who changes that calls out_push. */
+ssize_t link_read(struct p9_conn *c, const struct iovec *iov, int n, int timeout);
+ssize_t link_write(struct p9_conn *c, const struct iovec *iov, int n);
+int link_wait(struct p9_conn *c, bool in, bool poke, int timeout);
+bool link_pending(const struct p9_conn *c);
+
+/* With conn->lock held. Writing would be LINK_STALL; there is something to write of the link's own;
+ * not all that was handed to it is on its way. */
+bool link_stalled(struct p9_conn *c);
+bool link_wants(struct p9_conn *c);
+bool link_unsent(const struct p9_conn *c);
+bool link_there(const struct p9_conn *c); /* or may be soon */
+/* Somebody must read even when nobody waits. Not between the requests of a caller: arming an epoll
+ * for each would cost more than all else that a link does; soon somebody looks (link_look). */
+bool link_reads(const struct p9_conn *c);
+/* Reading was LINK_STALL: the engine knows of it from now on; the channel is given away. */
+void link_note(struct p9_conn *c);
+void link_move(struct p9_conn *c);
+/* The connection ends: cuts. */
+void link_finish(struct p9_conn *c);
+/* Nothing of the connection is wanted any more: it may as well have ended. */
+bool link_may_end(const struct p9_conn *c);
+/* The link is lost. */
+void link_over(struct p9_conn *c, const char *what);
+/* Something of the link's own is under way. */
+bool link_busy(const struct p9_conn *c);
+/* Memory that is not needed while nothing moves. */
+void link_rest(struct p9_conn *c);
+/* The keepalive of a connection without a link begins. */
+void link_watch_plain(struct p9_conn *c);
+
+/* Without. link_new makes one if there is to be one. */
+int link_new(struct p9_conn *c);
+void link_final(struct p9_conn *c); /* closes what is open */
+void link_free(struct p9_conn *c);
+void link_task(struct p9_conn *c, struct task *task);
+void link_look(struct p9_conn *c, struct task *task);
 
 /* ---- out.c ---- */
 
@@ -125,9 +196,13 @@ void out_add(struct p9_conn *c, struct out *o);
 void out_push(struct p9_conn *c);
 /* The same, but a thread that is a worker waits itself: first hands the role over. */
 void out_push_worker(struct p9_conn *c, uint64_t gen);
-/* The same for a caller whose message is in the queue as long as *queued: reads while it waits,
- * with the role that it holds (else 0). */
-void out_push_caller(struct p9_conn *c, const bool *queued, uint64_t held);
+/* The same for a caller whose message is in the queue as long as p->queued: reads while it waits,
+ * with the role that it holds (p->held, else 0). */
+void out_push_caller(struct p9_conn *c, struct pl_call *call, struct p9_pending *p);
+/* Takes a message out of the queue of which nothing is written. False: it is too late. */
+bool out_remove(struct p9_conn *c, struct out *o);
+/* Puts `to`, a copy, in the place of `from`. Nobody writes from it. */
+void out_replace(struct p9_conn *c, struct out *from, struct out *to);
 bool out_idle(const struct p9_conn *c);
 void out_flush(struct p9_conn *c, struct task *task);
 
@@ -155,6 +230,7 @@ struct rd {
     size_t left;
     struct req *req;
     struct p9_pending *pend;
+    bool reading;  /* the wire has its hands on dst */
     bool any;      /* a message has come: the peer speaks 9P */
     bool answered; /* an answer was among what was read last */
 };
@@ -176,6 +252,8 @@ typedef bool ready_fn(struct p9_conn *c, void *arg);
 void read_call(struct p9_conn *c, uint64_t gen, ready_fn *done, void *arg, int64_t deadline);
 /* Reads what is there, as reader; never waits. */
 void read_ready(struct p9_conn *c);
+/* Gives back what memory it can while nothing moves. */
+void read_rest(struct p9_conn *c);
 /* Drops what was half read; nobody holds the role. */
 void read_drop(struct p9_conn *c);
 /* Ends the connection with a sentence that quotes the few bytes that came. */
@@ -233,6 +311,8 @@ void serve_run(struct p9_conn *c, struct req *req, uint64_t gen);
 void serve_submit(struct p9_conn *c, struct req *req);
 /* The answer is in pub.out: queues it (unless dropped), and what waited for it. */
 void serve_answer(struct p9_conn *c, struct req *req);
+/* It gets no answer; who waited for it goes on. */
+void serve_drop(struct p9_conn *c, struct req *req);
 void serve_cancel_all(struct p9_conn *c); /* by a worker, soon */
 void serve_cancel_task(struct p9_conn *c, struct task *task);
 void req_unref(struct p9_conn *c, struct req *req);
@@ -259,10 +339,14 @@ struct p9_pending {
     bool answered;  /* `result` or `buf` stands */
     bool done;      /* and nobody else uses its memory */
     bool cancelled;
-    bool sync;       /* p9_rpc: its thread will wait at once */
-    int result, why; /* why: -EINTR or -ETIMEDOUT */
-    uint32_t cost;   /* against LIMIT_BYTES_USED */
-    uint32_t fid;    /* of a clunk */
+    bool later;        /* nobody waits for room: it is sent when there is some */
+    bool sync;         /* p9_rpc: its thread will wait at once */
+    int result, why;   /* why: -EINTR or -ETIMEDOUT */
+    int64_t flush_by;  /* cancelled: the Tflush is to be answered by then */
+    void *copy;        /* an orphan's own payload */
+    uint32_t cost;     /* against LIMIT_BYTES_USED */
+    uint32_t fid;      /* of a clunk */
+    unsigned watchers; /* threads in p9_rpc_wait */
     uint8_t *into;
     size_t into_size, into_n; /* into_n: SIZE_MAX when the payload is in buf */
     uint8_t *buf;             /* the whole answer: `small` or from malloc */
@@ -273,7 +357,11 @@ struct p9_pending {
     uint8_t small_head[320], small[320];
 };
 
-enum { TAG_END = 2 * LIMIT_REQUESTS_USED /* of Tend */ };
+enum {
+    TAG_END = 2 * LIMIT_REQUESTS_USED, /* of Tend */
+    TAG_KEEP,                          /* of the Tflush that asks whether anybody is there */
+    TAG_UNUSED,
+};
 /* The Tflush for tag t has tag t + LIMIT_REQUESTS_USED. */
 struct tag_slot {
     struct p9_pending *pend;
@@ -288,8 +376,9 @@ int use_open(struct p9_conn *c);
 struct p9_pending *use_find(struct p9_conn *c, uint16_t tag);
 /* The answer has come whole, in p->buf. */
 void use_answer(struct p9_conn *c, struct p9_pending *p);
-/* False when nothing was flushed. */
-bool use_flushed(struct p9_conn *c, uint16_t tag);
+void use_complete(struct p9_conn *c, struct p9_pending *p); /* if it is done by now */
+void use_leave_room(struct p9_conn *c, struct p9_pending *p);
+void use_free_tag(struct p9_conn *c, uint16_t tag);
 void use_fail_all(struct p9_conn *c); /* the link is lost */
 /* Sends Tversion (tag NOTAG) or Tend (TAG_END), which nobody waits for. */
 int use_async(struct p9_conn *c, struct p9_msg *t, uint16_t tag,
@@ -302,11 +391,35 @@ void pend_free(struct p9_pending *p);
 void use_wait(struct p9_conn *c, struct p9_pending *p, ready_fn *ready, void *arg,
               int64_t deadline);
 /* The same for an event that use_wake_all tells of, heeding the call: 0, -EINTR, -ETIMEDOUT. */
-int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, int64_t deadline);
+int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, void *arg,
+                   int64_t deadline);
 void use_unwait(struct p9_conn *c, struct p9_pending *p);
+bool use_wake(struct p9_pending *p); /* false: it does not sleep */
 void use_wake_all(struct p9_conn *c);
 void use_enter(struct p9_conn *c);
 void use_leave(struct p9_conn *c);
+
+/* ---- use_cancel.c ---- */
+
+/* With conn->lock held. The caller of `p` wants it no more: sends Tflush. */
+void use_cancel(struct p9_conn *c, struct p9_pending *p, int why);
+/* The Tflush of `tag` (its own tag) was answered. False when there was none. */
+bool use_flushed(struct p9_conn *c, uint16_t tag);
+/* Cancels `p` when the call is cancelled, until use_unheed; both give the lock up meanwhile. */
+bool use_heed(struct p9_conn *c, struct pl_call *call, struct p9_pending *p);
+void use_unheed(struct p9_conn *c, struct pl_call *call);
+/* Cancelled, and neither an answer nor Rflush is to be waited for. */
+bool use_given_up(struct p9_conn *c, struct p9_pending *p);
+/* How long (in ms, -1: for ever) the writer of `p` may wait before it asks this again; cancels it
+ * when the call's deadline is over. */
+int use_patience(struct p9_conn *c, struct pl_call *call, struct p9_pending *p);
+/* Lets the caller of `p`, which is given up, go: what the peer and the threads of the connection
+ * still need of it is theirs from now on. False when there is no memory for that. */
+bool use_orphan(struct p9_conn *c, struct p9_pending *p);
+/* The link has been down for so long that callers do not wait. */
+void use_fail_soft(struct p9_conn *c);
+/* Asks a plain peer whether it is there. */
+void use_keep(struct p9_conn *c);
 
 /* ---- hello.c ---- */
 
@@ -328,11 +441,11 @@ enum conn_state { LIVE, ENDED /* or lost; `error` says */, OVER };
 struct p9_conn {
     pthread_mutex_t lock;
     pthread_cond_t cond; /* broadcast: over, no users */
-    struct chan chan;
+    struct chan chan;    /* as it was at first: who the peer is */
     struct wire wire;
     struct p9_conn_opts opts;
     struct p9_crew *crew;
-    struct crew_link link;
+    struct crew_place place;
     atomic_uint *wakes[8]; /* to be woken when the lock is free */
     unsigned nwakes;
     enum conn_state state;
@@ -340,7 +453,21 @@ struct p9_conn {
     char *sentence;
     bool finalising;
     unsigned users; /* threads inside p9_rpc and the like */
-    struct task read_task, flush_task, cancel_task, reset_task, final_task;
+    unsigned hands; /* threads that wait for the reader or the writer to come out */
+    struct task read_task, flush_task, cancel_task, reset_task, final_task, link_task, look_task;
+
+    /* the link */
+    struct link *link;  /* NULL: there is none and never was */
+    atomic_bool linked; /* it is agreed on */
+    bool down;          /* it has no channel; role_take and writing stop */
+    bool down_soft;     /* for so long that callers do not wait */
+    int64_t down_since;
+    int poke;           /* an eventfd that gets a reading caller to look up, or -1 */
+    int64_t heard;      /* without a link, for the keepalive */
+    int64_t keep_asked; /* a Tflush of no request went out, or 0 */
+    struct out keep_out;
+    uint8_t keep_head[9];
+    bool keep_queued, keep_sent;
 
     /* the reader */
     enum role role;
@@ -356,6 +483,7 @@ struct p9_conn {
     /* out */
     struct out *out_head, **out_tail;
     bool writing;
+    bool in_write;    /* and has its hands on the messages */
     bool write_reads; /* the writer is the reader */
 
     /* the serving half */
@@ -383,13 +511,12 @@ struct p9_conn {
     int hello_result; /* of our Tversion */
     struct tag_slot *tags;
     struct p9_pending *hello, *bye; /* our Tversion, our Tend */
-    unsigned nfree_tags, npending;
+    unsigned nfree_tags, npending, norphans;
     uint16_t *free_tags;
     size_t bytes_used;
     struct p9_pending *room, **room_tail; /* those who want room, in order */
     struct p9_pending *waiters;           /* those who sleep, any of whom can be made the reader */
-    uint32_t *fids_free;
-    uint32_t nfids_free, fids_cap, fids_next;
+    struct p9_fids *fids;                 /* has a lock of its own */
 };
 
 /* The lock is given up with these, so that who is woken does not wait for it at once. (That the
@@ -428,7 +555,9 @@ void conn_lost(struct p9_conn *c, int error, const char *fmt, ...) PL_PRINTF(3, 
 void conn_end(struct p9_conn *c);
 /* The peer closed (0) or the read failed; `partial`: amid a message. */
 void conn_eof(struct p9_conn *c, int error, bool partial);
-/* Ends it when both ends have said goodbye. */
+/* Both ends have said goodbye. */
+bool conn_both_done(const struct p9_conn *c);
+/* Ends it then. */
 void conn_maybe_end(struct p9_conn *c);
 /* Ends it for good when nothing of it is under way any more. */
 void conn_settle(struct p9_conn *c);

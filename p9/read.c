@@ -12,11 +12,11 @@
  */
 #include "base/text.h"
 #include "p9/priv.h"
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 
-enum { EAGER = 32 };
+enum { EAGER = 32, TURN = 32 /* requests, after which others may have their turn */ };
 
 /* ---- the role ---- */
 
@@ -28,14 +28,14 @@ bool role_mine(const struct p9_conn *c, uint64_t gen)
 /* Each event disarms. */
 static void arm(struct p9_conn *c, enum armed armed)
 {
-    if (c->armed != armed && c->link.pollable)
+    if (c->armed != armed && c->place.pollable)
         crew_arm(c->crew, c, c->wire.in, armed == ARMED_DATA);
     c->armed = armed;
 }
 
 uint64_t role_take(struct p9_conn *c)
 {
-    if (c->state != LIVE || c->at_eof || c->role == ROLE_HELD || c->role == ROLE_STOPPED)
+    if (c->state != LIVE || c->at_eof || c->down || c->role == ROLE_HELD || c->role == ROLE_STOPPED)
         return 0;
     if (c->armed == ARMED_DATA)
         arm(c, ARMED_HUP);
@@ -55,7 +55,8 @@ static void give(struct p9_conn *c, struct p9_pending *p)
 /* Somebody must read even when no caller does: there may be requests, or a goodbye to come. */
 static bool background(const struct p9_conn *c)
 {
-    return c->opts.handler || (c->use_ext && !c->serve_done) || c->use == USE_DONE || c->hup;
+    return c->opts.handler || (c->use_ext && !c->serve_done) || c->use == USE_DONE || c->hup ||
+           c->keep_sent || link_reads(c);
 }
 
 static uint32_t buffered(const struct p9_conn *c)
@@ -68,11 +69,12 @@ static uint32_t peek32(const uint8_t *p)
     return p[0] | p[1] << 8 | p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-/* A whole message, or what cannot become one, is in the buffer: no event will tell of it. */
+/* A whole message, or what cannot become one, is in the buffer, or bytes are off the descriptor: no
+ * event will tell of it. */
 static bool more_buffered(const struct p9_conn *c)
 {
-    return c->rd.kind == RD_SMALL && buffered(c) >= P9_HDRSZ &&
-           peek32(c->rd.buf + c->rd.start) <= buffered(c);
+    return link_pending(c) || (c->rd.kind == RD_SMALL && buffered(c) >= P9_HDRSZ &&
+                               peek32(c->rd.buf + c->rd.start) <= buffered(c));
 }
 
 static void over_here(struct p9_conn *c)
@@ -95,14 +97,14 @@ void role_pass(struct p9_conn *c)
 {
     if (c->state != LIVE) {
         over_here(c);
-    } else if (c->at_eof) {
+    } else if (c->at_eof || c->down) {
         c->role = ROLE_NONE;
     } else if (c->waiters) {
         give(c, c->waiters);
     } else if (!background(c)) {
         c->role = ROLE_NONE; /* but the end of the link is to be noticed */
         arm(c, ARMED_HUP);
-    } else if (c->hup || more_buffered(c) || !c->link.pollable) {
+    } else if (c->hup || more_buffered(c) || !c->place.pollable) {
         c->role = ROLE_OFFERED;
         crew_submit(c->crew, &c->read_task);
     } else {
@@ -113,7 +115,7 @@ void role_pass(struct p9_conn *c)
 
 void role_offer(struct p9_conn *c)
 {
-    if (c->state != LIVE || c->at_eof || !background(c)) {
+    if (c->state != LIVE || c->at_eof || c->down || !background(c)) {
         role_pass(c);
         return;
     }
@@ -240,7 +242,7 @@ static int take_answer(struct p9_conn *c, uint32_t size, uint8_t type, uint16_t 
 
 static int take_flushed(struct p9_conn *c, uint32_t size, uint16_t tag)
 {
-    if (size != P9_HDRSZ || !use_flushed(c, (uint16_t)(tag - LIMIT_REQUESTS_USED))) {
+    if (size != P9_HDRSZ || !use_flushed(c, tag)) {
         conn_lost(c, -EPROTO, "the other end answered what was not asked (Rflush, tag %u)", tag);
         return -1;
     }
@@ -300,7 +302,39 @@ static int parse(struct p9_conn *c, struct req **ret)
 
 /* ---- reading ---- */
 
-/* Some bytes more. False when nothing came for `timeout` ms. Gives the lock up meanwhile. */
+/* What the wire said that is not bytes. True if the connection ends. */
+static bool no_bytes(struct p9_conn *c, ssize_t r)
+{
+    eventfd_t v;
+    if (r == -EINTR)
+        eventfd_read(c->poke, &v);
+    if (r == -EINTR || r == -EAGAIN)
+        return false;
+    if (r == LINK_STALL) {
+        link_note(c); /* unless it is up again by now */
+        link_move(c);
+        return c->state != LIVE;
+    }
+    conn_eof(c, r < 0 ? (int)r : 0, buffered(c) || c->rd.left);
+    return true;
+}
+
+static void got(struct p9_conn *c, size_t n)
+{
+    struct rd *rd = &c->rd;
+    size_t direct = n < rd->left ? n : rd->left;
+    if (direct)
+        rd->dst += direct;
+    rd->left -= direct;
+    rd->end += (uint32_t)(n - direct);
+    if (c->opts.stats)
+        stats_add(&c->opts.stats->received, n);
+    if (c->opts.link.keepalive && !link_there(c))
+        c->heard = mono_now();
+}
+
+/* Some bytes more. False when nothing came for `timeout` ms, or the reader is to look up, or there
+ * is nothing to read from. Gives the lock up meanwhile. */
 static bool fill(struct p9_conn *c, int timeout)
 {
     struct rd *rd = &c->rd;
@@ -319,23 +353,20 @@ static bool fill(struct p9_conn *c, int timeout)
         iov[n++] = (struct iovec){rd->dst, rd->left};
     iov[n++] = (struct iovec){rd->buf + rd->end, RBUF_SIZE - rd->end};
     conn_unlock(c);
-    ssize_t r = wire_read(&c->wire, iov, n, timeout);
+    rd->reading = true;
+    ssize_t r = link_read(c, iov, n, timeout);
     pthread_mutex_lock(&c->lock);
+    rd->reading = false;
+    if (c->hands)
+        pthread_cond_broadcast(&c->cond);
     if (c->state != LIVE)
         return true;
-    if (r == -EAGAIN)
-        return false;
-    if (r <= 0) {
-        conn_eof(c, r < 0 ? (int)r : 0, buffered(c) || rd->left);
-        return true;
-    }
-    if (c->opts.stats)
-        stats_add(&c->opts.stats->received, (uint64_t)r);
-    size_t direct = (size_t)r < rd->left ? (size_t)r : rd->left;
-    rd->dst += direct;
-    rd->left -= direct;
-    rd->end += (uint32_t)((size_t)r - direct);
-    return true;
+    bool some = r > 0 || no_bytes(c, r);
+    if (r > 0)
+        got(c, (size_t)r);
+    if (c->link)
+        out_push(c); /* what it has to say, or may say again */
+    return some || c->state != LIVE;
 }
 
 void read_garbage(struct p9_conn *c)
@@ -345,10 +376,18 @@ void read_garbage(struct p9_conn *c)
 
 /* ---- a worker as reader ---- */
 
+void read_rest(struct p9_conn *c)
+{
+    if (c->role == ROLE_HELD)
+        return;
+    drop_buffer(c);
+    link_rest(c);
+}
+
 /* Nothing comes. True if the role is gone. */
 static bool park(struct p9_conn *c, uint64_t gen)
 {
-    if (!c->link.pollable)
+    if (!c->place.pollable)
         return false;
     conn_unlock(c);
     crew_active(c->crew, c, false);
@@ -358,6 +397,7 @@ static bool park(struct p9_conn *c, uint64_t gen)
     c->hup = false; /* if it was the end, we would know */
     hello_silence(c);
     drop_buffer(c);
+    link_rest(c);
     serve_purge_spares(c);
     role_pass(c);
     return true;
@@ -387,6 +427,10 @@ static bool fill_or_park(struct p9_conn *c, uint64_t gen, bool served)
  * have waited of late, or there is more to do at once than one thread can. */
 static void run_reading(struct p9_conn *c, struct req *req, uint64_t gen)
 {
+    if (!crew_may(c->crew, c)) { /* it has its share: others can be read and flushed, not run */
+        serve_submit(c, req);
+        return;
+    }
     if (c->eager > 0 || (more_buffered(c) && req->heavy)) {
         c->eager -= c->eager > 0;
         role_offer(c);
@@ -402,6 +446,7 @@ static void run_reading(struct p9_conn *c, struct req *req, uint64_t gen)
 void read_serve(struct p9_conn *c, uint64_t gen)
 {
     bool served = false;
+    unsigned turn = 0;
     crew_active(c->crew, c, true);
     pthread_mutex_lock(&c->lock);
     for (;;) {
@@ -410,7 +455,7 @@ void read_serve(struct p9_conn *c, uint64_t gen)
         if (!role_mine(c, gen))
             break;
         struct req *req = NULL;
-        if (c->state != LIVE || c->at_eof) {
+        if (c->state != LIVE || c->at_eof || c->down) {
             role_pass(c);
             break;
         } else if (serve_full(c)) {
@@ -419,6 +464,10 @@ void read_serve(struct p9_conn *c, uint64_t gen)
         } else if (parse(c, &req)) {
             run_reading(c, req, gen);
             served = true;
+            if (++turn % TURN == 0 && role_mine(c, gen) && crew_crowded(c->crew)) {
+                role_offer(c);
+                break;
+            }
         } else if (c->state == LIVE && !c->at_eof && !serve_full(c)) {
             if (!fill_or_park(c, gen, served))
                 break;
@@ -478,7 +527,7 @@ void read_ready(struct p9_conn *c)
 
 void read_call(struct p9_conn *c, uint64_t gen, ready_fn *done, void *arg, int64_t deadline)
 {
-    while (role_mine(c, gen) && c->state == LIVE && !c->at_eof) {
+    while (role_mine(c, gen) && c->state == LIVE && !c->at_eof && !c->down) {
         struct req *req = NULL;
         if (serve_full(c)) {
             c->role = ROLE_STOPPED;

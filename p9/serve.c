@@ -11,7 +11,8 @@
  * Tversion ended are dropped. A tag that is used twice at once ends the connection: no answer could
  * be told from the other.
  *
- * Order: a request that names a fid waits for earlier ones that make, free or open that fid.
+ * Order: a request that names a fid waits for earlier ones that make, free or open that fid; from
+ * one of us also for those that change it (docs/9p-extensions.md, Order).
  */
 #include "p9/priv.h"
 #include <assert.h>
@@ -211,7 +212,7 @@ static void count(struct p9_conn *c, const struct req *req)
         stats_add(&s->errors, 1);
     else if (m->type == P9_Rread)
         stats_add(&s->bytes_read, m->count);
-    else if (m->type == P9_Rwrite)
+    else if (m->type == P9_Rwrite || m->type == P9_Rwrite2)
         stats_add(&s->bytes_written, m->count);
 }
 
@@ -225,8 +226,30 @@ static struct req **find(struct p9_conn *c, uint16_t tag)
 
 /* ---- the order of requests ---- */
 
+/* Writes of one fid run side by side, and beside reads. */
+static bool beside(const struct req *maker, const struct req *req)
+{
+    uint8_t type = req->pub.in.type;
+    return (maker->pub.in.type == P9_Twrite || maker->pub.in.type == P9_Twrite2) &&
+           (type == P9_Twrite || type == P9_Twrite2 || type == P9_Tread);
+}
+
+/* A name is taken away only after earlier walks to it. */
+static bool takes_away(const struct p9_msg *maker, const struct p9_msg *m)
+{
+    if (maker->type != P9_Tlookup)
+        return false;
+    bool renames = m->type == P9_Trenameat || m->type == P9_Trename2;
+    return (maker->dfid == m->dfid && (renames || m->type == P9_Tunlinkat)) ||
+           (maker->dfid == m->newdfid && renames);
+}
+
 static bool conflicts(const struct req *maker, const struct req *req)
 {
+    if (beside(maker, req))
+        return false;
+    if (takes_away(&maker->pub.in, &req->pub.in))
+        return true;
     for (int i = 0; i < maker->nfids; i++)
         if (p9_names_fid(&req->pub.in, maker->fids[i]))
             return true;
@@ -264,6 +287,7 @@ static void note_fids(struct p9_conn *c, struct req *req)
     case P9_Txattrwalk:
     case P9_Tlookup:
     case P9_Ttmpfile:
+    case P9_Tfind:
         req->fids[req->nfids++] = m->newfid;
         break;
     case P9_Tauth:
@@ -278,6 +302,19 @@ static void note_fids(struct p9_conn *c, struct req *req)
     case P9_Tcreate:
     case P9_Txattrcreate:
         req->fids[req->nfids++] = m->fid;
+        break;
+    case P9_Twrite:
+    case P9_Twrite2:
+    case P9_Tsetattr:
+    case P9_Tlist:
+        if (c->serve_ext) /* a plain peer waits for what it depends on */
+            req->fids[req->nfids++] = m->fid;
+        break;
+    case P9_Tmkdir:
+    case P9_Tsymlink:
+    case P9_Tmknod:
+        if (c->serve_ext)
+            req->fids[req->nfids++] = m->dfid;
         break;
     }
     if (req->nfids) {
@@ -332,6 +369,12 @@ static void finish_error(struct p9_conn *c, struct req *req, int error)
     serve_finish(c, req);
 }
 
+void serve_drop(struct p9_conn *c, struct req *req)
+{
+    req->dropped = true;
+    serve_finish(c, req);
+}
+
 void serve_answer(struct p9_conn *c, struct req *req)
 {
     seal(req);
@@ -352,7 +395,7 @@ static void blocks(struct pl_call *call)
     else if (c->role == ROLE_STOPPED)
         role_check(c);
     conn_unlock(c);
-    req->uncounted = crew_block(c->crew);
+    req->uncounted = crew_block(c->crew, c);
 }
 
 void serve_run(struct p9_conn *c, struct req *req, uint64_t gen)
@@ -365,7 +408,7 @@ void serve_run(struct p9_conn *c, struct req *req, uint64_t gen)
         count(c, req);
         seal(req);
         if (req->uncounted)
-            crew_unblock(c->crew);
+            crew_unblock(c->crew, c);
         pthread_mutex_lock(&c->lock);
         c->nblocked -= req->blocked;
     } else {
@@ -389,6 +432,7 @@ static void run_task(struct p9_conn *c, struct task *task)
 void serve_submit(struct p9_conn *c, struct req *req)
 {
     req->task.run = run_task;
+    req->task.op = true;
     crew_submit(c->crew, &req->task);
 }
 
@@ -445,7 +489,7 @@ static void admit(struct p9_conn *c, struct req *req)
     req->linked = req->counted = true;
     req->seq = ++c->next_seq;
     req->cost = (uint32_t)req->nraw;
-    if (m->type == P9_Tread || m->type == P9_Treaddir)
+    if (m->type == P9_Tread || m->type == P9_Treaddir || m->type == P9_Tlist)
         req->cost += m->count < c->smsize ? m->count : c->smsize;
     req->heavy = req->cost >= HEAVY || m->type == P9_Tfsync;
     c->nserving++;

@@ -7,8 +7,7 @@
  *
  * A request is done when its answer has come (or will not come) *and* its message has left the
  * queue, because that refers to the caller's memory. Its tag is free when moreover the Tflush, if
- * one was sent, has been answered. A cancelled call sends Tflush and goes on waiting: for the
- * answer, which is then returned, or for Rflush, which means -EINTR.
+ * one was sent, has been answered. How a call is given up is in use_cancel.c.
  *
  * Room (a tag, and bytes in LIMIT_BYTES_USED) is given in order of arrival.
  */
@@ -43,17 +42,19 @@ void use_unwait(struct p9_conn *c, struct p9_pending *p)
         p->next->prev = p->prev;
 }
 
-static void wake(struct p9_pending *p)
+bool use_wake(struct p9_pending *p)
 {
     unsigned sleeps = PEND_SLEEPS;
-    if (atomic_compare_exchange_strong(&p->state, &sleeps, PEND_IDLE))
-        conn_wake(p->conn, &p->state);
+    if (!atomic_compare_exchange_strong(&p->state, &sleeps, PEND_IDLE))
+        return false;
+    conn_wake(p->conn, &p->state);
+    return true;
 }
 
 void use_wake_all(struct p9_conn *c)
 {
     for (struct p9_pending *p = c->waiters; p; p = p->next)
-        wake(p);
+        use_wake(p);
     pthread_cond_broadcast(&c->cond);
 }
 
@@ -97,6 +98,24 @@ void use_leave(struct p9_conn *c)
 
 /* ---- tags and room ---- */
 
+static void send_tagged(struct p9_conn *c, struct p9_pending *p)
+{
+    p->head[5] = (uint8_t)p->tag;
+    p->head[6] = (uint8_t)(p->tag >> 8);
+    p->queued = p->sent = true;
+    out_add(c, &p->out);
+}
+
+/* Room was made in the midst of something else: a worker writes. */
+static void send_later(struct p9_conn *c, struct p9_pending *p)
+{
+    send_tagged(c, p);
+    if (c->writing)
+        return;
+    c->writing = true;
+    crew_submit(c->crew, &c->flush_task);
+}
+
 static void give_room(struct p9_conn *c)
 {
     struct p9_pending *p;
@@ -110,11 +129,22 @@ static void give_room(struct p9_conn *c)
         c->tags[p->tag].pend = p;
         c->npending++;
         c->bytes_used += p->cost;
-        wake(p);
+        if (p->later)
+            send_later(c, p);
+        else
+            use_wake(p);
     }
 }
 
-static void leave_room(struct p9_conn *c, struct p9_pending *p)
+static void join_room(struct p9_conn *c, struct p9_pending *p)
+{
+    p->next_room = NULL;
+    *c->room_tail = p;
+    c->room_tail = &p->next_room;
+    give_room(c);
+}
+
+void use_leave_room(struct p9_conn *c, struct p9_pending *p)
 {
     struct p9_pending **q = &c->room;
     while (*q && *q != p)
@@ -131,7 +161,7 @@ static void leave_room(struct p9_conn *c, struct p9_pending *p)
     }
 }
 
-static void free_tag(struct p9_conn *c, uint16_t tag)
+void use_free_tag(struct p9_conn *c, uint16_t tag)
 {
     struct tag_slot *s = &c->tags[tag];
     if (s->pend || s->flushing || s->flush_queued)
@@ -150,6 +180,7 @@ int use_open(struct p9_conn *c)
         c->free_tags[i] = (uint16_t)(LIMIT_REQUESTS_USED - 1 - i);
     c->nfree_tags = LIMIT_REQUESTS_USED;
     c->use = USE_OPEN;
+    link_watch_plain(c);
     return 0;
 }
 
@@ -174,7 +205,7 @@ static bool is_tagged(struct p9_conn *c, void *p)
     return ((struct p9_pending *)p)->tagged || ((struct p9_pending *)p)->done;
 }
 
-static void complete(struct p9_conn *c, struct p9_pending *p)
+void use_complete(struct p9_conn *c, struct p9_pending *p)
 {
     if (p->done || !p->answered || p->queued || c->rd.pend == p)
         return;
@@ -187,14 +218,16 @@ static void complete(struct p9_conn *c, struct p9_pending *p)
         c->npending--;
         c->bytes_used -= p->cost;
         c->tags[p->tag].pend = NULL;
-        free_tag(c, p->tag);
+        use_free_tag(c, p->tag);
         if (c->npending == 0 && c->use == USE_ENDING)
             use_wake_all(c);
     }
+    if (p->watchers)
+        use_wake_all(c);
     if (p->then)
         p->then(c, p);
     else
-        wake(p);
+        use_wake(p);
 }
 
 static void pend_gone(struct p9_conn *c, struct out *out)
@@ -202,23 +235,23 @@ static void pend_gone(struct p9_conn *c, struct out *out)
     struct p9_pending *p = (struct p9_pending *)((char *)out - offsetof(struct p9_pending, out));
     p->queued = false;
     pthread_cond_broadcast(&c->cond);
-    complete(c, p);
+    use_complete(c, p);
 }
 
 /* The answer may come before the writer has noted that the request is out. As the reader would not
  * look again before the next message, it waits for the writer here, which is just about to. */
 void use_answer(struct p9_conn *c, struct p9_pending *p)
 {
-    while (p->queued && !c->write_reads)
+    while (p->queued && c->writing && !c->write_reads)
         conn_wait(c);
-    if (p->queued) { /* and the writer are we */
+    if (p->queued) { /* and the writer are we, or it waits for the other end too */
         c->rd.pend = NULL;
         conn_lost(c, -EPROTO, "the other end answered a request before it had it");
         return;
     }
     c->rd.pend = NULL; /* until now nobody may complete it but us */
     p->answered = true;
-    complete(c, p);
+    use_complete(c, p);
 }
 
 static void fail(struct p9_conn *c, struct p9_pending *p)
@@ -229,17 +262,17 @@ static void fail(struct p9_conn *c, struct p9_pending *p)
         p->answered = true;
         p->result = -ECONNABORTED;
     }
-    complete(c, p);
+    use_complete(c, p);
 }
 
 void use_fail_all(struct p9_conn *c)
 {
     while (c->room) {
         struct p9_pending *p = c->room;
-        leave_room(c, p);
+        use_leave_room(c, p);
         p->answered = true;
         p->result = -ECONNABORTED;
-        complete(c, p);
+        use_complete(c, p);
     }
     fail(c, c->hello);
     fail(c, c->bye);
@@ -268,7 +301,7 @@ static int encode(struct p9_pending *p, struct p9_msg *t)
     p->expect = (uint8_t)(t->type + 1);
     /* What the answer may take at the other end counts too, as it counts there. */
     p->cost = (uint32_t)size;
-    if (t->type == P9_Tread || t->type == P9_Treaddir)
+    if (t->type == P9_Tread || t->type == P9_Treaddir || t->type == P9_Tlist)
         p->cost += t->count;
     return 0;
 }
@@ -293,14 +326,6 @@ void pend_free(struct p9_pending *p)
     free(p);
 }
 
-static void send_tagged(struct p9_conn *c, struct p9_pending *p)
-{
-    p->head[5] = (uint8_t)p->tag;
-    p->head[6] = (uint8_t)(p->tag >> 8);
-    p->queued = p->sent = true;
-    out_add(c, &p->out);
-}
-
 int use_async(struct p9_conn *c, struct p9_msg *t, uint16_t tag,
               void (*then)(struct p9_conn *, struct p9_pending *))
 {
@@ -321,70 +346,18 @@ int use_async(struct p9_conn *c, struct p9_msg *t, uint16_t tag,
     return 0;
 }
 
-/* ---- cancelling ---- */
+/* ---- waiting for a request ---- */
 
-static void flush_gone(struct p9_conn *c, struct out *out)
-{
-    struct tag_slot *s = (struct tag_slot *)((char *)out - offsetof(struct tag_slot, flush));
-    s->flush_queued = false;
-    pthread_cond_broadcast(&c->cond);
-    free_tag(c, (uint16_t)(s - c->tags));
-}
+struct step {
+    struct p9_pending *p;
+    ready_fn *ready;
+    bool cancelled; /* as it was when the wait began */
+};
 
-static void cancel(struct p9_conn *c, struct p9_pending *p, int why)
+static bool step_ready(struct p9_conn *c, void *arg)
 {
-    struct p9_msg t = {.type = P9_Tflush};
-    if (p->answered || p->cancelled)
-        return;
-    p->cancelled = true;
-    p->why = why;
-    if (!p->sent) {
-        leave_room(c, p);
-        p->answered = true;
-        p->result = why;
-        complete(c, p);
-        return;
-    }
-    if (c->state != LIVE)
-        return;
-    struct tag_slot *s = &c->tags[p->tag];
-    t.tag = (uint16_t)(p->tag + LIMIT_REQUESTS_USED);
-    t.oldtag = p->tag;
-    s->flushing = s->flush_queued = true;
-    int n = p9_encode(&t, s->head, sizeof(s->head));
-    assert(n == sizeof(s->head));
-    s->flush = (struct out){.head = s->head, .nhead = (uint32_t)n, .gone = flush_gone};
-    out_add(c, &s->flush);
-    out_push(c);
-}
-
-bool use_flushed(struct p9_conn *c, uint16_t tag)
-{
-    if (tag >= LIMIT_REQUESTS_USED || !c->tags || !c->tags[tag].flushing)
-        return false;
-    while (c->tags[tag].flush_queued && !c->write_reads)
-        conn_wait(c);
-    if (c->tags[tag].flush_queued)
-        return false;
-    struct p9_pending *p = c->tags[tag].pend;
-    c->tags[tag].flushing = false;
-    if (!p) {
-        free_tag(c, tag);
-    } else if (!p->answered) {
-        p->answered = true;
-        p->result = p->why;
-        complete(c, p);
-    }
-    return true;
-}
-
-static void cancel_call(void *arg)
-{
-    struct p9_pending *p = arg;
-    struct p9_conn *c = p->conn;
-    pthread_mutex_lock(&c->lock);
-    cancel(c, p, -EINTR);
-    conn_unlock(c);
+    struct step *s = arg;
+    return s->ready(c, s->p) || s->p->cancelled != s->cancelled || use_given_up(c, s->p);
 }
 
 /* Waits for one step of a request, and heeds the call. With the lock. */
@@ -393,17 +366,10 @@ static void wait_heeding(struct p9_conn *c, struct pl_call *call, struct p9_pend
 {
     if (ready(c, p) || c->state != LIVE)
         return;
-    bool registered = false;
-    if (call && !p->cancelled) {
-        conn_unlock(c);
-        int r = pl_call_block(call, cancel_call, p);
-        pthread_mutex_lock(&c->lock);
-        registered = r == 0;
-        if (r < 0)
-            cancel(c, p, r);
-    }
-    while (!ready(c, p) && c->state == LIVE) {
-        int64_t deadline = call && !p->cancelled ? call->deadline : 0, until = deadline;
+    bool heeds = use_heed(c, call, p);
+    while (!ready(c, p) && !use_given_up(c, p) && c->state == LIVE) {
+        struct step step = {p, ready, p->cancelled};
+        int64_t deadline = call && !p->cancelled ? call->deadline : p->flush_by, until = deadline;
         if (call && !p->sent) { /* a reader cannot be woken, and no Tflush will do it */
             int64_t slice = mono_now() + WIRE_DWELL * 1000000LL;
             until = deadline && deadline < slice ? deadline : slice;
@@ -411,17 +377,14 @@ static void wait_heeding(struct p9_conn *c, struct pl_call *call, struct p9_pend
         uint64_t held = p->held;
         p->held = 0;
         if (held)
-            read_call(c, held, ready, p, until);
+            read_call(c, held, step_ready, &step, until);
         else
-            use_wait(c, p, ready, p, until);
-        if (deadline && !ready(c, p) && mono_now() >= deadline)
-            cancel(c, p, -ETIMEDOUT);
+            use_wait(c, p, step_ready, &step, until);
+        if (deadline && !p->cancelled && !ready(c, p) && mono_now() >= deadline)
+            use_cancel(c, p, -ETIMEDOUT);
     }
-    if (registered) {
-        conn_unlock(c);
-        pl_call_unblock(call);
-        pthread_mutex_lock(&c->lock);
-    }
+    if (heeds)
+        use_unheed(c, call);
 }
 
 /* The link is lost, but a thread may still read into or write from our memory. */
@@ -440,26 +403,28 @@ static void wake_event(void *arg)
     struct p9_pending *p = arg;
     pthread_mutex_lock(&p->conn->lock);
     p->cancelled = true;
-    wake(p);
+    use_wake(p);
     conn_unlock(p->conn);
 }
 
-_Static_assert(LIMIT_FLUSHES_USED > LIMIT_REQUESTS_USED, "a Tflush for each, and Tend");
+_Static_assert(LIMIT_FLUSHES_USED > LIMIT_REQUESTS_USED + 1, "a Tflush for each, Tend, keepalive");
 
 struct event {
     struct p9_pending p; /* stands for the thread */
     ready_fn *ready;
+    void *arg;
 };
 
 static bool event_ready(struct p9_conn *c, void *arg)
 {
     struct event *e = arg;
-    return e->p.cancelled || e->ready(c, NULL);
+    return e->p.cancelled || e->ready(c, e->arg);
 }
 
-int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, int64_t deadline)
+int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, void *arg,
+                   int64_t deadline)
 {
-    struct event e = {.ready = ready};
+    struct event e = {.ready = ready, .arg = arg};
     int r = 0;
     pend_init(c, &e.p);
     if (call) {
@@ -472,8 +437,9 @@ int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, int
             deadline = call->deadline;
     }
     /* A reader cannot be woken: one that may be cancelled looks up now and then. These waits are
-     * those of beginning and end; a request is cancelled by its Tflush, whose answer wakes. */
-    for (int64_t slice = 0; c->state == LIVE && !event_ready(c, &e);) {
+     * those of beginning and end, and for what others have asked; one's own request is cancelled by
+     * its Tflush, whose answer wakes. */
+    for (int64_t slice = 0; c->state == LIVE && !event_ready(c, &e) && !c->down_soft;) {
         slice = mono_now() + WIRE_DWELL * 1000000LL;
         use_wait(c, &e.p, event_ready, &e,
                  call && (!deadline || slice < deadline) ? slice : deadline);
@@ -484,43 +450,44 @@ int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, int
         conn_unlock(c);
         pl_call_unblock(call);
         pthread_mutex_lock(&c->lock);
-        r = ready(c, NULL) ? 0 : pl_call_over(call);
+        r = ready(c, arg) ? 0 : pl_call_over(call);
     }
+    if (r == 0 && c->state == LIVE && c->down_soft && !ready(c, NULL))
+        r = -ETIMEDOUT;
     return r;
 }
 
 /* ---- the calls ---- */
 
-/* Sends. With a negative result nothing is under way; with 0 and `then`, *p is no longer ours. */
-static int begin(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, struct p9_pending *p,
-                 void (*then)(struct p9_conn *, struct p9_pending *))
+/* Why the message cannot be sent, 0: it can. */
+static int refuse(const struct p9_conn *c, const struct p9_msg *t)
+{
+    if (c->state != LIVE || c->use != USE_OPEN)
+        return c->state == LIVE && c->use == USE_NONE ? -ENOTCONN : -ECONNABORTED;
+    if (c->down_soft)
+        return -ETIMEDOUT;
+    if (p9_is_own(t->type) && !c->use_ext)
+        return -EOPNOTSUPP;
+    return p9_encode_size(t) > c->umsize ? -EMSGSIZE : 0;
+}
+
+/* Sends. With a negative result nothing is under way. */
+static int begin(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, struct p9_pending *p)
 {
     int r = encode(p, t);
     if (r < 0)
         return r;
     pthread_mutex_lock(&c->lock);
     use_enter(c);
-    if (c->state != LIVE || c->use != USE_OPEN)
-        r = c->state == LIVE && c->use == USE_NONE ? -ENOTCONN : -ECONNABORTED;
-    else if (p9_is_own(t->type) && !c->use_ext)
-        r = -EOPNOTSUPP;
-    else if (p9_encode_size(t) > c->umsize)
-        r = -EMSGSIZE;
+    r = refuse(c, t);
     if (r == 0) {
-        p->next_room = NULL;
-        *c->room_tail = p;
-        c->room_tail = &p->next_room;
-        give_room(c);
+        join_room(c, p);
         wait_heeding(c, call, p, is_tagged);
         if (!p->done && c->state == LIVE) {
-            p->then = then;
             if (p->sync) /* before an event can tell a worker of the answer */
                 p->held = role_take(c);
             send_tagged(c, p);
-            if (then) /* *p may be gone before the push returns */
-                out_push(c);
-            else
-                out_push_caller(c, &p->queued, p->held);
+            out_push_caller(c, call, p);
         } else {
             wait_let_go(c, p);
             r = p->result;
@@ -572,11 +539,16 @@ static int end(struct p9_conn *c, struct pl_call *call, struct p9_pending *p, st
 {
     pthread_mutex_lock(&c->lock);
     use_enter(c);
-    wait_heeding(c, call, p, is_done);
+    do
+        wait_heeding(c, call, p, is_done);
+    while (!p->done && c->state == LIVE && !use_orphan(c, p));
     if (p->held)
         role_pass(c);
     wait_let_go(c, p);
+    while (p->watchers) /* woken already */
+        conn_wait(c);
     int r = use_decode(p, ret);
+    ret->sent = p->out.done > 0;
     if (r < 0 && p->result == 0 && !is_error(&ret->r))
         conn_lost(c, -EPROTO, "the other end sent an answer that makes no sense (to %s)",
                   p9_type_name((uint8_t)(p->expect - 1)));
@@ -598,10 +570,11 @@ int p9_rpc(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, struct p9_
 {
     struct p9_pending p;
     ret->buf = NULL;
+    ret->sent = false;
     pend_init(c, &p);
     set_into(&p, t, into, into_size);
     p.sync = true;
-    int r = begin(c, call, t, &p, NULL);
+    int r = begin(c, call, t, &p);
     if (r == 0)
         r = end(c, call, &p, ret);
     pend_done(&p);
@@ -616,7 +589,35 @@ int p9_rpc_start(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, void
         return -ENOMEM;
     pend_init(c, p);
     set_into(p, t, into, into_size);
-    int r = begin(c, call, t, p, NULL);
+    int r = begin(c, call, t, p);
+    if (r == 0)
+        *ret = p;
+    else
+        pend_free(p);
+    return r;
+}
+
+int p9_rpc_try(struct p9_conn *c, struct p9_msg *t, struct p9_pending **ret)
+{
+    struct p9_pending *p = malloc(sizeof(*p));
+    if (!p)
+        return -ENOMEM;
+    pend_init(c, p);
+    int r = encode(p, t);
+    pthread_mutex_lock(&c->lock);
+    if (r == 0)
+        r = refuse(c, t);
+    if (r == 0) {
+        join_room(c, p);
+        if (p->tagged) {
+            send_tagged(c, p);
+            out_push(c);
+        } else {
+            use_leave_room(c, p);
+            r = -EAGAIN;
+        }
+    }
+    conn_unlock(c);
     if (r == 0)
         *ret = p;
     else
@@ -632,6 +633,49 @@ int p9_rpc_finish(struct p9_conn *c, struct pl_call *call, struct p9_pending *p,
     return r;
 }
 
+bool p9_rpc_ready(struct p9_conn *c, struct p9_pending *p)
+{
+    pthread_mutex_lock(&c->lock);
+    bool ready = p->done || c->state != LIVE;
+    conn_unlock(c);
+    return ready;
+}
+
+int p9_rpc_wait(struct p9_conn *c, struct pl_call *call, struct p9_pending *p)
+{
+    int r = 0;
+    pthread_mutex_lock(&c->lock);
+    use_enter(c);
+    if (!p->done && c->state == LIVE) {
+        p->watchers++;
+        r = use_wait_event(c, call, is_done, p, 0);
+        if (--p->watchers == 0)
+            pthread_cond_broadcast(&c->cond);
+    }
+    if (p->done || c->state != LIVE)
+        r = 0;
+    else if (r == 0)
+        r = call ? pl_call_over(call) : 0;
+    use_leave(c);
+    conn_unlock(c);
+    return r;
+}
+
+static void abandoned(struct p9_conn *c, struct p9_pending *p)
+{
+    pend_free(p);
+}
+
+void p9_rpc_abandon(struct p9_conn *c, struct p9_pending *p)
+{
+    pthread_mutex_lock(&c->lock);
+    if (p->done)
+        pend_free(p);
+    else
+        p->then = abandoned;
+    conn_unlock(c);
+}
+
 void p9_answer_free(struct p9_answer *a)
 {
     free(a->buf);
@@ -640,43 +684,37 @@ void p9_answer_free(struct p9_answer *a)
 
 /* ---- fids ---- */
 
-uint32_t p9_fid_get(struct p9_conn *c)
+struct p9_fids *p9_conn_fids(struct p9_conn *c)
 {
-    uint32_t fid = P9_NOFID;
-    pthread_mutex_lock(&c->lock);
-    if (c->nfids_free)
-        fid = c->fids_free[--c->nfids_free];
-    else if (c->fids_next < LIMIT_FIDS)
-        fid = c->fids_next++;
-    conn_unlock(c);
-    return fid;
+    return c->fids;
 }
 
-static void put_fid(struct p9_conn *c, uint32_t fid)
+int p9_conn_share_fids(struct p9_conn *c, struct p9_fids *fids)
 {
-    if (c->nfids_free == c->fids_cap) {
-        uint32_t cap = c->fids_cap ? 2 * c->fids_cap : 16;
-        uint32_t *more = realloc(c->fids_free, cap * sizeof(*more));
-        if (!more)
-            return; /* the fid is lost, no more */
-        c->fids_free = more;
-        c->fids_cap = cap;
-    }
-    c->fids_free[c->nfids_free++] = fid;
+    pthread_mutex_lock(&c->lock);
+    struct p9_fids *old = c->fids;
+    bool may = old == fids || p9_fids_untouched(old);
+    if (may)
+        c->fids = p9_fids_ref(fids);
+    conn_unlock(c);
+    if (may)
+        p9_fids_unref(old);
+    return may ? 0 : -EBUSY;
+}
+
+uint32_t p9_fid_get(struct p9_conn *c)
+{
+    return p9_fids_get(c->fids);
 }
 
 void p9_fid_put(struct p9_conn *c, uint32_t fid)
 {
-    if (fid == P9_NOFID)
-        return;
-    pthread_mutex_lock(&c->lock);
-    put_fid(c, fid);
-    conn_unlock(c);
+    p9_fids_put(c->fids, fid);
 }
 
 static void clunked(struct p9_conn *c, struct p9_pending *p)
 {
-    put_fid(c, p->fid);
+    p9_fids_put(c->fids, p->fid);
     pend_free(p);
 }
 
@@ -688,9 +726,20 @@ void p9_clunk_later(struct p9_conn *c, uint32_t fid)
         return; /* the fid stays taken, at both ends */
     pend_init(c, p);
     p->fid = fid;
-    int r = begin(c, NULL, &t, p, clunked);
-    if (r < 0) {
-        p9_fid_put(c, fid);
-        pend_free(p);
+    p->then = clunked;
+    int r = encode(p, &t);
+    pthread_mutex_lock(&c->lock);
+    if (r == 0 && c->state == LIVE && c->use == USE_OPEN) {
+        use_enter(c);
+        join_room(c, p);
+        p->later = !p->tagged;
+        if (p->tagged) { /* it may be gone before the push returns */
+            send_tagged(c, p);
+            out_push(c);
+        }
+        use_leave(c);
+    } else {
+        clunked(c, p);
     }
+    conn_unlock(c);
 }

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The descriptors of a connection. Nothing here is guarded by a lock: one thread reads (the
- * reader), one writes (conn->writing), and any may cut.
+ * The channel of a connection. Nothing here is guarded by a lock: one thread reads (the reader),
+ * one writes (conn->writing), and any may cut.
  *
  * Inherited descriptors are never made O_NONBLOCK, as other processes may share them. Sockets have
  * MSG_DONTWAIT; pipes have RWF_NOWAIT; FIFOs and terminals are opened anew through /proc with
  * O_NONBLOCK, which is a file description of our own. Where even that fails, a poll says that there
  * is room, and then no more than PIPE_BUF bytes are written.
+ *
+ * A channel with an `io` of its own (TLS) is read and written by that, whatever its descriptors
+ * are. Those are only polled, and only when the io had nothing: it may hold bytes of which no poll
+ * tells. It is cut by the eventfd, so that its goodbye can still be said when it is closed.
  */
 #include "p9/priv.h"
 #include <errno.h>
@@ -27,17 +31,24 @@ static bool is_socket(int fd)
     return fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode);
 }
 
-int wire_init(struct wire *w, const struct chan *chan, bool serves)
+int wire_init(struct wire *w, const struct chan *chan, bool timed, int poke)
 {
-    *w = (struct wire){.in = chan->in, .out = chan->out, .out_nonblock = -1, .cut = -1};
-    w->in_sock = is_socket(w->in);
-    w->out_sock = w->out == w->in ? w->in_sock : is_socket(w->out);
+    *w = (struct wire){.chan = *chan,
+                       .in = chan->in,
+                       .out = chan->out,
+                       .out_nonblock = -1,
+                       .cut = -1,
+                       .poke = poke};
+    if (!chan->io) {
+        w->in_sock = is_socket(w->in);
+        w->out_sock = w->out == w->in ? w->in_sock : is_socket(w->out);
+    }
     if (!w->in_sock || !w->out_sock) {
         w->cut = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         if (w->cut < 0)
             return -errno;
     }
-    if (w->in_sock && serves) {
+    if (w->in_sock && timed) {
         struct timeval t = {.tv_usec = WIRE_DWELL * 1000};
         socklen_t len = sizeof(w->old_timeout);
         w->timed = getsockopt(w->in, SOL_SOCKET, SO_RCVTIMEO, &w->old_timeout, &len) == 0 &&
@@ -58,17 +69,21 @@ void wire_done(struct wire *w)
     w->timed = false;
 }
 
-/* 1: ready (or broken), 0: not within the time. -ECONNABORTED: cut. */
+/* 1: ready (or broken), 0: not within the time. -ECONNABORTED: cut. -EINTR: poked. */
 static int ready(const struct wire *w, int fd, short events, int timeout)
 {
-    struct pollfd p[2] = {{.fd = fd, .events = events}, {.fd = w->cut, .events = POLLIN}};
+    struct pollfd p[3] = {{.fd = fd, .events = events},
+                          {.fd = w->cut, .events = POLLIN},
+                          {.fd = timeout ? w->poke : -1, .events = POLLIN}};
     int n;
     do
-        n = poll(p, 2, timeout);
+        n = poll(p, 3, timeout);
     while (n < 0 && errno == EINTR);
     if (p[1].revents)
         return -ECONNABORTED;
-    return n < 0 ? -errno : n > 0;
+    if (p[0].revents)
+        return 1;
+    return n < 0 ? -errno : p[2].revents ? -EINTR : 0;
 }
 
 static ssize_t read_socket(struct wire *w, const struct iovec *iov, int n, int timeout)
@@ -94,8 +109,23 @@ static ssize_t read_socket(struct wire *w, const struct iovec *iov, int n, int t
     }
 }
 
+static ssize_t read_io(struct wire *w, const struct iovec *iov, int n, int timeout)
+{
+    for (;;) {
+        ssize_t r = w->chan.io->read(&w->chan, iov, n);
+        w->dry = r <= 0;
+        if (r != -EAGAIN || timeout == 0)
+            return r;
+        int p = ready(w, w->in, POLLIN, timeout);
+        if (p <= 0)
+            return p < 0 ? p : -EAGAIN;
+    }
+}
+
 ssize_t wire_read(struct wire *w, const struct iovec *iov, int n, int timeout)
 {
+    if (w->chan.io)
+        return read_io(w, iov, n, timeout);
     if (w->in_sock)
         return read_socket(w, iov, n, timeout);
     int p = ready(w, w->in, POLLIN, timeout);
@@ -108,6 +138,11 @@ ssize_t wire_read(struct wire *w, const struct iovec *iov, int n, int timeout)
     if (r < 0 && errno == EIO && isatty(w->in)) /* the other side of a pty is gone */
         return 0;
     return r < 0 ? -errno : r;
+}
+
+bool wire_pending(const struct wire *w)
+{
+    return w->chan.io && !w->dry && w->chan.io->pending(&w->chan);
 }
 
 /* A library cannot ignore SIGPIPE for its process: holds it off, and takes away what it caused. */
@@ -161,7 +196,9 @@ ssize_t wire_write(struct wire *w, const struct iovec *iov, int n)
     struct msghdr m = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n};
     ssize_t r;
     do {
-        if (!w->out_sock)
+        if (w->chan.io)
+            r = w->chan.io->write(&w->chan, iov, n);
+        else if (!w->out_sock)
             r = without_sigpipe(w, iov, n, write_plain);
         else if ((r = n == 1
                           ? send(w->out, iov->iov_base, iov->iov_len, MSG_DONTWAIT | MSG_NOSIGNAL)
@@ -171,18 +208,18 @@ ssize_t wire_write(struct wire *w, const struct iovec *iov, int n)
     return r;
 }
 
-void wire_wait(struct wire *w)
+int wire_wait(struct wire *w, bool in, bool poke, int timeout)
 {
-    ready(w, w->out, POLLOUT, -1);
-}
-
-int wire_wait_both(struct wire *w, bool in)
-{
-    struct pollfd p[3] = {{.fd = w->out, .events = POLLOUT},
+    struct pollfd p[4] = {{.fd = w->out, .events = POLLOUT},
                           {.fd = in ? w->in : -1, .events = POLLIN},
-                          {.fd = w->cut, .events = POLLIN}};
-    poll(p, 3, -1);
-    return (p[0].revents || p[2].revents ? WIRE_OUT : 0) | (p[1].revents ? WIRE_IN : 0);
+                          {.fd = w->cut, .events = POLLIN},
+                          {.fd = poke ? w->poke : -1, .events = POLLIN}};
+    if (in && wire_pending(w))
+        return WIRE_IN;
+    if (poll(p, 4, timeout) < 0)
+        return 0;
+    return (p[0].revents || p[2].revents ? WIRE_OUT : 0) | (p[1].revents ? WIRE_IN : 0) |
+           (p[3].revents ? WIRE_POKED : 0);
 }
 
 void wire_cut(struct wire *w)

@@ -245,7 +245,7 @@ static struct host *new_host(dev_t root_dev)
 
 static uint32_t flags_of(int fd)
 {
-    uint32_t flags = PL_TREE_LOCKS | PL_TREE_LASTING;
+    uint32_t flags = PL_TREE_LOCKS | PL_TREE_LASTING | PL_TREE_NOTES;
     struct host_proc p = host_proc(fd);
     if (getxattr(p.path, "system.posix_acl_access", NULL, 0) >= 0 || errno == ENODATA)
         flags |= PL_TREE_POSIX_ACL;

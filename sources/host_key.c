@@ -10,6 +10,9 @@
  * path; a file may have to be looked for in its parent. The second kind works without privileges:
  * it is found by walking down along names with the right hashes.
  *
+ * Nor does it count unless the caller could walk there: from the root, or from where he has
+ * attached. So the way is walked, in his name.
+ *
  * A door that looks for a key out of its own ledger (call->own) has had the node from us: a handle
  * is then as good as the node, whatever has been renamed since. The second kind goes stale when
  * anything on the way is renamed; the door looks in the last parent that it knows for an entry of
@@ -356,6 +359,79 @@ static int find_names(struct host *h, const uint8_t *key, size_t len, struct hos
     return len == N_HEAD ? -ESTALE : search_names(h, h->root, key, N_HEAD, len, ret, attr);
 }
 
+/* ---- the caller's way ---- */
+
+/* Does `rel` lead to the node, past `from`, and may the caller walk it from there on? */
+static bool leads(struct host *h, struct pl_call *call, const char *rel, struct host_node *from,
+                  const struct host_node *want)
+{
+    struct host_node *at = h->root, *next;
+    struct pl_attr attr;
+    pl_node_ref(&at->h.node);
+    bool past = at == from;
+    int r = 0;
+    while (r == 0 && *rel) {
+        char name[PL_NAME_MAX + 1];
+        size_t n = strcspn(rel, "/");
+        if (n == 0 || n > PL_NAME_MAX || !S_ISDIR(at->h.node.fmt)) {
+            r = -ESTALE;
+            break;
+        }
+        memcpy(name, rel, n);
+        name[n] = '\0';
+        rel += n + (rel[n] == '/');
+        struct pl_node *node = NULL;
+        r = past ? pl_lookup(&h->tree, call, &at->h.node, name, &node, &attr)
+                 : child(h, at, name, &next, &attr);
+        if (r == 0) {
+            pl_node_unref(&at->h.node);
+            at = node ? node_of(node) : next;
+            past |= at == from;
+        }
+    }
+    bool found = r == 0 && past && at == want;
+    pl_node_unref(&at->h.node);
+    return found;
+}
+
+/* The way to what `fd` has open, or through the parent that is known: a file that was opened by its
+ * handle may have no path of its own. */
+static bool way_to(struct host *h, struct host_node *n, bool by_parent, char rel[PATH_MAX])
+{
+    struct host_node *at = by_parent ? host_parent(h, n) : n;
+    char name[PL_NAME_MAX + 1];
+    int fd = at ? host_fd(h, at) : -ESTALE;
+    bool found = fd >= 0 && host_beneath(h, fd, rel, PATH_MAX);
+    if (found && by_parent) {
+        size_t len = strlen(rel);
+        int child = host_search(fd, n->h.id, name);
+        found = child >= 0 && len + strlen(name) + 2 <= PATH_MAX;
+        if (found)
+            sprintf(rel + len, "%s%s", len ? "/" : "", name);
+        if (child >= 0)
+            close(child);
+    }
+    if (fd >= 0)
+        host_fd_done(h, at);
+    if (by_parent && at)
+        pl_node_unref(&at->h.node);
+    return found;
+}
+
+/* Could the caller walk to the node from where he is? */
+static bool within_reach(struct host *h, struct pl_call *call, struct host_node *n)
+{
+    struct host_node *from = call->beneath ? node_of(call->beneath) : h->root;
+    char rel[PATH_MAX];
+    if (n == from)
+        return true;
+    cred_reset();
+    if (way_to(h, n, false, rel) && leads(h, call, rel, from, n))
+        return true;
+    cred_reset();
+    return !S_ISDIR(n->h.node.fmt) && way_to(h, n, true, rel) && leads(h, call, rel, from, n);
+}
+
 /* ---- the ops ---- */
 
 int host_key(HOST_T, struct pl_node *node, uint8_t key[PL_KEY_MAX])
@@ -372,8 +448,12 @@ int host_find(HOST_T, const uint8_t *key, size_t len, struct pl_node **ret, stru
     int r = key[0] == 'F'   ? find_handle(h, key, len, call->own, &n, attr)
             : key[0] == 'N' ? find_names(h, key, len, &n, attr)
                             : -EINVAL;
-    if (r == 0 && call->own)
+    if (r == 0 && call->own) {
         host_claim_over(h, n);
+    } else if (r == 0 && !within_reach(h, call, n)) {
+        pl_node_unref(&n->h.node);
+        r = -ESTALE;
+    }
     if (r == 0)
         *ret = &n->h.node;
     host_end();

@@ -6,8 +6,8 @@
  * A name holds a reference to its node, so a node is released when no name, no file and no client
  * is left; nodes are found by their keys in `nodes`.
  *
- * Locks: mem.names guards which names there are (node.dir, parent, linkable); node.lock guards the
- * node's attributes, xattrs and pages. Order: names, then one node's lock at a time.
+ * Locks: mem.names guards which names there are (node.dir, parent, home, linkable); node.lock
+ * guards the node's attributes, xattrs and pages. Order: names, then one node's lock at a time.
  */
 #include "base/names.h"
 #include "base/pages.h"
@@ -32,6 +32,7 @@ struct node {
     char *target;        /* of a symlink */
     struct names dir;    /* of a directory: struct node *, each a reference */
     struct node *parent; /* of a directory that has a name (no reference); of the root, itself */
+    struct node *home;   /* of anything else: a directory where it has a name; NULL: unknown */
     bool linkable;       /* a tmpfile that may get a name */
 };
 
@@ -262,6 +263,7 @@ static int add_new(struct mem *m, struct pl_call *call, struct node *dir, const 
         pl_node_unref(&(*ret)->h.node);
         return -ENOMEM;
     }
+    (*ret)->home = dir;
     pl_node_ref(&(*ret)->h.node);
     touch(dir, PL_SET_MTIME_NOW, S_ISDIR(make->mode));
     return 0;
@@ -300,6 +302,7 @@ static int mem_link(struct pl_tree *tree, struct pl_call *call, struct pl_node *
         r = -ENOMEM;
     if (r == 0) {
         n->linkable = false;
+        n->home = d;
         pl_node_ref(node);
         touch(n, 0, 1);
         touch(d, PL_SET_MTIME_NOW, 0);
@@ -319,13 +322,15 @@ static int may_take(struct pl_call *call, struct node *dir, struct node *n, bool
     return as_dir == S_ISDIR(attr.mode) ? 0 : as_dir ? -ENOTDIR : -EISDIR;
 }
 
-/* n has lost a name, in a directory that is touched by the caller. */
-static void lost_name(struct node *n)
+/* n has lost a name in `dir`, which is touched by the caller. */
+static void lost_name(struct node *n, const struct node *dir)
 {
     bool is_dir = n->h.node.fmt == S_IFDIR;
     touch(n, 0, is_dir ? -2 : -1);
     if (is_dir)
         n->parent = NULL;
+    if (n->home == dir)
+        n->home = NULL;
 }
 
 static int mem_remove(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir,
@@ -342,7 +347,7 @@ static int mem_remove(struct pl_tree *tree, struct pl_call *call, struct pl_node
         r = -ENOTEMPTY;
     if (r == 0) {
         names_del(&d->dir, e);
-        lost_name(n);
+        lost_name(n, d);
         touch(d, PL_SET_MTIME_NOW, flags & AT_REMOVEDIR ? -1 : 0);
     }
     pthread_rwlock_unlock(&m->names);
@@ -382,6 +387,7 @@ static void moved(struct node *n, struct node *to)
 {
     if (n->h.node.fmt == S_IFDIR)
         n->parent = to;
+    n->home = to;
     touch(n, 0, 0);
 }
 
@@ -409,6 +415,8 @@ static int mem_rename(struct pl_tree *tree, struct pl_call *call, struct pl_node
     r = may_rename(call, od, from, nd, to, flags);
     if (r == 0 && flags & RENAME_WHITEOUT)
         r = new_node(m, call, od, &white, &w);
+    if (r == 0 && w)
+        w->home = od;
     if (r == 0 && !t && !(t = names_add(&nd->dir, newname, NULL))) {
         pl_node_unref(w ? &w->h.node : NULL);
         r = -ENOMEM;
@@ -425,7 +433,7 @@ static int mem_rename(struct pl_tree *tree, struct pl_call *call, struct pl_node
     if (swap)
         moved(to, od);
     else if (to)
-        lost_name(gone = to);
+        lost_name(gone = to, nd);
     touch(od, PL_SET_MTIME_NOW, (swap && to_dir) - dir);
     touch(nd, PL_SET_MTIME_NOW, dir - to_dir);
 out:
@@ -718,6 +726,17 @@ static int mem_key(struct pl_tree *tree, struct pl_call *call, struct pl_node *n
     return 16;
 }
 
+/* Could the caller walk to the node from where he is? With mem.names held. */
+static bool within_reach(struct mem *m, struct pl_call *call, struct node *n)
+{
+    struct node *from = call->beneath ? node_of(call->beneath) : m->root;
+    while (n && n != from) {
+        struct node *up = n->h.node.fmt == S_IFDIR ? n->parent : n->home;
+        n = up != n && up && may(call, up, X_OK) == 0 ? up : NULL;
+    }
+    return n;
+}
+
 static int mem_find(struct pl_tree *tree, struct pl_call *call, const uint8_t *key, size_t len,
                     struct pl_node **ret, struct pl_attr *attr)
 {
@@ -729,6 +748,13 @@ static int mem_find(struct pl_tree *tree, struct pl_call *call, const uint8_t *k
     struct pl_hnode *h = pl_nodes_get(m->nodes, id);
     if (!h)
         return -ESTALE;
+    pthread_rwlock_rdlock(&m->names);
+    bool found = call->own || within_reach(m, call, node_of(&h->node));
+    pthread_rwlock_unlock(&m->names);
+    if (!found) {
+        pl_node_unref(&h->node);
+        return -ESTALE;
+    }
     *ret = &h->node;
     *attr = attr_of(node_of(&h->node));
     return 0;

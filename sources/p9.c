@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* The 9P source: attaching, the users of a tree, and its table. The design is in p9_tree.h. */
+#include "base/futex.h"
 #include "base/text.h"
-#include "channel/channel.h"
-#include "sources/p9_tree.h"
+#include "sources/p9_again.h"
 #include <errno.h>
 #include <pwd.h>
 #include <stdio.h>
@@ -11,7 +11,19 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#define GOODBYE INT64_C(3000000000) /* so long may the peer take to acknowledge our end */
+
 /* ---- users ---- */
+
+struct p9_msg p9s_attach_msg(struct p9s_tree *t, uint32_t fid, const char *uname, uint32_t n_uname)
+{
+    return (struct p9_msg){.type = P9_Tattach,
+                           .fid = fid,
+                           .afid = P9_NOFID,
+                           .uname = p9_str(uname),
+                           .aname = p9_str(t->aname),
+                           .n_uname = n_uname};
+}
 
 int p9s_attach(struct p9s_tree *t, struct pl_call *call, const char *uname, uint32_t n_uname,
                uint32_t *ret_fid, struct p9_qid *qid)
@@ -20,12 +32,7 @@ int p9s_attach(struct p9s_tree *t, struct pl_call *call, const char *uname, uint
     int r = p9s_new_fid(t, ret_fid);
     if (r < 0)
         return r;
-    struct p9_msg m = {.type = P9_Tattach,
-                       .fid = *ret_fid,
-                       .afid = P9_NOFID,
-                       .uname = p9_str(uname),
-                       .aname = p9_str(t->aname),
-                       .n_uname = n_uname};
+    struct p9_msg m = p9s_attach_msg(t, *ret_fid, uname, n_uname);
     r = p9s_ask(t, call, &m, &a);
     if (r == 0)
         *qid = a.r.qid;
@@ -64,7 +71,7 @@ static int add_user(struct p9s_tree *t, struct pl_call *call, uid_t uid,
     int r = u && name ? p9s_attach(t, call, name, uid, &u->root, &qid) : -ENOMEM;
     free(name);
     if (r == 0 && !p9s_is(t->root, &qid)) { /* this user starts elsewhere: not our tree */
-        p9_clunk_later(t->conn, u->root);
+        p9s_clunk(t, u->root);
         r = -EACCES;
     }
     if (r < 0) {
@@ -72,6 +79,7 @@ static int add_user(struct p9s_tree *t, struct pl_call *call, uid_t uid,
         return r == -EPERM || r == -ENOENT ? -EACCES : r;
     }
     u->uid = uid;
+    p9s_rec_user(t, u->root, u, t->root);
     pthread_mutex_lock(&t->mutex);
     for (other = t->users; other && other->uid != uid; other = other->next)
         ;
@@ -83,7 +91,7 @@ static int add_user(struct p9s_tree *t, struct pl_call *call, uid_t uid,
     }
     pthread_mutex_unlock(&t->mutex);
     if (other || full) { /* two threads came for the same user, or there are too many */
-        p9_clunk_later(t->conn, u->root);
+        p9s_clunk(t, u->root);
         free(u);
         u = other;
     }
@@ -104,29 +112,36 @@ int p9s_user(struct p9s_tree *t, struct pl_call *call, const struct p9s_user **r
 static void done(struct pl_tree *tree)
 {
     struct p9s_tree *t = p9s_of(tree);
+    p9s_again_stop(t);
     if (t->root) {
-        p9_clunk_later(t->conn, t->main.root);
+        p9s_clunk(t, t->main.root);
         pl_node_unref(&t->root->h.node);
     }
     while (t->users) {
         struct p9s_user *u = t->users;
         t->users = u->next;
-        p9_clunk_later(t->conn, u->root);
+        p9s_clunk(t, u->root);
         free(u);
     }
     if (t->own) {
         struct pl_call call;
         pl_call_init_self(&call);
-        p9_use_end(t->conn, &call);
+        call.deadline = mono_now() + GOODBYE; /* it may have vanished */
+        if (p9_conn_down(t->conn) == 0)
+            p9_use_end(t->conn, &call);
         pl_call_done(&call);
         p9_conn_free(t->conn);
     }
-    if (t->crew)
-        p9_crew_free(t->crew);
+    if (t->ended)
+        t->ended(t->ended_arg);
     pl_nodes_free(t->nodes);
+    p9s_again_free(t->again);
+    p9_fids_unref(t->fids);
     people_free(t->people);
     pthread_mutex_destroy(&t->mutex);
+    pthread_mutex_destroy(&t->aside_mutex);
     pthread_cond_destroy(&t->appended);
+    free(t->places.chain);
     free(t->aname);
 }
 
@@ -214,8 +229,10 @@ static int open_root(struct p9s_tree *t, struct pl_call *call, const char *uname
     if (r == 0)
         r = p9s_node(t, &t->main, t->main.root, &in, NULL, NULL, &node, &attr);
     else
-        p9_clunk_later(t->conn, t->main.root);
+        p9s_clunk(t, t->main.root);
     t->root = (struct p9s_node *)node;
+    if (t->again && node)
+        p9s_rec_user(t, t->main.root, &t->main, t->root);
     return r;
 }
 
@@ -231,88 +248,55 @@ int pl_p9_open(struct p9_conn *conn, const struct pl_p9_opts *opts, struct pl_tr
 {
     struct p9s_tree *t = calloc(1, sizeof(*t));
     struct pl_call call;
+    bool old = p9_dialect(conn) != P9_L, again = opts->again && !old;
     if (t) {
         t->aname = strdup(opts->aname ? opts->aname : "");
         t->nodes = pl_nodes_new();
         t->people = people_new();
+        t->dialect = p9_dialect(conn);
+        t->again = again ? p9s_again_new(opts) : NULL;
     }
-    if (!t || !t->aname || !t->nodes || !t->people) {
+    if (!t || !t->aname || !t->nodes || !t->people || (again && !t->again)) {
         if (t) {
             free(t->aname);
             pl_nodes_free(t->nodes);
             people_free(t->people);
+            p9s_again_free(t->again);
         }
         free(t);
         return pl_fail(err, -ENOMEM, "%s: out of memory", p9_conn_peer(conn));
     }
     t->conn = conn;
+    t->fids = p9_fids_ref(p9_conn_fids(conn));
     t->ext = p9_extended(conn);
     t->chunk = p9_msize(conn) - P9_IOHDRSZ;
     t->main.uid = geteuid();
     if (getrandom(&t->tag, sizeof(t->tag), GRND_NONBLOCK) != sizeof(t->tag))
         t->tag = (uint64_t)getpid() << 32 ^ (uint64_t)(uintptr_t)t;
     pthread_mutex_init(&t->mutex, NULL);
+    pthread_mutex_init(&t->aside_mutex, NULL);
     pl_cond_init(&t->appended);
-    t->dialect = p9_dialect(conn);
-    bool old = t->dialect != P9_L;
+    t->sync |= old;
     pl_tree_init(&t->tree, old ? &old_ops : t->ext ? &own_ops : &plain_ops, NULL);
-    t->tree.flags = PL_TREE_REMOTE | (old ? 0 : PL_TREE_LOCKS | PL_TREE_XATTR);
+    t->tree.flags =
+        PL_TREE_REMOTE | (old ? 0 : PL_TREE_LOCKS | PL_TREE_XATTR) | (t->ext ? PL_TREE_PLUS : 0);
 
     pl_call_init_self(&call);
     int r = open_root(t, &call, opts->uname);
     if (r == 0 && !old && has_acls(t, &call))
         t->tree.flags |= PL_TREE_POSIX_ACL;
+    t->own = opts->own; /* before there is a thread that may have to know it */
+    if (r == 0 && t->again)
+        r = p9s_again_start(t);
     pl_call_done(&call);
     if (r < 0) {
+        t->own = false;
         fail_attach(t, r, err);
-        pl_tree_unref(&t->tree); /* the connection stays the caller's: `own` is not yet set */
+        pl_tree_unref(&t->tree); /* the connection stays the caller's */
         return r;
     }
-    t->own = opts->own;
+    t->ended = opts->done;
+    t->ended_arg = opts->again_arg;
     *ret = &t->tree;
-    return 0;
-}
-
-/* ---- dialing ---- */
-
-static int use_and_open(struct p9_conn *conn, const char *aname, struct pl_tree **ret,
-                        struct pl_err *err)
-{
-    struct pl_call call;
-    pl_call_init_self(&call);
-    int r = p9_use(conn, &call, err);
-    pl_call_done(&call);
-    return r < 0 ? r
-                 : pl_p9_open(conn, &(struct pl_p9_opts){.aname = aname, .own = true}, ret, err);
-}
-
-int pl_p9_dial(const char *addr, const char *aname, struct pl_tree **ret, struct pl_err *err)
-{
-    struct chan chan;
-    struct p9_conn *conn;
-    int r = chan_dial(addr, &chan, err);
-    if (r < 0)
-        return r;
-    struct p9_crew *crew = p9_crew_new(2);
-    if (!crew) {
-        chan_close(&chan);
-        return pl_fail(err, -ENOMEM, "%s: out of memory", addr);
-    }
-    struct p9_conn_opts opts = {.crew = crew, .use = true};
-    r = p9_conn_new(&chan, &opts, &conn, err);
-    if (r == 0) {
-        r = use_and_open(conn, aname, ret, err);
-        if (r < 0)
-            p9_conn_free(conn);
-    } else {
-        chan_close(&chan);
-    }
-    if (r < 0) {
-        p9_crew_free(crew);
-        return r;
-    }
-    p9s_of(*ret)->crew = crew;
-    if (chan_again(addr))
-        (*ret)->flags |= PL_TREE_LASTING;
     return 0;
 }

@@ -42,17 +42,13 @@ struct pl_p9_opts {
     int (*again)(void *arg, struct pl_call *call, struct p9_conn *old, struct p9_conn **ret,
                  struct pl_err *err);
     void *again_arg;
+    /* May be NULL: the tree has ended, and its connection too if it was its own. */
+    void (*done)(void *again_arg);
     int64_t soft; /* ns; 0: hard */
     /* May be NULL: the tree is without a server (with the sentence), or has one again (NULL). */
-    void (*changed)(void *arg, const char *sentence);
+    void (*changed)(void *again_arg, const char *sentence);
 };
 int pl_p9_open(struct p9_conn *conn, const struct pl_p9_opts *opts, struct pl_tree **ret,
                struct pl_err *err);
-
-/* Dials ADDR and attaches there: the tree owns all that it takes. Blocks. The tree is
- * PL_TREE_LASTING if ADDR can be dialed again (whoever calls pl_p9_open() knows that for itself):
- * its inode numbers are the far side's, open files are opened again, locks are the door's to set
- * again, and there are no keys, so that nodes are found by their parent and number. */
-int pl_p9_dial(const char *addr, const char *aname, struct pl_tree **ret, struct pl_err *err);
 
 #endif

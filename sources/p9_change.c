@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What changes attributes and the hierarchy, through the 9P source. */
-#include "sources/p9_tree.h"
+#include "sources/p9_again.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -54,17 +54,52 @@ static int fid_to_set(struct p9s_tree *t, struct pl_call *call, struct pl_node *
     return p9s_fid(t, call, (struct p9s_node *)node, user, ret);
 }
 
+/* One of us sets first what was sent first; another is asked when it has. */
+static int set_and_get(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node,
+                       struct p9_msg *set, struct pl_attr *attr)
+{
+    if (!t->ext) {
+        int r = p9s_stale(t, node, p9s_tell(t, call, set));
+        return r < 0 ? r : p9s_getattr_fid(t, call, node, set->fid, attr);
+    }
+    struct p9s_batch b = {0};
+    struct p9_msg get = {.type = P9_Tgetattr, .fid = set->fid, .mask = P9_GETATTR_ALL};
+    p9s_start(t, call, &b, set, NULL, 0);
+    p9s_start(t, call, &b, &get, NULL, 0);
+    int r = p9s_finish(t, call, &b);
+    if (r == 0)
+        r = p9s_take_attr(node, &b.a[1].r.attr, attr);
+    p9s_batch_free(&b);
+    return r;
+}
+
+static int old_set_and_get(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node,
+                           uint32_t fid, const struct pl_setattr *set, struct pl_attr *attr)
+{
+    int r = p9s_stale(t, node, p9s_old_set(t, call, fid, set));
+    return r < 0 ? r : p9s_getattr_fid(t, call, node, fid, attr);
+}
+
 int p9s_setattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node,
                 struct pl_file *file, const struct pl_setattr *set, struct pl_attr *attr)
 {
     struct p9s_tree *t = p9s_of(tree);
+    struct p9s_file *f = (struct p9s_file *)file;
     struct p9_msg m = {.type = P9_Tsetattr, .set = set_out(set)};
-    int r = fid_to_set(t, call, node, (struct p9s_file *)file, set->valid, &m.fid);
+    p9s_touch(t, node);
+    if (p9s_behind_set(t, call, (struct p9s_node *)node, set, &m.set, attr) == 0)
+        return 0;
+    int r = fid_to_set(t, call, node, f, set->valid, &m.fid);
     if (r == 0)
-        r = t->dialect == P9_L ? p9s_tell(t, call, &m) : p9s_old_set(t, call, m.fid, set);
-    if (r < 0)
-        r = p9s_stale(t, (struct p9s_node *)node, r);
-    return r < 0 ? r : p9s_getattr_fid(t, call, (struct p9s_node *)node, m.fid, attr);
+        r = p9s_settle(t, call, (struct p9s_node *)node);
+    if (r == 0 && t->dialect == P9_L)
+        r = set_and_get(t, call, (struct p9s_node *)node, &m, attr);
+    else if (r == 0)
+        r = old_set_and_get(t, call, (struct p9s_node *)node, m.fid, set, attr);
+    p9s_touch(t, node);
+    if (r == 0)
+        p9s_behind_known(t, (struct p9s_node *)node, attr);
+    return r;
 }
 
 /* One of us is told the umask. Another is told the mode with the umask applied, unless the
@@ -86,6 +121,29 @@ int p9s_mode(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, uint
     }
     *ret = mode & ~(uint32_t)(call->umask & 0777);
     return 0;
+}
+
+/* One of us looks for it when it has been made. */
+static int make_and_find(struct p9s_tree *t, struct pl_call *call, struct p9s_node *dir,
+                         struct p9_msg *make, struct pl_node **ret, struct pl_attr *attr)
+{
+    struct p9s_batch b = {0};
+    struct p9_msg find = {.type = P9_Tlookup, .dfid = make->dfid, .name = make->name};
+    const struct p9s_user *user;
+    int r = p9s_user(t, call, &user);
+    if (r == 0)
+        r = p9s_new_fid(t, &find.newfid);
+    if (r < 0)
+        return r;
+    p9s_start(t, call, &b, make, NULL, 0);
+    p9s_start(t, call, &b, &find, NULL, 0);
+    r = p9s_finish(t, call, &b);
+    if (r == 0)
+        r = p9s_node(t, user, find.newfid, &b.a[1].r.attr, dir, make->name.s, ret, attr);
+    else
+        p9s_drop_fid(t, find.newfid, b.r[1]);
+    p9s_batch_free(&b);
+    return r;
 }
 
 int p9s_make(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, const char *name,
@@ -114,7 +172,14 @@ int p9s_make(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, co
         m.major = make->rdev_major;
         m.minor = make->rdev_minor;
     }
+    p9s_touch(t, dir);
+    if (t->ext) {
+        r = make_and_find(t, call, (struct p9s_node *)dir, &m, ret, attr);
+        p9s_touch(t, dir);
+        return r;
+    }
     r = p9s_tell(t, call, &m);
+    p9s_touch(t, dir);
     if (r == 0)
         r = p9s_lookup(tree, call, dir, name, ret, attr);
     return r;
@@ -135,8 +200,12 @@ int p9s_link(struct pl_tree *tree, struct pl_call *call, struct pl_node *node, s
         m.fid = ((struct p9s_node *)node)->first.fid;
         r = 0;
     }
+    p9s_touch(t, dir);
+    p9s_touch(t, node);
     if (r == 0)
         r = p9s_tell(t, call, &m);
+    p9s_touch(t, dir);
+    p9s_touch(t, node);
     return r < 0 ? r : p9s_getattr_fid(t, call, (struct p9s_node *)node, m.fid, attr);
 }
 
@@ -168,15 +237,58 @@ static int old_remove(struct p9s_tree *t, struct pl_call *call, uint32_t dfid, c
         return r;
     bool isdir = qid.type & P9_QTDIR;
     if (isdir != !!(flags & AT_REMOVEDIR)) {
-        p9_clunk_later(t->conn, m.fid);
+        p9s_clunk(t, m.fid);
         return isdir ? -EISDIR : -ENOTDIR;
     }
     r = p9s_tell(t, call, &m);
     /* the fid is gone whatever the answer */
     if (r == -EINTR || r == -ETIMEDOUT)
-        p9_clunk_later(t->conn, m.fid);
+        p9s_clunk(t, m.fid);
     else
-        p9_fid_put(t->conn, m.fid);
+        p9s_put_fid(t, m.fid);
+    return r;
+}
+
+/* A request that takes a name away. What that stands for may still be wanted, and can be had by
+ * this name only: `keep` is there before it goes, and if it has no fid yet a walk that gets it one
+ * is sent ahead (p9s_hold). Where things are is noted before they are looked for at another server.
+ */
+struct moving {
+    struct p9s_sent s;
+    struct p9s_node *olddir, *newdir;
+    const char *oldname, *newname;
+    bool exchange;
+};
+
+static void moved(struct p9s_tree *t, struct p9s_sent *s, const struct p9_answer *a)
+{
+    struct moving *mv = (struct moving *)s;
+    if (mv->newdir)
+        p9s_place_moved(t, mv->olddir, mv->oldname, mv->newdir, mv->newname, mv->exchange);
+    else
+        p9s_place_gone(t, mv->olddir, mv->oldname);
+}
+
+static int move(struct p9s_tree *t, struct pl_call *call, const struct p9s_user *user,
+                struct moving *mv)
+{
+    struct p9_answer a;
+    struct p9s_batch ahead = {0};
+    struct p9_msg hold;
+    struct p9s_node *dir = mv->newdir ? mv->newdir : mv->olddir;
+    const char *name = mv->newdir ? mv->newname : mv->oldname;
+    mv->s.done = moved;
+    mv->s.keep = p9s_place_node(t, dir, name);
+    p9s_hold(t, call, &ahead, &hold, dir, mv->newdir ? mv->s.m->newdfid : mv->s.m->dfid, name);
+    int r = p9s_ask_into(t, call, &mv->s, &a);
+    p9_answer_free(&a);
+    if (ahead.n) {
+        p9s_finish(t, call, &ahead);
+        p9s_held(t, user, &ahead, ahead.n);
+        p9s_batch_free(&ahead);
+    }
+    if (mv->s.keep)
+        pl_node_unref(&mv->s.keep->h.node);
     return r;
 }
 
@@ -187,10 +299,21 @@ int p9s_remove(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
     struct p9_msg m = {.type = P9_Tunlinkat,
                        .name = p9_str(name),
                        .flags = flags & AT_REMOVEDIR ? P9_AT_REMOVEDIR : 0};
-    int r = p9s_my_fid(t, call, dir, &m.dfid);
+    const struct p9s_user *user;
+    int r = p9s_user(t, call, &user);
     if (r == 0)
-        r = p9s_tell(t, call, &m);
-    return r == -EOPNOTSUPP && !t->ext ? old_remove(t, call, m.dfid, name, flags) : r;
+        r = p9s_fid(t, call, (struct p9s_node *)dir, user, &m.dfid);
+    struct moving mv = {.s.m = &m, .olddir = (struct p9s_node *)dir, .oldname = name};
+    p9s_touch(t, dir);
+    if (r == 0)
+        r = move(t, call, user, &mv);
+    if (r == -EOPNOTSUPP && !t->ext) {
+        r = old_remove(t, call, m.dfid, name, flags);
+        if (r == 0)
+            moved(t, &mv.s, NULL);
+    }
+    p9s_touch(t, dir);
+    return r;
 }
 
 static int old_rename(struct p9s_tree *t, struct pl_call *call, const struct p9_msg *at)
@@ -203,7 +326,7 @@ static int old_rename(struct p9s_tree *t, struct pl_call *call, const struct p9_
     if (r < 0)
         return r;
     r = t->dialect == P9_L ? p9s_tell(t, call, &m) : p9s_old_rename(t, call, m.fid, m.name.s);
-    p9_clunk_later(t->conn, m.fid);
+    p9s_clunk(t, m.fid);
     return r;
 }
 
@@ -219,13 +342,33 @@ int p9s_rename(struct pl_tree *tree, struct pl_call *call, struct pl_node *olddi
         flags = 0, m.type = P9_Trenameat; /* it never replaces */
     if (flags && !t->ext)
         return -EINVAL; /* 9P2000.L cannot say it, and doing it in steps would not be it */
-    int r = p9s_my_fid(t, call, olddir, &m.dfid);
+    const struct p9s_user *user;
+    int r = p9s_user(t, call, &user);
     if (r == 0)
-        r = p9s_my_fid(t, call, newdir, &m.newdfid);
+        r = p9s_fid(t, call, (struct p9s_node *)olddir, user, &m.dfid);
     if (r == 0)
-        r = p9s_tell(t, call, &m);
-    if (r == -EOPNOTSUPP && !t->ext)
+        r = p9s_fid(t, call, (struct p9s_node *)newdir, user, &m.newdfid);
+    struct moving mv = {.s.m = &m,
+                        .olddir = (struct p9s_node *)olddir,
+                        .oldname = oldname,
+                        .newdir = (struct p9s_node *)newdir,
+                        .newname = newname,
+                        .exchange = flags & RENAME_EXCHANGE};
+    p9s_touch(t, olddir);
+    p9s_touch(t, newdir);
+    if (r == 0)
+        r = move(t, call, user, &mv);
+    if (r == -EOPNOTSUPP && !t->ext) {
         r = old_rename(t, call, &m);
+        if (r == 0)
+            moved(t, &mv.s, NULL);
+    }
+    p9s_touch(t, olddir);
+    p9s_touch(t, newdir);
+    if (r == -EREMOTEIO && t->again) { /* done or not: what it was done to is found again */
+        p9s_refresh(t, call, newdir, newname);
+        p9s_refresh(t, call, olddir, oldname);
+    }
     if (r < 0 || !p9s_renames(t))
         return r;
     p9s_refresh(t, call, newdir, newname);

@@ -4,7 +4,7 @@
  * the 64-bit owner in hexadecimal, and told which locks are flock's; another gets a string that
  * holds owner and kind, so that the two kinds at least never look like one owner.
  */
-#include "sources/p9_tree.h"
+#include "sources/p9_again.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -13,12 +13,8 @@
 #define WAIT_FIRST_NS 10000000LL   /* before asking again for a lock that another holds ... */
 #define WAIT_LAST_NS  1000000000LL /* ... growing to this */
 
-struct owner {
-    char text[64];
-};
-
-static struct p9_lock wire_lock(const struct p9s_tree *t, const struct pl_lock *lock,
-                                struct owner *buf)
+struct p9_lock p9s_wire_lock(const struct p9s_tree *t, const struct pl_lock *lock,
+                             struct p9s_owner *buf)
 {
     if (t->ext)
         snprintf(buf->text, sizeof(buf->text), "%016" PRIx64, lock->owner);
@@ -39,10 +35,26 @@ static struct p9_lock wire_lock(const struct p9s_tree *t, const struct pl_lock *
     };
 }
 
-static int ask(struct p9s_tree *t, struct pl_call *call, struct p9_msg *m, uint8_t *status)
+/* What is held is noted before another connection can come, at which it would be taken again. */
+struct locking {
+    struct p9s_sent s;
+    struct p9s_file *f;
+    const struct pl_lock *lock;
+};
+
+static void locked(struct p9s_tree *t, struct p9s_sent *s, const struct p9_answer *a)
+{
+    struct locking *l = (struct locking *)s;
+    if (a->r.status == P9_LOCK_SUCCESS)
+        p9s_held_set(t, l->f, l->lock);
+}
+
+static int ask(struct p9s_tree *t, struct pl_call *call, struct locking *l, uint8_t *status)
 {
     struct p9_answer a;
-    int r = p9s_ask(t, call, m, &a);
+    if (l->lock->type == F_UNLCK) /* whatever comes of it, it is not wanted any more */
+        p9s_held_set(t, l->f, l->lock);
+    int r = p9s_ask_into(t, call, &l->s, &a);
     if (r == 0)
         *status = a.r.status;
     p9_answer_free(&a);
@@ -55,16 +67,21 @@ int p9s_lock(struct pl_tree *tree, struct pl_call *call, struct pl_file *file,
     struct p9s_tree *t = p9s_of(tree);
     struct p9s_file *f = (struct p9s_file *)file;
     struct p9s_node *node = (struct p9s_node *)file->node;
-    struct owner owner;
-    struct p9_msg m = {.type = P9_Tlock, .fid = f->fid, .lock = wire_lock(t, lock, &owner)};
+    struct p9s_owner owner;
+    struct p9_msg m = {.type = P9_Tlock, .fid = f->fid, .lock = p9s_wire_lock(t, lock, &owner)};
+    struct locking l = {.s = {.m = &m, .done = locked}, .f = f, .lock = lock};
     if (lock->type == F_UNLCK && !atomic_load(&node->locked))
-        return 0; /* there is none of ours on it */
+        return 0;                            /* there is none of ours on it */
+    int settled = p9s_settle(t, call, node); /* whoever has it next is to see what was written */
+    if (settled < 0)
+        return settled;
+    p9s_touch(t, file->node); /* and we what others have */
     atomic_store(&node->locked, true);
     if (lock->flock && lock->type != F_UNLCK)
         atomic_store(&f->locked, true);
     for (int64_t wait = WAIT_FIRST_NS;; wait = wait * 2 < WAIT_LAST_NS ? wait * 2 : WAIT_LAST_NS) {
         uint8_t status = P9_LOCK_ERROR;
-        int r = ask(t, call, &m, &status);
+        int r = ask(t, call, &l, &status);
         if (r < 0)
             return r;
         if (status != P9_LOCK_BLOCKED)
@@ -80,10 +97,10 @@ int p9s_getlock(struct pl_tree *tree, struct pl_call *call, struct pl_file *file
                 struct pl_lock *lock)
 {
     struct p9s_tree *t = p9s_of(tree);
-    struct owner owner;
+    struct p9s_owner owner;
     struct p9_msg m = {.type = P9_Tgetlock,
                        .fid = ((struct p9s_file *)file)->fid,
-                       .lock = wire_lock(t, lock, &owner)};
+                       .lock = p9s_wire_lock(t, lock, &owner)};
     struct p9_answer a;
     int r = p9s_ask(t, call, &m, &a);
     const struct p9_lock *in = &a.r.lock;

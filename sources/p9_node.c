@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Nodes of the 9P source: what the peer's objects are here, their fids, and finding them. */
-#include "sources/p9_tree.h"
+#include "base/futex.h"
+#include "sources/p9_again.h"
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -61,22 +62,36 @@ static struct pl_id id_of(const struct p9_attr *in)
     return (struct pl_id){.hi = (uint64_t)(in->mode & S_IFMT) << 48 ^ birth, .lo = in->qid.path};
 }
 
+bool p9s_same(const struct p9s_node *node, const struct p9_attr *in)
+{
+    struct pl_id id = id_of(in);
+    return id.hi == node->h.id.hi && id.lo == node->h.id.lo;
+}
+
 bool p9s_is(const struct p9s_node *node, const struct p9_qid *qid)
 {
     return qid->path == node->h.id.lo && !S_ISDIR(node->h.node.fmt) == !(qid->type & P9_QTDIR);
+}
+
+int p9s_take_attr(struct p9s_node *node, const struct p9_attr *in, struct pl_attr *attr)
+{
+    int r = p9s_is(node, &in->qid) ? p9s_attr(in, attr) : -ESTALE;
+    if (r == 0 && (attr->mode & S_IFMT) != node->h.node.fmt)
+        r = -ESTALE;
+    if (r == 0)
+        atomic_store(&node->size, attr->size);
+    return r;
 }
 
 static int ask_attr(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node, uint32_t fid,
                     struct pl_attr *attr)
 {
     struct p9_attr in;
-    int r = p9s_ask_attr(t, call, fid, &in);
-    if (r == 0 && !p9s_is(node, &in.qid))
-        r = -ESTALE;
+    int r = p9s_settle(t, call, node);
     if (r == 0)
-        r = p9s_attr(&in, attr);
-    if (r == 0 && (attr->mode & S_IFMT) != node->h.node.fmt)
-        r = -ESTALE;
+        r = p9s_ask_attr(t, call, fid, &in);
+    if (r == 0)
+        r = p9s_take_attr(node, &in, attr);
     return r;
 }
 
@@ -105,8 +120,7 @@ int p9s_stale(struct p9s_tree *t, struct p9s_node *node, int r)
     return -ESTALE;
 }
 
-/* The user's fid if it has one. tree.mutex is held, or it is the first's. */
-static struct p9s_fid *fid_of(struct p9s_node *node, const struct p9s_user *user)
+struct p9s_fid *p9s_fid_of(struct p9s_node *node, const struct p9s_user *user)
 {
     struct p9s_fid *f = &node->first;
     while (f && f->user != user)
@@ -122,8 +136,13 @@ static uint32_t keep_fid(struct p9s_tree *t, struct p9s_node *node, const struct
     struct p9s_fid *add = NULL, *f;
     if (node->first.user != user || atomic_load(&node->stale))
         add = malloc(sizeof(*add));
+    p9s_rec_node(t, fid, user, node);
     pthread_mutex_lock(&t->mutex);
-    f = fid_of(node, user);
+    f = p9s_fid_of(node, user);
+    if (f && atomic_load(&f->fid) == P9_NOFID) {
+        atomic_store(&f->fid, fid);
+        atomic_fetch_sub(&t->fidless, 1);
+    }
     if (add && (!f || atomic_load(&node->stale))) {
         add->next = node->first.next;
         add->user = f ? NULL : user;
@@ -137,34 +156,13 @@ static uint32_t keep_fid(struct p9s_tree *t, struct p9s_node *node, const struct
     pthread_mutex_unlock(&t->mutex);
     free(add);
     if (kept != fid)
-        p9_clunk_later(t->conn, fid);
+        p9s_clunk(t, fid);
     return kept;
 }
 
-/* Where it was seen last: only for walking to it as another user. */
-static void note_name(struct p9s_tree *t, struct p9s_node *node, const struct p9s_node *dir,
-                      const char *name)
-{
-    if (!t->many || !dir || !name || !strcmp(name, ".."))
-        return;
-    pthread_mutex_lock(&t->mutex);
-    bool same = node->name && node->parent.lo == dir->h.id.lo && node->parent.hi == dir->h.id.hi &&
-                !strcmp(node->name, name);
-    pthread_mutex_unlock(&t->mutex);
-    char *copy = same ? NULL : strdup(name);
-    if (!copy)
-        return;
-    pthread_mutex_lock(&t->mutex);
-    char *old = node->name;
-    node->name = copy;
-    node->parent = dir->h.id;
-    pthread_mutex_unlock(&t->mutex);
-    free(old);
-}
-
 int p9s_node(struct p9s_tree *t, const struct p9s_user *user, uint32_t fid,
-             const struct p9_attr *in, const struct p9s_node *dir, const char *name,
-             struct pl_node **ret, struct pl_attr *attr)
+             const struct p9_attr *in, struct p9s_node *dir, const char *name, struct pl_node **ret,
+             struct pl_attr *attr)
 {
     int r = p9s_attr(in, attr);
     struct pl_id id = id_of(in);
@@ -176,7 +174,7 @@ int p9s_node(struct p9s_tree *t, const struct p9s_user *user, uint32_t fid,
         r = made ? 0 : -ENOMEM;
     }
     if (r < 0) {
-        p9_clunk_later(t->conn, fid);
+        p9s_clunk(t, fid);
         return r;
     }
     if (made) {
@@ -184,102 +182,82 @@ int p9s_node(struct p9s_tree *t, const struct p9s_user *user, uint32_t fid,
         made->h.id = id;
         made->first.user = user;
         atomic_init(&made->first.fid, fid);
+        if (t->root && fid != P9_NOFID) /* that one's is an attach */
+            p9s_rec_node(t, fid, user, made);
         node = (struct p9s_node *)pl_nodes_put(t->nodes, &made->h);
         if (node != made)
             free(made);
+        else if (fid == P9_NOFID)
+            atomic_fetch_add(&t->fidless, 1);
     }
     if (node == t->root && node != made) /* every user has one by its attach */
-        p9_clunk_later(t->conn, fid);
-    else if (node != made)
+        p9s_clunk(t, fid);
+    else if (node != made && fid != P9_NOFID)
         keep_fid(t, node, user, fid);
-    note_name(t, node, dir, name);
+    p9s_place_set(t, node, dir, name);
+    attr->size = p9s_behind_size(node, attr->size);
+    atomic_store(&node->size, attr->size);
     *ret = &node->h.node;
     return 0;
+}
+
+/* What the tree still has to know of a node that is released, and what is on its way to it. */
+static void retire(struct p9s_tree *t, struct p9s_node *node)
+{
+    uint64_t change = atomic_load(&node->change), lost = atomic_load(&t->lost);
+    while (lost < change && !atomic_compare_exchange_weak(&t->lost, &lost, change))
+        ;
+    if (node->first.fid == P9_NOFID)
+        atomic_fetch_sub(&t->fidless, 1);
+    p9s_behind_free(t, node);
 }
 
 void p9s_release(struct pl_tree *tree, struct pl_node *n)
 {
     struct p9s_tree *t = p9s_of(tree);
-    struct p9s_node *node = (struct p9s_node *)n;
-    pl_nodes_del(t->nodes, &node->h);
-    if (node != t->root) /* that one is its user's */
-        p9_clunk_later(t->conn, node->first.fid);
-    for (struct p9s_fid *f = node->first.next, *next; f; f = next) {
-        next = f->next;
-        p9_clunk_later(t->conn, f->fid);
-        free(f);
+    struct p9s_node *node = (struct p9s_node *)n, *dir;
+    /* The directory that it was in may go with it, and the one above; not by recursion. */
+    for (bool last = true; last; node = dir) {
+        pl_nodes_del(t->nodes, &node->h);
+        if (node != t->root) /* that one is its user's */
+            p9s_clunk(t, node->first.fid);
+        for (struct p9s_fid *f = node->first.next, *next; f; f = next) {
+            next = f->next;
+            p9s_clunk(t, f->fid);
+            free(f);
+        }
+        retire(t, node);
+        dir = p9s_place_leave(t, node);
+        free(atomic_load(&node->key));
+        free(node);
+        last = dir && atomic_fetch_sub_explicit(&dir->h.node.refs, 1, memory_order_acq_rel) == 1;
     }
-    free(node->name);
-    free(node);
+}
+
+/* ---- what was said before a change of ours ---- */
+
+void p9s_touch(struct p9s_tree *t, struct pl_node *node)
+{
+    atomic_store(&((struct p9s_node *)node)->change, atomic_fetch_add(&t->clock, 1) + 1);
+}
+
+bool p9s_untouched(struct p9s_tree *t, const struct p9s_node *node, uint64_t since)
+{
+    return atomic_load(&node->change) <= since && atomic_load(&t->lost) <= since;
+}
+
+void p9s_note_xattrs(struct p9s_tree *t, struct p9s_node *node, const struct p9_attr *in,
+                     uint64_t since)
+{
+    bool none = (in->valid & P9_GETATTR_NO_XATTR) && p9s_untouched(t, node, since);
+    atomic_store(&node->no_xattrs, none ? mono_now() + P9S_BELIEF : 0);
 }
 
 /* ---- a fid for another user: from the root by name ---- */
 
-enum { DEEP = 4096 };
-
-struct path {
-    uint32_t fid; /* from which to walk */
-    size_t n;
-    char **names; /* in order from the node up */
-};
-
-static void path_free(struct path *p)
-{
-    for (size_t i = 0; i < p->n; i++)
-        free(p->names[i]);
-    free(p->names);
-}
-
-static int path_add(struct path *p, const char *name)
-{
-    if (p->n % 16 == 0) {
-        char **more = realloc(p->names, (p->n + 16) * sizeof(*more));
-        if (!more)
-            return -ENOMEM;
-        p->names = more;
-    }
-    p->names[p->n] = strdup(name);
-    return p->names[p->n++] ? 0 : -ENOMEM;
-}
-
-/* Climbs by the last known names to something of which the user has a fid. */
-static int find_path(struct p9s_tree *t, struct p9s_node *node, const struct p9s_user *user,
-                     struct path *p)
-{
-    int r = 0;
-    struct p9s_node *at = (struct p9s_node *)pl_node_ref(&node->h.node);
-    *p = (struct path){0};
-    for (;;) {
-        char name[LIMIT_NAME + 1];
-        struct pl_id up;
-        pthread_mutex_lock(&t->mutex);
-        struct p9s_fid *f = fid_of(at, user);
-        bool known = at->name != NULL;
-        if (known)
-            strcpy(name, at->name);
-        up = at->parent;
-        p->fid = at == t->root ? user->root : f ? f->fid : P9_NOFID;
-        pthread_mutex_unlock(&t->mutex);
-        if (p->fid != P9_NOFID)
-            break;
-        r = !known || p->n == DEEP ? -ESTALE : path_add(p, name);
-        struct p9s_node *parent = r < 0 ? NULL : (struct p9s_node *)pl_nodes_get(t->nodes, up);
-        if (!parent)
-            r = r < 0 ? r : -ESTALE;
-        if (r < 0)
-            break;
-        pl_node_unref(&at->h.node);
-        at = parent;
-    }
-    pl_node_unref(&at->h.node);
-    if (r < 0)
-        path_free(p);
-    return r;
-}
-
 /* Walks the path into a new fid; a name that is gone means that we know old ones: -ESTALE. */
 static int walk_path(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node,
-                     struct path *p, uint32_t *ret)
+                     struct p9s_way *p, uint32_t *ret)
 {
     bool there = false;
     uint32_t from = p->fid;
@@ -308,26 +286,34 @@ static int walk_path(struct p9s_tree *t, struct pl_call *call, struct p9s_node *
 int p9s_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node,
             const struct p9s_user *user, uint32_t *ret)
 {
-    struct path p;
+    struct p9s_way p;
     if (node == t->root) {
         *ret = user->root;
         return 0;
     }
-    if (node->first.user == user) {
-        *ret = node->first.fid;
+    if (node->first.user == user && (*ret = atomic_load(&node->first.fid)) != P9_NOFID)
         return 0;
-    }
-    int r = find_path(t, node, user, &p);
+    int r = p9s_way(t, node, user, NULL, &p);
     if (r < 0)
         return r;
     if (p.n == 0) {
         *ret = p.fid;
-    } else if ((r = walk_path(t, call, node, &p, ret)) == 0) {
+    } else {
+        while ((r = walk_path(t, call, node, &p, ret)) == -ERESTART)
+            ; /* another server: not from half-way */
+    }
+    if (r == 0 && p.n > 0) {
         *ret = keep_fid(t, node, user, *ret);
         r = *ret == P9_NOFID ? -ENOMEM : 0;
     }
-    path_free(&p);
+    p9s_way_free(&p);
     return r;
+}
+
+int p9s_any_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node, uint32_t *ret)
+{
+    *ret = atomic_load(&node->first.fid);
+    return *ret != P9_NOFID ? 0 : p9s_fid(t, call, node, node->first.user, ret);
 }
 
 int p9s_my_fid(struct p9s_tree *t, struct pl_call *call, struct pl_node *node, uint32_t *ret)
@@ -370,7 +356,7 @@ static int find(struct p9s_tree *t, struct pl_call *call, uint32_t dfid, uint32_
     p9_answer_free(&a);
     r = p9s_ask_attr(t, call, fid, ret);
     if (r < 0)
-        p9_clunk_later(t->conn, fid);
+        p9s_clunk(t, fid);
     return r;
 }
 
@@ -380,6 +366,7 @@ int p9s_lookup(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
     struct p9s_tree *t = p9s_of(tree);
     struct p9s_node *d = (struct p9s_node *)dir;
     const struct p9s_user *user;
+    uint64_t since = atomic_load(&t->clock);
     uint32_t dfid, fid;
     struct p9_attr in;
     if (d == t->root && !strcmp(name, "..")) {
@@ -395,7 +382,34 @@ int p9s_lookup(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
         r = p9s_new_fid(t, &fid);
     if (r == 0)
         r = find(t, call, dfid, fid, name, &in);
-    return r < 0 ? r : p9s_node(t, user, fid, &in, d, name, ret, attr);
+    if (r == 0)
+        r = p9s_node(t, user, fid, &in, d, name, ret, attr);
+    if (r == 0)
+        p9s_note_xattrs(t, (struct p9s_node *)*ret, &in, since);
+    return r;
+}
+
+void p9s_hold(struct p9s_tree *t, struct pl_call *call, struct p9s_batch *b, struct p9_msg *m,
+              struct p9s_node *dir, uint32_t dfid, const char *name)
+{
+    *m = (struct p9_msg){.type = P9_Tlookup, .dfid = dfid, .name = p9_str(name)};
+    if (t->ext && p9s_place_fidless(t, dir, name) && p9s_new_fid(t, &m->newfid) == 0)
+        p9s_start(t, call, b, m, NULL, 0);
+}
+
+void p9s_held(struct p9s_tree *t, const struct p9s_user *user, struct p9s_batch *b, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        struct p9s_node *node = NULL;
+        if (b->r[i] == 0)
+            node = (struct p9s_node *)pl_nodes_get(t->nodes, id_of(&b->a[i].r.attr));
+        if (node && node->first.user == user && node->first.fid == P9_NOFID)
+            keep_fid(t, node, user, b->sent[i].m->newfid);
+        else
+            p9s_drop_fid(t, b->sent[i].m->newfid, b->r[i]);
+        if (node)
+            pl_node_unref(&node->h.node);
+    }
 }
 
 bool p9s_renames(struct p9s_tree *t)
@@ -419,9 +433,9 @@ void p9s_refresh(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, 
         if (!t->ext)
             atomic_store(&node->stale, true);
         keep_fid(t, node, user, fid);
-        note_name(t, node, (struct p9s_node *)dir, name);
+        p9s_place_set(t, node, (struct p9s_node *)dir, name);
     } else {
-        p9_clunk_later(t->conn, fid);
+        p9s_clunk(t, fid);
     }
     if (node)
         pl_node_unref(&node->h.node);
@@ -437,15 +451,19 @@ int p9s_getattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node
         if (t->ext || (r != -ENOENT && r != -ESTALE))
             return r;
     }
-    return p9s_getattr_fid(t, call, n, n->first.fid, attr);
+    uint32_t fid;
+    int r = p9s_any_fid(t, call, n, &fid);
+    return r < 0 ? r : p9s_getattr_fid(t, call, n, fid, attr);
 }
 
 int p9s_readlink(struct pl_tree *tree, struct pl_call *call, struct pl_node *node, char *buf,
                  size_t size)
 {
-    struct p9_msg m = {.type = P9_Treadlink, .fid = ((struct p9s_node *)node)->first.fid};
-    struct p9_answer a;
-    int r = p9s_ask(p9s_of(tree), call, &m, &a);
+    struct p9_msg m = {.type = P9_Treadlink};
+    struct p9_answer a = {0};
+    int r = p9s_any_fid(p9s_of(tree), call, (struct p9s_node *)node, &m.fid);
+    if (r == 0)
+        r = p9s_ask(p9s_of(tree), call, &m, &a);
     r = p9s_stale(p9s_of(tree), (struct p9s_node *)node, r);
     if (r == 0) {
         size_t n = a.r.target.len;
@@ -469,9 +487,11 @@ int p9s_access(struct pl_tree *tree, struct pl_call *call, struct pl_node *node,
 
 int p9s_statfs(struct pl_tree *tree, struct pl_call *call, struct pl_node *node, struct statfs *st)
 {
-    struct p9_msg m = {.type = P9_Tstatfs, .fid = ((struct p9s_node *)node)->first.fid};
-    struct p9_answer a;
-    int r = p9s_ask(p9s_of(tree), call, &m, &a);
+    struct p9_msg m = {.type = P9_Tstatfs};
+    struct p9_answer a = {0};
+    int r = p9s_any_fid(p9s_of(tree), call, (struct p9s_node *)node, &m.fid);
+    if (r == 0)
+        r = p9s_ask(p9s_of(tree), call, &m, &a);
     if (r == 0) {
         const struct p9_statfs *in = &a.r.statfs;
         st->f_type = in->type;
@@ -491,6 +511,7 @@ int p9s_statfs(struct pl_tree *tree, struct pl_call *call, struct pl_node *node,
 
 int p9s_syncfs(struct pl_tree *tree, struct pl_call *call, struct pl_node *node)
 {
-    struct p9_msg m = {.type = P9_Tsyncfs, .fid = ((struct p9s_node *)node)->first.fid};
-    return p9s_tell(p9s_of(tree), call, &m);
+    struct p9_msg m = {.type = P9_Tsyncfs};
+    int r = p9s_any_fid(p9s_of(tree), call, (struct p9s_node *)node, &m.fid);
+    return r < 0 ? r : p9s_tell(p9s_of(tree), call, &m);
 }

@@ -4,10 +4,11 @@
  * created needs one more, for the node. One of us runs requests that name a fid in the order in
  * which it got them, so all of them go out at once; another is asked step by step.
  */
-#include "sources/p9_tree.h"
+#include "sources/p9_again.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 
 uint32_t p9s_wire_flags(int flags)
 {
@@ -26,9 +27,11 @@ uint32_t p9s_wire_flags(int flags)
 
 /* The open file; `fid` and the memory are taken over. */
 static struct pl_file *opened(struct p9s_tree *t, struct p9s_file *f, const struct p9s_user *user,
-                              uint32_t fid, int flags, const struct p9_qid *qid)
+                              struct p9s_node *node, uint32_t fid, int flags,
+                              const struct p9_qid *qid)
 {
-    f->user = user;
+    p9s_behind_open(f, node);
+    atomic_init(&f->user, user);
     f->fid = fid;
     f->file.fd = -1;
     if (t->ext) {
@@ -36,6 +39,7 @@ static struct pl_file *opened(struct p9s_tree *t, struct p9s_file *f, const stru
         f->file.stream = qid->type & P9_QTSTREAM;
     }
     atomic_init(&f->dirty, (flags & O_TRUNC) != 0); /* a document that was emptied is changed */
+    p9s_rec_file(t, f, node, flags);
     return &f->file;
 }
 
@@ -45,8 +49,60 @@ static bool looks_generated(struct p9s_tree *t, struct pl_call *call, struct p9s
                             int flags)
 {
     struct pl_attr attr;
+    uint32_t fid;
     return !t->ext && S_ISREG(node->h.node.fmt) && (flags & O_ACCMODE) == O_RDONLY &&
-           p9s_getattr_fid(t, call, node, node->first.fid, &attr) == 0 && attr.size == 0;
+           p9s_any_fid(t, call, node, &fid) == 0 &&
+           p9s_getattr_fid(t, call, node, fid, &attr) == 0 && attr.size == 0;
+}
+
+/* In a tree that lives on, the first to open a file asks for its key, in the same breath. */
+static bool wants_key(struct p9s_tree *t, struct p9s_node *node)
+{
+    return t->again && t->ext && !atomic_load(&t->no_keys) && !atomic_load(&node->key);
+}
+
+static void take_key(struct p9s_tree *t, struct p9s_node *node, int r, const struct p9_msg *ans)
+{
+    struct p9s_key *none = NULL, *key;
+    if (r == -EOPNOTSUPP)
+        atomic_store(&t->no_keys, true);
+    if (r < 0 || ans->count == 0 || ans->count > PL_KEY_MAX || !(key = malloc(sizeof(*key))))
+        return;
+    key->len = ans->count;
+    memcpy(key->bytes, ans->data, ans->count);
+    if (!atomic_compare_exchange_strong(&node->key, &none, key))
+        free(key);
+}
+
+/* Walks to a new fid and opens it: the answer's qid. *walked: what came of the walk. */
+static int open_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node, uint32_t from,
+                    struct p9_msg *lopen, int *walked, struct p9_qid *qid)
+{
+    struct p9s_batch b = {0};
+    struct p9_msg walk = p9s_walk_msg(from, lopen->fid, NULL);
+    struct p9_msg key = {.type = P9_Tkey, .fid = lopen->fid};
+    int r = 0;
+    if (t->ext)
+        p9s_start(t, call, &b, &walk, NULL, 0);
+    else
+        *walked = r = p9s_tell(t, call, &walk);
+    if (r < 0)
+        return r;
+    unsigned opens = b.n;
+    p9s_start(t, call, &b, lopen, NULL, 0);
+    bool keyed = wants_key(t, node);
+    if (keyed)
+        p9s_start(t, call, &b, &key, NULL, 0);
+    p9s_finish(t, call, &b);
+    if (t->ext)
+        *walked = b.r[0];
+    r = *walked < 0 ? *walked : b.r[opens];
+    if (r == 0)
+        *qid = b.a[opens].r.qid;
+    if (r == 0 && keyed)
+        take_key(t, node, b.r[opens + 1], &b.a[opens + 1].r);
+    p9s_batch_free(&b);
+    return r;
 }
 
 int p9s_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *n, int flags,
@@ -55,46 +111,43 @@ int p9s_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *n, int 
     struct p9s_tree *t = p9s_of(tree);
     struct p9s_node *node = (struct p9s_node *)n;
     const struct p9s_user *user;
-    struct p9s_batch b = {0};
-    uint32_t from, fid;
+    struct p9_msg lopen = {.fid = P9_NOFID};
+    struct p9_qid qid;
+    uint32_t from;
+    int walked = 0;
     struct p9s_file *f = calloc(1, sizeof(*f));
     int r = f ? p9s_user(t, call, &user) : -ENOMEM;
     if (r == 0)
         r = p9s_fid(t, call, node, user, &from);
     if (r == 0)
-        r = p9s_new_fid(t, &fid);
+        r = p9s_new_fid(t, &lopen.fid);
     if (r < 0) {
         free(f);
         return r;
     }
-    struct p9_msg walk = p9s_walk_msg(from, fid, NULL);
-    struct p9_msg lopen = p9s_open_msg(t, fid, flags);
-    if (t->ext)
-        p9s_start(t, call, &b, &walk, NULL, 0);
+    lopen = p9s_open_msg(t, lopen.fid, flags);
+    if (flags & O_TRUNC) {
+        r = p9s_settle(t, call, node);
+        p9s_touch(t, n);
+    }
+    if (r == 0)
+        r = open_fid(t, call, node, from, &lopen, &walked, &qid);
     else
-        r = p9s_tell(t, call, &walk);
-    int walked = r;
-    if (r == 0) {
-        p9s_start(t, call, &b, &lopen, NULL, 0);
-        r = p9s_finish(t, call, &b);
-        if (t->ext)
-            walked = b.r[0];
-    }
-    const struct p9_qid *qid = b.n ? &b.a[b.n - 1].r.qid : NULL;
-    if (r == 0 && !p9s_is(node, qid))
+        walked = -ENOENT; /* not even asked for */
+    if (flags & O_TRUNC)
+        p9s_touch(t, n);
+    if (r == 0 && !p9s_is(node, &qid))
         r = -ESTALE;
-    if (r == 0) {
-        *ret = opened(t, f, user, fid, flags, qid);
-        f->file.direct |= looks_generated(t, call, node, flags);
-        /* positions in a directory are good for this open of it */
-        f->file.direct |= t->dialect != P9_L && S_ISDIR(n->fmt);
-    } else {
-        p9s_drop_fid(t, fid, walked);
+    if (r < 0) {
+        p9s_drop_fid(t, lopen.fid, walked);
         free(f);
-        r = p9s_stale(t, node, r);
+        return p9s_stale(t, node, r);
     }
-    p9s_batch_free(&b);
-    return r;
+    *ret = opened(t, f, user, node, lopen.fid, flags, &qid);
+    f->file.direct |= looks_generated(t, call, node, flags);
+    /* positions in a directory are good for this open of it */
+    f->file.direct |= t->dialect != P9_L && S_ISDIR(n->fmt);
+    return 0;
 }
 
 /* ---- creating ---- */
@@ -108,8 +161,10 @@ struct making {
     const char *name; /* NULL: it has none */
     uint32_t dfid, fid, nfid;
     bool fid_made, nfid_made;
+    uint64_t since; /* the tree's clock at the beginning */
     struct p9_qid qid;
     struct p9_attr attr;
+    struct p9s_key key; /* len 0: not known */
 };
 
 static int making_init(struct making *m, struct pl_tree *tree, struct pl_call *call,
@@ -121,6 +176,8 @@ static int making_init(struct making *m, struct pl_tree *tree, struct pl_call *c
                          .name = name,
                          .fid = P9_NOFID,
                          .nfid = P9_NOFID};
+    p9s_touch(m->t, dir);
+    m->since = atomic_load(&m->t->clock);
     int r = p9s_user(m->t, call, &m->user);
     if (r == 0)
         r = p9s_fid(m->t, call, m->dir, m->user, &m->dfid);
@@ -150,16 +207,30 @@ static int make_at_once(struct making *m, struct p9_msg *walk, struct p9_msg *ma
 {
     struct p9s_batch b = {0};
     struct p9_msg clone = p9s_walk_msg(m->fid, m->nfid, NULL);
-    struct p9_msg get = {.type = P9_Tgetattr, .fid = m->fid, .mask = P9_GETATTR_ALL};
+    struct p9_msg get = {
+        .type = P9_Tgetattr, .fid = m->fid, .mask = P9_GETATTR_ALL | P9_GETATTR_NO_XATTR};
+    struct p9_msg key = {.type = P9_Tkey, .fid = m->fid};
     if (walk)
         p9s_start(m->t, m->call, &b, walk, NULL, 0);
     unsigned made = b.n;
     p9s_start(m->t, m->call, &b, make, NULL, 0);
     p9s_start(m->t, m->call, &b, &clone, NULL, 0);
     p9s_start(m->t, m->call, &b, &get, NULL, 0);
-    int r = p9s_finish(m->t, m->call, &b);
+    unsigned last = b.n;
+    if (m->t->again && !atomic_load(&m->t->no_keys))
+        p9s_start(m->t, m->call, &b, &key, NULL, 0);
+    int r = 0;
+    p9s_finish(m->t, m->call, &b);
+    for (unsigned i = 0; i < last && r == 0; i++)
+        r = b.r[i];
     m->fid_made = perhaps(b.r[0]);
     m->nfid_made = perhaps(b.r[made + 1]);
+    if (r == 0 && b.n > last && b.r[last] == 0 && b.a[last].r.count <= PL_KEY_MAX) {
+        m->key.len = b.a[last].r.count;
+        memcpy(m->key.bytes, b.a[last].r.data, m->key.len);
+    } else if (b.n > last && b.r[last] == -EOPNOTSUPP) {
+        atomic_store(&m->t->no_keys, true);
+    }
     if (r == 0) {
         m->qid = b.a[made].r.qid;
         m->attr = b.a[made + 2].r.attr;
@@ -196,6 +267,7 @@ static int making_end(struct making *m, int r, int flags, struct pl_node **ret,
                       struct pl_attr *attr, struct pl_file **ret_file)
 {
     struct p9s_file *f = r == 0 ? calloc(1, sizeof(*f)) : NULL;
+    p9s_touch(m->t, &m->dir->h.node);
     if (r == 0 && !f)
         r = -ENOMEM;
     if (r == 0 && (m->attr.qid.path != m->qid.path || !S_ISREG(m->attr.mode)))
@@ -212,7 +284,14 @@ static int making_end(struct making *m, int r, int flags, struct pl_node **ret,
         free(f);
         return r;
     }
-    *ret_file = opened(m->t, f, m->user, m->fid, flags | O_TRUNC, &m->qid);
+    p9s_note_xattrs(m->t, (struct p9s_node *)*ret, &m->attr, m->since);
+    p9s_touch(m->t, *ret);
+    if (flags & O_EXCL) /* it is new, no doubt */
+        p9s_behind_made(m->t, f, (struct p9s_node *)*ret, attr);
+    struct p9s_node *node = (struct p9s_node *)*ret;
+    if (m->key.len)
+        take_key(m->t, node, 0, &(struct p9_msg){.count = m->key.len, .data = m->key.bytes});
+    *ret_file = opened(m->t, f, m->user, node, m->fid, flags | O_TRUNC, &m->qid);
     return 0;
 }
 
@@ -284,28 +363,55 @@ int p9s_tmpfile(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir,
                           .gid = call->cred.gid};
     if (r == 0)
         r = p9s_mode(m.t, call, dir, mode, &make.mode);
-    if (r == 0)
-        r = make_at_once(&m, NULL, &make);
+    while (r == 0 && (r = make_at_once(&m, NULL, &make)) == -ERESTART)
+        r = 0; /* what was made is gone with its server */
     return making_end(&m, r, flags, ret, attr, ret_file);
 }
 
 /* ---- the end ---- */
 
+/* Out of the list of open files: true when nobody makes its fid again just now. */
+static bool unlist(struct p9s_again *a, struct p9s_file *f)
+{
+    pthread_mutex_lock(&a->mutex);
+    if (f->prev)
+        f->prev->next = f->next;
+    else
+        a->files = f->next;
+    if (f->next)
+        f->next->prev = f->prev;
+    bool last = --f->refs == 0;
+    pthread_mutex_unlock(&a->mutex);
+    return last;
+}
+
+void p9s_file_unref(struct p9s_tree *t, struct p9s_file *f)
+{
+    pthread_mutex_lock(&t->again->mutex);
+    bool last = --f->refs == 0;
+    pthread_mutex_unlock(&t->again->mutex);
+    if (last) {
+        p9s_clunk(t, f->fid);
+        free(f);
+    }
+}
+
 int p9s_close(struct pl_tree *tree, struct pl_call *call, struct pl_file *file)
 {
     struct p9s_tree *t = p9s_of(tree);
     struct p9s_file *f = (struct p9s_file *)file;
-    if (atomic_load(&f->locked)) { /* who asks for the lock next must find it free */
-        struct p9_msg m = {.type = P9_Tclunk, .fid = f->fid};
-        int r = p9s_tell(t, call, &m);
-        if (r == -EINTR || r == -ETIMEDOUT)
-            p9_clunk_later(t->conn, f->fid);
-        else
-            p9_fid_put(t->conn, f->fid);
-    } else {
-        p9_clunk_later(t->conn, f->fid);
+    p9s_behind_close(t, call, f);
+    p9s_dir_free(t, f->dir);
+    p9s_ahead_free(t, f->ahead);
+    if (t->again) {
+        p9s_held_close(t, f);
+        if (!unlist(t->again, f))
+            return 0;
     }
-    p9s_dir_free(f->dir);
+    if (atomic_load(&f->locked)) /* who asks for the lock next must find it free */
+        p9s_clunk_now(t, call, f->fid);
+    else
+        p9s_clunk(t, f->fid);
     p9s_old_dir_free(f->old_dir);
     free(f);
     return 0;
@@ -319,16 +425,23 @@ int p9s_flush(struct pl_tree *tree, struct pl_call *call, struct pl_file *file, 
     struct p9s_file *f = (struct p9s_file *)file;
     struct p9s_node *node = (struct p9s_node *)file->node;
     bool dirty = atomic_exchange(&f->dirty, false), locked = atomic_load(&node->locked);
+    if (locked && t->again) {
+        struct pl_lock un = {.type = F_UNLCK, .owner = owner, .end = PL_OFF_MAX};
+        p9s_held_set(t, f, &un);
+    }
     if (t->ext && (dirty || locked)) {
         struct p9_msg m = {.type = P9_Tflushfile, .fid = f->fid, .owner = owner};
-        int r = p9s_tell(t, call, &m);
+        int r = p9s_behind_then(t, call, f, &m);
         if (r == -EINTR || r == -ETIMEDOUT)
             atomic_store(&f->dirty, dirty);
         return r;
     }
+    int r = p9s_settle(t, call, node);
+    if (r == 0)
+        r = p9s_behind_tell(f);
     if (locked) {
         struct pl_lock un = {.type = F_UNLCK, .owner = owner, .end = PL_OFF_MAX};
         p9s_lock(tree, call, file, &un);
     }
-    return 0;
+    return r;
 }

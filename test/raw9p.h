@@ -30,6 +30,7 @@ struct counting {
     atomic_int files; /* open now */
     atomic_int reads; /* that have begun */
     atomic_bool hold; /* reads wait until this is false, or they are cancelled */
+    enum pl_op what;  /* not reads but these; 0: reads */
     pthread_mutex_t mutex;
     pthread_cond_t cond;
 };
@@ -45,7 +46,7 @@ static void counting_wake(void *arg)
 static int counting_before(struct pl_tree *t, struct pl_call *call, const struct pl_event *ev)
 {
     struct counting *c = (struct counting *)t;
-    if (ev->op != PL_OP_read || !atomic_load(&c->hold))
+    if (ev->op != (c->what ? c->what : PL_OP_read) || !atomic_load(&c->hold))
         return 0;
     int r = pl_call_block(call, counting_wake, c);
     if (r < 0)
@@ -73,7 +74,7 @@ static void counting_after(struct pl_tree *t, struct pl_call *call, const struct
 static const struct pl_ops counting_ops = {
     .name = "counting", .before = counting_before, .after = counting_after};
 
-static struct counting *counting_new(struct pl_tree *lower)
+static inline struct counting *counting_new(struct pl_tree *lower)
 {
     struct counting *c = calloc(1, sizeof(*c));
     assert_non_null(c);

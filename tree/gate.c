@@ -211,7 +211,7 @@ bool pl_tree_has(const struct pl_tree *tree, enum pl_op op)
 int pl_file_fd(struct pl_tree *t, struct pl_file *file)
 {
     for (; t; t = t->lower)
-        if (watches(t) || (t->lower && (t->ops->read || t->ops->write)))
+        if ((!t->ops->by_fd && watches(t)) || (t->lower && (t->ops->read || t->ops->write)))
             return -1;
     return file->fd;
 }

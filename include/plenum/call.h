@@ -51,6 +51,8 @@ struct pl_intent {
                                before, plus 1; 0: not noted */
 };
 
+struct pl_node;
+
 struct pl_call {
     struct pl_cred cred;
     pid_t pid;        /* the calling process in our pid namespace, 0 when unknown or elsewhere */
@@ -61,8 +63,11 @@ struct pl_call {
     int (*load_groups)(struct pl_call *); /* fills cred.groups on first use; see pl_call_groups */
     void *door;                           /* the door's own */
     struct pl_intent *intent;             /* or NULL: nobody wants to know */
-    bool own; /* asked by the door for itself: a key that is to be found comes from its own ledger,
-                 not from a client who may have made it up */
+    bool own;  /* asked by the door for itself: a key that is to be found comes from its own ledger,
+                  not from a client who may have made it up */
+    bool plus; /* readdir: the entries are wanted with their attributes */
+    struct pl_node *beneath; /* what a key finds must be this directory or below it; NULL: anywhere
+                                in the tree */
     /* Private to call.c. */
     atomic_int cancelled;
     bool told, groups_loaded;

@@ -29,6 +29,19 @@ PL_API struct pl_tree *pl_ro_new(struct pl_tree *lower);
 PL_API struct pl_tree *pl_trace_new(FILE *out, struct pl_tree *lower);
 /* Each op takes `ns` nanoseconds longer; can be cancelled meanwhile. */
 PL_API struct pl_tree *pl_delay_new(int64_t ns, struct pl_tree *lower);
+/* Callers are others beneath it and owners others above, by a map as in plenum-spec(7): "squash",
+ * "uid=100000:0:65536,gid=100000:0:65536", "file=PATH", "as=USER". May look users up. pl_map_new
+ * takes the reference of `map` over. */
+struct pl_map;
+PL_API int pl_map_parse(const char *items, struct pl_map **ret, struct pl_err *err);
+PL_API struct pl_map *pl_map_ref(struct pl_map *map);
+PL_API void pl_map_unref(struct pl_map *map);
+PL_API struct pl_tree *pl_map_new(struct pl_map *map, struct pl_tree *lower);
+/* The same for a door that has looked its callers up itself: only owners are mapped. Who a client's
+ * user or group is at the server; false: nobody. */
+PL_API struct pl_tree *pl_map_owners_new(struct pl_map *map, struct pl_tree *lower);
+PL_API bool pl_map_user(const struct pl_map *map, uid_t client, uid_t *ret);
+PL_API bool pl_map_group(const struct pl_map *map, gid_t client, gid_t *ret);
 /* The op `op` (PL_OP_COUNT: any but close and flush) fails with `error` (a negative errno): let
  * `skip` of them pass, then fail `count` (UINT64_MAX: all that follow). */
 PL_API struct pl_tree *pl_fault_new(enum pl_op op, int error, uint64_t skip, uint64_t count,

@@ -53,6 +53,7 @@ struct pl_attr {
     uint32_t rdev_major, rdev_minor;
     uint32_t blksize;
     struct timespec atime, mtime, ctime, btime; /* btime {0,0}: unknown */
+    bool guess; /* of a setattr: what it will come to, as far as can be told before it is done */
     uint64_t version; /* changes whenever content or attributes do; 0: unknown */
     bool told; /* a watcher will be told when these change, or the name under which they were found
                   (see pl_watch). Of a lookup's -ENOENT nothing can be said: the directory's counts
@@ -90,6 +91,10 @@ struct pl_dirent {
     uint64_t next; /* the position after this entry: below 2^63, not 0, meaningful to the source */
     uint32_t type; /* DT_* */
     const char *name;
+    /* Where call->plus asked for them and they are at hand (PL_TREE_PLUS): what a lookup of the
+     * name would give; both or neither. Who keeps the node takes a reference. */
+    struct pl_node *node;
+    const struct pl_attr *attr;
 };
 /* Takes an entry: 0 go on, 1 full (the entry was not taken; the op returns 0). */
 typedef int pl_fill_fn(void *arg, const struct pl_dirent *ent);
@@ -185,6 +190,8 @@ struct pl_ops {
     /* Whether before and after want to see ops now; NULL: always. Asked at each op: cheap, and free
      * to change at any time. While it is false the layer is as good as absent. */
     bool (*watching)(struct pl_tree *);
+    /* What before and after see of bytes does not matter: they may go by the descriptor. */
+    bool by_fd;
 
     /* Frees the tree's own state; the tree has no nodes and no files any more. The gate unrefs
      * `lower` and frees the struct pl_tree itself after it. Required in a source. */
@@ -300,7 +307,8 @@ struct pl_ops {
     int (*syncfs)(struct pl_tree *, struct pl_call *, struct pl_node *node);
 
     /* -- keys: a durable name of a node, at most PL_KEY_MAX bytes, and the node again from it, even
-     * in a later run of the program. -EOPNOTSUPP where the source has none; -ESTALE: it is gone. */
+     * in a later run of the program. -EOPNOTSUPP where the source has none; -ESTALE: it is gone, or
+     * (unless call->own) not what the caller could walk to now, at or below call->beneath. */
     int (*key)(struct pl_tree *, struct pl_call *, struct pl_node *node, uint8_t key[PL_KEY_MAX]);
     int (*find)(struct pl_tree *, struct pl_call *, const uint8_t *key, size_t len,
                 struct pl_node **ret, struct pl_attr *attr);
@@ -327,6 +335,10 @@ enum pl_tree_flags {
                                    same, positions in directories included (not: generated at open,
                                    streams); who may open is all in the mode and the ACL, so that
                                    uid 0 may open in anybody's name */
+    PL_TREE_NOTES = 1 << 8, /* ops note what they are about to do in call->intent, and time tells
+                               which objects are new: its clock is this machine's */
+    PL_TREE_PLUS = 1 << 9,  /* readdir has attributes along with names, at no round trips of their
+                               own */
 };
 
 /* A source or layer embeds it first in its own struct. */

@@ -22,6 +22,13 @@ CASE(clients, see_each_other)
     entries_free(&l);
 }
 
+/* What one has written is there for others at the latest when it says so. */
+static void say_it(struct pl_file *file, const char *text)
+{
+    say(file, 0, text);
+    OK(pl_flush(tree, me, file, 0));
+}
+
 CASE(clients, content)
 {
     struct view *v = view_open();
@@ -33,10 +40,10 @@ CASE(clients, content)
     for (int i = 0; i < 50; i++) {
         snprintf(text, sizeof(text), "%d%*s", i, i % 7, "");
         OK(t_truncate(a->node, 0));
-        say(a, 0, text);
+        say_it(a, text);
         IN (v) {
             reads(b, text);
-            say(b, 0, "B");
+            say_it(b, "B");
         }
         holds(a, 0, "B", 1);
     }

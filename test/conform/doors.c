@@ -16,7 +16,7 @@
 
 /* ---- 9P -------------------------------------------------------------------------------------- */
 
-#define CLIENTS_MAX 16
+#define CLIENTS_MAX 4096 /* with those of p9-cut that have come to an end */
 
 struct p9_level {
     struct pl_tree *inner;
@@ -25,6 +25,7 @@ struct p9_level {
     struct p9_door *door;
     struct p9_conn *conn[CLIENTS_MAX]; /* the serving ends */
     size_t nconns;
+    pthread_mutex_t mutex; /* guards the two above */
 };
 
 /* The serving end of one more connection; `ret` is the other. */
@@ -44,21 +45,43 @@ static int serve_one(struct p9_level *p, struct chan *ret, struct pl_err *err)
     return r;
 }
 
-int level_dial(struct level *l, struct pl_tree **ret, struct pl_err *err)
+int level_connect(struct level *l, struct pl_call *call, struct p9_conn **ret, size_t *ret_client,
+                  struct pl_err *err)
 {
     struct p9_level *p = l->p9;
     struct chan chan;
-    struct p9_conn *conn;
     struct p9_conn_opts opts = {.crew = p->client_crew,
                                 .use = true,
                                 .version = l->kind == S_P9BASE ? P9_VERSION
                                            : l->kind == S_P9U  ? P9_VERSION_U
                                                                : NULL};
+    pthread_mutex_lock(&p->mutex);
     int r = serve_one(p, &chan, err);
+    *ret_client = p->nconns - 1;
+    pthread_mutex_unlock(&p->mutex);
     if (r == 0)
-        r = p9_conn_new(&chan, &opts, &conn, err);
-    if (r == 0)
-        r = p9_use(conn, me, err);
+        r = p9_conn_new(&chan, &opts, ret, err);
+    if (r == 0 && (r = p9_use(*ret, call, err)) < 0)
+        p9_conn_free(*ret);
+    return r;
+}
+
+void level_quiet(struct level *l, size_t client)
+{
+    struct p9_level *p = l->p9;
+    pthread_mutex_lock(&p->mutex);
+    struct p9_conn *conn = p->conn[client];
+    pthread_mutex_unlock(&p->mutex);
+    p9_conn_wait(conn, NULL);
+}
+
+int level_dial(struct level *l, struct pl_tree **ret, struct pl_err *err)
+{
+    struct p9_conn *conn;
+    size_t client;
+    if (l->kind == S_CUT)
+        return level_cut(l, ret, err);
+    int r = level_connect(l, me, &conn, &client, err);
     return r < 0 ? r
                  : pl_p9_open(conn, &(struct pl_p9_opts){.uname = "root", .own = true}, ret, err);
 }
@@ -70,6 +93,7 @@ int level_serve(struct level *l, struct pl_tree *inner, struct pl_tree **ret, st
     if (!p || !(p->crew = p9_crew_new(16)) || !(p->client_crew = p9_crew_new(4)))
         return pl_fail(err, -ENOMEM, "out of memory");
     p->inner = inner;
+    pthread_mutex_init(&p->mutex, NULL);
     int r = p9_door_new(&e, 1, p->crew, &p->stats, &p->door);
     return r < 0 ? pl_fail(err, r, "the 9P door does not open") : level_dial(l, ret, err);
 }
@@ -80,13 +104,15 @@ int level_unserve(struct level *l, struct pl_err *err)
     int r = 0;
     for (size_t i = 0; i < p->nconns; i++) {
         int r2 = p9_conn_wait(p->conn[i], err);
-        r = r < 0 ? r : r2;
+        r = r < 0 || l->kind == S_CUT ? r : r2;
         p9_conn_free(p->conn[i]);
     }
+    level_cut_free();
     p9_door_free(p->door);
     p9_crew_free(p->crew);
     p9_crew_free(p->client_crew);
     pl_tree_unref(p->inner);
+    pthread_mutex_destroy(&p->mutex);
     int64_t waiting = atomic_load(&p->stats.waiting);
     free(p);
     if (r == 0 && waiting)

@@ -31,14 +31,12 @@ static const struct {
     {"*mem*", F_acl, "mem knows no ACLs"},
     {"*mem*", F_version, "optional in the contract"},
     {"*host*", F_key_moved, "what a handle opens must be found beneath the root, by its directory"},
-    {"*p9(*", F_groups, "9P names the caller by uid alone: whose groups count is the server's"},
-    {"p9(*", F_key, "9P carries no keys"},
-    {"*p9[ub]*(*", F_groups, "as above"},
+    {"*p9*(*", F_groups, "9P names the caller by uid alone: whose groups count is the server's"},
+    {"p9*(*", F_key, "9P carries no keys"},
 #define OLD(f, why)                                                                                \
     {                                                                                              \
         "*p9[ub]*(*", F_##f, why                                                                   \
     }
-    OLD(key, "9P carries no keys"),
     OLD(key_moved, "9P carries no keys"),
     OLD(locks, "the older dialects have none"),
     OLD(flock, "the older dialects have none"),

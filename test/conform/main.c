@@ -199,7 +199,7 @@ static int usage(FILE *f)
         f,
         "usage: conform [-l] [-k PATTERN]... [-v] [-t SECONDS] [-u UID] [-m NAME[:NAME...]]\n"
         "       [--json FILE] STACK\n"
-        "  STACK: mem, host:DIR, p9(STACK), fuse(STACK), null(STACK), trace(STACK),\n"
+        "  STACK: mem, host:DIR, p9(STACK), fuse(STACK), null(STACK), trace(STACK), map(STACK),\n"
         "  fuse-noopen(STACK) (-o noopen), delay(STACK) (20 us for each op)\n"
         "  -l lists the cases; -k runs those whose name has PATTERN in it (or matches it)\n"
         "  -m does without these features of the kernel's FUSE (posix_acl, minor36); each: runs\n"

@@ -15,11 +15,9 @@
 #include <unistd.h>
 
 static const char *const kind_name[] = {
-    [S_MEM] = "mem",     [S_HOST] = "host",
-    [S_NULL] = "null",   [S_TRACE] = "trace",
-    [S_DELAY] = "delay", [S_P9] = "p9",
-    [S_P9U] = "p9u",     [S_P9BASE] = "p9base",
-    [S_FUSE] = "fuse",   [S_NOOPEN] = "fuse-noopen",
+    [S_MEM] = "mem",     [S_HOST] = "host",     [S_NULL] = "null", [S_TRACE] = "trace",
+    [S_DELAY] = "delay", [S_MAP] = "map",       [S_P9] = "p9",     [S_CUT] = "p9-cut",
+    [S_P9U] = "p9u",     [S_P9BASE] = "p9base", [S_FUSE] = "fuse", [S_NOOPEN] = "fuse-noopen",
 };
 
 static struct level *stack; /* the one that stack_open() built */
@@ -27,6 +25,11 @@ static struct level *stack; /* the one that stack_open() built */
 static bool is_mount(const struct level *l)
 {
     return l->kind == S_FUSE || l->kind == S_NOOPEN;
+}
+
+static bool is_served(const struct level *l)
+{
+    return l->kind >= S_P9 && l->kind <= S_P9BASE;
 }
 
 static void level_free(struct level *l)
@@ -111,6 +114,23 @@ static int host_open(struct level *l, const char *scratch, struct pl_tree **ret,
     return pl_host_open(l->dir, ret, err);
 }
 
+/* There and back: all ids go round by a million, and the second layer undoes it. */
+static struct pl_tree *map_twice(struct pl_tree *lower)
+{
+#define ROUND(x) x "id=0:1000000:4293967295," x "id=4293967295:0:1000000"
+#define BACK(x)  x "id=1000000:0:4293967295," x "id=0:4293967295:1000000"
+    static const char *const maps[] = {ROUND("u") "," ROUND("g"), BACK("u") "," BACK("g")};
+    for (int i = 0; i < 2; i++) {
+        struct pl_map *map;
+        if (pl_map_parse(maps[i], &map, NULL) < 0) {
+            pl_tree_unref(lower);
+            return NULL;
+        }
+        lower = pl_map_new(map, lower);
+    }
+    return lower;
+}
+
 static int over(struct level *l, struct pl_tree *lower, struct pl_tree **ret, struct pl_err *err)
 {
     if (l->kind == S_TRACE && !l->trace && !(l->trace = fopen("/dev/null", "we"))) {
@@ -119,6 +139,7 @@ static int over(struct level *l, struct pl_tree *lower, struct pl_tree **ret, st
     }
     *ret = l->kind == S_TRACE   ? pl_trace_new(l->trace, lower)
            : l->kind == S_DELAY ? pl_delay_new(20000, lower)
+           : l->kind == S_MAP   ? map_twice(lower)
                                 : pl_null_new(lower);
     return *ret ? 0 : pl_fail(err, -ENOMEM, "out of memory");
 }
@@ -139,7 +160,7 @@ int level_open(struct level *l, const char *scratch, struct pl_tree **ret, struc
         break;
     default:
         r = level_open(l->inner, scratch, ret, err);
-        if (r == 0 && IS_P9(l))
+        if (r == 0 && is_served(l))
             r = level_serve(l, *ret, ret, err);
         else if (r == 0)
             r = over(l, *ret, ret, err);
@@ -155,7 +176,7 @@ static int level_again(struct level *l, struct pl_tree **ret, struct pl_err *err
         *ret = pl_null_new(pl_tree_ref(l->tree));
     else if (l->kind == S_HOST || is_mount(l))
         return pl_host_open(l->dir, ret, err);
-    else if (IS_P9(l))
+    else if (is_served(l))
         return level_dial(l, ret, err);
     else {
         int r = level_again(l->inner, ret, err);
@@ -169,7 +190,7 @@ int level_close(struct level *l, struct pl_err *err)
     int r = 0;
     if (is_mount(l))
         return level_unmount(l, err); /* what is inside closes in the server's process */
-    if (IS_P9(l))
+    if (is_served(l))
         r = level_unserve(l, err);
     if (l->trace)
         fclose(l->trace);

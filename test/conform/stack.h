@@ -4,6 +4,7 @@
 #define CONFORM_STACK_H
 
 #include "conform.h"
+#include "p9/conn.h"
 
 enum level_kind {
     S_MEM,
@@ -11,7 +12,9 @@ enum level_kind {
     S_NULL,
     S_TRACE,
     S_DELAY,
+    S_MAP,
     S_P9,
+    S_CUT,
     S_P9U,
     S_P9BASE,
     S_FUSE,
@@ -20,8 +23,6 @@ enum level_kind {
 };
 
 struct p9_level;
-/* 9P over a socket pair; as the best that both have, as 9P2000.u, as 9P2000. */
-#define IS_P9(l) ((l)->kind >= S_P9 && (l)->kind <= S_P9BASE)
 
 /* What the kernel is to seem to lack, for all FUSE levels; see fuse_opts. */
 extern uint64_t fuse_mask;
@@ -44,6 +45,13 @@ int level_close(struct level *l, struct pl_err *err);
  * client; the end of the server, when its clients are gone. */
 int level_serve(struct level *l, struct pl_tree *inner, struct pl_tree **ret, struct pl_err *err);
 int level_dial(struct level *l, struct pl_tree **ret, struct pl_err *err);
+int level_connect(struct level *l, struct pl_call *call, struct p9_conn **ret, size_t *ret_client,
+                  struct pl_err *err);
+/* Waits until the server has dropped what it had for a client whose connection is over. */
+void level_quiet(struct level *l, size_t client);
+/* cut.c: one more client, whose connection breaks again and again. */
+int level_cut(struct level *l, struct pl_tree **ret, struct pl_err *err);
+void level_cut_free(void);
 int level_unserve(struct level *l, struct pl_err *err);
 /* doors.c: mounts the inner stack from a process of its own, and opens the mount as a tree. */
 int level_mount(struct level *l, const char *scratch, struct pl_tree **ret, struct pl_err *err);

@@ -20,8 +20,9 @@ pytestmark = fuse
 class Pair:
     """Two ducts, joined: a exports A and mounts b's export B on at_a, and the other way round."""
 
-    def __init__(self, plenum, how, export=("A", "B"), at=("at_a", "at_b")):
+    def __init__(self, plenum, how, export=("A", "B"), at=("at_a", "at_b"), opts=()):
         self.plenum = plenum
+        self.opts = opts
         self.dirs = [plenum.dir(x) if x != "-" else x for x in export]
         self.at = [plenum.dir(x) if x != "-" else x for x in at]
         for d, text in zip(self.dirs, "AB"):
@@ -70,16 +71,16 @@ class Pair:
         self.b = self.plenum.start("duct", "-d", self.wait_listening(), dirs[1], at[1])
 
     def tcp(self, dirs, at):
-        self.a = self.plenum.start("duct", "-l", "tcp!127.0.0.1!0", dirs[0], at[0])
+        self.a = self.plenum.start("duct", *self.opts, "-l", "tcp!127.0.0.1!0", dirs[0], at[0])
         self.addr = self.wait_listening()
-        self.b = self.plenum.start("duct", "-d", self.addr, dirs[1], at[1])
+        self.b = self.plenum.start("duct", *self.opts, "-d", self.addr, dirs[1], at[1])
 
     def proxy(self, dirs, at):
         """TCP through ourselves, to be cut."""
-        self.a = self.plenum.start("duct", "-l", "tcp!127.0.0.1!0", dirs[0], at[0])
+        self.a = self.plenum.start("duct", *self.opts, "-l", "tcp!127.0.0.1!0", dirs[0], at[0])
         port = int(self.wait_listening().rsplit("!", 1)[1])
         server = socket.create_server(("127.0.0.1", 0))
-        self.b = self.plenum.start("duct", "-d", f"tcp!127.0.0.1!{server.getsockname()[1]}", dirs[1],
+        self.b = self.plenum.start("duct", *self.opts, "-d", f"tcp!127.0.0.1!{server.getsockname()[1]}", dirs[1],
                                    at[1])
         near, _ = server.accept()
         far = socket.create_connection(("127.0.0.1", port))
@@ -95,6 +96,13 @@ class Pair:
 
         for x, y in (near, far), (far, near):
             threading.Thread(target=copy, args=(x, y), daemon=True).start()
+
+    def relayed(self, dirs, at):
+        """TCP through a relay that can be cut, with a link over it."""
+        from relay import Relay
+        self.a = self.plenum.start("duct", *self.opts, "-l", "tcp!127.0.0.1!0", dirs[0], at[0])
+        self.relay = Relay(int(self.wait_listening().rsplit("!", 1)[1]))
+        self.b = self.plenum.start("duct", "-d", self.relay.addr, dirs[1], at[1])
 
     def cut(self):
         for s in self.wires:
@@ -116,6 +124,7 @@ class Pair:
         assert not mounts_under(self.plenum.tmp)
 
 
+BARE = ("-o", "linger=0")  # the first break is the end: what follows it is test_link.py's
 CHANNELS = ["socketpair", "pipes", "old_form", "options", "tcp", "proxy"]
 
 
@@ -212,7 +221,7 @@ def test_saturated_both_ways(plenum):
 @pytest.mark.parametrize("who", ["keeper", "server", "both"])
 @pytest.mark.parametrize("stage", ["idle", "busy", "half ended"])
 def test_killed(plenum, how, who, stage):
-    pair = Pair(plenum, how)
+    pair = Pair(plenum, how, opts=BARE)
     reader = None
     if stage == "half ended":
         plenum.run("umount", pair.at[1])
@@ -241,7 +250,7 @@ def test_killed(plenum, how, who, stage):
 
 @pytest.mark.parametrize("stage", ["idle", "half ended"])
 def test_cut(plenum, stage):
-    pair = Pair(plenum, "proxy")
+    pair = Pair(plenum, "proxy", opts=BARE)
     pair.check()
     if stage == "half ended":
         plenum.run("umount", pair.at[0])
@@ -253,7 +262,7 @@ def test_cut(plenum, stage):
 
 
 def test_cut_with_open_files(plenum):
-    pair = Pair(plenum, "proxy")
+    pair = Pair(plenum, "proxy", opts=BARE)
     held = os.open(pair.at[0] / "who", os.O_RDWR)
     pair.cut()
     plenum.ended(pair.a, 1)
@@ -267,7 +276,7 @@ def test_cut_with_open_files(plenum):
 
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
 def test_ended_by_a_signal(plenum, sig):
-    pair = Pair(plenum, "tcp")
+    pair = Pair(plenum, "tcp", opts=BARE)
     pair.a.send_signal(sig)
     plenum.ended(pair.a, 0)
     assert not mounted(pair.at[0])

@@ -212,12 +212,12 @@ class Joined:
         return ends
 
     def tcp(self):
-        """One listens, the other dials; we are in between."""
-        a = self.plenum.start("duct", "-l", "tcp!127.0.0.1!0", self.dirs[0], self.at[0])
+        """One listens, the other dials; we are in between, and understand 9P alone."""
+        a = self.plenum.start("duct", "-o", "linger=0", "-l", "tcp!127.0.0.1!0", self.dirs[0], self.at[0])
         line = wait_for(lambda: [x for x in self.plenum.err(a).splitlines() if "listening on" in x])[0]
         server = socket.create_server(("127.0.0.1", 0))
-        b = self.plenum.start("duct", "-d", f"tcp!127.0.0.1!{server.getsockname()[1]}", self.dirs[1],
-                              self.at[1])
+        b = self.plenum.start("duct", "-o", "linger=0", "-d",
+                              f"tcp!127.0.0.1!{server.getsockname()[1]}", self.dirs[1], self.at[1])
         near = server.accept()[0].detach()
         server.close()
         far = socket.create_connection(("127.0.0.1", int(line.rsplit("!", 1)[1]))).detach()

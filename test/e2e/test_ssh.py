@@ -190,7 +190,7 @@ def test_far_directory_missing(plenum, host):
 @pytest.mark.parametrize("what", ["ssh", "server"])
 def test_lost(plenum, host, what):
     d, at, at2 = tree(plenum, "d", "d"), plenum.dir("at"), plenum.dir("at2")
-    p = host.start("-L", f"{at}:{d}", "-R", f"{at2}:{d}", host.name)
+    p = host.start("-o", "linger=0", "-L", f"{at}:{d}", "-R", f"{at2}:{d}", host.name)
     up(plenum, p, at, at2)
     near, far = plenum.entry(at), plenum.entry(at2)
     if what == "ssh":

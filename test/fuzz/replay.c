@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerInitialize(int *argc, char ***argv) __attribute__((weak));
 
 static unsigned replay(const char *path)
 {
@@ -42,6 +43,8 @@ static unsigned replay(const char *path)
 int main(int argc, char **argv)
 {
     unsigned n = 0;
+    if (LLVMFuzzerInitialize)
+        LLVMFuzzerInitialize(&argc, &argv);
     for (int i = 1; i < argc; i++)
         n += replay(argv[i]);
     printf("%u inputs\n", n);

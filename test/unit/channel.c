@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -103,6 +104,9 @@ static void forms(void **state)
         {"tcp!fe80::1%eth0!9", ADDR_TCP, "fe80::1%eth0", "9"},
         {"tcp!h!ssh", ADDR_TCP, "h", "ssh"},
         {"tcp!h!0", ADDR_TCP, "h", "0"},
+        {"tls!h!17", ADDR_TLS, "h", "17"},
+        {"tls!h", ADDR_TLS, "h", "564"},
+        {"tls://[::1]:17", ADDR_TLS, "::1", "17"},
         {"tcp!h!65535", ADDR_TCP, "h", "65535"},
         {"tcp://h:17", ADDR_TCP, "h", "17"},
         {"tcp://h:17/", ADDR_TCP, "h", "17"},
@@ -163,7 +167,8 @@ static void bad_forms(void **state)
         bool addr; /* one of the forms, though wrong */
     } bad[] = {
         {"", "not an address"},
-        {"/srv", "not an address (want tcp!HOST!PORT, unix!PATH, vsock!CID!PORT, exec!COMMAND, "
+        {"/srv", "not an address (want tcp!HOST!PORT, tls!HOST!PORT, unix!PATH, vsock!CID!PORT, "
+                 "exec!COMMAND, "
                  "stdio or fd!IN,OUT)"},
         {"tcp", "not an address"},
         {"tcp:h:1", "not an address"},
@@ -484,6 +489,37 @@ static void unix_allow_list(void **state)
     chan_listener_free(l);
 }
 
+/* A socket that has no room for more, and one of the many that nobody answers for. */
+static void given_up(void **state)
+{
+    struct chan chan, waiting[64];
+    struct pl_err err = {0};
+    struct sockaddr_un un = {.sun_family = AF_UNIX};
+    int cancel = eventfd(1, EFD_CLOEXEC), quiet = eventfd(0, EFD_CLOEXEC), n = 0;
+    int s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    snprintf(un.sun_path, sizeof(un.sun_path), "%s", path("full"));
+    assert_int_equal(bind(s, (struct sockaddr *)&un, sizeof(un)), 0);
+    assert_int_equal(listen(s, 0), 0);
+    /* What has room is connected, whatever `cancel` says; then it counts. */
+    int r = 0;
+    while (n < 64 && (r = chan_dial_until(at("full"), cancel, &waiting[n], &err)) == 0)
+        n++;
+    assert_true(n > 0 && n < 64);
+    want_error(r, &err, -ECANCELED, "given up");
+    while (n)
+        chan_close(&waiting[--n]);
+    close(s);
+    assert_int_equal(unlink(path("full")), 0);
+    want_error(chan_dial_until("tcp!localhost!1", cancel, &chan, &err), &err, -ECANCELED,
+               "given up");
+    /* A name is looked up by somebody else then, with the same answers. */
+    r = chan_dial_until("tcp!no.such.host.invalid!1", quiet, &chan, &err);
+    assert_true(r == -ENOENT || r == -EAGAIN); /* with or without a network */
+    assert_non_null(strstr(err.text, "no.such.host.invalid"));
+    close(cancel);
+    close(quiet);
+}
+
 static void exec_command(void **state)
 {
     struct chan c;
@@ -726,6 +762,7 @@ int main(void)
         cmocka_unit_test(unix_socket),
         cmocka_unit_test(unix_in_the_way),
         cmocka_unit_test(unix_allow_list),
+        cmocka_unit_test(given_up),
         cmocka_unit_test(exec_command),
         cmocka_unit_test(exec_program),
         cmocka_unit_test(stdio_channel),

@@ -410,7 +410,8 @@ static void test_saturation(void **state)
 
 int main(void)
 {
-    static const char *names[] = {"sockets", "pipes", "sockets of 4 KiB", "pipes of 4 KiB"};
+    static const char *names[] = {"sockets", "pipes", "sockets of 4 KiB", "pipes of 4 KiB",
+                                  "an io over sockets"};
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ends),         cmocka_unit_test(test_half),
         cmocka_unit_test(test_given),        cmocka_unit_test(test_plain_client),

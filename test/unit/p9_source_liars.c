@@ -256,6 +256,7 @@ static int64_t try_all(struct pl_tree *t, struct pl_node *top)
             if (r == 0) {
                 TRY(pl_read(t, &call, file, buf, sizeof(buf), 0));
                 TRY(pl_write(t, &call, file, buf, sizeof(buf), 0));
+                TRY(pl_flush(t, &call, file, 0)); /* it may have been written behind */
                 pl_close(t, &call, file);
             }
         } else if (node->fmt == S_IFLNK) {
@@ -358,14 +359,14 @@ static void *host(void *arg)
     return NULL;
 }
 
-static int dial_host(struct host *h, const char *addr, const char *aname, struct pl_err *err)
+static int dial_host(struct host *h, const char *spec, struct pl_err *err)
 {
     pthread_t th;
     struct pl_tree *t = NULL;
     struct pl_node *top;
     struct pl_attr attr;
     pthread_create(&th, NULL, host, h);
-    int r = *addr == 'r' ? pl_tree_open(addr, &t, err) : pl_p9_dial(addr, aname, &t, err);
+    int r = pl_tree_open(spec, &t, err);
     if (r == 0) {
         assert_true(t->flags & PL_TREE_LASTING); /* it can be dialed again */
         assert_int_equal(pl_attach(t, &call, "", &top, &attr), 0);
@@ -378,7 +379,7 @@ static int dial_host(struct host *h, const char *addr, const char *aname, struct
 
 static void dialing(void **state)
 {
-    char dir[] = "/tmp/p9_source.XXXXXX", addr[64];
+    char dir[] = "/tmp/p9_source.XXXXXX", addr[64], spec[128];
     struct pl_err err = {0};
     struct pl_tree *mem, *t;
     struct host h;
@@ -386,21 +387,26 @@ static void dialing(void **state)
     pl_call_init_self(&call);
     assert_non_null(mkdtemp(dir));
     snprintf(addr, sizeof(addr), "unix!%s/socket", dir);
-    assert_int_equal(pl_p9_dial(addr, "", &t, &err), -ENOENT);
+    snprintf(spec, sizeof(spec), "9p:%s", addr);
+    assert_int_equal(pl_tree_open(spec, &t, &err), -ENOENT);
     assert_non_null(strstr(err.text, dir));
     assert_int_equal(chan_listen(addr, NULL, &h.listener, &err), 0);
     assert_int_equal(pl_mem_new(1 << 20, &mem, NULL), 0);
     struct p9_export e = {"here", mem};
     assert_int_equal(p9_door_new(&e, 1, crew, NULL, &h.door), 0);
-    assert_int_equal(dial_host(&h, addr, "here", &err), 0);
-    char spec[128];
+    snprintf(spec, sizeof(spec), "9p:%s,aname=here", addr);
+    assert_int_equal(dial_host(&h, spec, &err), 0);
+    /* The first one that is there is taken, in order. */
+    snprintf(spec, sizeof(spec), "9p:unix!%s/none,or=%s,aname=here", dir, addr);
+    assert_int_equal(dial_host(&h, spec, &err), 0);
     snprintf(spec, sizeof(spec), "ro(9p:%s,aname=here)", addr);
-    assert_int_equal(dial_host(&h, spec, "", &err), 0);
-    assert_int_equal(dial_host(&h, addr, "there", &err), -ENOENT);
+    assert_int_equal(dial_host(&h, spec, &err), 0);
+    snprintf(spec, sizeof(spec), "9p:%s,aname=there", addr);
+    assert_int_equal(dial_host(&h, spec, &err), -ENOENT);
     assert_non_null(strstr(err.text, "\"there\""));
-    assert_true(pl_p9_dial("exec!echo this is a web server, not a file server", "", &t, &err) < 0);
+    assert_true(pl_tree_open("9p:exec!echo this is a web server, not a file server", &t, &err) < 0);
     assert_true(*err.text);
-    assert_true(pl_p9_dial("exec!true", "", &t, &err) < 0);
+    assert_true(pl_tree_open("9p:exec!true", &t, &err) < 0);
     p9_door_free(h.door);
     p9_crew_free(crew);
     pl_tree_unref(mem);

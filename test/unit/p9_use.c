@@ -412,7 +412,7 @@ static void test_room(void **state)
 /* Bytes are room too: what is asked for counts. */
 static void test_room_bytes(void **state)
 {
-    enum { COUNT = 100000, FIT = LIMIT_BYTES_USED / (COUNT + 23) };
+    enum { COUNT = 300000, FIT = LIMIT_BYTES_USED / (COUNT + 23) };
     struct fix *f = start_using(P9_VERSION_L);
     static uint8_t into[COUNT];
     struct p9_pending *p[LIMIT_REQUESTS_USED];

@@ -457,6 +457,50 @@ static int set_up(void **state)
                : 0;
 }
 
+static void meetings(void **state)
+{
+    struct ucred cred;
+    socklen_t size = sizeof(cred);
+    assert_int_equal(reg_meet_dial("one"), -ENOENT);
+    int one = reg_meet("one"), two = reg_meet("two");
+    assert_true(one >= 0 && two >= 0);
+    int s = reg_meet_dial("one");
+    assert_true(s >= 0);
+    assert_int_equal(getsockopt(s, SOL_SOCKET, SO_PEERCRED, &cred, &size), 0);
+    assert_int_equal(cred.pid, getpid());
+    close(s);
+    assert_int_equal(reg_meet("a/b"), -EINVAL);
+    assert_int_equal(live(), 0); /* they are no entries */
+    /* A listener that was killed leaves its name, which the next one clears; those who live stay.
+     */
+    close(one);
+    assert_int_equal(reg_meet_dial("one"), -ENOENT);
+    int three = reg_meet("three");
+    s = reg_meet_dial("two");
+    assert_true(three >= 0 && s >= 0);
+    close(s);
+    reg_meet_end("two", two);
+    reg_meet_end("three", three);
+    assert_int_equal(reg_meet_dial("two"), -ENOENT);
+    assert_int_equal(count_files(where) > 0 ? count_files(where) : 0, 0);
+}
+
+static void links(void **state)
+{
+    struct reg_entry *e;
+    struct reg_page *p;
+    assert_int_equal(reg_add("mount", "/l", "9p:tcp!a", &e, &p), 0);
+    reg_link_changed(p, "it was cut");
+    assert_int_equal(p->link.down, 1);
+    assert_int_equal(p->link.breaks, 1);
+    assert_string_equal(p->link.why, "it was cut");
+    assert_true(p->link.since > 0);
+    reg_link_changed(p, NULL);
+    assert_int_equal(p->link.down, 0);
+    assert_int_equal(p->link.breaks, 1);
+    reg_del(e);
+}
+
 static int tear_down(void **state)
 {
     char path[128];
@@ -476,6 +520,7 @@ int main(void)
         cmocka_unit_test(entry),     cmocka_unit_test(long_strings), cmocka_unit_test(wreck),
         cmocka_unit_test(leftovers), cmocka_unit_test(race),         cmocka_unit_test(not_private),
         cmocka_unit_test(trace),     cmocka_unit_test(trace_lost),   cmocka_unit_test(orders),
+        cmocka_unit_test(meetings),  cmocka_unit_test(links),
     };
     alarm(100);
     return cmocka_run_group_tests(tests, set_up, tear_down);

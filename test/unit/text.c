@@ -46,6 +46,18 @@ static void durations(void **state)
     assert_int_equal(text_duration("1e99"), -1);
 }
 
+static void times(void **state)
+{
+    char buf[24];
+    assert_string_equal(text_time(buf, 86400000000000), "1d");
+    assert_string_equal(text_time(buf, 600000000000), "10m");
+    assert_string_equal(text_time(buf, 5400000000000), "1.5h");
+    assert_string_equal(text_time(buf, 1500000000), "1.5s");
+    assert_string_equal(text_time(buf, 20000000), "20ms");
+    assert_string_equal(text_time(buf, 0), "0ms");
+    assert_int_equal(text_duration("1d"), 86400000000000);
+}
+
 static void sizes(void **state)
 {
     char buf[16];
@@ -74,10 +86,8 @@ static void failures(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(escape),
-        cmocka_unit_test(durations),
-        cmocka_unit_test(sizes),
-        cmocka_unit_test(failures),
+        cmocka_unit_test(escape), cmocka_unit_test(durations), cmocka_unit_test(times),
+        cmocka_unit_test(sizes),  cmocka_unit_test(failures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
