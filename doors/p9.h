@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The 9P door: serves trees over 9P2000.L connections. */
+/* The 9P door: serves trees over 9P connections. */
 #ifndef DOORS_P9_H
 #define DOORS_P9_H
 
