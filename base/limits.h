@@ -60,6 +60,7 @@
     X(USERS, 4096, "users", "of one mount of a 9P server, each with an attach of its own")         \
     X(LOCK_WAITS, 256, "requests", "of one connection that wait for a lock")                       \
     X(PEOPLE, 1024, "names", "of users and groups that are remembered")                            \
+    X(DIRECTORY, 67108864, "bytes", "of one open directory of a 9P2000 server")                    \
     X(SPECIAL, 4096, "files", "of one server that a 9P2000 client made append-only or exclusive")  \
     X(IOCTL, 16384, "bytes", "of an ioctl's argument, each way")                                   \
     X(DOCUMENTS, 1073741824, "bytes", "of all open documents of a made tree")

@@ -23,7 +23,7 @@ struct spec {
     char *text;  /* canonical */
     char *rest;  /* a source's text behind the colon, or a path */
     char *aname; /* 9p */
-    char *uname;
+    char *uname, *version;
     int64_t number; /* mem's size, delay's ns */
     int op, error;  /* fault */
     uint64_t skip, count;
@@ -80,8 +80,11 @@ static void conn_over(void *arg, int error, const char *sentence)
 static int attach(struct chan *chan, const struct spec *s, const struct opening *o,
                   struct pl_tree **ret, struct pl_err *err)
 {
-    struct p9_conn_opts opts = {
-        .crew = spec_crew(), .use = true, .over = conn_over, .over_arg = (void *)o->watch};
+    struct p9_conn_opts opts = {.crew = spec_crew(),
+                                .use = true,
+                                .version = s->version,
+                                .over = conn_over,
+                                .over_arg = (void *)o->watch};
     if (!opts.crew) {
         chan_close(chan);
         return no_memory(err);
@@ -147,21 +150,37 @@ static int mem_open(const struct spec *s, const struct opening *o, struct pl_tre
     return pl_mem_new((uint64_t)s->number, ret, err);
 }
 
-/* Cuts ",aname=..." and ",uname=..." off the end of an address (which may contain commas). */
+/* Cuts ",aname=...", ",uname=..." and ",version=..." off the end of an address (which may contain
+ * commas). */
 static void cut_options(struct spec *s, char *text)
 {
-    static const char *const marks[] = {",aname=", ",uname="};
-    char *found[2];
-    for (int i = 0; i < 2; i++)
-        found[i] = strstr(text, marks[i]);
-    for (int i = 0; i < 2; i++) {
+    const struct {
+        const char *mark;
+        char **to;
+    } options[] = {{",aname=", &s->aname}, {",uname=", &s->uname}, {",version=", &s->version}};
+    enum { N = sizeof(options) / sizeof(*options) };
+    char *found[N];
+    for (int i = 0; i < N; i++)
+        found[i] = strstr(text, options[i].mark);
+    for (int i = 0; i < N; i++)
         if (found[i]) {
             *found[i] = 0;
-            *(i ? &s->uname : &s->aname) = found[i] + strlen(marks[i]);
+            *options[i].to = found[i] + strlen(options[i].mark);
         }
-    }
-    s->aname = s->aname ? strdup(s->aname) : NULL;
-    s->uname = s->uname ? strdup(s->uname) : NULL;
+    for (int i = 0; i < N; i++)
+        *options[i].to = *options[i].to ? strdup(*options[i].to) : NULL;
+}
+
+static int check_version(const struct spec *s, struct pl_err *err)
+{
+    static const char *const known[] = {P9_VERSION, P9_VERSION_U, P9_VERSION_L};
+    for (size_t i = 0; s->version && i < sizeof(known) / sizeof(*known); i++)
+        if (!strcasecmp(s->version, known[i]))
+            return 0;
+    return !s->version
+               ? 0
+               : pl_fail(err, -EINVAL, "version=%s: no such dialect (9p2000, 9p2000.u, 9p2000.L)",
+                         s->version);
 }
 
 static int p9_parse(struct spec *s, char *text, char **lower, struct pl_err *err)
@@ -175,6 +194,8 @@ static int p9_parse(struct spec *s, char *text, char **lower, struct pl_err *err
                        "help addr)",
                        text);
     int r = chan_check(text, err);
+    if (r == 0)
+        r = check_version(s, err);
     if (r < 0)
         return r;
     s->rest = strdup(text);
@@ -436,7 +457,7 @@ static const struct spec_kind kinds[] = {
      "plenum mount host:/srv /mnt", false, path_parse, dir_open, NULL},
     {"mem", "mem:[SIZE]", "an empty tree in memory, of at most SIZE bytes of content",
      "plenum mount mem:64M /mnt", false, mem_parse, mem_open, NULL},
-    {"9p", "9p:ADDR[,aname=NAME]", "what a 9P2000.L server at ADDR serves",
+    {"9p", "9p:ADDR[,aname=NAME]", "what a 9P server at ADDR serves",
      "plenum mount '9p:tcp!host1!564' /mnt", false, p9_parse, p9_open, NULL},
     {"ssh", "ssh:[USER@]HOST:DIR", "a directory of another host where plenum is installed",
      "plenum mount ssh:host1:/srv /mnt", false, ssh_parse, ssh_open, NULL},
@@ -489,6 +510,7 @@ void spec_free(struct spec *s)
         free(s->text);
         free(s->rest);
         free(s->aname);
+        free(s->version);
         free(s->uname);
         pl_map_unref(s->map);
         free(s);

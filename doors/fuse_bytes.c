@@ -156,7 +156,7 @@ static uint32_t by_messages(const struct fuse_sess *s, const struct pl_file *fil
 {
     uint32_t keep = same && !(s->tree->flags & PL_TREE_GENERATED) ? FOPEN_KEEP_CACHE : 0;
     if (file->node->fmt == S_IFDIR)
-        return s->cache_dirs ? FOPEN_CACHE_DIR | keep : 0;
+        return s->cache_dirs && !file->direct ? FOPEN_CACHE_DIR | keep : 0;
     if (file->stream)
         return FOPEN_STREAM | FOPEN_NONSEEKABLE | FOPEN_DIRECT_IO;
     if (file->direct || appends_whole(s, file))

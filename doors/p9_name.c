@@ -195,7 +195,8 @@ int p9d_remove_fid(struct pl_call *call, struct p9d_fid *fid)
 
 int p9d_remove(struct p9d_op *op)
 {
-    return p9d_remove_fid(op->call, op->fid);
+    int r = p9d_remove_fid(op->call, op->fid);
+    return r == -ESTALE && p9d_dialect(op) != P9_L ? -ENOENT : r;
 }
 
 int p9d_rename(struct p9d_op *op)

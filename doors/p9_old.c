@@ -391,7 +391,8 @@ static int read_on(struct p9d_op *op, struct fill *f)
     return r;
 }
 
-/* read(5): whole entries, from the beginning or from where the last read of the fid ended. */
+/* read(5): whole entries, from the beginning or from where the last read of the fid ended. None
+ * where not even one fits: Linux's client asks for what is left of its buffer until it gets 0. */
 int p9d_read_stats(struct p9d_op *op)
 {
     struct p9d_stream *s = op->fid->stream;
@@ -407,8 +408,6 @@ int p9d_read_stats(struct p9d_op *op)
     }
     if (f.used)
         r = 0; /* an error is told by the next read */
-    if (r == 0 && f.full && f.used == 0)
-        r = -EINVAL; /* not even one */
     if (r == 0) {
         s->off = op->in->offset + f.used;
         s->pos = f.pos;

@@ -36,7 +36,7 @@ static int extension(struct p9d_op *op, struct pl_node *node, const struct pl_at
     if (S_ISCHR(a->mode) || S_ISBLK(a->mode))
         snprintf(buf, PL_PATH_MAX, "%c %u %u", S_ISCHR(a->mode) ? 'c' : 'b', a->rdev_major,
                  a->rdev_minor);
-    else if (!S_ISLNK(a->mode) && a->nlink > 1)
+    else if (!S_ISLNK(a->mode) && a->nlink != 1)
         snprintf(buf, PL_PATH_MAX, "HARDLINKCOUNT %u", (uint32_t)a->nlink);
     return 0;
 }
@@ -147,14 +147,16 @@ static int commit(struct p9d_op *op)
     return r;
 }
 
-/* What no Twstat can change may be given as it is: some clients send a stat back whole. */
+/* What no Twstat can change may be given as it is: some clients send a stat back whole. Who changed
+ * the file last is nobody's to say, but Linux's client says it in each rename: it is not looked at.
+ */
 static int check_fixed(const struct p9_stat *in, const struct pl_attr *now)
 {
     struct p9_qid q = p9d_qid(now);
     bool ok = (in->type == UINT16_MAX || in->type == 0) && (in->dev == UINT32_MAX || in->dev == 0);
     if (in->qid.path != UINT64_MAX || in->qid.type != UINT8_MAX || in->qid.version != UINT32_MAX)
         ok = ok && in->qid.path == q.path && !(in->qid.type & P9_QTDIR) == !(q.type & P9_QTDIR);
-    return ok && !in->muid.len && in->n_muid == UINT32_MAX ? 0 : -EPERM;
+    return ok ? 0 : -EPERM;
 }
 
 static int want_mode(struct p9d_op *op, const struct pl_attr *now, struct change *ch)
@@ -176,10 +178,8 @@ static int want_mode(struct p9d_op *op, const struct pl_attr *now, struct change
     ch->special = ch->dm != (old & keep);
     if (ch->special && !S_ISREG(now->mode))
         return -EPERM;
-    if (mode != (now->mode & 07777)) {
-        ch->set.valid |= PL_SET_MODE;
-        ch->set.mode = mode;
-    }
+    ch->set.valid |= PL_SET_MODE;
+    ch->set.mode = mode;
     return 0;
 }
 
@@ -193,13 +193,17 @@ static int want_owner(struct p9d_op *op, const struct pl_attr *now, struct chang
         return -EINVAL;
     if (gid == UINT32_MAX && in->gid.len && people_number(people, true, in->gid.s, &gid) < 0)
         return -EINVAL;
-    if (uid != UINT32_MAX && uid != now->uid) {
+    if (in->n_uid == UINT32_MAX && uid == now->uid) /* a name that is given back as it was */
+        uid = UINT32_MAX;
+    if (in->n_gid == UINT32_MAX && gid == now->gid)
+        gid = UINT32_MAX;
+    if (uid != UINT32_MAX) {
         if (p9d_dialect(op) == P9_BASE)
             return -EPERM; /* stat(5): it cannot be changed */
         ch->set.valid |= PL_SET_UID;
         ch->set.uid = uid;
     }
-    if (gid != UINT32_MAX && gid != now->gid) {
+    if (gid != UINT32_MAX) {
         ch->set.valid |= PL_SET_GID;
         ch->set.gid = gid;
     }
@@ -215,11 +219,11 @@ static int want_rest(struct p9d_op *op, const struct pl_attr *now, struct change
         ch->set.valid |= PL_SET_SIZE;
         ch->set.size = in->length;
     }
-    if (in->atime != UINT32_MAX && in->atime != seconds(&now->atime)) {
+    if (in->atime != UINT32_MAX) {
         ch->set.valid |= PL_SET_ATIME;
         ch->set.atime.tv_sec = in->atime;
     }
-    if (in->mtime != UINT32_MAX && in->mtime != seconds(&now->mtime)) {
+    if (in->mtime != UINT32_MAX) {
         ch->set.valid |= PL_SET_MTIME;
         ch->set.mtime.tv_sec = in->mtime;
     }

@@ -76,6 +76,7 @@ struct p9_conn_opts {
     const struct p9_handler *handler; /* NULL: no serving half (T-messages get Rlerror) */
     void *handler_arg;
     bool use;                 /* there is a using half */
+    const char *version;      /* the best to offer, of those of p9/msg.h; NULL: the best there is */
     uint32_t msize;           /* proposed and accepted at most; 0: 1 MiB - see limits.h */
     struct stats *stats;      /* may be NULL: requests served, bytes on the channel */
     struct p9_link_opts link; /* all 0: the connection is lost with its channel */

@@ -21,6 +21,7 @@
 #include "p9/priv.h"
 #include <errno.h>
 #include <string.h>
+#include <strings.h>
 
 enum { GIVEN_WAIT_MS = 200 };
 
@@ -275,8 +276,11 @@ static int offer(struct p9_conn *c, struct pl_call *call, const char *version)
  * a suffix that it does not know: it may know the next. */
 static int offer_all(struct p9_conn *c, struct pl_call *call)
 {
-    int r = -EPROTONOSUPPORT;
-    for (int v = OWN; v < NVERSIONS; v++) {
+    int r = -EPROTONOSUPPORT, first = OWN;
+    while (c->opts.version && strcasecmp(c->opts.version, versions[first].name) &&
+           first < NVERSIONS - 1)
+        first++;
+    for (int v = first; v < NVERSIONS; v++) {
         r = offer(c, call, versions[v].name);
         if (r >= 0 ? r <= v + 1 : r != -EPROTONOSUPPORT)
             break;

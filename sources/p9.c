@@ -133,8 +133,10 @@ static void done(struct pl_tree *tree)
     pl_nodes_free(t->nodes);
     p9s_again_free(t->again);
     p9_fids_unref(t->fids);
+    people_free(t->people);
     pthread_mutex_destroy(&t->mutex);
     pthread_mutex_destroy(&t->aside_mutex);
+    pthread_cond_destroy(&t->appended);
     free(t->places.chain);
     free(t->aname);
 }
@@ -149,6 +151,29 @@ static void done(struct pl_tree *tree)
     .lock = p9s_lock, .getlock = p9s_getlock, .statfs = p9s_statfs
 
 static const struct pl_ops plain_ops = {STANDARD};
+/* 9P2000.u and 9P2000: no locks, no extended attributes, no statfs. */
+static const struct pl_ops old_ops = {
+    .name = "p9",
+    .done = done,
+    .root = p9s_root,
+    .release = p9s_release,
+    .lookup = p9s_lookup,
+    .getattr = p9s_getattr,
+    .setattr = p9s_setattr,
+    .readlink = p9s_old_readlink,
+    .make = p9s_old_make,
+    .link = p9s_old_link,
+    .remove = p9s_remove,
+    .rename = p9s_rename,
+    .open = p9s_open,
+    .create = p9s_create,
+    .close = p9s_close,
+    .flush = p9s_flush,
+    .read = p9s_read,
+    .write = p9s_write,
+    .readdir = p9s_old_readdir,
+    .fsync = p9s_old_fsync,
+};
 static const struct pl_ops own_ops = {
     STANDARD,           .access = p9s_access,       .tmpfile = p9s_tmpfile,
     .seek = p9s_seek,   .fallocate = p9s_fallocate, .copy = p9s_copy,
@@ -193,19 +218,17 @@ static int open_root(struct p9s_tree *t, struct pl_call *call, const char *uname
         return r;
     if (t->ext && (qid.type & P9_QTDIRECT))
         t->tree.flags |= PL_TREE_GENERATED;
-    struct p9_msg m = {.type = P9_Tgetattr, .fid = t->main.root, .mask = P9_GETATTR_ALL};
-    struct p9_answer a;
+    struct p9_attr in;
     struct pl_attr attr;
     struct pl_node *node = NULL;
-    r = p9s_ask(t, call, &m, &a);
+    r = p9s_ask_attr(t, call, t->main.root, &in);
     if (r == 0)
-        r = p9s_node(t, &t->main, t->main.root, &a.r.attr, NULL, NULL, &node, &attr);
+        r = p9s_node(t, &t->main, t->main.root, &in, NULL, NULL, &node, &attr);
     else
         p9s_clunk(t, t->main.root);
     t->root = (struct p9s_node *)node;
     if (t->again && node)
         p9s_rec_user(t, t->main.root, &t->main, t->root);
-    p9_answer_free(&a);
     return r;
 }
 
@@ -221,15 +244,19 @@ int pl_p9_open(struct p9_conn *conn, const struct pl_p9_opts *opts, struct pl_tr
 {
     struct p9s_tree *t = calloc(1, sizeof(*t));
     struct pl_call call;
+    bool old = p9_dialect(conn) != P9_L, again = opts->again && !old;
     if (t) {
         t->aname = strdup(opts->aname ? opts->aname : "");
         t->nodes = pl_nodes_new();
-        t->again = opts->again ? p9s_again_new(opts) : NULL;
+        t->people = people_new();
+        t->dialect = p9_dialect(conn);
+        t->again = again ? p9s_again_new(opts) : NULL;
     }
-    if (!t || !t->aname || !t->nodes || (opts->again && !t->again)) {
+    if (!t || !t->aname || !t->nodes || !t->people || (again && !t->again)) {
         if (t) {
             free(t->aname);
             pl_nodes_free(t->nodes);
+            people_free(t->people);
             p9s_again_free(t->again);
         }
         free(t);
@@ -244,12 +271,15 @@ int pl_p9_open(struct p9_conn *conn, const struct pl_p9_opts *opts, struct pl_tr
         t->tag = (uint64_t)getpid() << 32 ^ (uint64_t)(uintptr_t)t;
     pthread_mutex_init(&t->mutex, NULL);
     pthread_mutex_init(&t->aside_mutex, NULL);
-    pl_tree_init(&t->tree, t->ext ? &own_ops : &plain_ops, NULL);
-    t->tree.flags = PL_TREE_REMOTE | PL_TREE_LOCKS | PL_TREE_XATTR | (t->ext ? PL_TREE_PLUS : 0);
+    pl_cond_init(&t->appended);
+    t->sync |= old;
+    pl_tree_init(&t->tree, old ? &old_ops : t->ext ? &own_ops : &plain_ops, NULL);
+    t->tree.flags =
+        PL_TREE_REMOTE | (old ? 0 : PL_TREE_LOCKS | PL_TREE_XATTR) | (t->ext ? PL_TREE_PLUS : 0);
 
     pl_call_init_self(&call);
     int r = open_root(t, &call, opts->uname);
-    if (r == 0 && has_acls(t, &call))
+    if (r == 0 && !old && has_acls(t, &call))
         t->tree.flags |= PL_TREE_POSIX_ACL;
     if (r == 0 && t->again)
         r = p9s_again_start(t);

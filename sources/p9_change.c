@@ -73,6 +73,13 @@ static int set_and_get(struct p9s_tree *t, struct pl_call *call, struct p9s_node
     return r;
 }
 
+static int old_set_and_get(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node,
+                           uint32_t fid, const struct pl_setattr *set, struct pl_attr *attr)
+{
+    int r = p9s_stale(t, node, p9s_old_set(t, call, fid, set));
+    return r < 0 ? r : p9s_getattr_fid(t, call, node, fid, attr);
+}
+
 int p9s_setattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node,
                 struct pl_file *file, const struct pl_setattr *set, struct pl_attr *attr)
 {
@@ -85,8 +92,10 @@ int p9s_setattr(struct pl_tree *tree, struct pl_call *call, struct pl_node *node
     int r = fid_to_set(t, call, node, f, set->valid, &m.fid);
     if (r == 0)
         r = p9s_settle(t, call, (struct p9s_node *)node);
-    if (r == 0)
+    if (r == 0 && t->dialect == P9_L)
         r = set_and_get(t, call, (struct p9s_node *)node, &m, attr);
+    else if (r == 0)
+        r = old_set_and_get(t, call, (struct p9s_node *)node, m.fid, set, attr);
     p9s_touch(t, node);
     if (r == 0)
         p9s_behind_known(t, (struct p9s_node *)node, attr);
@@ -311,10 +320,12 @@ static int old_rename(struct p9s_tree *t, struct pl_call *call, const struct p9_
 {
     struct p9_msg m = {.type = P9_Trename, .dfid = at->newdfid, .name = at->name2};
     struct p9_qid qid;
+    if (t->dialect != P9_L && at->dfid != at->newdfid)
+        return -EXDEV; /* Twstat changes the name, and no more */
     int r = walk_to(t, call, at->dfid, at->name.s, &m.fid, &qid);
     if (r < 0)
         return r;
-    r = p9s_tell(t, call, &m);
+    r = t->dialect == P9_L ? p9s_tell(t, call, &m) : p9s_old_rename(t, call, m.fid, m.name.s);
     p9s_clunk(t, m.fid);
     return r;
 }
@@ -327,6 +338,8 @@ int p9s_rename(struct pl_tree *tree, struct pl_call *call, struct pl_node *olddi
                        .name = p9_str(oldname),
                        .name2 = p9_str(newname),
                        .flags = flags};
+    if (t->dialect == P9_BASE && flags == RENAME_NOREPLACE)
+        flags = 0, m.type = P9_Trenameat; /* it never replaces */
     if (flags && !t->ext)
         return -EINVAL; /* 9P2000.L cannot say it, and doing it in steps would not be it */
     const struct p9s_user *user;

@@ -122,6 +122,33 @@ ssize_t p9s_read(struct pl_tree *tree, struct pl_call *call, struct pl_file *fil
     return x.error ? x.error : r + (ssize_t)x.done; /* fewer would mean the end of the file */
 }
 
+/* The older dialects have no appending: the offset is found, and nobody here appends meanwhile. */
+static ssize_t old_write(struct pl_tree *tree, struct pl_call *call, struct pl_file *file,
+                         const void *buf, size_t n, uint64_t off)
+{
+    struct p9s_tree *t = p9s_of(tree);
+    struct p9s_file *f = (struct p9s_file *)file;
+    bool append = file->flags & O_APPEND;
+    struct run x = {.t = t,
+                    .call = call,
+                    .fid = f->fid,
+                    .write = true,
+                    .buf = (uint8_t *)buf,
+                    .off = off,
+                    .n = n,
+                    .window = file->stream || append ? 1 : WINDOW};
+    atomic_store(&f->dirty, true);
+    int r = append ? p9s_append_begin(t, call, file, &x.off) : 0;
+    if (r < 0)
+        return r;
+    run(&x);
+    if (append)
+        p9s_append_end(t);
+    if (x.done && (file->flags & O_DSYNC)) /* which O_SYNC has in it */
+        r = p9s_old_fsync(tree, call, file, false);
+    return r < 0 ? r : x.done ? (ssize_t)x.done : x.error;
+}
+
 ssize_t p9s_write(struct pl_tree *tree, struct pl_call *call, struct pl_file *file, const void *buf,
                   size_t n, uint64_t off)
 {
@@ -130,6 +157,8 @@ ssize_t p9s_write(struct pl_tree *tree, struct pl_call *call, struct pl_file *fi
     bool ordered = file->stream || (file->flags & O_APPEND);
     if (n == 0)
         return 0;
+    if (t->dialect != P9_L)
+        return old_write(tree, call, file, buf, n, off);
     atomic_store(&f->dirty, true);
     p9s_touch(t, file->node);
     ssize_t r = p9s_behind_write(t, call, f, buf, n, off);

@@ -73,11 +73,6 @@ bool p9s_is(const struct p9s_node *node, const struct p9_qid *qid)
     return qid->path == node->h.id.lo && !S_ISDIR(node->h.node.fmt) == !(qid->type & P9_QTDIR);
 }
 
-static struct p9_msg getattr_msg(uint32_t fid)
-{
-    return (struct p9_msg){.type = P9_Tgetattr, .fid = fid, .mask = P9_GETATTR_ALL};
-}
-
 int p9s_take_attr(struct p9s_node *node, const struct p9_attr *in, struct pl_attr *attr)
 {
     int r = p9s_is(node, &in->qid) ? p9s_attr(in, attr) : -ESTALE;
@@ -91,14 +86,12 @@ int p9s_take_attr(struct p9s_node *node, const struct p9_attr *in, struct pl_att
 static int ask_attr(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node, uint32_t fid,
                     struct pl_attr *attr)
 {
-    struct p9_msg m = getattr_msg(fid);
-    struct p9_answer a = {0};
+    struct p9_attr in;
     int r = p9s_settle(t, call, node);
     if (r == 0)
-        r = p9s_ask(t, call, &m, &a);
+        r = p9s_ask_attr(t, call, fid, &in);
     if (r == 0)
-        r = p9s_take_attr(node, &a.r.attr, attr);
-    p9_answer_free(&a);
+        r = p9s_take_attr(node, &in, attr);
     return r;
 }
 
@@ -361,13 +354,9 @@ static int find(struct p9s_tree *t, struct pl_call *call, uint32_t dfid, uint32_
         return r;
     }
     p9_answer_free(&a);
-    struct p9_msg m = getattr_msg(fid);
-    r = p9s_ask(t, call, &m, &a);
-    if (r == 0)
-        *ret = a.r.attr;
-    else
+    r = p9s_ask_attr(t, call, fid, ret);
+    if (r < 0)
         p9s_clunk(t, fid);
-    p9_answer_free(&a);
     return r;
 }
 

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint32_t wire_flags(int flags)
+uint32_t p9s_wire_flags(int flags)
 {
     static const struct {
         int here;
@@ -111,7 +111,7 @@ int p9s_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *n, int 
     struct p9s_tree *t = p9s_of(tree);
     struct p9s_node *node = (struct p9s_node *)n;
     const struct p9s_user *user;
-    struct p9_msg lopen = {.type = P9_Tlopen, .flags = wire_flags(flags)};
+    struct p9_msg lopen = {.fid = P9_NOFID};
     struct p9_qid qid;
     uint32_t from;
     int walked = 0;
@@ -125,6 +125,7 @@ int p9s_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *n, int 
         free(f);
         return r;
     }
+    lopen = p9s_open_msg(t, lopen.fid, flags);
     if (flags & O_TRUNC) {
         r = p9s_settle(t, call, node);
         p9s_touch(t, n);
@@ -144,6 +145,8 @@ int p9s_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *n, int 
     }
     *ret = opened(t, f, user, node, lopen.fid, flags, &qid);
     f->file.direct |= looks_generated(t, call, node, flags);
+    /* positions in a directory are good for this open of it */
+    f->file.direct |= t->dialect != P9_L && S_ISDIR(n->fmt);
     return 0;
 }
 
@@ -256,12 +259,7 @@ static int make_in_steps(struct making *m, struct p9_msg *walk, struct p9_msg *m
     p9_answer_free(&a);
     if (r < 0)
         return r == -ENOENT ? -ESTALE : r;
-    struct p9_msg get = {.type = P9_Tgetattr, .fid = m->nfid, .mask = P9_GETATTR_ALL};
-    r = p9s_ask(m->t, m->call, &get, &a);
-    if (r == 0)
-        m->attr = a.r.attr;
-    p9_answer_free(&a);
-    return r;
+    return p9s_ask_attr(m->t, m->call, m->nfid, &m->attr);
 }
 
 /* What was made becomes node and file, or nothing. */
@@ -297,9 +295,9 @@ static int making_end(struct making *m, int r, int flags, struct pl_node **ret,
     return 0;
 }
 
-int p9s_create(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, const char *name,
-               int flags, mode_t mode, struct pl_node **ret, struct pl_attr *attr,
-               struct pl_file **ret_file)
+static int create_new(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir,
+                      const char *name, int flags, mode_t mode, struct pl_node **ret,
+                      struct pl_attr *attr, struct pl_file **ret_file)
 {
     struct making m;
     int r = making_init(&m, tree, call, dir, name);
@@ -307,13 +305,50 @@ int p9s_create(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
     struct p9_msg make = {.type = P9_Tlcreate,
                           .fid = m.fid,
                           .name = p9_str(name),
-                          .flags = wire_flags(flags) | P9_CREATE,
+                          .flags = p9s_wire_flags(flags) | P9_CREATE,
                           .gid = call->cred.gid};
     if (r == 0)
         r = p9s_mode(m.t, call, dir, mode, &make.mode);
+    if (m.t->dialect != P9_L)
+        make = p9s_create_msg(m.t, m.fid, name, flags, make.mode);
     if (r == 0)
         r = m.t->ext ? make_at_once(&m, &walk, &make) : make_in_steps(&m, &walk, &make);
     return making_end(&m, r, flags, ret, attr, ret_file);
+}
+
+/* Tcreate only makes what is not there (and some servers do not look). */
+static int old_create(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir,
+                      const char *name, int flags, mode_t mode, struct pl_node **ret,
+                      struct pl_attr *attr, struct pl_file **ret_file)
+{
+    struct pl_node *node;
+    int r = p9s_lookup(tree, call, dir, name, &node, attr);
+    if (r == -ENOENT)
+        return create_new(tree, call, dir, name, flags, mode, ret, attr, ret_file);
+    if (r < 0)
+        return r;
+    r = flags & O_EXCL ? -EEXIST : S_ISREG(node->fmt) ? 0 : S_ISDIR(node->fmt) ? -EISDIR : -ELOOP;
+    if (r == 0)
+        r = p9s_open(tree, call, node, flags, ret_file);
+    if (r == 0 && (flags & O_TRUNC) && (r = p9s_getattr(tree, call, node, NULL, attr)) < 0)
+        p9s_close(tree, call, *ret_file);
+    if (r < 0)
+        pl_node_unref(node);
+    else
+        *ret = node;
+    return r;
+}
+
+int p9s_create(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, const char *name,
+               int flags, mode_t mode, struct pl_node **ret, struct pl_attr *attr,
+               struct pl_file **ret_file)
+{
+    if (p9s_of(tree)->dialect == P9_L)
+        return create_new(tree, call, dir, name, flags, mode, ret, attr, ret_file);
+    int r = -EEXIST; /* another may come to be there between looking and making */
+    for (int i = 0; i < 4 && (i == 0 || (r == -EEXIST && !(flags & O_EXCL))); i++)
+        r = old_create(tree, call, dir, name, flags, mode, ret, attr, ret_file);
+    return r;
 }
 
 int p9s_tmpfile(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, int flags,
@@ -324,7 +359,7 @@ int p9s_tmpfile(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir,
     struct p9_msg make = {.type = P9_Ttmpfile,
                           .dfid = m.dfid,
                           .newfid = m.fid,
-                          .flags = wire_flags(flags),
+                          .flags = p9s_wire_flags(flags),
                           .gid = call->cred.gid};
     if (r == 0)
         r = p9s_mode(m.t, call, dir, mode, &make.mode);
@@ -377,6 +412,7 @@ int p9s_close(struct pl_tree *tree, struct pl_call *call, struct pl_file *file)
         p9s_clunk_now(t, call, f->fid);
     else
         p9s_clunk(t, f->fid);
+    p9s_old_dir_free(f->old_dir);
     free(f);
     return 0;
 }

@@ -30,6 +30,7 @@
 #define SOURCES_P9_TREE_H
 
 #include "base/limits.h"
+#include "base/people.h"
 #include "sources/p9.h"
 #include <errno.h>
 #include <pthread.h>
@@ -58,8 +59,10 @@ struct p9s_tree {
     struct p9_crew *crew; /* ours to free, or NULL */
     bool own;             /* the connection is ours to end */
     bool ext;             /* the peer is one of us */
-    bool many;            /* an attach for each user */
-    uint32_t chunk;       /* bytes of one read or write */
+    enum p9_dialect dialect;
+    struct people *people; /* of the older dialects, which have names */
+    bool many;             /* an attach for each user */
+    uint32_t chunk;        /* bytes of one read or write */
     char *aname;
     pthread_mutex_t aside_mutex; /* guards asides; taken before any other */
     struct p9s_aside *asides;
@@ -72,6 +75,8 @@ struct p9s_tree {
     struct p9s_node *root;
     struct p9s_user main;
     pthread_mutex_t mutex;
+    pthread_cond_t appended; /* of `appending`: somebody appends in an older dialect */
+    bool appending;
     struct p9s_user *users; /* beyond main */
     unsigned nusers;
     struct p9s_places places;
@@ -106,7 +111,8 @@ struct p9s_key {
     uint8_t bytes[PL_KEY_MAX];
 };
 
-struct p9s_dir; /* what was read ahead of an open directory */
+struct p9s_dir;     /* what was read ahead of an open directory */
+struct p9s_old_dir; /* the same in an older dialect */
 
 struct p9s_file {
     struct pl_file file;
@@ -124,6 +130,7 @@ struct p9s_file {
     struct p9s_node *node; /* file.node, which is not set yet when others find it in the list */
     unsigned refs;         /* the file's own, and of who makes its fid again */
     _Atomic int lost;      /* a negative errno: what was open cannot be had again */
+    struct p9s_old_dir *old_dir;
 };
 
 static inline struct p9s_tree *p9s_of(struct pl_tree *t)
@@ -350,6 +357,30 @@ struct p9s_owner {
 struct p9_lock p9s_wire_lock(const struct p9s_tree *t, const struct pl_lock *lock,
                              struct p9s_owner *buf);
 void p9s_file_unref(struct p9s_tree *t, struct p9s_file *f);
+/* ---- p9_old.c, p9_old_dir.c: what differs in the older dialects ---- */
+/* Asks for the attributes of what the fid is, in the peer's dialect. */
+int p9s_ask_attr(struct p9s_tree *t, struct pl_call *call, uint32_t fid, struct p9_attr *ret);
+uint32_t p9s_wire_flags(int flags); /* of open(2), as Tlopen has them */
+/* Tlopen or Topen of a fid that was cloned for it; Tcreate, which the older dialects have. */
+struct p9_msg p9s_open_msg(const struct p9s_tree *t, uint32_t fid, int flags);
+struct p9_msg p9s_create_msg(const struct p9s_tree *t, uint32_t fid, const char *name, int flags,
+                             uint32_t mode);
+/* 0: nothing of that name is there; -EEXIST. */
+int p9s_old_there(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, const char *name);
+int p9s_old_set(struct p9s_tree *t, struct pl_call *call, uint32_t fid,
+                const struct pl_setattr *set);
+int p9s_old_rename(struct p9s_tree *t, struct pl_call *call, uint32_t fid, const char *name);
+int p9s_append_begin(struct p9s_tree *t, struct pl_call *call, struct pl_file *file, uint64_t *off);
+void p9s_append_end(struct p9s_tree *t);
+void p9s_old_dir_free(struct p9s_old_dir *dir);
+int p9s_old_readlink(struct pl_tree *, struct pl_call *, struct pl_node *, char *, size_t);
+int p9s_old_make(struct pl_tree *, struct pl_call *, struct pl_node *, const char *,
+                 const struct pl_make *, struct pl_node **, struct pl_attr *);
+int p9s_old_link(struct pl_tree *, struct pl_call *, struct pl_node *, struct pl_node *,
+                 const char *, struct pl_attr *);
+int p9s_old_readdir(struct pl_tree *, struct pl_call *, struct pl_file *, uint64_t, pl_fill_fn *,
+                    void *);
+int p9s_old_fsync(struct pl_tree *, struct pl_call *, struct pl_file *, bool);
 
 /* ---- the ops: p9_node.c, p9_change.c, p9_io.c, p9_dir.c, p9_xattrs.c, p9_locks.c ---- */
 int p9s_root(struct pl_tree *, struct pl_call *, struct pl_node **);

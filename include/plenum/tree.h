@@ -113,8 +113,9 @@ struct pl_file {
     struct pl_tree *tree; /* the source that made it */
     struct pl_node *node; /* a reference, dropped by the gate after `close` */
     uint32_t flags;       /* O_ACCMODE, O_APPEND, O_DIRECT, O_SYNC ... as opened */
-    bool direct;          /* content differs from open to open: do not cache it */
-    bool stream;          /* no offsets, no size: each read takes what comes next */
+    bool direct; /* content (or positions, of a directory) differs from open to open: do not
+                    cache it */
+    bool stream; /* no offsets, no size: each read takes what comes next */
     int fd;   /* a descriptor of a regular file that holds the very bytes (open decided so), or -1.
                  Owned by the source, valid until close. See pl_file_fd(). */
     int kept; /* a descriptor from which `resume` makes this file again in a successor; 0: none.

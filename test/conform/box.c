@@ -116,6 +116,8 @@ int box_run(const char *dir, int seconds, void (*fn)(void *arg, const char *scra
         snprintf(text, size, "%.900s: %s", scratch, strerror(errno));
         return -1;
     }
+    if (geteuid() == 0) /* other users act in there too, and some file systems walk for each */
+        chmod(scratch, 0755);
     fflush(NULL);
     pid_t pid = fork();
     if (pid == 0) {

@@ -222,5 +222,7 @@ bool may_lack(const char *shape, const char *dir, bool root, enum feature f);
 /* Why a case ("xattrs.acl_is_obeyed") cannot pass when the kernel lacks these features (FUSE_* of
  * INIT), or NULL. */
 const char *why_not(uint64_t lacking, const char *name);
+/* The same on a stack of this shape. */
+const char *why_not_here(const char *shape, const char *name);
 
 #endif

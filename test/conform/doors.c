@@ -49,7 +49,11 @@ int level_connect(struct level *l, struct pl_call *call, struct p9_conn **ret, s
 {
     struct p9_level *p = l->p9;
     struct chan chan;
-    struct p9_conn_opts opts = {.crew = p->client_crew, .use = true};
+    struct p9_conn_opts opts = {.crew = p->client_crew,
+                                .use = true,
+                                .version = l->kind == S_P9BASE ? P9_VERSION
+                                           : l->kind == S_P9U  ? P9_VERSION_U
+                                                               : NULL};
     pthread_mutex_lock(&p->mutex);
     int r = serve_one(p, &chan, err);
     pthread_mutex_unlock(&p->mutex);

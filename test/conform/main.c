@@ -147,11 +147,13 @@ static void check_skip(struct result *res, const char *shape, const char *stack)
     }
 }
 
-static void excuse(struct result *res, const struct kase *k)
+static void excuse(struct result *res, const struct kase *k, const char *shape)
 {
     char name[128];
     full_name(k, name);
     const char *why = why_not(fuse_mask, name);
+    if (!why)
+        why = why_not_here(shape, name);
     if (!why)
         return;
     res->what = SKIPPED;
@@ -225,7 +227,7 @@ static int run_all(const char *stack, FILE *json)
         if (r.what == SKIPPED)
             check_skip(&r, shape, stack);
         else if (r.what == FAILED)
-            excuse(&r, k);
+            excuse(&r, k, shape);
         report(json, k, &r, !(count[0] + count[1] + count[2]));
         count[r.what]++;
     }

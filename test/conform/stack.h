@@ -15,6 +15,8 @@ enum level_kind {
     S_MAP,
     S_P9,
     S_CUT,
+    S_P9U,
+    S_P9BASE,
     S_FUSE,
     S_NOOPEN,
     S_COUNT

@@ -4,12 +4,14 @@ of the test's own, mounts them over TCP and works on them (test/guest/v9fs.py sa
 
 NFS, virtiofs and others can be tested in the same guest: see the class Guest, and test/guest/run.
 """
+import faulthandler
 import fcntl
 import os
 import pathlib
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 
 import pytest
@@ -17,6 +19,7 @@ from conftest import PLENUM, TOP, mounted, root, wait_for
 
 BUILD = os.path.abspath(os.environ.get("PLENUM_BUILD", TOP / "build"))
 NEEDED = ["linux.uml", "busybox", "ip", "cc", "setfacl", "git"]
+missing_mounters = [x for x in ("9mount", "mount.diod") if not shutil.which(x)]
 missing = [x for x in NEEDED if not shutil.which(x)]
 
 pytestmark = [
@@ -81,11 +84,12 @@ class Guest:
         p.guest_log = log
         return p
 
-    def work(self, *jobs):
+    def work(self, *jobs, limit=50):
         """A guest that does jobs: each (server, options, cases)."""
         p = self.boot(TOP / "test/guest/v9fs.py", TOP, BUILD,
-                      *(f"{name}:{server.port}:{options}:{cases}" for name, server, options, cases in jobs))
-        status = p.wait(60)
+                      *(f"{name}:{server.port}:{options}:{cases}" for name, server, options, cases in jobs),
+                      limit=limit)
+        status = p.wait(limit + 10)
         out = p.guest_log.read_text(errors="replace")
         if status == 126:
             pytest.skip(f"linux.uml does not boot here: {out[-300:]}")
@@ -141,6 +145,60 @@ def test_caches(guest, plenum, options, work):
     guest.work(("host", s, options, work))
     guest.nothing_left(s)
     assert os.listdir(d) == []
+
+
+U = "version=9p2000.u"
+
+
+@pytest.mark.parametrize("options, work", [
+    ("access=client,cache=none", "copy+git+unlinked+attrs+some+truncates+private_maps+append+fsx+fio"),
+    ("access=user,cache=mmap,msize=8192", "compile+maps+fsx+append+big"),
+    ("access=client,cache=loose", "tar+maps+processes"),
+], ids=["none", "mmap", "loose"])
+def test_u(guest, plenum, options, work):
+    """9P2000.u: all but locks, extended attributes and renames from one directory to another."""
+    d = plenum.dir("d")
+    s = guest.serve(d)
+    guest.work(("u", s, f"{options},{U}", work))
+    guest.nothing_left(s)
+    assert os.listdir(d) == []
+
+
+def test_base(guest, plenum):
+    """9P2000 itself."""
+    d = plenum.dir("d")
+    (d / "file").write_text("text")
+    (d / "link").symlink_to("file")
+    (d / "out").symlink_to("/etc")
+    (d / "dir").mkdir()
+    s = guest.serve(d)
+    options = "access=any,uname=root,version=9p2000"
+    guest.work(("base", s, f"{options},cache=none", "/plain+compile+some+truncates+private_maps+append+big+fio"),
+               ("base", s, f"{options},cache=mmap,msize=8192", "compile+maps"))
+    guest.nothing_left(s)
+
+
+@pytest.mark.skipif(missing_mounters, reason=f"not installed: {', '.join(missing_mounters)}")
+def test_mounters(guest, plenum):
+    d = plenum.dir("d")
+    (d / "a").write_text("a")
+    (d / "sub").mkdir()
+    s = guest.serve(d)
+    guest.work(("mounters", s, "access=client", "/mounters"))
+    guest.nothing_left(s)
+
+
+@pytest.mark.skipif(not os.environ.get("PLENUM_V9FS"), reason="PLENUM_V9FS=all: several minutes")
+@pytest.mark.parametrize("cache", ["none", "mmap", "loose", "fscache"])
+@pytest.mark.parametrize("version", ["9p2000.L", "9p2000.u"])
+def test_matrix(guest, plenum, version, cache):
+    """The conformance suite by this client, in every cache= mode that its kernel knows."""
+    signal.alarm(600) # not the minute that others have
+    faulthandler.dump_traceback_later(630, exit=True, file=sys.__stderr__)
+    d = plenum.dir("d")
+    s = guest.serve(d)
+    guest.work(("matrix", s, f"access=client,cache={cache},version={version}", "conform+fio+compile"), limit=500)
+    guest.nothing_left(s)
 
 
 def test_mem(guest):

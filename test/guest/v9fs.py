@@ -10,6 +10,7 @@ Prints a line for each case; the exit status is 1 when one failed.
 """
 import errno
 import fcntl
+import fnmatch
 import hashlib
 import mmap
 import os
@@ -651,6 +652,113 @@ def read_only(d):
     fails(errno.EROFS, os.setxattr, d / "a", "user.x", b"x")
 
 
+# What v9fs cannot do, whoever serves it: groups of cases of test/conform, or cases, that may fail.
+# Of a name that is gone it knows no more than that; a host tree names files by open paths, which it
+# cannot open again; locks of one process are its own; users walk from the root of the mount.
+V9FS_LACKS = """
+attrs.new_file attrs.several_at_once attrs.of_an_unlinked_node attrs.version clients.many
+dirs.made_again_is_another files.tmpfile files.tmpfile_for_good keys.of_what_is_gone
+links.of_a_symlink locks.what_is_in_the_way locks.close_leaves_nothing locks.whole_file
+locks.two_kinds_do_not_meet rename.noreplace rename.exchange rename.exchange_errors
+rename.exchange_while_open rename.whiteout sparse.* special.devices special.devices_are_not_for_all
+statfs.of_an_unlinked_node times.* xattrs.empty_value xattrs.permission xattrs.acl_is_obeyed
+xattrs.default_acl perms.*
+""".split()
+# In 9P2000.u no locks beyond the client, no extended attributes, no statfs, renames only within a
+# directory; and its client reads directories without "." and "..", from where it left off.
+V9FS_U_LACKS = """
+attrs.numbers cancel.* clients.* deep.three_hundred_levels dirs.read_an_empty_one dirs.types
+dirs.ten_thousand_entries dirs.seek_and_rewind dirs.two_readers dirs.from_the_end_to_the_start
+dirs.positions_that_nobody_gave dirs.opened_as_something_else keys.of_what_was_moved locks.*
+names.of_255_bytes rename.* statfs.* threads.one_renames_it_away threads.anything_at_once xattrs.*
+""".split()
+
+
+@case
+def conform(d):
+    """The conformance suite by system calls: of what fails nothing but what v9fs cannot do."""
+    p = subprocess.run([f"{BUILD}/test/conform", "-t", "60", f"host:{d}"], capture_output=True, text=True,
+                       errors="replace")
+    lacks = V9FS_LACKS + (V9FS_U_LACKS if "9p2000.u" in OPTIONS else [])
+    failed = [x for x in p.stdout.splitlines() if x.startswith("FAIL")]
+    new = [x for x in failed if not any(fnmatch.fnmatch(x.split()[1], y) for y in lacks)]
+    passed = int(p.stdout.splitlines()[-1].split()[0])
+    assert not new and passed > 100, "\n".join(new or p.stdout.splitlines()[-1:])
+
+
+@case
+def fio(d):
+    """What fio wrote is what it reads, by several jobs at once."""
+    sh(f"fio --name=v --directory={d} --rw=randrw --bsrange=512-64k --size=4m --numjobs=3 --verify=crc32c "
+       "--do_verify=1 --verify_fatal=1 --fallocate=none --ioengine=psync --group_reporting --minimal")
+
+
+@case
+def plain(d):
+    """What there is in 9P2000, at the root of a mount that has: file, link to it, out, a link to /etc,
+    and dir."""
+    assert (d / "link").read_text() == (d / "file").read_text() == "text"
+    assert stat.S_ISREG((d / "link").lstat().st_mode) and not (d / "out/passwd").exists()
+    assert sorted(os.listdir(d)) == ["dir", "file", "link", "out"]
+    (d / "dir/a").write_text("a")
+    (d / "dir/a").chmod(0o640)
+    os.utime(d / "dir/a", (1000, 2000))
+    st = (d / "dir/a").stat()
+    assert (stat.S_IMODE(st.st_mode), st.st_atime, st.st_mtime, st.st_size) == (0o640, 1000, 2000, 1)
+    os.rename(d / "dir/a", d / "dir/b")
+    (d / "dir/c").write_text("c")
+    fails(errno.EEXIST, os.rename, d / "dir/b", d / "dir/c")
+    fails(errno.EXDEV, os.rename, d / "dir/b", d / "b")
+    fails(errno.EPERM, os.symlink, "x", d / "dir/l")
+    fails(errno.EPERM, os.link, d / "file", d / "dir/l")
+    fails(errno.EPERM, os.mkfifo, d / "dir/p")
+    fails(errno.ENOENT, (d / "nothing").read_text)
+    fails(errno.EEXIST, os.mkdir, d / "dir")
+    fails(errno.ENOTEMPTY, os.rmdir, d / "dir")
+    fails(errno.ENOTDIR, (d / "file/x").read_text)
+    with open(d / "dir/b", "r+") as f:
+        f.truncate(1000)
+        os.fsync(f.fileno())
+    assert (d / "dir/b").read_bytes() == b"a" + bytes(999)
+    os.unlink(d / "link")  # and never what it leads to
+    assert (d / "file").read_text() == "text"
+    sh("rm dir/b dir/c && cp file dir && cmp file dir/file && rm dir/file", cwd=d)
+    for i in range(300):
+        (d / f"dir/{i}").write_text(str(i))
+    assert sorted(map(int, os.listdir(d / "dir"))) == list(range(300))
+    sh("rm -rf dir/* && test -z \"$(ls dir)\"", cwd=d)
+
+
+def work_at(at):
+    """A little of everything, on a mount that somebody else made."""
+    d = at / "work"
+    d.mkdir()
+    sh("echo text >a && cp a b && cmp a b && mv b c && mkdir e && cp c e && test -f e/c && rm -r e a c", cwd=d)
+    (d / "big").write_bytes(os.urandom(1 << 20))
+    sh("cp big copy && cmp big copy && rm big copy", cwd=d)
+    assert os.listdir(d) == []
+    d.rmdir()
+
+
+@case
+def mounters(d):
+    """Programs that mount: 9mount(1) in its ways, and diod's mount.diod, which speaks to the server
+    itself before the kernel does on the same connection."""
+    at = pathlib.Path("/mnt/other")
+    at.mkdir(exist_ok=True)
+    for options in "", "-i", "-u", "-s", "-u -m 65536", "-c loose", "-a sub":
+        sh(f"USER=root 9mount {options} 'tcp!{HOST}!{PORT}' {at}")
+        assert ("a" in os.listdir(at)) == (options != "-a sub")
+        work_at(at)
+        sh(f"9umount {at} 2>/dev/null || umount {at}")
+        assert not os.path.ismount(at)
+    if shutil.which("mount.diod"):
+        for aname in "/", "/sub":
+            sh(f"mount.diod -n {HOST}:{aname} {at} -o port={PORT},uname=root")
+            work_at(at)
+            umount(at)
+
+
 @case
 def documents(d):
     """A store of whole documents (examples/kv): what is written is committed by close."""
@@ -671,7 +779,8 @@ def documents(d):
 
 def mount(port, options, at):
     os.makedirs(at, exist_ok=True)
-    sh(f"mount -t 9p -o trans=tcp,port={port},version=9p2000.L,{options} {HOST} {at}")
+    version = "" if "version=" in options else "version=9p2000.L,"
+    sh(f"mount -t 9p -o trans=tcp,port={port},{version}{options} {HOST} {at}")
 
 
 def umount(at):
@@ -714,15 +823,20 @@ def local(d):
         time.sleep(0.01)
     p.terminate()
     assert p.wait(10) == 0
-    a, b = socket.socketpair()
-    p = subprocess.Popen([f"{BUILD}/plenum", "serve", "-q", srv, "stdio"], stdin=b, stdout=b)
-    b.close()
-    os.set_inheritable(a.fileno(), True)
-    sh(f"mount -i -t 9p -o trans=fd,rfdno={a.fileno()},wfdno={a.fileno()},version=9p2000.L x {at}", close_fds=False)
-    a.close()
-    names(at)
-    umount(at)
-    assert p.wait(10) == 0
+    for version in "9p2000.L", "9p2000.u", "9p2000":
+        a, b = socket.socketpair()
+        p = subprocess.Popen([f"{BUILD}/plenum", "serve", "-q", srv, "stdio"], stdin=b, stdout=b)
+        b.close()
+        os.set_inheritable(a.fileno(), True)
+        sh(f"mount -i -t 9p -o trans=fd,rfdno={a.fileno()},wfdno={a.fileno()},version={version},uname=root "
+           f"x {at}", close_fds=False)
+        a.close()
+        if version == "9p2000.L":
+            names(at)
+            sh(f"rm -rf {at}/*")
+        work_at(at)
+        umount(at)
+        assert p.wait(10) == 0
 
 
 @case

@@ -168,6 +168,41 @@ static void without_waiting(void **state)
     raw_close(&c);
 }
 
+/* Fids and tags are used again as soon as the client may, or before it has heard that it may. */
+static void reused_at_once(void **state)
+{
+    WORLD;
+    struct p9_msg walk = {.type = P9_Twalk, .fid = 0, .newfid = 1, .nwname = 1};
+    walk.wname[0] = p9_str("file");
+    for (int i = 0; i < 100; i++) {
+        raw_send(&c, walk);
+        raw_send(&c, (struct p9_msg){.type = P9_Tclunk, .fid = 1});
+    }
+    for (int i = 0; i < 200; i++)
+        assert_int_equal(raw_recv(&c), 0);
+    for (int i = 0; i < 100; i++) {
+        c.tag = 7;
+        assert_int_equal(RPC(&c, .type = P9_Tgetattr, .fid = 0, .mask = P9_GETATTR_ALL), 0);
+    }
+    raw_close(&c);
+}
+
+static void walks_of_sixteen(void **state)
+{
+    WORLD;
+    struct p9_msg walk = {.type = P9_Twalk, .fid = 0, .newfid = 1, .nwname = 16};
+    for (int i = 0; i < 16; i++)
+        walk.wname[i] = p9_str(i % 2 ? ".." : "dir");
+    assert_int_equal(raw_rpc(&c, walk), 0);
+    assert_int_equal(c.r.nwqid, 16);
+    walk.newfid = 2;
+    walk.wname[15] = p9_str("none"); /* all but the last */
+    assert_int_equal(raw_rpc(&c, walk), 0);
+    assert_int_equal(c.r.nwqid, 15);
+    assert_int_equal(RPC(&c, .type = P9_Tclunk, .fid = 2), -EBADF);
+    raw_close(&c);
+}
+
 /* ---- files ---- */
 
 static void reading_and_writing(void **state)
@@ -533,6 +568,8 @@ int main(void)
         TEST(bad_names),
         TEST(walk_from_an_open_fid),
         TEST(without_waiting),
+        TEST(reused_at_once),
+        TEST(walks_of_sixteen),
         TEST(reading_and_writing),
         TEST(opening),
         TEST(creating),
