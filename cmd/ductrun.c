@@ -220,8 +220,8 @@ static int called_at(struct state *s, struct pl_err *err)
     return r < 0 ? r : be_called(s, &s->d->chan, err);
 }
 
-/* Who called wanted a link that a process before this one had: the next one is let in. True if there
- * is another connection, or *r says why there is not. */
+/* Who called wanted a link that a process before this one had: the next one is let in. True if
+ * there is another connection, or *r says why there is not. */
 static bool called_again(struct state *s, int *r, struct pl_err *err)
 {
     if (!s->returns || !s->d->listen || !s->accepted || p9_conn_wait(s->accepted, NULL) != -ENOLINK)

@@ -83,8 +83,9 @@ void p9_links_free(struct p9_links *links); /* after its connections are freed *
 /* A channel was accepted that may be the return of a link of `links` or something new: reads the
  * first message without making anyone else wait for it (the engine does, in p9_conn_new). When it
  * turns out to be a return, the new connection gives its channel to the old one and is over, with
- * error 0; with -ENOLINK if the link is not known (which is said to the other end). So whoever accepts need not know of links at all: it makes a connection of every
- * channel, with the same opts.link.links. */
+ * error 0; with -ENOLINK if the link is not known (which is said to the other end). So whoever
+ * accepts need not know of links at all: it makes a connection of every channel, with the same
+ * opts.link.links. */
 
 /* For who follows a process that was killed and had the link `id`: tells the called end, over a
  * channel of its own that proves the same, that nobody will come back for it. 1 when it does not

@@ -11,7 +11,6 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-
 /* ---- users ---- */
 
 struct p9_msg p9s_attach_msg(struct p9s_tree *t, uint32_t fid, const char *uname, uint32_t n_uname)

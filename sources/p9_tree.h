@@ -58,8 +58,8 @@ struct p9s_tree {
     struct p9_fids *fids;
     void (*ended)(void *arg); /* pl_p9_opts.done, or NULL */
     void *ended_arg;
-    bool own;             /* the connection is ours to end */
-    bool ext;             /* the peer is one of us */
+    bool own; /* the connection is ours to end */
+    bool ext; /* the peer is one of us */
     enum p9_dialect dialect;
     struct people *people; /* of the older dialects, which have names */
     bool many;             /* an attach for each user */

@@ -571,9 +571,8 @@ int main(void)
         cmocka_unit_test(test_deadline),      cmocka_unit_test(test_lost),
         cmocka_unit_test(test_watch),         cmocka_unit_test(test_room),
         cmocka_unit_test(test_room_bytes),    cmocka_unit_test(test_fids),
-        cmocka_unit_test(test_fids_shared),
-        cmocka_unit_test(test_end_plain),     cmocka_unit_test(test_end_own),
-        cmocka_unit_test(test_end_cut),
+        cmocka_unit_test(test_fids_shared),   cmocka_unit_test(test_end_plain),
+        cmocka_unit_test(test_end_own),       cmocka_unit_test(test_end_cut),
     };
     int failed = 0;
     signal(SIGPIPE, SIG_DFL); /* the engine keeps it off by itself */
