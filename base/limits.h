@@ -40,6 +40,8 @@
     X(SLOWEST, 4096, "bytes a second", "that a link must carry at least")                          \
     X(GOODBYE, 10, "seconds", "for a server to answer the last requests of a client that goes")    \
     X(HELLO, 30, "seconds", "for the first message, or the first answer, of who is new")           \
+    X(RETURN, 5, "seconds",                                                                        \
+      "at least, for the answer to a link's first redial; then twice as long")                     \
     X(FLUSH, 10, "seconds",                                                                        \
       "for a server to answer Tflush, until its caller goes on all the same")                      \
     X(HANDSHAKES, 512, "clients", "of one tls! address that have not shown who they are yet")      \

@@ -19,6 +19,7 @@
 
 enum { MS = 1000000, FIRST = 50 * MS };
 static const uint64_t LAST = 10000ull * MS;
+static const int64_t MOST_PATIENCE = LIMIT_HELLO * 1000000000LL;
 static const char unsent[] = "the other end says that it has taken in what was never sent";
 
 /* ---- the beginning ---- */
@@ -194,12 +195,13 @@ static int exchange(struct wire *w, uint8_t *buf, size_t n, bool out, int64_t un
     return 0;
 }
 
-/* Asks over a new channel for our link: 0 and what the far end has taken in; -ENOLINK: it does not
- * know it. */
-static int ask_again(struct link *l, struct chan *chan, int cancel, uint64_t *taken)
+/* Asks over a new channel for our link, for `patience` ns: 0 and what the far end has taken in;
+ * -ENOLINK: it does not know it. */
+static int ask_again(struct link *l, struct chan *chan, int cancel, int64_t patience,
+                     uint64_t *taken)
 {
     struct agree a = {.kind = AGREE_LINK, .taken = l->taken, .linger = UINT64_MAX};
-    int64_t until = mono_now() + LIMIT_HELLO * 1000000000LL;
+    int64_t until = mono_now() + patience;
     uint8_t buf[AGREE_MAX];
     struct wire w;
     memcpy(a.id, l->id, sizeof(a.id));
@@ -235,8 +237,18 @@ static bool back_off(struct link *l)
     return poll(&p, 1, (int)(ns / MS)) <= 0;
 }
 
+/* A new channel may have gone silent as the last one did, and is given up as soon; but each that
+ * did not answer in time gets the next one more of it, as an ssh may take long to log in. */
+static int64_t first_patience(const struct p9_conn *c)
+{
+    int64_t keepalive = c->opts.link.keepalive, least = LIMIT_RETURN * 1000000000LL;
+    if (!keepalive || keepalive >= MOST_PATIENCE / 2)
+        return MOST_PATIENCE;
+    return 2 * keepalive > least ? 2 * keepalive : least;
+}
+
 /* One try. Gives conn->lock up meanwhile. 0: it is up; -ENOLINK: it will never be. */
-static int try(struct p9_conn *c, struct link *l)
+static int try(struct p9_conn *c, struct link *l, int64_t *patience)
 {
     struct pl_err err = {.text = ""};
     struct chan chan;
@@ -245,7 +257,9 @@ static int try(struct p9_conn *c, struct link *l)
     int r =
         back_off(l) ? c->opts.link.redial(c->opts.link.arg, l->id, l->cancel, &chan, &err) : -EINTR;
     bool have = r == 0;
-    if (have && (r = ask_again(l, &chan, l->cancel, &taken)) == -ENOLINK)
+    if (have && (r = ask_again(l, &chan, l->cancel, *patience, &taken)) == -ETIMEDOUT)
+        *patience = *patience < MOST_PATIENCE / 2 ? 2 * *patience : MOST_PATIENCE;
+    if (have && r == -ENOLINK)
         pl_fail(&err, r, "the other end does not know it any more");
     pthread_mutex_lock(&c->lock);
     if (r == 0)
@@ -272,7 +286,8 @@ static void *redial_thread(void *arg)
     chan_close(&c->wire.chan);
     pthread_mutex_lock(&c->lock);
     int r = -EAGAIN;
-    while (c->state == LIVE && (r = try(c, l)) < 0) {
+    int64_t patience = first_patience(c);
+    while (c->state == LIVE && (r = try(c, l, &patience)) < 0) {
         if (r == -ENOLINK)
             link_over(c, l->last);
         l->backoff = !l->backoff ? FIRST : l->backoff * 2 < LAST ? l->backoff * 2 : LAST;
