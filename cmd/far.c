@@ -43,7 +43,8 @@ struct far {
     struct linkopt opts;
     char **addrs, *version;
     bool again;
-    int cancel; /* an eventfd: whoever dials for `again` stops */
+    int cancel;    /* an eventfd: whoever dials for `again` stops */
+    int64_t login; /* so long the next ssh of the link may take, ns; its thread's */
 
     pthread_mutex_t lock;
     pthread_cond_t change; /* of `dialing` and `ending` */
@@ -265,6 +266,34 @@ static bool another_answers(struct far *f, size_t at, int cancel)
     return false;
 }
 
+/* How long an ssh may take to log in cannot be known, but from the last: twice as long. One that
+ * did not answer in time gives the next one more. */
+static void note_login(struct far *f, int r, int64_t took)
+{
+    int64_t least = 2 * f->opts.keepalive, most = LIMIT_HELLO * SECOND;
+    if (least < LIMIT_RETURN * SECOND)
+        least = LIMIT_RETURN * SECOND;
+    if (r == 0 || r == -ETIMEDOUT)
+        f->login = 2 * took;
+    f->login = f->login < least ? least : f->login;
+    f->login = f->login > most || !f->opts.keepalive ? most : f->login;
+}
+
+static int redial_ssh(struct far *f, const char *token, int cancel, struct chan *ret,
+                      struct pl_err *err)
+{
+    struct sshlink ssh = *f->how.ssh;
+    int64_t began = mono_now();
+    if (!f->login)
+        note_login(f, 0, 0);
+    ssh.patience = f->login;
+    int r = sshlink_back(&ssh, token, cancel, ret, err);
+    note_login(f, r, mono_now() - began);
+    if (r == 0)
+        take_ssh(f, ret);
+    return r;
+}
+
 static int redial(void *arg, const char *id, int cancel, struct chan *ret, struct pl_err *err)
 {
     struct far *f = arg;
@@ -273,12 +302,8 @@ static int redial(void *arg, const char *id, int cancel, struct chan *ret, struc
     char token[SSHLINK_TOKEN];
     memcpy(token, f->token, sizeof(token));
     pthread_mutex_unlock(&f->lock);
-    if (f->how.ssh) {
-        int r = sshlink_back(f->how.ssh, token, cancel, ret, err);
-        if (r == 0)
-            take_ssh(f, ret);
-        return r;
-    }
+    if (f->how.ssh)
+        return redial_ssh(f, token, cancel, ret, err);
     int r = chan_dial_until(f->addrs[at], cancel, ret, err);
     if (r == 0 || r == -ECANCELED || !(f->addrs[0] && f->addrs[1]))
         return r;
@@ -356,6 +381,7 @@ static int open_channel(struct far *f, int cancel, bool silent, struct chan *ret
     struct sshlink ssh = *f->how.ssh;
     char token[SSHLINK_TOKEN];
     ssh.silent = silent;
+    ssh.patience = silent ? LIMIT_HELLO * SECOND : 0;
     ssh.cancel = cancel >= 0 ? cancel : 0;
     r = sshlink_token(token, err);
     if (r == 0)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/sshlink.h"
+#include "base/futex.h"
 #include "base/text.h"
 #include "cmd/util.h"
 #include <errno.h>
@@ -57,12 +58,15 @@ static int ended(const struct sshlink *link, const char *program, struct chan *c
     int status = 0;
     close(chan->out);
     close(chan->in);
-    if (r == -EPROTO || r == -ECANCELED)
+    if (r == -EPROTO || r == -ECANCELED || r == -ETIMEDOUT)
         kill(chan->child, SIGTERM);
     while (waitpid(chan->child, &status, 0) < 0 && errno == EINTR)
         ;
     if (r == -ECANCELED)
         return pl_fail(err, r, "%s: given up", link->host);
+    if (r == -ETIMEDOUT)
+        return pl_fail(err, r, "%s: no answer for %lld s", link->host,
+                       (long long)(link->patience / 1000000000));
     if (r == -EPROTO)
         return pl_fail(err, r,
                        "%s: the shell there prints more than 64 KiB before it starts plenum (mend "
@@ -141,7 +145,8 @@ int sshlink_start_as(const struct sshlink *link, const char *token, struct chan 
                        program);
     if (r < 0)
         return r;
-    r = util_await(ret->in, token, link->cancel ? link->cancel : -1);
+    r = util_await(ret->in, token, link->cancel ? link->cancel : -1,
+                   link->patience ? mono_now() + link->patience : 0);
     if (r < 0)
         return ended(link, program, ret, r, err);
     char raw[128];

@@ -13,6 +13,9 @@ struct sshlink {
     bool patient;              /* ssh ignores SIGINT: the caller ends it in good order */
     bool silent; /* nobody is asked for a password, and ssh says nothing: it runs in our place */
     int cancel;  /* given up (-ECANCELED) when this becomes readable; 0: never */
+    /* ... and (-ETIMEDOUT) when the far plenum has not spoken for so long, in ns; 0: never. ssh
+     * itself waits for ever for who falls silent while it logs in. */
+    int64_t patience;
 };
 #define SSHLINK_TOKEN 48
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/util.h"
+#include "base/futex.h"
 #include "base/text.h"
 #include <errno.h>
 #include <poll.h>
@@ -157,16 +158,21 @@ int util_hangups(void)
     return hangups_fd;
 }
 
-/* Waits until there is something to read from `fd`: 0, or -ECANCELED. */
-static int await_byte(int fd, int cancel)
+/* Waits until there is something to read from `fd`: 0, or -ECANCELED, or -ETIMEDOUT. */
+static int await_byte(int fd, int cancel, int64_t until)
 {
     struct pollfd p[2] = {{.fd = fd, .events = POLLIN}, {.fd = cancel, .events = POLLIN}};
-    while (poll(p, 2, -1) < 0 && errno == EINTR)
-        ;
-    return p[1].revents ? -ECANCELED : 0;
+    int n, ms = -1;
+    do {
+        int64_t left = until - mono_now();
+        if (until)
+            ms = left > 0 ? (int)(left / 1000000) + 1 : 0;
+        n = poll(p, 2, ms);
+    } while (n < 0 && errno == EINTR);
+    return p[1].revents ? -ECANCELED : n == 0 ? -ETIMEDOUT : 0;
 }
 
-int util_await(int fd, const char *token, int cancel)
+int util_await(int fd, const char *token, int cancel, int64_t until)
 {
     size_t n = strlen(token), have = 0;
     char last[128];
@@ -175,7 +181,7 @@ int util_await(int fd, const char *token, int cancel)
     /* Byte by byte: what follows the newline belongs to somebody else. */
     for (size_t total = 0; total < 65536; total++) {
         char c;
-        ssize_t r = await_byte(fd, cancel);
+        ssize_t r = await_byte(fd, cancel, until);
         if (r < 0)
             return (int)r;
         r = read(fd, &c, 1);

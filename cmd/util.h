@@ -38,7 +38,7 @@ int util_hangups(void);
 
 /* Reads descriptor `fd` until `token` and a newline after it have gone by, at most 64 KiB:
  * 0, -ECONNRESET at its end, -EPROTO when it did not come, -ECANCELED when `cancel` (or -1) became
- * readable, -errno. */
-int util_await(int fd, const char *token, int cancel);
+ * readable, -ETIMEDOUT at mono_now() `until` (or 0), -errno. */
+int util_await(int fd, const char *token, int cancel, int64_t until);
 
 #endif

@@ -635,6 +635,23 @@ static void test_cancelled_redial(void **state)
     one_free(o);
 }
 
+/* A new channel over which nothing is answered is not waited for as long as a stranger. */
+static void test_silent_redial(void **state)
+{
+    _Static_assert(PATIENCE < LIMIT_HELLO * 1000, "else this cannot fail");
+    struct one *o = one_new();
+    o->opts.keepalive = SECOND;
+    agree_as_called(o);
+    peer_close(&o->p);
+    one_accept(o);
+    struct chan silent = o->p.ch;
+    served_await(&o->s, &o->dials, 2);
+    chan_close(&silent);
+    one_accept(o);
+    peer_close(&o->p);
+    one_free(o);
+}
+
 /* A client that has another server to go to gives up at once. */
 static void test_no_redial(void **state)
 {
@@ -915,6 +932,7 @@ int main(void)
         cmocka_unit_test(test_kept),
         cmocka_unit_test(test_served_while_down),
         cmocka_unit_test(test_cancelled_redial),
+        cmocka_unit_test(test_silent_redial),
         cmocka_unit_test(test_no_redial),
         cmocka_unit_test(test_interrupted),
         cmocka_unit_test(test_half_answer),
