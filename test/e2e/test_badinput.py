@@ -5,6 +5,7 @@ import os
 import pathlib
 import random
 import re
+import select
 import shutil
 import socket
 import struct
@@ -638,12 +639,20 @@ def test_hostile_requests(plenum, how, spec, version):
     plenum.ended(p, 0)
 
 
+def resident(p):
+    """Bytes, or None with a sanitizer, which keeps what is freed."""
+    if "san.so" in pathlib.Path(f"/proc/{p.pid}/maps").read_text():
+        return None
+    status = pathlib.Path(f"/proc/{p.pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) * 1024
+
+
 def test_limits(plenum):
     """More of everything than anybody is given: errors for that client, service for others."""
     p = plenum.serve("mem:", "unix!s.sock")
     path = plenum.tmp / "s.sock"
     c = Raw(path).attach()
-    taken = 0
+    taken, empty = 0, resident(p)
     for fid in range(1, 1 << 21, 1000):  # fids without end
         c.s.sendall(b"".join(message(110, k, struct.pack("<IIH", 0, fid + k, 0)) for k in range(1000)))
         answers = c.exactly(1000 * 9)
@@ -654,6 +663,8 @@ def test_limits(plenum):
     else:
         pytest.fail("there is no limit on fids")
     assert 100_000 < taken <= 1 << 20
+    full = resident(p)
+    assert full is None or full - empty < 176 * taken, f"{(full - empty) / taken:.0f} bytes a fid"
     other = Raw(path).attach()
     assert other.call(24, struct.pack("<IQ", 0, 0x7ff))[0] == 25
     c.close()
@@ -670,10 +681,8 @@ def test_limits(plenum):
         pytest.fail(f"{sent} bytes of requests were taken from who reads nothing")
     assert other.call(24, struct.pack("<IQ", 0, 0x7ff))[0] == 25
     c.close()
-    with open(f"/proc/{p.pid}/status") as f:
-        rss = int(re.search(r"VmRSS:\s+(\d+)", f.read()).group(1))
-    with open(f"/proc/{p.pid}/maps") as f:
-        assert rss < 200_000 or "san.so" in f.read()  # a sanitizer keeps what is freed
+    rss = resident(p)
+    assert rss is None or rss < 200_000_000
     clients = [Raw(path).attach(k) for k in range(50)]
     for k in clients:
         k.s.sendall(struct.pack("<IBH", 8192, 118, 1))  # a write that never comes
@@ -681,6 +690,40 @@ def test_limits(plenum):
     for k in clients:
         k.close()
     other.close()
+    p.terminate()
+    plenum.ended(p, 0)
+
+
+@pytest.mark.parametrize("version", LACKS, ids=bytes.decode)
+def test_a_flood_of_flushes(plenum, version):
+    """Flushes of what never was, without end: all are answered to who reads, who does not read has to
+    stop, and neither costs memory."""
+    p = plenum.serve("mem:", "unix!s.sock")
+    path = plenum.tmp / "s.sock"
+    other = Raw(path).attach()
+    empty = resident(p)
+    reads, deaf = Raw(path, version).attach(), Raw(path, version).attach()
+    flood = b"".join(message(108, t, struct.pack("<H", 40_000 + t)) for t in range(10_000))
+    for _ in range(20):
+        sender = threading.Thread(target=reads.s.sendall, args=[flood])
+        sender.start()
+        answers = reads.exactly(10_000 * 7)
+        sender.join()
+        assert sorted(answers[i:i + 7] for i in range(0, len(answers), 7)) == sorted(message(109, t) for t in range(10_000))
+    deaf.s.setblocking(False)
+    sent, end = 0, 100 << 20
+    while sent < end:
+        try:
+            sent += deaf.s.send(flood[sent % len(flood):])
+        except BlockingIOError:
+            if not select.select([], [deaf.s], [], 1)[1]:
+                break
+    assert sent < end, f"{sent} bytes of requests were taken from who reads nothing"
+    assert other.call(24, struct.pack("<IQ", 0, 0x7ff))[0] == 25
+    full = resident(p)
+    assert full is None or full - empty < 64 << 20, f"{(full - empty) >> 10} kB for {sent} bytes of flushes"
+    for c in reads, deaf, other:
+        c.close()
     p.terminate()
     plenum.ended(p, 0)
 
