@@ -20,7 +20,6 @@
 #include "doors/p9.h"
 #include <pthread.h>
 #include <stdatomic.h>
-#include <uthash.h>
 
 struct once; /* doors/p9_once.h */
 struct once_client;
@@ -89,7 +88,7 @@ struct p9d_owner { /* who holds locks through a fid */
 struct p9d_fid {
     atomic_uint refs;
     uint32_t num;
-    UT_hash_handle hh; /* in session.fids */
+    struct p9d_fid *next; /* in its chain of session.fids */
     struct p9d_session *session;
     struct p9d_attach *at;
     struct pl_node *node;
@@ -110,6 +109,11 @@ struct p9d_fid {
     struct p9d_owner *owners;  /* guarded by session.mutex */
 };
 
+struct p9d_fids { /* by their numbers: guarded by session.mutex */
+    struct p9d_fid **chains;
+    uint32_t nchains, n; /* nchains: 0 or a power of 2 */
+};
+
 struct p9d_session {
     struct p9_door *door;
     struct p9d_session *prev, *next;
@@ -124,7 +128,7 @@ struct p9d_session {
     bool goodbye;               /* Tend came */
 
     pthread_mutex_t mutex;
-    struct p9d_fid *fids;
+    struct p9d_fids fids;
     unsigned lock_waits;
     size_t xattr_bytes, owners;
 };

@@ -2,6 +2,7 @@
 /* The fids of a session: see p9_door.h. */
 #include "doors/p9_door.h"
 #include <errno.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -91,22 +92,66 @@ void p9d_fid_unref(struct p9d_fid *fid)
 
 /* ---- the table ---- */
 
+/* Chains, as many as there are fids or up to twice that. A chain costs a fid one pointer: a client
+ * may have a million of them. */
+enum { FIRST_CHAINS = 16, MANY_CHAINS = 65536 };
+
 /* The client chooses the numbers, but not which of them meet in the table. */
-static unsigned hash(const struct p9d_session *s, uint32_t num)
+static struct p9d_fid **chain_of(const struct p9d_session *s, uint32_t num)
 {
-    return (unsigned)((num + 1) * (s->door->seed[0] | 1) >> 32);
+    uint32_t hash = (uint32_t)((num + 1) * (s->door->seed[0] | 1) >> 32);
+    return &s->fids.chains[hash & (s->fids.nchains - 1)];
 }
 
 static struct p9d_fid *find(struct p9d_session *s, uint32_t num)
 {
-    struct p9d_fid *fid;
-    HASH_FIND_BYHASHVALUE(hh, s->fids, &num, sizeof(num), hash(s, num), fid);
+    struct p9d_fid *fid = s->fids.n ? *chain_of(s, num) : NULL;
+    while (fid && fid->num != num)
+        fid = fid->next;
     return fid;
+}
+
+/* Doubles the table when it is full. -ENOMEM: there is none. One that cannot grow only gets slow.
+ */
+static int room_in_table(struct p9d_session *s)
+{
+    struct p9d_fids *t = &s->fids;
+    if (t->n < t->nchains)
+        return 0;
+    struct p9d_fids old = *t;
+    uint32_t nchains = old.nchains ? 2 * old.nchains : FIRST_CHAINS;
+    struct p9d_fid **chains = calloc(nchains, sizeof(struct p9d_fid *));
+    if (!chains)
+        return old.nchains ? 0 : -ENOMEM;
+    t->chains = chains;
+    t->nchains = nchains;
+    for (uint32_t i = 0; i < old.nchains; i++)
+        for (struct p9d_fid *fid = old.chains[i], *next; fid; fid = next) {
+            next = fid->next;
+            struct p9d_fid **chain = chain_of(s, fid->num);
+            fid->next = *chain;
+            *chain = fid;
+        }
+    free(old.chains);
+    return 0;
+}
+
+static void into_table(struct p9d_session *s, struct p9d_fid *fid)
+{
+    struct p9d_fid **chain = chain_of(s, fid->num);
+    fid->next = *chain;
+    *chain = fid;
+    s->fids.n++;
+    atomic_fetch_add_explicit(&s->door->nfids, 1, memory_order_relaxed);
 }
 
 static void out_of_table(struct p9d_session *s, struct p9d_fid *fid)
 {
-    HASH_DEL(s->fids, fid);
+    struct p9d_fid **at = chain_of(s, fid->num);
+    while (*at != fid)
+        at = &(*at)->next;
+    *at = fid->next;
+    s->fids.n--;
     atomic_fetch_sub_explicit(&s->door->nfids, 1, memory_order_relaxed);
 }
 
@@ -115,7 +160,7 @@ static void out_of_table(struct p9d_session *s, struct p9d_fid *fid)
 static bool table_full(struct p9d_session *s)
 {
     unsigned all = atomic_load_explicit(&s->door->nfids, memory_order_relaxed);
-    unsigned own = HASH_COUNT(s->fids);
+    unsigned own = s->fids.n;
     return own >= LIMIT_FIDS || all >= LIMIT_FIDS_ALL || own >= LIMIT_FIDS_ALL - all;
 }
 
@@ -146,14 +191,12 @@ int p9d_fid_put(struct p9d_session *s, uint32_t num, struct p9d_fid *old, struct
     pthread_mutex_lock(&s->mutex);
     if (find(s, num) != old)
         r = -EBADF;
-    else if (!old && table_full(s))
-        r = -EMFILE;
+    else if (!old)
+        r = table_full(s) ? -EMFILE : room_in_table(s);
     if (r == 0 && old)
         out_of_table(s, old);
-    if (r == 0) {
-        HASH_ADD_BYHASHVALUE(hh, s->fids, num, sizeof(fid->num), hash(s, num), fid);
-        atomic_fetch_add_explicit(&s->door->nfids, 1, memory_order_relaxed);
-    }
+    if (r == 0)
+        into_table(s, fid);
     pthread_mutex_unlock(&s->mutex);
     p9d_fid_unref(r == 0 ? old : fid);
     return r;
@@ -161,14 +204,25 @@ int p9d_fid_put(struct p9d_session *s, uint32_t num, struct p9d_fid *old, struct
 
 void p9d_drop_all(struct p9d_session *s)
 {
-    for (;;) {
-        pthread_mutex_lock(&s->mutex);
-        struct p9d_fid *fid = s->fids;
-        if (fid)
-            out_of_table(s, fid);
-        pthread_mutex_unlock(&s->mutex);
-        if (!fid)
-            return;
-        p9d_fid_unref(fid);
-    }
+    struct p9d_fids *t = &s->fids;
+    for (uint32_t i = 0; i < t->nchains; i++)
+        for (;;) {
+            pthread_mutex_lock(&s->mutex);
+            struct p9d_fid *fid = t->chains[i];
+            if (fid)
+                out_of_table(s, fid);
+            pthread_mutex_unlock(&s->mutex);
+            if (!fid)
+                break;
+            p9d_fid_unref(fid);
+        }
+    bool many = t->nchains >= MANY_CHAINS;
+    free(t->chains);
+    *t = (struct p9d_fids){.chains = NULL};
+#ifdef __GLIBC__
+    if (many) /* what a greedy client had goes back to the system, not only to us */
+        malloc_trim(0);
+#else
+    (void)many;
+#endif
 }

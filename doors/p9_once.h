@@ -32,6 +32,7 @@
 #define DOORS_P9_ONCE_H
 
 #include "doors/p9_door.h"
+#include <uthash.h>
 
 #define ONCE_WHO 96 /* of chan.who */
 

@@ -9,6 +9,7 @@
 #include "doors/p9_door.h"
 #include <errno.h>
 #include <stdlib.h>
+#include <uthash.h>
 
 struct p9d_special {
     UT_hash_handle hh;
