@@ -18,7 +18,7 @@
 #define MSG_PASS 0x72656c6b
 
 struct holder {
-    int fd;
+    int fd, dir;
     char name[64];
 };
 
@@ -28,7 +28,7 @@ int holder_new(const char *token, struct holder **ret)
     if (!h)
         return -ENOMEM;
     snprintf(h->name, sizeof(h->name), "%s", token);
-    h->fd = reg_meet(h->name);
+    h->fd = reg_meet(h->name, &h->dir);
     if (h->fd < 0) {
         int r = h->fd;
         free(h);
@@ -42,7 +42,7 @@ void holder_free(struct holder *h)
 {
     if (!h)
         return;
-    reg_meet_end(h->name, h->fd);
+    reg_meet_end(h->name, h->fd, h->dir);
     free(h);
 }
 

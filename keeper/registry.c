@@ -521,7 +521,7 @@ static bool meeting_name(char ret[80], const char *name)
     return !strchr(name, '/') && snprintf(ret, 80, "meet-%s", name) < 64;
 }
 
-int reg_meet(const char *name)
+int reg_meet(const char *name, int *dir)
 {
     char file[80];
     int rc = -ENOENT;
@@ -535,24 +535,23 @@ int reg_meet(const char *name)
         }
         clear_meetings(d);
         rc = bind_at(d, file);
-        close(d);
+        if (rc < 0) {
+            close(d);
+            continue;
+        }
+        confine_path_of(d, CONFINE_REMOVE);
+        *dir = d;
     }
     return rc;
 }
 
-void reg_meet_end(const char *name, int fd)
+void reg_meet_end(const char *name, int fd, int dir)
 {
     char file[80];
     close(fd);
-    if (!meeting_name(file, name))
-        return;
-    for (int i = 0; i < PLACES; i++) {
-        int d = open_place(i, false);
-        if (d < 0)
-            continue;
-        unlinkat(d, file, 0);
-        close(d);
-    }
+    if (meeting_name(file, name))
+        unlinkat(dir, file, 0);
+    close(dir);
 }
 
 int reg_meet_dial(const char *name)

@@ -90,9 +90,10 @@ int reg_dial(const char *dir);
 
 /* A meeting point by name, for two processes of this user that know it (SOCK_SEQPACKET,
  * close-on-exec): the listening descriptor (non-blocking), or a negative errno. In a directory that
- * stays when the user's last login session ends. */
-int reg_meet(const char *name);
-void reg_meet_end(const char *name, int fd);
+ * stays when the user's last login session ends; it stays open in *dir, since who is confined by
+ * then could not open it again to take the name away. */
+int reg_meet(const char *name, int *dir);
+void reg_meet_end(const char *name, int fd, int dir);
 /* Connected to who listens there; -ENOENT: nobody does. */
 int reg_meet_dial(const char *name);
 /* A directory for what a server's successor needs, as private as the registry's, beside the

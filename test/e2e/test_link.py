@@ -17,7 +17,7 @@ import sys
 import time
 
 import pytest
-from conftest import PLENUM, alive, fuse, mounted, mounts_under, wait_for
+from conftest import PLENUM, alive, as_nobody, fuse, mounted, mounts_under, root, wait_for
 from relay import Relay, end_all
 from test_duct import Pair
 from test_ssh import Host, SSHD
@@ -486,6 +486,22 @@ def test_option_of_serve(plenum):
 
 # ---- ssh
 
+FAKE_SSH = """#!%s
+import os, re, signal, subprocess, sys, threading
+command = sys.argv[-1]
+token = re.search(r"plenum-[0-9a-f]+", command).group()
+with open(%r, "a") as f:
+    f.write(f"{os.getpid()} {token}\\n")
+p = subprocess.Popen([*%r, "sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                     start_new_session=True)
+def pump(a, b):
+    while data := os.read(a, 65536):
+        os.write(b, data)
+    os.close(b)
+threading.Thread(target=pump, args=(0, p.stdin.fileno()), daemon=True).start()
+pump(p.stdout.fileno(), 1)
+os._exit(0)
+"""
 ssh_there = pytest.mark.skipif(not os.access(SSHD, os.X_OK), reason="needs sshd")
 
 
@@ -503,6 +519,11 @@ def ssh_clients(host):
                     os.fsencode(host.dir) in (d / "cmdline").read_bytes():
                 found.append(int(d.name))
     return found
+
+
+def ducts(plenum):
+    """This test's, for others may run some too."""
+    return [e for e in plenum.status() if e["kind"] == "duct" and str(plenum.tmp) in e["dir"] + e["spec"]]
 
 
 def kill_ssh(host):
@@ -553,8 +574,7 @@ def test_ssh_is_killed_and_we_end(plenum, host, which):
     p = host.start("-o", "linger=1s", *args, host.name)
     ats = [a.split(":")[0] for a in args[1::2]]
     wait_for(lambda: all(map(mounted, ats)) or p.poll() is not None, plenum.err(p))
-    far = [e for e in plenum.status() if e["kind"] == "duct" and e["keeper"] != p.pid
-           and e["server"] != p.pid]
+    far = [e for e in ducts(plenum) if e["keeper"] != p.pid and e["server"] != p.pid]
     assert far
     # Nobody gets in any more, and the ssh that is there dies.
     os.rename(host.dir / "user", host.dir / "user.away")
@@ -589,6 +609,42 @@ def test_ssh_is_killed_under_a_spec(plenum, host):
     assert link(plenum, at)["breaks"] == 3
     plenum.run("umount", at)
     wait_for(lambda: not ssh_clients(host), "an ssh stays")
+
+
+@root
+@pytest.mark.parametrize("who", ["root", "user"])
+def test_a_server_behind_ssh_that_is_confined(plenum, who):
+    """It is found again, and takes its meeting point's name away in the end. What stands for ssh runs
+    the far end as another user, and passes bytes until it is killed."""
+    d, at = plenum.dir("d"), plenum.dir("at")
+    plenum.tmp.chmod(0o755)
+    d.chmod(0o777)
+    ssh = plenum.tmp / "ssh"
+    ssh.write_text(FAKE_SSH % (sys.executable, f"{plenum.tmp}/pids",
+                               as_nobody() if who == "user" else ["env"]))
+    ssh.chmod(0o755)
+    bin_ = plenum.dir("bin")
+    os.symlink(PLENUM, bin_ / "plenum")
+    env = dict(os.environ, PLENUM_SSH=str(ssh), PATH=f"{bin_}:{os.environ['PATH']}")
+    env.pop("XDG_RUNTIME_DIR", None)
+    meet = pathlib.Path("/tmp/plenum-65534" if who == "user" else "/run/plenum")
+
+    def started():
+        return (plenum.tmp / "pids").read_text().splitlines()
+
+    def meetings():
+        return [m for m in started()[:1] if (meet / f"meet-{m.split()[1]}").exists()]
+
+    # The near end keeps the right to be another user: that is ssh in this test.
+    plenum.run("mount", "-o", "noconfine,linger=1m", f"ssh:nowhere:{d}", at, env=env)
+    assert meetings()
+    for turn in range(2):
+        os.kill(int(started()[-1].split()[0]), signal.SIGKILL)
+        (at / f"f{turn}").write_text("x")
+        assert (d / f"f{turn}").read_text() == "x"
+    assert len(started()) == 3 and link(plenum, at)["breaks"] == 2
+    plenum.run("umount", at)
+    wait_for(lambda: not meetings(), "the meeting point stays")
 
 
 def test_relink_to_nobody(plenum):
@@ -645,7 +701,7 @@ def test_the_far_end_of_ssh_is_killed(plenum, host, which):
     wait_for(lambda: all(mounted(x.split(":")[0]) for x in args[1::2]) or p.poll() is not None,
              plenum.err(p))
     (at_here / "f").write_text("1")
-    far = [e for e in plenum.status() if e["kind"] == "duct" and e["dir"] != str(at_here)]
+    far = [e for e in ducts(plenum) if e["dir"] != str(at_here)]
     assert len(far) == 1
     os.kill(far[0]["server"], signal.SIGKILL)
     if far[0]["keeper"]:

@@ -462,25 +462,27 @@ static void meetings(void **state)
     struct ucred cred;
     socklen_t size = sizeof(cred);
     assert_int_equal(reg_meet_dial("one"), -ENOENT);
-    int one = reg_meet("one"), two = reg_meet("two");
+    int dir[3];
+    int one = reg_meet("one", &dir[0]), two = reg_meet("two", &dir[1]);
     assert_true(one >= 0 && two >= 0);
     int s = reg_meet_dial("one");
     assert_true(s >= 0);
     assert_int_equal(getsockopt(s, SOL_SOCKET, SO_PEERCRED, &cred, &size), 0);
     assert_int_equal(cred.pid, getpid());
     close(s);
-    assert_int_equal(reg_meet("a/b"), -EINVAL);
+    assert_int_equal(reg_meet("a/b", &dir[2]), -EINVAL);
     assert_int_equal(live(), 0); /* they are no entries */
     /* A listener that was killed leaves its name, which the next one clears; those who live stay.
      */
     close(one);
+    close(dir[0]);
     assert_int_equal(reg_meet_dial("one"), -ENOENT);
-    int three = reg_meet("three");
+    int three = reg_meet("three", &dir[2]);
     s = reg_meet_dial("two");
     assert_true(three >= 0 && s >= 0);
     close(s);
-    reg_meet_end("two", two);
-    reg_meet_end("three", three);
+    reg_meet_end("two", two, dir[1]);
+    reg_meet_end("three", three, dir[2]);
     assert_int_equal(reg_meet_dial("two"), -ENOENT);
     assert_int_equal(count_files(where) > 0 ? count_files(where) : 0, 0);
 }
