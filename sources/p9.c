@@ -152,7 +152,7 @@ static void done(struct pl_tree *tree)
     .setxattr = p9s_setxattr, .removexattr = p9s_removexattr, .listxattr = p9s_listxattr,          \
     .lock = p9s_lock, .getlock = p9s_getlock, .statfs = p9s_statfs
 
-static const struct pl_ops plain_ops = {STANDARD};
+static const struct pl_ops plain_ops = {STANDARD, .syncfs = p9s_syncfs};
 /* 9P2000.u and 9P2000: no locks, no extended attributes, no statfs. */
 static const struct pl_ops old_ops = {
     .name = "p9",
