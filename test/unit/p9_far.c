@@ -226,6 +226,28 @@ static void behind_by_name(void **state)
     pl_node_unref(node);
 }
 
+/* Where the way is short each write is done when it returns. */
+static void near_and_far(void **state)
+{
+    struct world *w = *state;
+    for (int is_near = 0; is_near < 2; is_near++) {
+        struct pl_node *top;
+        struct pl_attr attr;
+        w->near = is_near ? INT64_MAX : 1;
+        struct pl_tree *t = dial(w);
+        assert_int_equal(pl_attach(t, &call, "", &top, &attr), 0);
+        struct pl_file *f = create(t, top, is_near ? "n" : "f", O_RDWR | O_CREAT | O_EXCL, NULL);
+        w->tree->what = PL_OP_write;
+        atomic_store(&w->tree->error, -ENOSPC);
+        assert_int_equal(pl_write(t, &call, f, "text", 4, 0), is_near ? -ENOSPC : 4);
+        assert_int_equal(pl_fsync(t, &call, f, false), is_near ? 0 : -ENOSPC);
+        atomic_store(&w->tree->error, 0);
+        pl_close(t, &call, f);
+        pl_node_unref(top);
+        pl_tree_unref(t);
+    }
+}
+
 /* ---- attributes ---- */
 
 static void set_behind(void **state)
@@ -413,6 +435,7 @@ int main(void)
         BOTH(listing),
         BOTH(behind_truncated),
         BOTH(behind_by_name),
+        BOTH(near_and_far),
         cmocka_unit_test_setup_teardown(set_in_order, setup_own, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
