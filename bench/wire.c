@@ -134,7 +134,8 @@ static void client_open(struct client *c)
     pl_call_init_self(&c->call);
     if (p9_conn_new(&chan, &(struct p9_conn_opts){.crew = c->crew, .use = true}, &conn, &e) < 0 ||
         p9_use(conn, &c->call, &e) < 0 ||
-        pl_p9_open(conn, &(struct pl_p9_opts){.uname = "root", .own = true}, &c->tree, &e) < 0)
+        pl_p9_open(conn, &(struct pl_p9_opts){.uname = "root", .own = true, .near = PL_P9_NEAR},
+                   &c->tree, &e) < 0)
         errx(1, "%s", e.text);
     if (pl_attach(c->tree, &c->call, "", &c->root, &attr) < 0 ||
         pl_create(c->tree, &c->call, c->root, "f", O_RDWR, 0644, &c->file_node, &attr, &c->file) <

@@ -318,8 +318,10 @@ static int attach(struct state *s, struct pl_err *err)
     util_user(user, sizeof(user));
     for (size_t i = 0; i < s->d->nmounts; i++) {
         struct pl_tree *tree;
-        struct pl_p9_opts opts = {
-            .aname = s->d->mounts[i].aname, .uname = user, .soft = s->linkopt.soft};
+        struct pl_p9_opts opts = {.aname = s->d->mounts[i].aname,
+                                  .uname = user,
+                                  .soft = s->linkopt.soft,
+                                  .near = PL_P9_NEAR};
         int r = s->far ? far_tree(s->far, conn_of(s), &opts, &tree, err)
                        : pl_p9_open(s->accepted, &opts, &tree, err);
         if (r < 0)

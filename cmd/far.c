@@ -624,6 +624,7 @@ int far_tree(struct far *f, struct p9_conn *conn, struct pl_p9_opts *opts, struc
     opts->changed = tree_changed;
     opts->done = tree_done;
     opts->own = !f->how.shared;
+    opts->near = PL_P9_NEAR;
     pthread_mutex_lock(&f->lock);
     t->next = f->trees;
     f->trees = t;

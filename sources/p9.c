@@ -152,7 +152,7 @@ static void done(struct pl_tree *tree)
     .setxattr = p9s_setxattr, .removexattr = p9s_removexattr, .listxattr = p9s_listxattr,          \
     .lock = p9s_lock, .getlock = p9s_getlock, .statfs = p9s_statfs
 
-static const struct pl_ops plain_ops = {STANDARD};
+static const struct pl_ops plain_ops = {STANDARD, .syncfs = p9s_syncfs};
 /* 9P2000.u and 9P2000: no locks, no extended attributes, no statfs. */
 static const struct pl_ops old_ops = {
     .name = "p9",
@@ -202,9 +202,26 @@ static int fail_attach(struct p9s_tree *t, int r, struct pl_err *err)
     }
 }
 
-/* Attaches as the main user and makes the root node. */
-static int open_root(struct p9s_tree *t, struct pl_call *call, const char *uname)
+/* Asks for the attributes of the root, again if that took so long that a near peer may only have
+ * been busy; *trip: the quickest. */
+static int ask_root(struct p9s_tree *t, struct pl_call *call, int64_t near, struct p9_attr *in,
+                    int64_t *trip)
 {
+    int r = 0;
+    *trip = INT64_MAX;
+    for (int i = 0; r == 0 && (i == 0 || (i < 4 && *trip >= near && *trip / 20 < near)); i++) {
+        int64_t start = mono_now();
+        r = p9s_ask_attr(t, call, t->main.root, in);
+        int64_t took = mono_now() - start;
+        *trip = took < *trip ? took : *trip;
+    }
+    return r;
+}
+
+/* Attaches as the main user and makes the root node. */
+static int open_root(struct p9s_tree *t, struct pl_call *call, const struct pl_p9_opts *opts)
+{
+    const char *uname = opts->uname;
     char *own = name_of(t->main.uid);
     struct p9_qid qid;
     if (!own)
@@ -223,7 +240,9 @@ static int open_root(struct p9s_tree *t, struct pl_call *call, const char *uname
     struct p9_attr in;
     struct pl_attr attr;
     struct pl_node *node = NULL;
-    r = p9s_ask_attr(t, call, t->main.root, &in);
+    int64_t trip;
+    r = ask_root(t, call, opts->near, &in, &trip);
+    t->sync |= trip < opts->near;
     if (r == 0)
         r = p9s_node(t, &t->main, t->main.root, &in, NULL, NULL, &node, &attr);
     else
@@ -280,7 +299,7 @@ int pl_p9_open(struct p9_conn *conn, const struct pl_p9_opts *opts, struct pl_tr
         PL_TREE_REMOTE | (old ? 0 : PL_TREE_LOCKS | PL_TREE_XATTR) | (t->ext ? PL_TREE_PLUS : 0);
 
     pl_call_init_self(&call);
-    int r = open_root(t, &call, opts->uname);
+    int r = open_root(t, &call, opts);
     if (r == 0 && !old && has_acls(t, &call))
         t->tree.flags |= PL_TREE_POSIX_ACL;
     t->own = opts->own; /* before there is a thread that may have to know it */

@@ -46,9 +46,14 @@ struct pl_p9_opts {
     void (*done)(void *again_arg);
     int64_t soft; /* ns; 0: hard */
     bool sync;    /* nothing is read ahead, and nothing written behind (docs/far.md) */
+    /* ns; the same if a round trip is found to be shorter than this while attaching: then it costs
+     * more, a copy of every byte, than it gains. 0: however short. */
+    int64_t near;
     /* May be NULL: the tree is without a server (with the sentence), or has one again (NULL). */
     void (*changed)(void *again_arg, const char *sentence);
 };
+/* `near` that suits most: any socket of this machine, and no network's. */
+#define PL_P9_NEAR 100000
 int pl_p9_open(struct p9_conn *conn, const struct pl_p9_opts *opts, struct pl_tree **ret,
                struct pl_err *err);
 

@@ -266,6 +266,43 @@ int p9s_settle(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node)
     return settle_all(t, call, node, true);
 }
 
+/* The nodes that something may be on its way to, with references. One that is being released waits
+ * for that itself. */
+static int unsettled(struct p9s_tree *t, struct p9s_node ***ret, size_t *n)
+{
+    size_t most = 0;
+    *n = 0;
+    pthread_mutex_lock(&t->aside_mutex);
+    for (struct p9s_aside *a = t->asides; a; a = a->next)
+        most += a->let_go == let_go;
+    *ret = malloc((most + 1) * sizeof(**ret));
+    for (struct p9s_aside *a = t->asides; *ret && a; a = a->next) {
+        struct p9s_node *node = ((struct p9s_behind *)a)->node;
+        if (a->let_go == let_go && pl_node_tryref(&node->h.node))
+            (*ret)[(*n)++] = node;
+    }
+    pthread_mutex_unlock(&t->aside_mutex);
+    return *ret ? 0 : -ENOMEM;
+}
+
+int p9s_settle_tree(struct p9s_tree *t, struct pl_call *call)
+{
+    struct p9s_node **nodes;
+    size_t n;
+    int r = 0;
+    if (atomic_load(&t->behind) == 0)
+        return 0;
+    if ((r = unsettled(t, &nodes, &n)) < 0)
+        return r;
+    for (size_t i = 0; i < n; i++) {
+        if (r == 0)
+            r = p9s_settle(t, call, nodes[i]);
+        pl_node_unref(&nodes[i]->h.node);
+    }
+    free(nodes);
+    return r;
+}
+
 uint64_t p9s_behind_size(struct p9s_node *node, uint64_t size)
 {
     struct p9s_behind *b = atomic_load_explicit(&node->behind, memory_order_acquire);
@@ -326,13 +363,20 @@ int p9s_behind_tell(struct p9s_file *f)
     return r;
 }
 
-/* Whether all that is on its way goes through this file, and how often one went only in part. */
+/* Whether all that is on its way went through this fid, and so comes before what is sent next. */
+static bool in_order(const struct p9s_behind *b, uint32_t fid)
+{
+    for (const struct late *w = b->first; w; w = w->next)
+        if (w->fid != fid)
+            return false;
+    return true;
+}
+
+/* The same of an open file, and how often one went only in part. */
 static bool all_mine(struct p9s_file *f, struct p9s_behind *b, unsigned *retries)
 {
-    bool mine = true;
     pthread_mutex_lock(&b->mutex);
-    for (const struct late *w = b->first; w; w = w->next)
-        mine &= w->fid == f->fid;
+    bool mine = in_order(b, f->fid);
     *retries = b->retries;
     pthread_mutex_unlock(&b->mutex);
     return mine;
@@ -371,10 +415,12 @@ int p9s_behind_then(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f
 
 /* ---- writing ---- */
 
-static bool overlaps(const struct p9s_behind *b, uint64_t off, size_t n)
+/* Whether a write through `fid` must not overtake what is on its way: bytes that it overlaps, and
+ * attributes (given times, which it changes), unless they went through the same fid. */
+static bool overlaps(const struct p9s_behind *b, uint32_t fid, uint64_t off, size_t n)
 {
     for (const struct late *w = b->first; w; w = w->next)
-        if (!w->sets && w->off < off + n && off < w->off + w->n)
+        if (w->sets ? w->fid != fid : w->off < off + n && off < w->off + w->n)
             return true;
     return false;
 }
@@ -428,7 +474,7 @@ ssize_t p9s_behind_write(struct p9s_tree *t, struct pl_call *call, struct p9s_fi
     pthread_mutex_lock(&b->mutex);
     tidy(t, b);
     int r = tell(f, b);
-    if (r == 0 && (!late || overlaps(b, off, n)))
+    if (r == 0 && (!late || overlaps(b, f->fid, off, n)))
         r = settle(t, call, b, true);
     while (late && r == 0 && sent < n) {
         ssize_t some = send_late(t, f, b, false, (const uint8_t *)buf + sent, n - sent, off + sent);
@@ -470,7 +516,7 @@ int p9s_behind_set(struct p9s_tree *t, struct pl_call *call, struct p9s_node *no
         return -EAGAIN;
     pthread_mutex_lock(&b->mutex);
     struct p9s_file *f = b->maker;
-    if (f && may(t, &f->file) && certain(call, f->made, set))
+    if (f && may(t, &f->file) && in_order(b, f->fid) && certain(call, f->made, set))
         r = send_late(t, f, b, true, wire, sizeof(*wire), 0);
     if (r > 0) {
         struct pl_attr *is = f->made;

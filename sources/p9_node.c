@@ -246,6 +246,23 @@ bool p9s_untouched(struct p9s_tree *t, const struct p9s_node *node, uint64_t sin
     return atomic_load(&node->change) <= since && atomic_load(&t->lost) <= since;
 }
 
+int p9s_freshen(struct p9s_tree *t, struct pl_call *call, struct pl_node **ret, uint64_t since,
+                struct pl_attr *attr)
+{
+    struct p9s_node *node = (struct p9s_node *)*ret;
+    uint32_t fid;
+    if (!S_ISREG((*ret)->fmt) || (p9s_settled(node) && p9s_untouched(t, node, since)))
+        return 0;
+    int r = p9s_any_fid(t, call, node, &fid);
+    if (r == 0)
+        r = p9s_getattr_fid(t, call, node, fid, attr);
+    if (r < 0) {
+        pl_node_unref(*ret);
+        *ret = NULL;
+    }
+    return r;
+}
+
 void p9s_note_xattrs(struct p9s_tree *t, struct p9s_node *node, const struct p9_attr *in,
                      uint64_t since)
 {
@@ -385,6 +402,8 @@ int p9s_lookup(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
     if (r == 0)
         r = p9s_node(t, user, fid, &in, d, name, ret, attr);
     if (r == 0)
+        r = p9s_freshen(t, call, ret, since, attr);
+    if (r == 0)
         p9s_note_xattrs(t, (struct p9s_node *)*ret, &in, since);
     return r;
 }
@@ -512,6 +531,10 @@ int p9s_statfs(struct pl_tree *tree, struct pl_call *call, struct pl_node *node,
 int p9s_syncfs(struct pl_tree *tree, struct pl_call *call, struct pl_node *node)
 {
     struct p9_msg m = {.type = P9_Tsyncfs};
-    int r = p9s_any_fid(p9s_of(tree), call, (struct p9s_node *)node, &m.fid);
-    return r < 0 ? r : p9s_tell(p9s_of(tree), call, &m);
+    struct p9s_tree *t = p9s_of(tree);
+    int r = p9s_settle_tree(t, call);
+    if (r < 0 || !t->ext) /* 9P2000.L cannot say more */
+        return r;
+    r = p9s_any_fid(t, call, (struct p9s_node *)node, &m.fid);
+    return r < 0 ? r : p9s_tell(t, call, &m);
 }

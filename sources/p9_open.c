@@ -278,6 +278,8 @@ static int making_end(struct making *m, int r, int flags, struct pl_node **ret,
         return r;
     }
     r = p9s_node(m->t, m->user, m->nfid, &m->attr, m->name ? m->dir : NULL, m->name, ret, attr);
+    if (r == 0)
+        r = p9s_freshen(m->t, m->call, ret, m->since, attr);
     if (r < 0) {
         m->nfid = P9_NOFID;
         making_drop(m);
@@ -308,6 +310,8 @@ static int create_new(struct pl_tree *tree, struct pl_call *call, struct pl_node
                           .name = p9_str(name),
                           .flags = p9s_wire_flags(flags) | P9_CREATE,
                           .gid = call->cred.gid};
+    if (r == 0 && (flags & O_TRUNC) && !(flags & O_EXCL)) /* of which file is not known yet */
+        r = p9s_settle_tree(m.t, call);
     if (r == 0)
         r = p9s_mode(m.t, call, dir, mode, &make.mode);
     if (m.t->dialect != P9_L)

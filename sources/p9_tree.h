@@ -289,6 +289,11 @@ int p9s_fid(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node,
  * when the tree's clock was `since`, tells only if it was untouched. */
 void p9s_touch(struct p9s_tree *t, struct pl_node *node);
 bool p9s_untouched(struct p9s_tree *t, const struct p9s_node *node, uint64_t since);
+/* The node's attributes were asked for when the clock was `since`: asks for them again if it is a
+ * file whose content this tree has changed, or has changes of on their way. On error the node is
+ * given back. */
+int p9s_freshen(struct p9s_tree *t, struct pl_call *call, struct pl_node **ret, uint64_t since,
+                struct pl_attr *attr);
 /* Believes for a while what was said of its extended attributes. */
 void p9s_note_xattrs(struct p9s_tree *t, struct p9s_node *node, const struct p9_attr *in,
                      uint64_t since);
@@ -331,6 +336,8 @@ ssize_t p9s_behind_write(struct p9s_tree *t, struct pl_call *call, struct p9s_fi
 /* Waits until all that was written behind has arrived; not how it went, but -EINTR, -ETIMEDOUT. */
 int p9s_settle(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node);
 bool p9s_settled(struct p9s_node *node);
+/* The same of all that was written behind to any file by now: where it is not known to which. */
+int p9s_settle_tree(struct p9s_tree *t, struct pl_call *call);
 /* `size`, or that with what is on its way. */
 uint64_t p9s_behind_size(struct p9s_node *node, uint64_t size);
 /* The file is open from now on; and an error of a write that it has not heard of yet. */

@@ -151,6 +151,103 @@ static void behind_bounded(void **state)
     free(text);
 }
 
+static void *release_soon(void *arg)
+{
+    nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL); /* so that others are tempted */
+    release(arg);
+    return NULL;
+}
+
+/* A write that the server does not do before a while after `soon` is started. */
+static void write_late(struct world *w, struct pl_file *f, pthread_t *soon)
+{
+    hold(w->tree, PL_OP_write);
+    assert_int_equal(pl_write(w->far, &call, f, "text", 4, 0), 4);
+    wait_begun(w->tree, 1);
+    pthread_create(soon, NULL, release_soon, w->tree);
+}
+
+/* What empties a file by any of its names comes behind the writes that were before it. */
+static void behind_truncated(void **state)
+{
+    struct world *w = *state;
+    struct pl_node *node, *same;
+    struct pl_file *f = create(w->far, w->top, "f", O_RDWR | O_CREAT | O_EXCL, &node), *g;
+    struct pl_attr attr;
+    pthread_t soon;
+    assert_int_equal(pl_link(w->far, &call, node, w->top, "g", &attr), 0);
+    write_late(w, f, &soon);
+    g = create(w->far, w->top, "g", O_RDWR | O_CREAT | O_TRUNC, &same);
+    pthread_join(soon, NULL);
+    assert_ptr_equal(node, same);
+    assert_int_equal(pl_fsync(w->far, &call, f, false), 0);
+    assert_int_equal(pl_getattr(w->far, &call, node, NULL, &attr), 0);
+    assert_int_equal(attr.size, 0);
+    pl_close(w->far, &call, g);
+    write_late(w, f, &soon);
+    assert_int_equal(pl_open(w->far, &call, node, O_WRONLY | O_TRUNC, &g), 0);
+    pthread_join(soon, NULL);
+    assert_int_equal(pl_fsync(w->far, &call, f, false), 0);
+    assert_int_equal(pl_getattr(w->far, &call, node, NULL, &attr), 0);
+    assert_int_equal(attr.size, 0);
+    pl_close(w->far, &call, g);
+    pl_close(w->far, &call, f);
+    pl_node_unref(same);
+    pl_node_unref(node);
+}
+
+/* What is told of a file by its name is as it was left, and syncfs has all of it there. */
+static void behind_by_name(void **state)
+{
+    struct world *w = *state;
+    struct pl_node *node, *same, *near = NULL;
+    struct pl_file *f = create(w->far, w->top, "f", O_RDWR | O_CREAT | O_EXCL, &node), *g;
+    struct pl_attr attr;
+    pthread_t soon;
+    write_late(w, f, &soon);
+    assert_int_equal(pl_lookup(w->far, &call, w->top, "f", &same, &attr), 0);
+    pthread_join(soon, NULL);
+    assert_int_equal(attr.size, 4);
+    assert_false(attr.blocks == 0);
+    pl_node_unref(same);
+    write_late(w, f, &soon);
+    g = create(w->far, w->top, "f", O_RDWR | O_CREAT, &same);
+    pthread_join(soon, NULL);
+    pl_close(w->far, &call, g);
+    pl_node_unref(same);
+    write_late(w, f, &soon);
+    assert_int_equal(pl_write(w->far, &call, f, "more", 4, 4), 4);
+    assert_int_equal(pl_syncfs(w->far, &call, w->top), 0);
+    assert_int_equal(pl_lookup(&w->tree->tree, &call, w->root, "f", &near, &attr), 0);
+    assert_int_equal(attr.size, 8);
+    pthread_join(soon, NULL);
+    pl_node_unref(near);
+    pl_close(w->far, &call, f);
+    pl_node_unref(node);
+}
+
+/* Where the way is short each write is done when it returns. */
+static void near_and_far(void **state)
+{
+    struct world *w = *state;
+    for (int is_near = 0; is_near < 2; is_near++) {
+        struct pl_node *top;
+        struct pl_attr attr;
+        w->near = is_near ? INT64_MAX : 1;
+        struct pl_tree *t = dial(w);
+        assert_int_equal(pl_attach(t, &call, "", &top, &attr), 0);
+        struct pl_file *f = create(t, top, is_near ? "n" : "f", O_RDWR | O_CREAT | O_EXCL, NULL);
+        w->tree->what = PL_OP_write;
+        atomic_store(&w->tree->error, -ENOSPC);
+        assert_int_equal(pl_write(t, &call, f, "text", 4, 0), is_near ? -ENOSPC : 4);
+        assert_int_equal(pl_fsync(t, &call, f, false), is_near ? 0 : -ENOSPC);
+        atomic_store(&w->tree->error, 0);
+        pl_close(t, &call, f);
+        pl_node_unref(top);
+        pl_tree_unref(t);
+    }
+}
+
 /* ---- attributes ---- */
 
 static void set_behind(void **state)
@@ -185,6 +282,26 @@ static void set_behind(void **state)
     atomic_store(&w->tree->error, 0);
     assert_int_equal(pl_setattr(w->far, &call, node, NULL, &set, &attr), 0);
     assert_false(attr.guess);
+    pl_node_unref(node);
+}
+
+/* Times that are given behind a write through another open file stay. */
+static void set_in_order(void **state)
+{
+    struct world *w = *state;
+    struct pl_node *node;
+    struct pl_file *f = create(w->far, w->top, "f", O_RDWR | O_CREAT | O_EXCL, &node), *g;
+    struct pl_setattr set = {.valid = PL_SET_MTIME, .mtime = {77, 5}};
+    struct pl_attr attr;
+    pthread_t soon;
+    assert_int_equal(pl_open(w->far, &call, node, O_RDWR, &g), 0);
+    write_late(w, g, &soon);
+    assert_int_equal(pl_setattr(w->far, &call, node, NULL, &set, &attr), 0);
+    pthread_join(soon, NULL);
+    assert_int_equal(pl_getattr(w->far, &call, node, NULL, &attr), 0);
+    assert_int_equal(attr.mtime.tv_sec, 77);
+    pl_close(w->far, &call, g);
+    pl_close(w->far, &call, f);
     pl_node_unref(node);
 }
 
@@ -308,10 +425,18 @@ int main(void)
         cmocka_unit_test_setup_teardown(f, setup_plain, teardown)
     signal(SIGPIPE, SIG_IGN);
     const struct CMUnitTest tests[] = {
-        BOTH(behind),         BOTH(behind_in_order),
-        BOTH(behind_errors),  BOTH(behind_interrupted),
-        BOTH(behind_bounded), cmocka_unit_test_setup_teardown(set_behind, setup_own, teardown),
-        BOTH(ahead),          BOTH(listing),
+        BOTH(behind),
+        BOTH(behind_in_order),
+        BOTH(behind_errors),
+        BOTH(behind_interrupted),
+        BOTH(behind_bounded),
+        cmocka_unit_test_setup_teardown(set_behind, setup_own, teardown),
+        BOTH(ahead),
+        BOTH(listing),
+        BOTH(behind_truncated),
+        BOTH(behind_by_name),
+        BOTH(near_and_far),
+        cmocka_unit_test_setup_teardown(set_in_order, setup_own, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

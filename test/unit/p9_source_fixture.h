@@ -103,6 +103,7 @@ struct world {
     struct relay relay[8];
     unsigned n;
     bool plain;
+    int64_t near;        /* pl_p9_opts.near */
     struct pl_tree *far; /* the first client's tree */
     struct pl_node *top;
 };
@@ -126,7 +127,8 @@ static inline struct pl_tree *dial(struct world *w)
     w->n++;
     struct p9_conn *conn = use(w->crew, fd);
     assert_int_equal(p9_extended(conn), !w->plain);
-    assert_int_equal(pl_p9_open(conn, &(struct pl_p9_opts){.own = true}, &t, &err), 0);
+    assert_int_equal(pl_p9_open(conn, &(struct pl_p9_opts){.own = true, .near = w->near}, &t, &err),
+                     0);
     return t;
 }
 
