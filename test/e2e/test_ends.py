@@ -81,8 +81,9 @@ def reaped(*pids):
 # ---- a wire that stops where it is told to
 
 TVERSION, RVERSION, RATTACH, RREAD, TWRITE, RWRITE, RREADDIR, TLOCK = 100, 101, 105, 117, 118, 119, 41, 52
+RLIST = 189  # instead of Rreaddir where both ends know it
 
-# stage: (type of the message at which the wire stops, its least size, how much of it still passes)
+# stage: (type of the message, or types, at which the wire stops, its least size, how much of it still passes)
 STOPS = {
     "nothing was said": (None, 0, 0),
     "Tversion": (RVERSION, 0, 0),
@@ -92,7 +93,7 @@ STOPS = {
     "writing": (TWRITE, 5000, 0.5),
     "written": (RWRITE, 0, 0),
     "locking": None,
-    "listing": (RREADDIR, 1000, 0.5),
+    "listing": ((RREADDIR, RLIST), 1000, 0.5),
 }
 
 
@@ -110,7 +111,10 @@ class Wire:
             t.start()
 
     def hits(self, kind, size):
-        return self.stop and (self.stop[0] in (None, kind)) and size >= self.stop[1]
+        if not self.stop:
+            return False
+        kinds, least, _ = self.stop
+        return size >= least and (kinds is None or kind in (kinds if type(kinds) is tuple else (kinds,)))
 
     def copy(self, source, sink):
         try:
