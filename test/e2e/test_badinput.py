@@ -605,6 +605,7 @@ def test_hostile_requests(plenum, how, spec, version):
     plenum.ended(p, 0)
 
 
+@pytest.mark.alone
 def test_limits(plenum):
     """More of everything than anybody is given: errors for that client, service for others."""
     p = plenum.serve("mem:", "unix!s.sock")
