@@ -29,7 +29,7 @@ import traceback
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import loads  # noqa: E402
 from drill import Broken  # noqa: E402
-from relay import Relay  # noqa: E402
+from cutter import Relay  # noqa: E402
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 HOW = ["cut", "half", "stall", "vanish", "amid"]

@@ -25,6 +25,11 @@ LIMIT = 60  # seconds a test may take
 PATIENCE = 15  # seconds that what was asked for may take to happen
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "alone: changes or measures what all on this machine share; "
+                            "tools/test runs it when no other test runs")
+
+
 def wait_for(what, why="it did not happen", timeout=PATIENCE):
     """Waits until what() is true and returns that; for what other processes do."""
     end = time.monotonic() + timeout

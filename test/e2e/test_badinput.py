@@ -647,6 +647,7 @@ def resident(p):
     return int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) * 1024
 
 
+@pytest.mark.alone
 def test_limits(plenum):
     """More of everything than anybody is given: errors for that client, service for others."""
     p = plenum.serve("mem:", "unix!s.sock")

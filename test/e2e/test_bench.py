@@ -52,6 +52,7 @@ def test_raw_server_hands_a_file_to_the_kernel(plenum):
     plenum.ended(p)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["read", "stat"])
 def test_pause_of_a_client_while_servers_die(plenum, kind):
     d, p = raw(plenum, "-k")

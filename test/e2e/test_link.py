@@ -574,7 +574,7 @@ def test_ssh_is_killed_and_we_end(plenum, host, which):
     p = host.start("-o", "linger=1s", *args, host.name)
     ats = [a.split(":")[0] for a in args[1::2]]
     wait_for(lambda: all(map(mounted, ats)) or p.poll() is not None, plenum.err(p))
-    far = [e for e in ducts(plenum) if e["keeper"] != p.pid and e["server"] != p.pid]
+    far = host.far()
     assert far
     # Nobody gets in any more, and the ssh that is there dies.
     os.rename(host.dir / "user", host.dir / "user.away")
@@ -594,7 +594,7 @@ def test_ssh_is_killed_under_a_spec(plenum, host):
     with_path.write_text(f"#!/bin/sh\nexec {host.ssh} \"$@\"\n")
     with_path.chmod(0o755)
     config = (host.dir / "config").read_text().replace(
-        "SetEnv PLENUM_E2E=1\n", f"SetEnv PATH={bin_}:{os.environ['PATH']}\n")
+        host.mark, f"SetEnv PATH={bin_}:{os.environ['PATH']}\n")
     (host.dir / "config").write_text(config)
     host.sshd.send_signal(signal.SIGHUP)
     wait_for(lambda: plenum.err(host.sshd).count("listening") >= 2)
@@ -701,7 +701,7 @@ def test_the_far_end_of_ssh_is_killed(plenum, host, which):
     wait_for(lambda: all(mounted(x.split(":")[0]) for x in args[1::2]) or p.poll() is not None,
              plenum.err(p))
     (at_here / "f").write_text("1")
-    far = [e for e in ducts(plenum) if e["dir"] != str(at_here)]
+    far = host.far()
     assert len(far) == 1
     os.kill(far[0]["server"], signal.SIGKILL)
     if far[0]["keeper"]:

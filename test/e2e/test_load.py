@@ -193,6 +193,7 @@ def test_random_operations(place):
 # ---- large directories
 
 
+@pytest.mark.alone
 def test_10000_files(place):
     d = place.dir / "many"
     d.mkdir()
@@ -700,6 +701,7 @@ def switches(*pids):
     return total
 
 
+@pytest.mark.alone
 def test_idle_mounts_sleep(plenum):
     """No context switch of any thread of a server while nothing happens; its keeper looks ever more seldom
     whether it hangs."""

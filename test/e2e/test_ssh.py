@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """plenum ssh, and ssh: trees, through a real sshd of our own on the loopback interface."""
 import os
+import pathlib
 import pwd
 import shutil
 import signal
@@ -28,6 +29,7 @@ class Host:
         shutil.copy(d / "user.pub", d / "authorized_keys")
         with socket.create_server(("127.0.0.1", 0)) as s:
             self.port = s.getsockname()[1]
+        self.mark = f"SetEnv PLENUM_E2E={d}\n"
         (d / "config").write_text(f"""
 Port {self.port}
 ListenAddress 127.0.0.1
@@ -38,8 +40,7 @@ UsePAM no
 StrictModes no
 PasswordAuthentication no
 PermitRootLogin prohibit-password
-SetEnv PLENUM_E2E=1
-""")
+{self.mark}""")
         if os.geteuid() == 0:
             os.makedirs("/run/sshd", exist_ok=True)
         self.sshd = plenum.start(argv=[SSHD, "-D", "-e", "-f", str(d / "config")])
@@ -58,6 +59,17 @@ exec ssh -F none -p {self.port} -i {d}/user -o IdentitiesOnly=yes -o StrictHostK
 
     def runs(self):
         return (self.dir / "runs").read_text().count("x")
+
+    def far(self):
+        """What `status` says of the ducts that came by this sshd."""
+        mark = self.mark.split()[1].encode()
+
+        def came_by_us(pid):
+            try:
+                return mark in pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            except OSError:
+                return False
+        return [e for e in self.plenum.status() if e["kind"] == "duct" and came_by_us(e["server"])]
 
     def start(self, *args, **kw):
         return self.plenum.start("ssh", "--remote-plenum", PLENUM, *args, env=self.env, **kw)
@@ -216,7 +228,7 @@ def test_spec(plenum, host):
     wrapper.chmod(0o755)
     with open(host.dir / "config", "a") as f:
         f.write(f"SetEnv PATH={bin_}:{os.environ['PATH']}\n")
-    config = (host.dir / "config").read_text().replace("SetEnv PLENUM_E2E=1\n", "")
+    config = (host.dir / "config").read_text().replace(host.mark, "")
     (host.dir / "config").write_text(config)
     host.sshd.send_signal(signal.SIGHUP)
     wait_for(lambda: plenum.err(host.sshd).count("listening") >= 2)

@@ -108,6 +108,7 @@ def test_open_files_see_it(plenum):
     plenum.run("umount", here)
 
 
+@pytest.mark.alone
 @root
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("nested", [False, True])
@@ -142,6 +143,7 @@ def test_overflow(plenum, kind, nested):
     plenum.run("umount", here)
 
 
+@pytest.mark.alone
 @root
 def test_lost_is_shown(plenum):
     src = plenum.dir("src")
@@ -388,6 +390,7 @@ def test_privileges_go(plenum):
     plenum.run("umount", here)
 
 
+@pytest.mark.alone
 @root
 def test_forgets(plenum):
     """What the kernel lets go of, in batches, the server lets go of, its marks too."""
