@@ -38,6 +38,8 @@ static _Noreturn void serve(int which)
     if (r == 0)
         r = p9_door_new(&e, 1, crew, NULL, &door);
     if (r == 0)
+        r = p9_door_remember(door, open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), "files");
+    if (r == 0)
         r = chan_listen(addr, NULL, &l, &err);
     if (r < 0) {
         fprintf(stderr, "server: %s (%d)\n", err.text, r);
