@@ -16,6 +16,11 @@
 #define SET(p, v) atomic_store_explicit(p, v, memory_order_release)
 #define GET(p)    atomic_load_explicit(p, memory_order_acquire)
 
+/* A server that is killed loses its connections a little before it loses what it knew of their
+ * clients: who comes from it is given that time. */
+#define DYING_NS    5000000
+#define DYING_TRIES 200
+
 static uint64_t now(clockid_t clock)
 {
     struct timespec t;
@@ -123,8 +128,9 @@ static void drop_private(struct once *once, bool one)
         client_free(once, oldest, true);
 }
 
-/* The memory of that client, found or made: 1 or 0, or a negative errno. */
-static int client_new(struct once *once, const uint64_t id[2], const char *who,
+/* The memory of that client, found or made: 1 or 0, or a negative errno: -EBUSY when another server
+ * has it, unless it is to be had `anyway`, then without what that one knows. */
+static int client_new(struct once *once, const uint64_t id[2], const char *who, bool anyway,
                       struct once_client **ret)
 {
     drop_private(once, true);
@@ -140,7 +146,7 @@ static int client_new(struct once *once, const uint64_t id[2], const char *who,
         if (r == 0)
             once_store_prune(&once->store, LIMIT_SESSIONS);
     }
-    if (r < 0 && r != -EPERM)
+    if (r < 0 && r != -EPERM && (r != -EBUSY || anyway || once->store.dir < 0))
         r = (c->file = once_file_private(&once->store, id, who)) ? 0 : -ENOMEM;
     if (r < 0) {
         free(c);
@@ -222,9 +228,19 @@ static int find_client(struct p9d_op *op, struct once_client **ret)
     struct p9d_session *s = op->session;
     struct once *once = s->door->once;
     struct once_client *c;
-    HASH_FIND(hh, once->clients, op->in->id, sizeof(op->in->id), c);
-    if (!c)
-        return client_new(once, op->in->id, s->who, ret);
+    for (unsigned tries = 0;; tries++) {
+        HASH_FIND(hh, once->clients, op->in->id, sizeof(op->in->id), c);
+        if (c)
+            break;
+        int r = client_new(once, op->in->id, s->who, tries == DYING_TRIES, ret);
+        if (r != -EBUSY)
+            return r;
+        pthread_mutex_unlock(&once->mutex);
+        r = pl_call_sleep(op->call, DYING_NS);
+        pthread_mutex_lock(&once->mutex);
+        if (r < 0)
+            return r;
+    }
     if (strcmp(c->who, s->who))
         return -EPERM;
     int r = take_over(once, c, op->call);

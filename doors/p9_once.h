@@ -131,7 +131,7 @@ struct once {
     pthread_cond_t left; /* a session is over, or a claim */
     struct once_store store;
     struct once_client *clients;
-    pthread_mutex_t judging; /* one at a time: what one has claimed the next must not */
+    pthread_mutex_t judging;     /* one at a time: what one has claimed the next must not */
     pthread_mutex_t appends[64]; /* by node: see p9d_write2() */
     unsigned crash_point;
     atomic_uint crash_count;

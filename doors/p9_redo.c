@@ -75,8 +75,7 @@ static enum verdict made_by_us(struct p9d_op *op, const struct pl_attr *attr, ui
     if (!notes(op))
         return UNKNOWN;
     if (!was_free(op) || !redo_ours(&e, attr, type) ||
-        at > op->session->client->had + redo_grain() ||
-        p9d_once_claimed(op, ONCE_MADE, attr->ino))
+        at > op->session->client->had + redo_grain() || p9d_once_claimed(op, ONCE_MADE, attr->ino))
         return NOT_DONE;
     return at <= e.began + PROMPT ? IS_DONE : UNKNOWN;
 }
