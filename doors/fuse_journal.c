@@ -258,8 +258,10 @@ static void seen_to_note(struct fuse_req *r)
     const struct pl_intent *in = &r->slot->intent;
     _Atomic uint32_t *notes = &r->s->ledger->head->notes;
     uint32_t op = r->m.h.opcode, bit = 0;
-    if (GET(&in->ino))
-        bit = op == FUSE_UNLINK || op == FUSE_RMDIR ? LEDGER_NOTES_REMOVE : LEDGER_NOTES_RENAME;
+    if (GET(&in->ino) && (op == FUSE_UNLINK || op == FUSE_RMDIR))
+        bit = LEDGER_NOTES_REMOVE;
+    else if (GET(&in->ino) && (op == FUSE_RENAME || op == FUSE_RENAME2))
+        bit = LEDGER_NOTES_RENAME;
     else if (GET(&in->size1))
         bit = op == FUSE_WRITE ? LEDGER_NOTES_SIZE : 0;
     if (bit & ~GET(notes))

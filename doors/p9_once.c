@@ -16,10 +16,15 @@
 #define SET(p, v) atomic_store_explicit(p, v, memory_order_release)
 #define GET(p)    atomic_load_explicit(p, memory_order_acquire)
 
-static uint64_t now(void)
+/* A server that is killed loses its connections a little before it loses what it knew of their
+ * clients: who comes from it is given that time. */
+#define DYING_NS    5000000
+#define DYING_TRIES 200
+
+static uint64_t now(clockid_t clock)
 {
     struct timespec t;
-    clock_gettime(CLOCK_REALTIME_COARSE, &t);
+    clock_gettime(clock, &t);
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
@@ -58,7 +63,6 @@ int once_new(struct once **ret)
         pthread_mutex_init(&once->appends[i], NULL);
     pthread_mutex_init(&once->judging, NULL);
     once->store.dir = -1;
-    once->started = now();
     set_crash(once);
     *ret = once;
     return 0;
@@ -124,8 +128,9 @@ static void drop_private(struct once *once, bool one)
         client_free(once, oldest, true);
 }
 
-/* The memory of that client, found or made: 1 or 0, or a negative errno. */
-static int client_new(struct once *once, const uint64_t id[2], const char *who,
+/* The memory of that client, found or made: 1 or 0, or a negative errno: -EBUSY when another server
+ * has it, unless it is to be had `anyway`, then without what that one knows. */
+static int client_new(struct once *once, const uint64_t id[2], const char *who, bool anyway,
                       struct once_client **ret)
 {
     drop_private(once, true);
@@ -141,13 +146,14 @@ static int client_new(struct once *once, const uint64_t id[2], const char *who,
         if (r == 0)
             once_store_prune(&once->store, LIMIT_SESSIONS);
     }
-    if (r < 0 && r != -EPERM)
+    if (r < 0 && r != -EPERM && (r != -EBUSY || anyway || once->store.dir < 0))
         r = (c->file = once_file_private(&once->store, id, who)) ? 0 : -ENOMEM;
     if (r < 0) {
         free(c);
         return r;
     }
     memcpy(c->id, id, sizeof(c->id));
+    c->had = now(CLOCK_REALTIME_COARSE);
     snprintf(c->who, sizeof(c->who), "%s", who);
     pthread_mutex_init(&c->mutex, NULL);
     pl_cond_init(&c->over);
@@ -222,9 +228,19 @@ static int find_client(struct p9d_op *op, struct once_client **ret)
     struct p9d_session *s = op->session;
     struct once *once = s->door->once;
     struct once_client *c;
-    HASH_FIND(hh, once->clients, op->in->id, sizeof(op->in->id), c);
-    if (!c)
-        return client_new(once, op->in->id, s->who, ret);
+    for (unsigned tries = 0;; tries++) {
+        HASH_FIND(hh, once->clients, op->in->id, sizeof(op->in->id), c);
+        if (c)
+            break;
+        int r = client_new(once, op->in->id, s->who, tries == DYING_TRIES, ret);
+        if (r != -EBUSY)
+            return r;
+        pthread_mutex_unlock(&once->mutex);
+        r = pl_call_sleep(op->call, DYING_NS);
+        pthread_mutex_lock(&once->mutex);
+        if (r < 0)
+            return r;
+    }
     if (strcmp(c->who, s->who))
         return -EPERM;
     int r = take_over(once, c, op->call);
@@ -342,7 +358,8 @@ void p9d_once_begun(struct p9d_op *op)
     struct once_slot *slot = op->slot;
     SET(&slot->state, ONCE_FREE);
     ORDER();
-    slot->began = now();
+    slot->began = now(CLOCK_REALTIME_COARSE);
+    slot->from = now(CLOCK_MONOTONIC);
     slot->asked = once_sum_asked(slot);
     SET(&slot->intent.ino, 0);
     SET(&slot->intent.ino2, 0);
@@ -364,7 +381,7 @@ static void done(struct p9d_op *op, int error)
     slot->qid_path = out->qid.path;
     slot->iounit = out->iounit;
     slot->count = op->in->type == P9_Tcopy ? out->length : out->count;
-    slot->ended = now();
+    slot->to = now(CLOCK_MONOTONIC);
     slot->answered = once_sum_answered(slot);
     ORDER();
     SET(&slot->state, ONCE_DONE);
@@ -386,29 +403,34 @@ static bool removes(uint8_t type)
 struct claim {
     const struct once_slot *by;
     enum once_claim what;
-    uint64_t number, name, then;
+    uint64_t number, name;
     uint32_t count;
     bool found;
     const struct once *once;
 };
 
+/* It went well, and was not over at that time. */
+static bool done_since(const struct once_slot *s, uint64_t then)
+{
+    return GET(&s->state) == ONCE_DONE && !s->error && s->to >= then;
+}
+
 static bool took_away(const struct claim *c, const struct once_slot *s, uint64_t since)
 {
-    return GET(&s->state) == ONCE_DONE && !s->error && removes(s->type) && s->name == c->name &&
-           GET(&s->intent.ino) == c->number && s->ended + redo_grain() >= since;
+    return done_since(s, since) && removes(s->type) && s->name == c->name &&
+           GET(&s->intent.ino) == c->number;
 }
 
 static bool appended(const struct claim *c, const struct once_slot *s)
 {
-    return GET(&s->state) == ONCE_DONE && !s->error && s->type == P9_Twrite2 &&
-           GET(&s->intent.size1) == c->number && s->count == c->count &&
-           s->ended + redo_grain() >= c->then;
+    return done_since(s, c->by->from) && s->type == P9_Twrite2 &&
+           GET(&s->intent.size1) == c->number && s->count == c->count;
 }
 
 static bool made(const struct claim *c, const struct once_slot *s)
 {
-    return GET(&s->state) == ONCE_DONE && !s->error && makes(s->type) && s->name == c->name &&
-           s->qid_path == c->number && s->ended + redo_grain() >= c->then;
+    return done_since(s, c->by->from) && makes(s->type) && s->name == c->name &&
+           s->qid_path == c->number;
 }
 
 /* With the client's lock, or of a copy; `running` NULL: none is being carried out. */
@@ -418,12 +440,12 @@ static bool has(const struct claim *c, const struct once_file *f, const bool *ru
     if (s == c->by || (running && running[i]))
         return false;
     if (c->what != ONCE_MADE)
-        return c->what == ONCE_REMOVED ? took_away(c, s, c->then) : appended(c, s);
+        return c->what == ONCE_REMOVED ? took_away(c, s, c->by->from) : appended(c, s);
     if (!made(c, s))
         return false;
     /* What had the name and the number, and was taken away again, was another object. */
     for (unsigned k = 0; k < LIMIT_SESSION_OPS; k++)
-        if (&f->slot[k] != c->by && !(running && running[k]) && took_away(c, &f->slot[k], s->ended))
+        if (&f->slot[k] != c->by && !(running && running[k]) && took_away(c, &f->slot[k], s->to))
             return false;
     return true;
 }
@@ -459,14 +481,13 @@ static void file_has(void *arg, const struct once_file *f)
         claim->found |= once_slot_ok(&f->slot[i], i) && has(claim, f, NULL, i);
 }
 
-bool p9d_once_claimed(struct p9d_op *op, enum once_claim what, uint64_t number, uint64_t then)
+bool p9d_once_claimed(struct p9d_op *op, enum once_claim what, uint64_t number)
 {
     struct once *once = op->session->door->once;
     struct claim claim = {.by = op->slot,
                           .what = what,
                           .number = number,
                           .name = op->slot->name,
-                          .then = then,
                           .count = op->in->count,
                           .once = once};
     struct once_client *c, *next;

@@ -50,7 +50,8 @@ struct once_slot {
     _Atomic uint32_t state; /* of enum once_state; set last */
     uint8_t type, qid_type;
     uint64_t hash;  /* p9_msg_hash() of what was asked */
-    uint64_t began; /* CLOCK_REALTIME ns, just before the deed */
+    uint64_t began; /* CLOCK_REALTIME ns, just before the deed, by the clock of files' dates */
+    uint64_t from;  /* the same, CLOCK_MONOTONIC ns */
     uint64_t name;  /* a hash of the name that it is about */
     uint64_t asked; /* sum of the above, less the state */
     struct pl_intent intent;
@@ -60,7 +61,8 @@ struct once_slot {
     uint32_t qid_version, iounit;
     uint64_t qid_path;
     uint64_t count;
-    uint64_t ended;    /* CLOCK_REALTIME ns */
+    uint64_t to;       /* when it was done, CLOCK_MONOTONIC ns: before the `from` of another op,
+                          of whatever client and server, means that it was over before that */
     uint64_t answered; /* sum of the answer */
 };
 enum once_there { ONCE_ABSENT = 1, ONCE_THERE };
@@ -115,6 +117,7 @@ struct once_client {
     uint64_t id[2];
     struct once_file *file;
     int fd;                      /* -1: private */
+    uint64_t had;                /* CLOCK_REALTIME ns: since when no other server has it */
     struct p9d_session *session; /* NULL: not connected */
     unsigned claims, waiting;    /* connections that came for it; those that wait for the last */
     int64_t left;                /* when it was last connected, if it is not */
@@ -129,8 +132,7 @@ struct once {
     pthread_cond_t left; /* a session is over, or a claim */
     struct once_store store;
     struct once_client *clients;
-    uint64_t started;        /* CLOCK_REALTIME ns: what is younger was not made by a dead server */
-    pthread_mutex_t judging; /* one at a time: what one has claimed the next must not */
+    pthread_mutex_t judging;     /* one at a time: what one has claimed the next must not */
     pthread_mutex_t appends[64]; /* by node: see p9d_write2() */
     unsigned crash_point;
     atomic_uint crash_count;
@@ -144,11 +146,11 @@ void p9d_once_leave(struct p9d_session *s, bool forget);
 int p9d_once(struct p9d_op *op);
 /* Before the deed, when all else is ready. */
 void p9d_once_begun(struct p9d_op *op);
-/* Has another operation that is remembered, since `then` (CLOCK_REALTIME ns), made the object of
- * that number under the same name; taken away that name of it; or appended as much to a file of
- * that size (plus 1)? Waits for those that are at it. */
+/* Has another operation that is remembered, and was not over when this one was begun, made the
+ * object of that number under the same name; taken away that name of it; or appended as much to a
+ * file of that size (plus 1)? Waits for those that are at it. */
 enum once_claim { ONCE_MADE, ONCE_REMOVED, ONCE_APPENDED };
-bool p9d_once_claimed(struct p9d_op *op, enum once_claim what, uint64_t number, uint64_t then);
+bool p9d_once_claimed(struct p9d_op *op, enum once_claim what, uint64_t number);
 uint64_t once_name_hash(const char *name);
 
 static inline pthread_mutex_t *once_append_lock(struct once *once, const struct pl_node *node)

@@ -4,9 +4,11 @@
  *
  * What a dead server had begun is judged by the evidence of doors/redo.h. Other than a kernel a
  * client cannot keep others away from what it asked to change: so an object counts as made by a
- * dead server only if it is no younger than that, and no other operation that is remembered has
- * made it; and a name is not taken as removed by us if another has been told that he did. Where
- * all that cannot tell, the answer is -EREMOTEIO.
+ * dead server only if nothing had its name just before, if it is no younger than that server, and
+ * no other operation that is remembered has made it; and a name is not taken as removed by us if
+ * another has been told that he did. Another that was over before this one was begun is neither:
+ * numbers of objects are given out again at once, and the dates of files are too coarse to tell one
+ * object of a number from the next. Where all that cannot tell, the answer is -EREMOTEIO.
  *
  * What sets a state is done again: attributes, ranges of bytes, an extended attribute. Whoever has
  * changed the same meanwhile did it at the same time as a request that was not answered.
@@ -58,6 +60,12 @@ static int carry_out(struct p9d_op *op)
 
 enum verdict { NOT_DONE, IS_DONE, UNKNOWN };
 
+/* Nothing had the name just before the deed: so what has it now came then or later. */
+static bool was_free(const struct p9d_op *op)
+{
+    return atomic_load(&op->slot->intent.ino) == PL_NOTHING;
+}
+
 /* Has the dead server made what is there? */
 static enum verdict made_by_us(struct p9d_op *op, const struct pl_attr *attr, uint32_t type)
 {
@@ -66,8 +74,8 @@ static enum verdict made_by_us(struct p9d_op *op, const struct pl_attr *attr, ui
     uint64_t at = (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
     if (!notes(op))
         return UNKNOWN;
-    if (!redo_ours(&e, attr, type) || at > op->session->door->once->started + redo_grain() ||
-        p9d_once_claimed(op, ONCE_MADE, attr->ino, at))
+    if (!was_free(op) || !redo_ours(&e, attr, type) ||
+        at > op->session->client->had + redo_grain() || p9d_once_claimed(op, ONCE_MADE, attr->ino))
         return NOT_DONE;
     return at <= e.began + PROMPT ? IS_DONE : UNKNOWN;
 }
@@ -111,7 +119,8 @@ static int redo_link(struct p9d_op *op)
     struct pl_attr attr;
     if (redo_there(&e, op->fid->node, text(&op->in->name), &node, &attr) < 0)
         return carry_out(op);
-    bool same = node == op->fid2->node; /* one object has one node as long as somebody holds it */
+    /* One object has one node as long as somebody holds it. */
+    bool same = node == op->fid2->node && (was_free(op) || !notes(op));
     pl_node_unref(node);
     return same ? 0 : carry_out(op);
 }
@@ -162,7 +171,7 @@ static int redo_unlink(struct p9d_op *op)
     if (!ino && !notes(op))
         return -EREMOTEIO;
     if (redo_removed(&e, op->fid->node, text(&op->in->name)) &&
-        !p9d_once_claimed(op, ONCE_REMOVED, ino, op->slot->began))
+        !p9d_once_claimed(op, ONCE_REMOVED, ino))
         return 0;
     return carry_out(op);
 }
@@ -252,7 +261,7 @@ static int redo_append_at(struct p9d_op *op, struct pl_file *file, uint64_t at)
         return -EREMOTEIO; /* cut off since; or too much is new */
     size_t n = redo_written(&e, op->fid->node, at, op->in->data, op->in->count);
     if (n == op->in->count) { /* ours, unless another client may have put the same there */
-        if (p9d_once_claimed(op, ONCE_APPENDED, at + 1, op->slot->began))
+        if (p9d_once_claimed(op, ONCE_APPENDED, at + 1))
             return -EREMOTEIO;
         op->out->count = (uint32_t)n;
         return 0;

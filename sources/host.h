@@ -258,6 +258,8 @@ void host_claim(struct host *h, struct host_node *n);
 void host_claim_over(struct host *h, struct host_node *n);
 /* The tree is over: lets go of all that nobody has asked for, and of the root. */
 void host_keep_done(struct host *h);
+/* Before something gets that name: is there anything? (call->intent; done as the caller.) */
+void host_note_new(struct host *h, struct pl_call *call, int dirfd, const char *name);
 /* Around what may take the last name of a known node (NULL: of nothing), whose descriptor is in
  * use: without a name a successor finds it by that descriptor only. */
 void host_leaving(struct host *h, struct host_node *n);

@@ -216,6 +216,7 @@ int host_create(HOST_T, struct pl_node *dir, const char *name, int flags, mode_t
             return dirfd;
         r = host_act_create(h, call);
         int how = (flags & OPEN_TAKES & ~O_TRUNC) | OPEN_ADDS | O_CREAT | O_EXCL;
+        host_note_new(h, call, dirfd, name);
         if (r == 0 && (fd = openat(dirfd, name, how, mode)) < 0 && errno == EMFILE) {
             host_fds_drop(h);
             fd = openat(dirfd, name, how, mode);

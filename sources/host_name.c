@@ -21,6 +21,30 @@ static int make_at(int dirfd, const char *name, const struct pl_make *make)
     return r < 0 ? -errno : 0;
 }
 
+/* As attributes tell it. */
+static uint64_t ino_of(struct host *h, const struct statx *stx)
+{
+    return host_ino(host_slot(h, host_id(stx).hi), stx->stx_ino);
+}
+
+static int stat_name(int dirfd, const char *name, struct statx *stx)
+{
+    int how = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
+    return statx(dirfd, name, how, STATX_INO | STATX_TYPE, stx) < 0 ? -errno : 0;
+}
+
+/* What a successor may conclude: 0, nothing was done yet. A number: the name was taken. Nothing:
+ * what has the name now came after this. */
+void host_note_new(struct host *h, struct pl_call *call, int dirfd, const char *name)
+{
+    struct statx stx;
+    if (!call->intent)
+        return;
+    int r = stat_name(dirfd, name, &stx);
+    if (r == 0 || r == -ENOENT)
+        atomic_store(&call->intent->ino, r == 0 ? ino_of(h, &stx) : PL_NOTHING);
+}
+
 int host_make(HOST_T, struct pl_node *dir, const char *name, const struct pl_make *make,
               struct pl_node **ret, struct pl_attr *attr)
 {
@@ -31,6 +55,7 @@ int host_make(HOST_T, struct pl_node *dir, const char *name, const struct pl_mak
         return dirfd;
     bool crossed = false;
     int r = host_act_create(h, call);
+    host_note_new(h, call, dirfd, name);
     if (r == 0)
         r = make_at(dirfd, name, make);
     if (r == 0) {
@@ -64,6 +89,7 @@ int host_link(HOST_T, struct pl_node *node, struct pl_node *dir, const char *nam
     }
     /* By way of /proc, for AT_EMPTY_PATH wants a capability; it names files that had no name too.*/
     int r = host_act(h, call);
+    host_note_new(h, call, dirfd, name);
     if (r == 0)
         r = linkat(AT_FDCWD, host_proc(fd).path, dirfd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
     host_end();
@@ -78,18 +104,6 @@ int host_link(HOST_T, struct pl_node *node, struct pl_node *dir, const char *nam
     host_fd_done(h, d);
     host_fd_done(h, n);
     return r;
-}
-
-static int stat_name(int dirfd, const char *name, struct statx *stx)
-{
-    int how = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
-    return statx(dirfd, name, how, STATX_INO | STATX_TYPE, stx) < 0 ? -errno : 0;
-}
-
-/* As attributes tell it. */
-static uint64_t ino_of(struct host *h, const struct statx *stx)
-{
-    return host_ino(host_slot(h, host_id(stx).hi), stx->stx_ino);
 }
 
 /* The node of that name, if it is known, with the use of a descriptor: what loses its last name is

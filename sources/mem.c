@@ -9,8 +9,7 @@
  * Locks: mem.names guards which names there are (node.dir, parent, home, linkable); node.lock
  * guards the node's attributes, xattrs and pages. Order: names, then one node's lock at a time.
  */
-#include "base/names.h"
-#include "base/pages.h"
+#include "sources/mem.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -22,61 +21,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-struct node {
-    struct pl_hnode h;
-    pthread_rwlock_t lock;
-    struct pl_attr attr;
-    struct pl_xattrs xattrs;
-    struct pl_locks locks;
-    struct pages pages;  /* of a file */
-    char *target;        /* of a symlink */
-    struct names dir;    /* of a directory: struct node *, each a reference */
-    struct node *parent; /* of a directory that has a name (no reference); of the root, itself */
-    struct node *home;   /* of anything else: a directory where it has a name; NULL: unknown */
-    bool linkable;       /* a tmpfile that may get a name */
-};
-
-struct file {
-    struct pl_file file;
-    struct pl_lock_owners owners;
-};
-
-struct mem {
-    struct pl_tree tree;
-    pthread_rwlock_t names;
-    struct pl_nodes *nodes;
-    struct node *root;
-    uint64_t run; /* tells our keys from those of another run */
-    uint64_t max_nodes;
-    atomic_uint_fast64_t next_ino;
-    struct page_pool pool;
-};
-
-static struct mem *mem_of(struct pl_tree *tree)
-{
-    return (struct mem *)tree;
-}
-
-static struct node *node_of(struct pl_node *node)
-{
-    return (struct node *)node;
-}
-
 /* ---- nodes ---- */
-
-static struct pl_attr attr_of(struct node *n)
-{
-    pthread_rwlock_rdlock(&n->lock);
-    struct pl_attr attr = n->attr;
-    pthread_rwlock_unlock(&n->lock);
-    return attr;
-}
-
-static int may(struct pl_call *call, struct node *n, int mask)
-{
-    struct pl_attr attr = attr_of(n);
-    return pl_may(call, &attr, mask);
-}
 
 static void touch(struct node *n, uint32_t times, int links)
 {
@@ -715,48 +660,6 @@ static int mem_statfs(struct pl_tree *tree, struct pl_call *call, struct pl_node
                           .f_ffree = m->max_nodes - (nodes < m->max_nodes ? nodes : m->max_nodes),
                           .f_namelen = PL_NAME_MAX};
     st->f_bavail = st->f_bfree;
-    return 0;
-}
-
-static int mem_key(struct pl_tree *tree, struct pl_call *call, struct pl_node *node,
-                   uint8_t key[PL_KEY_MAX])
-{
-    memcpy(key, &mem_of(tree)->run, 8);
-    memcpy(key + 8, &node_of(node)->h.id.lo, 8);
-    return 16;
-}
-
-/* Could the caller walk to the node from where he is? With mem.names held. */
-static bool within_reach(struct mem *m, struct pl_call *call, struct node *n)
-{
-    struct node *from = call->beneath ? node_of(call->beneath) : m->root;
-    while (n && n != from) {
-        struct node *up = n->h.node.fmt == S_IFDIR ? n->parent : n->home;
-        n = up != n && up && may(call, up, X_OK) == 0 ? up : NULL;
-    }
-    return n;
-}
-
-static int mem_find(struct pl_tree *tree, struct pl_call *call, const uint8_t *key, size_t len,
-                    struct pl_node **ret, struct pl_attr *attr)
-{
-    struct mem *m = mem_of(tree);
-    struct pl_id id = {0};
-    if (len != 16 || memcmp(key, &m->run, 8))
-        return -ESTALE;
-    memcpy(&id.lo, key + 8, 8);
-    struct pl_hnode *h = pl_nodes_get(m->nodes, id);
-    if (!h)
-        return -ESTALE;
-    pthread_rwlock_rdlock(&m->names);
-    bool found = call->own || within_reach(m, call, node_of(&h->node));
-    pthread_rwlock_unlock(&m->names);
-    if (!found) {
-        pl_node_unref(&h->node);
-        return -ESTALE;
-    }
-    *ret = &h->node;
-    *attr = attr_of(node_of(&h->node));
     return 0;
 }
 

@@ -45,11 +45,14 @@ struct pl_cred {
  * is in memory that outlives the process.
  */
 struct pl_intent {
-    _Atomic uint64_t ino;   /* remove: of what is about to lose the name; rename: of what moves */
+    _Atomic uint64_t ino;   /* remove: of what is about to lose the name; rename: of what moves;
+                               make, link, create: of what has the name already, or PL_NOTHING */
     _Atomic uint64_t ino2;  /* rename: of what the new name stood for, 0: nothing */
     _Atomic uint64_t size1; /* an appending write, and an open with O_TRUNC: the file's size
                                before, plus 1; 0: not noted */
 };
+
+#define PL_NOTHING UINT64_MAX /* there is nothing of that name; 0: not noted */
 
 struct pl_node;
 

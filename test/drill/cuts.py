@@ -36,6 +36,24 @@ HOW = ["cut", "half", "stall", "vanish", "amid"]
 PATIENCE = 60
 HANG = 180
 
+# Runs the server, and kills it and starts it again after so many seconds as a line says. A process of
+# its own: what a thread of ours starts while the server is dead first closes the files that a load
+# has open in the mount, which waits for the server.
+SERVER = """
+import subprocess, sys, time
+serving = None
+def end():
+    if serving:
+        serving.kill()
+        serving.wait()
+for line in sys.stdin:
+    end()
+    time.sleep(float(line))
+    serving = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+    print(flush=True, file=sys.stdout)
+end()
+"""
+
 
 def free_port():
     with socket.create_server(("127.0.0.1", 0)) as s:
@@ -94,9 +112,9 @@ class Cuts:
 
     # ---- both ends ----
 
-    def start(self, name, *argv, env=None):
+    def start(self, name, *argv, env=None, stdin=subprocess.DEVNULL, stdout=None):
         log = open(self.base / f"{name}.log", "ab")
-        p = subprocess.Popen([str(a) for a in argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        p = subprocess.Popen([str(a) for a in argv], stdin=stdin, stdout=stdout or log, stderr=log,
                              env=env, start_new_session=True)
         log.close()
         self.procs.append(p)
@@ -164,14 +182,19 @@ exec ssh -F none -p {self.relay.port} -i {d}/user -o IdentitiesOnly=yes -o Stric
                    "-L", f"{a.mount}:{a.below}", "-R", f"{b.mount}:{b.below}",
                    f"{pwd.getpwuid(os.geteuid()).pw_name}@127.0.0.1", env=env)
 
-    def serve(self):
-        self.serving = self.start("serve", self.plenum, "serve", "-q", self.sides[0].below,
-                                  f"tcp!127.0.0.1!{self.port}")
+    def serve(self, after):
+        """Starts the server, or kills it and starts it again."""
+        os.write(self.serving.stdin.fileno(), f"{after}\n".encode())
+        if os.read(self.serving.stdout.fileno(), 1) != b"\n":
+            raise Broken("the server cannot be started")
         self.wait_port(self.port)
 
     def up_serve(self):
         self.port = free_port()
-        self.serve()
+        self.serving = self.start("serve", sys.executable, "-c", SERVER, self.plenum, "serve", "-q",
+                                  self.sides[0].below, f"tcp!127.0.0.1!{self.port}",
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.serve(0)
         self.start("mount", self.plenum, "mount", "-f", "-o", self.options, f"9p:tcp!127.0.0.1!{self.port}",
                    self.sides[0].mount)
 
@@ -187,11 +210,7 @@ exec ssh -F none -p {self.relay.port} -i {d}/user -o IdentitiesOnly=yes -o Stric
 
     def kill(self):
         if self.kind == "serve":
-            self.serving.kill()
-            self.serving.wait()
-            self.procs.remove(self.serving)
-            time.sleep(random.random() * 0.1)
-            self.serve()
+            self.serve(random.random() * 0.1)
         else:
             pid = int((self.base / "ssh/pid").read_text())
             try:
@@ -291,7 +310,9 @@ exec ssh -F none -p {self.relay.port} -i {d}/user -o IdentitiesOnly=yes -o Stric
                 subprocess.run([self.plenum, "umount", "-f", str(s.mount)], capture_output=True, timeout=60)
             subprocess.run(["umount", "-l", str(s.mount)], capture_output=True, timeout=30)
         for p in reversed(self.procs):
-            if p is self.serving or "sshd" in str(p.args[0]):
+            if p is self.serving:
+                p.stdin.close()
+            elif "sshd" in str(p.args[0]):
                 p.terminate()
             try:
                 p.wait(20)

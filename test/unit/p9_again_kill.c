@@ -38,6 +38,8 @@ static _Noreturn void serve(int which)
     if (r == 0)
         r = p9_door_new(&e, 1, crew, NULL, &door);
     if (r == 0)
+        r = p9_door_remember(door, open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), "files");
+    if (r == 0)
         r = chan_listen(addr, NULL, &l, &err);
     if (r < 0) {
         fprintf(stderr, "server: %s (%d)\n", err.text, r);
@@ -232,6 +234,7 @@ static void run(int servers)
     for (unsigned i = 0; i < THREADS; i++)
         pthread_join(w[i].thread, NULL);
     print_message("%u rounds, %u in doubt\n", atomic_load(&c.rounds), atomic_load(&c.doubts));
+    assert_int_equal(atomic_load(&c.doubts), 0);
     client_close(&c);
     command('k');
     if (servers == 2)
