@@ -65,6 +65,7 @@ class Side:
 
     def __init__(self, drill, name):
         self.drill, self.fsx = drill, drill.fsx
+        self.nameless = drill.kind != "serve"  # open files without a name outlive a fault
         self.below, self.mount = drill.base / f"{name}.below", drill.base / f"{name}.mnt"
         self.scratch = str(drill.base / f"{name}.scratch")
         for d in self.below, self.mount, pathlib.Path(self.scratch):

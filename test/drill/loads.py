@@ -63,7 +63,8 @@ def together(d, *work):
 
 def fsx(d):
     for path in rounds(d):
-        run(d, d.fsx, "--ops", "4000", "--seed", random.randrange(1 << 30), "--path", path)
+        without = [] if getattr(d, "nameless", True) else ["--without", "orphans"]
+        run(d, d.fsx, *without, "--ops", "4000", "--seed", random.randrange(1 << 30), "--path", path)
 
 
 def fio(d):
