@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define SECOND      INT64_C(1000000000)
 #define PATIENCE_MS 5000 /* so long may ssh and the far end take to end by themselves */
 
 enum { OPT_REMOTE_PLENUM = 256 };
@@ -134,6 +135,17 @@ static int connect_and_run(struct duct *d, struct sshlink *link)
     return well ? status : EXIT_FAILED;
 }
 
+/* What was said of the link holds for the mounts of both ends. */
+static void add_link(struct args *far, const struct linkopt *o)
+{
+    if (!o->soft)
+        add(far, "-ohard");
+    else
+        add(far, "-osoft=%lld", (long long)((o->soft + SECOND - 1) / SECOND));
+    if (o->keepalive >= 0)
+        add(far, "-okeepalive=%lld", (long long)((o->keepalive + SECOND - 1) / SECOND));
+}
+
 static int run(const struct cmd *self, int argc, char **argv)
 {
     struct duct *d = calloc(1, sizeof(*d));
@@ -167,6 +179,7 @@ static int run(const struct cmd *self, int argc, char **argv)
     if (optind < argc && strcmp(argv[optind], "--"))
         cmd_usage(self, "%s: options for ssh come behind --", argv[optind]);
     link.ssh_options = optind < argc ? argv + optind + 1 : NULL;
+    add_link(&far, &d->opts.link);
     link.args = far.v;
     status = check_ours(d);
     if (status == EXIT_OK)

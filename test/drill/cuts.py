@@ -250,6 +250,12 @@ exec ssh -F none -p {self.relay.port} -i {d}/user -o IdentitiesOnly=yes -o Stric
             if time.monotonic() > end:
                 raise Broken(f"not dialed again for {PATIENCE} s")
             time.sleep(0.01)
+        # A login takes longer than what is between two faults: else no link would ever be up again.
+        if self.kind == "ssh" and random.random() < 0.7 and not self.stop.is_set():
+            try:
+                subprocess.run(["stat", "-f", self.sides[0].mount], stdout=subprocess.DEVNULL, timeout=PATIENCE)
+            except subprocess.TimeoutExpired:
+                raise Broken(f"the link does not come back within {PATIENCE} s") from None
 
     def disturb(self):
         try:
