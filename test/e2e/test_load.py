@@ -497,6 +497,7 @@ def test_what_one_does_the_other_sees(two):
         for i in range(30):  # both stay open; what was read before is not believed either
             w.seek(0)
             w.write(b"%06d" % i)
+            os.fsync(w.fileno())  # it is on its way before, and others see it when it has arrived
             r.seek(0)
             assert r.read(6) == b"%06d" % i
         os.truncate(other / "f", 3)
