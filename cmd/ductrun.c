@@ -435,6 +435,9 @@ static int serve(void *arg, size_t i, int fd, struct stats *stats, void (*up)(vo
     int r = loss_begin(&s->loss, i, s->mounts[i].page->dir, err);
     if (r == 0) {
         r = fuse_serve(fd, s->trees[i], "", &s->d->opts.fuse, stats, now_up, &u, err);
+        /* One that could not begin, since the link ends: why is said a moment later. */
+        if (r < 0 && p9_conn_over(conn_of(s)))
+            p9_conn_wait(conn_of(s), NULL);
         r = loss_end(&s->loss, i, r, err);
     }
     return s->d->remote && atomic_load(&s->over) ? 0 : r;

@@ -125,11 +125,11 @@ int p9d_tmpfile(struct p9d_op *op)
 
 /* ---- bytes ---- */
 
-/* Where `open` gave a descriptor the bytes move through it, without the tree. */
-static int direct_fd(struct p9d_op *op, struct pl_file *file, bool write)
+/* Where `open` gave a descriptor what is read comes through it, without the tree. (What is written
+ * does not: who writes decides whether the file stays set-uid, and the tree acts as that one.) */
+static int direct_fd(struct p9d_op *op, struct pl_file *file)
 {
-    int acc = (int)(file->flags & O_ACCMODE);
-    if (acc == (write ? O_RDONLY : O_WRONLY) || op->in->offset > PL_OFF_MAX - LIMIT_MSIZE_MAX)
+    if ((file->flags & O_ACCMODE) == O_WRONLY || op->in->offset > PL_OFF_MAX - LIMIT_MSIZE_MAX)
         return -1; /* the gate has the right error */
     return pl_file_fd(op->fid->at->tree, file);
 }
@@ -150,7 +150,7 @@ int p9d_read(struct p9d_op *op)
         size_t want = p9d_payload(op, op->in->count);
         if (!op->out->data)
             return -ENOMEM;
-        int fd = direct_fd(op, file, false);
+        int fd = direct_fd(op, file);
         if (fd >= 0 && (n = pread(fd, op->out->data, want, (off_t)op->in->offset)) < 0)
             n = -errno;
         else if (fd < 0)
@@ -173,12 +173,7 @@ int p9d_write(struct p9d_op *op)
     } else if (!file) {
         return -EBADF;
     } else {
-        int fd = direct_fd(op, file, true);
-        if (fd >= 0 && (n = pwrite(fd, op->in->data, op->in->count, (off_t)op->in->offset)) < 0)
-            n = -errno;
-        else if (fd < 0)
-            n = pl_write(fid->at->tree, op->call, file, op->in->data, op->in->count,
-                         op->in->offset);
+        n = pl_write(fid->at->tree, op->call, file, op->in->data, op->in->count, op->in->offset);
     }
     if (n < 0)
         return (int)n;

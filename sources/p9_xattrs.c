@@ -90,10 +90,11 @@ static bool has_none(struct pl_node *node)
     return until && mono_now() < until;
 }
 
+/* A prefix alone is no name, and what is wrong with it is the peer's to say. */
 static bool plain_name(const char *name)
 {
-    return !strncmp(name, "user.", 5) || !strncmp(name, "security.", 9) ||
-           !strncmp(name, "system.posix_acl_", 17);
+    return (!strncmp(name, "user.", 5) && name[5]) || (!strncmp(name, "security.", 9) && name[9]) ||
+           !strcmp(name, "system.posix_acl_access") || !strcmp(name, "system.posix_acl_default");
 }
 
 /* A value that was half read when its server was lost is read from the start. */

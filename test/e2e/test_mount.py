@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 
 import pytest
 from conftest import PLENUM, alive, as_nobody, dead, fuse, mounted, root, wait_for
@@ -283,3 +284,26 @@ def test_ordinary_user(plenum):
 def test_in_a_user_namespace(plenum):
     out = in_private(plenum, f"unshare -Urm sh -ec {shlex.quote(WORK)}")
     assert out.startswith("hi\n") and json.loads(out[3:])[0]["state"] == "up"
+
+
+@root
+def test_who_writes_decides_about_set_uid(plenum):
+    """Over 9P too: whoever a server's thread acted for before. Root's writes leave the bits, others' do not."""
+    d, at = plenum.dir("d"), plenum.dir("at")
+    plenum.tmp.chmod(0o755)
+    d.chmod(0o777)
+    server = plenum.serve(d, f"unix!{plenum.tmp}/socket")
+    plenum.run("mount", "-o", "suid", f"9p:{server.addr}", at)
+    (d / "f").touch()
+    (d / "f").chmod(0o6777)
+    other = (f"import os\nf = os.open({str(at / 'f')!r}, os.O_WRONLY)\n"
+             "print(os.write(f, b'theirs'), flush=True)\nos.close(f)")
+    f = os.open(at / "f", os.O_WRONLY)
+    with pytest.raises(subprocess.CalledProcessError):
+        subprocess.run(as_nobody("cat", at / "missing"), check=True, capture_output=True)
+    os.write(f, b"root's")
+    os.fsync(f)
+    assert (d / "f").stat().st_mode & 0o7777 == 0o6777
+    subprocess.run(as_nobody(sys.executable, "-c", other), check=True, capture_output=True)
+    assert (d / "f").stat().st_mode & 0o7777 == 0o777
+    os.close(f)
