@@ -90,8 +90,12 @@ static bool has_none(struct pl_node *node)
     return until && mono_now() < until;
 }
 
+/* Not a namespace with nothing behind it, which is no name (EINVAL). */
 static bool plain_name(const char *name)
 {
+    const char *dot = strchr(name, '.');
+    if (!dot || !dot[1])
+        return false;
     return !strncmp(name, "user.", 5) || !strncmp(name, "security.", 9) ||
            !strncmp(name, "system.posix_acl_", 17);
 }
