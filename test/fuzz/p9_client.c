@@ -351,6 +351,18 @@ static bool get(struct server *s, void *buf, size_t n)
     return true;
 }
 
+/* A lie may have said that we speak one of the older dialects; then the client does. */
+static bool understood(uint8_t *buf, size_t n, uint8_t *copy, struct p9_msg *in)
+{
+    memcpy(copy, buf, n); /* decoding changes it */
+    for (enum p9_dialect d = P9_L; d <= P9_BASE; d++) {
+        if (p9_decode_as(d, buf, n, in) == 0)
+            return true;
+        memcpy(buf, copy, n);
+    }
+    return false;
+}
+
 static void *serving(void *arg)
 {
     struct server *s = arg;
@@ -361,7 +373,7 @@ static void *serving(void *arg)
         CHECK(n >= P9_HDRSZ && n <= LIMIT_MSIZE_MAX);
         if (!get(s, buf + 4, n - 4))
             break;
-        CHECK(p9_decode(buf, n, &in) == 0);
+        CHECK(understood(buf, n, data, &in));
         CHECK(atomic_fetch_add(&requests, 1) < OP_REQUESTS);
         if (in.type % 2 == 0) /* what it answers to questions of ours is nobody's concern */
             tell(s, &in, data);
