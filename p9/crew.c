@@ -11,10 +11,12 @@
  *
  * Fairness. Connections with tasks stand in a queue; a worker takes one task of the first and puts
  * it behind the others. A connection gets another worker only while it has fewer than SHARE times
- * those that are free: alone, with as many slow requests as it may send, it gets three of four, two
- * of them a little more than two of five each, and so on; who comes then finds one free. A worker
- * that finds tasks whenever it looks also looks for events of connections that have none, and a
- * reader whose client never stops gives way when all are busy and others wait.
+ * those that are free, and never the last: alone, with as many slow requests as it may send, it
+ * gets three of four, two of them a little more than two of five each, and so on; who comes then
+ * finds one free. A reader is one of its connection's workers while it reads, and its place when it
+ * comes free is given by the same rule. A worker that finds tasks whenever it looks also looks for
+ * events of connections that have none, and a reader whose client never stops gives way when all
+ * are busy and others wait.
  *
  * The tick is one more thread. It runs only while readers run ops: every millisecond it looks at
  * the active connections and takes the reader's role from one that is still in the op in which it
@@ -112,23 +114,29 @@ static bool spawn(struct p9_crew *crew)
     return false;
 }
 
-/* How many workers may work for the connection now, beyond which none of its ops is begun. Lock
- * held, as in all of these. */
-static unsigned share(const struct p9_crew *crew)
+static unsigned nfree(const struct p9_crew *crew)
 {
-    return SHARE * (crew->nruns < crew->max ? crew->max - crew->nruns : 0);
+    return crew->nruns < crew->max ? crew->max - crew->nruns : 0;
+}
+
+/* A connection for which `runs` work may get one more for an op. It may always have one; another
+ * only if afterwards there is still one that is free: for who comes next, and for reading. Lock
+ * held, as in all of these. */
+static bool may_more(const struct p9_crew *crew, unsigned runs)
+{
+    unsigned n = nfree(crew);
+    return runs == 0 ? n > 0 : n > 1 && runs < SHARE * n;
 }
 
 static bool may_begin(const struct p9_crew *crew, const struct p9_conn *conn)
 {
-    return crew->nruns < crew->max && (!conn->place.tasks->op || conn->place.runs < share(crew));
+    return conn->place.tasks->op ? may_more(crew, conn->place.runs) : nfree(crew) > 0;
 }
 
-/* The first that may have a worker. As those who may not have SHARE of them for each that is free,
- * few are passed over. */
+/* The first that may have a worker. As each that may not has one at least, few are passed over. */
 static struct p9_conn *first(const struct p9_crew *crew)
 {
-    struct p9_conn *c = crew->nruns < crew->max ? crew->queue : NULL;
+    struct p9_conn *c = nfree(crew) ? crew->queue : NULL;
     while (c && !may_begin(crew, c))
         c = c->place.next_q;
     return c;
@@ -138,10 +146,11 @@ static struct p9_conn *first(const struct p9_crew *crew)
  * be begun, and to watch. */
 static unsigned wanted(const struct p9_crew *crew)
 {
-    unsigned n = !crew->watched, most = share(crew);
+    unsigned n = !crew->watched;
     for (struct p9_conn *c = first(crew); c && n <= KEEP_IDLE; c = c->place.next_q) {
         unsigned runs = c->place.runs;
-        for (struct task *t = c->place.tasks; t && (!t->op || runs < most); t = t->next, runs++)
+        for (struct task *t = c->place.tasks; t && (!t->op || may_more(crew, runs));
+             t = t->next, runs++)
             n++;
     }
     return n;
@@ -418,7 +427,8 @@ bool crew_may(struct p9_crew *crew, const struct p9_conn *conn)
     if (atomic_load_explicit(&conn->place.runs, memory_order_relaxed) <= 1)
         return true;
     pthread_mutex_lock(&crew->lock);
-    bool may = conn->place.runs <= share(crew); /* the asker is one of them */
+    unsigned n = nfree(crew); /* the asker is none of them, but one of the connection's */
+    bool may = n > 0 && conn->place.runs <= SHARE * n;
     pthread_mutex_unlock(&crew->lock);
     return may;
 }

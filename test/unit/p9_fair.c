@@ -6,7 +6,7 @@
 enum { CREW = 8, SHARE_OF_ONE = 6 /* three of four */, SLOW = 400, FLOODERS = 2 * CREW };
 
 static struct p9_crew *crew;
-static struct served s;
+static struct served s, quick /* of clients that come and go while ops of others wait */;
 
 struct client {
     struct peer peer;
@@ -14,14 +14,19 @@ struct client {
     pthread_t thread;
 };
 
-static struct client *client_new(void)
+static struct client *client_of(struct served *served)
 {
     struct client *c = calloc(1, sizeof(*c));
     struct chan ours;
     make_pair(SOCKETS, &c->peer.ch, &ours);
-    c->conn = conn_over(crew, &ours, &s, true, false);
+    c->conn = conn_over(crew, &ours, served, true, false);
     peer_hello(&c->peer, P9_VERSION_L);
     return c;
+}
+
+static struct client *client_new(void)
+{
+    return client_of(&s);
 }
 
 static void client_free(struct client *c)
@@ -32,10 +37,11 @@ static void client_free(struct client *c)
     free(c);
 }
 
-static void begin(void)
+static void begin(unsigned threads)
 {
     served_init(&s);
-    crew = p9_crew_new(CREW);
+    served_init(&quick);
+    crew = p9_crew_new(threads);
     assert_non_null(crew);
 }
 
@@ -49,8 +55,8 @@ static void ask(struct client *c, uint16_t tag)
  * share, and it can still be heard when it gives up. */
 static void test_slow_ops(void **state)
 {
-    begin();
-    struct client *slow = client_new(), *other = client_new();
+    begin(CREW);
+    struct client *slow = client_new(), *other = client_of(&quick);
     for (uint16_t tag = 0; tag < SLOW; tag++)
         peer_send(&slow->peer, (struct p9_msg){.type = P9_Tfsync, .tag = tag});
     served_await(&s, &s.waiting, SHARE_OF_ONE);
@@ -64,7 +70,13 @@ static void test_slow_ops(void **state)
     served_await(&s, &s.waiting, SHARE_OF_ONE + 1);
     for (uint16_t tag = 0; tag < 100; tag++)
         ask(other, tag);
-    assert_in_range(s.waiting, SHARE_OF_ONE + 1, CREW - 1);
+    assert_int_equal(s.waiting, SHARE_OF_ONE + 1);
+    /* Nor is the thread theirs that has waited for more of the third. */
+    client_free(other);
+    other = client_of(&quick);
+    for (uint16_t tag = 0; tag < 100; tag++)
+        ask(other, tag);
+    assert_int_equal(s.waiting, SHARE_OF_ONE + 1);
     /* The first op that runs, and one that has not begun. */
     peer_send(&slow->peer, (struct p9_msg){.type = P9_Tflush, .tag = 1000, .oldtag = 0});
     peer_expect_error(&slow->peer, 0, EINTR);
@@ -84,10 +96,29 @@ static void test_slow_ops(void **state)
     p9_crew_free(crew);
 }
 
+/* So few threads that three of four would be all. */
+static void test_small_crews(void **state)
+{
+    for (unsigned threads = 2; threads <= 4; threads++) {
+        begin(threads);
+        struct client *slow = client_new();
+        for (uint16_t tag = 0; tag < SLOW; tag++)
+            peer_send(&slow->peer, (struct p9_msg){.type = P9_Tfsync, .tag = tag});
+        served_await(&s, &s.waiting, (int)threads - 1);
+        struct client *other = client_new();
+        for (uint16_t tag = 0; tag < 100; tag++)
+            ask(other, tag);
+        assert_int_equal(s.waiting, threads - 1);
+        client_free(slow);
+        client_free(other);
+        p9_crew_free(crew);
+    }
+}
+
 /* A client that goes away gives back what it held, though it had its share. */
 static void test_share_is_given_back(void **state)
 {
-    begin();
+    begin(CREW);
     struct client *slow = client_new();
     for (uint16_t tag = 0; tag < SLOW; tag++)
         peer_send(&slow->peer, (struct p9_msg){.type = P9_Tfsync, .tag = tag});
@@ -121,7 +152,7 @@ static void *flood(void *arg)
 /* More of them than there are threads, each with requests at hand whenever one is answered. */
 static void test_floods(void **state)
 {
-    begin();
+    begin(CREW);
     struct client *flooders[FLOODERS], *other = client_new();
     atomic_store(&enough, false);
     for (int i = 0; i < FLOODERS; i++) {
@@ -147,6 +178,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_slow_ops),
+        cmocka_unit_test(test_small_crews),
         cmocka_unit_test(test_share_is_given_back),
         cmocka_unit_test(test_floods),
     };
