@@ -322,7 +322,7 @@ exec ssh -F none -p {self.relay.port} -i {d}/user -o IdentitiesOnly=yes -o Stric
             elif "sshd" in str(p.args[0]):
                 p.terminate()
             try:
-                p.wait(20)
+                p.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 bad += f"{p.args[:2]} does not end\n"
                 p.kill()
