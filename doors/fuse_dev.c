@@ -669,8 +669,8 @@ static int greet(struct dev *d, struct pl_err *err)
         else if (init)
             h.error = agreed;
         int sent = send_iov(d->fd, iov, h.error ? 1 : 2);
-        if (sent < 0 && agreed > 0)
-            agreed = sent == -ENODEV ? 0 : sent;
+        if (sent < 0 && agreed > 0) /* unmounted before it was answered: that is no error */
+            agreed = sent == -ENODEV || sent == -ENOENT ? 0 : sent;
         if (sent < 0 && agreed == 0)
             break;
     }
