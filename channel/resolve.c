@@ -82,7 +82,8 @@ int addr_resolve(const char *host, const char *port, const struct addrinfo *hint
     while (poll(p, 2, -1) < 0 && errno == EINTR)
         ;
     int rc = EAI_CANCELED;
-    if (p[0].revents) {
+    uint64_t n;
+    if (p[0].revents && read(q->done, &n, sizeof(n)) == sizeof(n)) {
         rc = q->result;
         errno = q->error;
         *ret = q->list;
