@@ -30,7 +30,7 @@ struct counting {
     atomic_int files; /* open now */
     atomic_int reads; /* that have begun */
     atomic_bool hold; /* reads wait until this is false, or they are cancelled */
-    enum pl_op what;  /* not reads but these; 0: reads */
+    atomic_int what;  /* enum pl_op: not reads but these; 0: reads */
     atomic_int error; /* what those end with instead, if not 0 */
     pthread_mutex_t mutex;
     pthread_cond_t cond;
@@ -47,7 +47,8 @@ static void counting_wake(void *arg)
 static int counting_before(struct pl_tree *t, struct pl_call *call, const struct pl_event *ev)
 {
     struct counting *c = (struct counting *)t;
-    if (ev->op != (c->what ? c->what : PL_OP_read))
+    int what = atomic_load(&c->what);
+    if ((int)ev->op != (what ? what : PL_OP_read))
         return 0;
     if (!atomic_load(&c->hold))
         return atomic_load(&c->error);

@@ -4,6 +4,7 @@
 #include "base/cred.h"
 #include "base/filter.h"
 #include "base/memory.h"
+#include "sanitizer.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -126,7 +127,7 @@ static int denied(void)
                                  SYS_open_tree,
                                  SYS_userfaultfd};
     for (size_t i = 0; i < sizeof(calls) / sizeof(*calls); i++) {
-#if defined(__SANITIZE_ADDRESS__) /* which needs it to look for leaks */
+#if ADDRESS_SANITIZER /* which needs it to look for leaks */
         if (calls[i] == SYS_ptrace)
             continue;
 #endif
@@ -259,12 +260,8 @@ static int threads(void)
 
 static void all_threads(void **state)
 {
-#if defined(__has_feature)
-#if __has_feature(thread_sanitizer) /* it delivers signals late, and has a thread of its own */
-    skip();
-#endif
-#endif
-    if (geteuid() != 0)
+    if (THREAD_SANITIZER ||
+        geteuid() != 0) /* it delivers signals late, and has a thread of its own */
         skip();
     assert_int_equal(in_child(threads), 0);
 }
@@ -374,11 +371,8 @@ static int exporter(void)
 
 static void paths(void **state)
 {
-#if defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-    skip();
-#endif
-#endif
+    if (THREAD_SANITIZER)
+        skip();
     char cmd[100];
     assert_non_null(mkdtemp(tree));
     int r = in_child(exporter);
@@ -399,11 +393,8 @@ static int commands(void)
 
 static void paths_not(void **state)
 {
-#if defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-    skip();
-#endif
-#endif
+    if (THREAD_SANITIZER)
+        skip();
     assert_int_equal(in_child(commands), 0);
 }
 
@@ -439,7 +430,7 @@ static int without_a_limit(void)
 
 static void locking(void **state)
 {
-#if !defined(__SANITIZE_ADDRESS__) /* which leaves locking out */
+#if !ADDRESS_SANITIZER /* which leaves locking out */
     assert_int_equal(in_child(under_a_limit), 0);
     assert_int_equal(in_child(without_a_limit), 0);
 #endif

@@ -5,6 +5,7 @@
 
 #include "base/confine.h"
 #include "keeper/keeper.h"
+#include "sanitizer.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -32,17 +33,6 @@
 #include <unistd.h>
 
 #include <cmocka.h>
-
-#if defined(__SANITIZE_THREAD__)
-#define THREAD_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define THREAD_SANITIZER 1
-#endif
-#endif
-#ifndef THREAD_SANITIZER
-#define THREAD_SANITIZER 0
-#endif
 
 #define NOBODY 65534
 #define STAGE  "PLENUM_TEST_STAGE"

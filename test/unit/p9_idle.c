@@ -1,17 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* What connections cost while nothing happens: memory, and wakeups of threads. */
 #include "p9_peer.h"
+#include "sanitizer.h"
 #include <dirent.h>
 #include <malloc.h>
 #include <sys/resource.h>
-
-#ifdef __SANITIZE_THREAD__
-#define TSAN
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define TSAN
-#endif
-#endif
 
 enum { CONNS = 1000, BYTES_EACH = 32768 };
 
@@ -104,7 +97,7 @@ static void test_many(void **state)
     settle();
     long each = (own_memory() - before) / CONNS;
     print_message("%ld bytes for an idle connection\n", each);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !ADDRESS_SANITIZER && !THREAD_SANITIZER
     assert_in_range(each, 1, BYTES_EACH - 1);
 #endif
     /* Each still answers, and sleeps again. */
@@ -215,7 +208,7 @@ static void test_few_threads(void **state)
 
 int main(void)
 {
-#ifdef TSAN
+#if THREAD_SANITIZER
     return 77; /* its shadow memory and its own thread's wakeups are all that would be measured */
 #endif
     const struct CMUnitTest tests[] = {

@@ -2,6 +2,7 @@
 /* Ten thousand connections and a hundred thousand fids on one server, and what they cost. */
 #include "../raw9p.h"
 #include "doors/p9.h"
+#include "sanitizer.h"
 #include <malloc.h>
 #include <plenum/sources.h>
 #include <sys/resource.h>
@@ -101,7 +102,7 @@ static void serve(int listener, int in, int out)
         conns[i] = take(door, listener);
     size_t each = next(in, out) / CONNS, fid = next(in, out) / (CONNS * FIDS);
     print_message("%zu bytes for a connection with its attach, %zu for a fid\n", each, fid);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !ADDRESS_SANITIZER && !THREAD_SANITIZER
     assert_in_range(each, 1, CONN_BYTES);
     assert_in_range(fid, 1, FID_BYTES);
 #endif
