@@ -12,14 +12,14 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <plenum/walk.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define MAX_CALLS    32
-#define MAX_SYMLINKS 40
-#define MAX_DEPTH    2048
+#define MAX_CALLS 32
+#define MAX_DEPTH 2048
 
 static pthread_mutex_t calls_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct pl_call *calls[MAX_CALLS];
@@ -176,116 +176,16 @@ const char *walk_show(char *buf, size_t size, const char *name)
 
 /* ---- paths ---- */
 
-struct pos {
-    struct pl_node *node;
-    struct pl_attr attr;
-    int links;
-};
-
-static int step(struct walk *w, struct pos *p, const char *path, bool follow);
-
-/* Follows a symlink whose directory is `dir`; an absolute target begins at the tree's root. */
-static int follow_link(struct walk *w, struct pos *p, struct pl_node *link, struct pl_node *dir)
-{
-    char target[PL_PATH_MAX + 1];
-    if (++p->links > MAX_SYMLINKS)
-        return -ELOOP;
-    int n = pl_readlink(w->tree, &w->call, link, target, sizeof(target) - 1);
-    if (n < 0)
-        return n;
-    target[n] = 0;
-    struct pl_node *from = *target == '/' ? w->root : dir;
-    pl_node_unref(p->node);
-    p->node = pl_node_ref(from);
-    int r = pl_getattr(w->tree, &w->call, p->node, NULL, &p->attr);
-    return r < 0 ? r : step(w, p, target, true);
-}
-
-static int enter(struct walk *w, struct pos *p, const char *name, bool follow)
-{
-    struct pl_node *next;
-    if (!S_ISDIR(p->node->fmt))
-        return -ENOTDIR;
-    int r = pl_lookup(w->tree, &w->call, p->node, name, &next, &p->attr);
-    if (r < 0)
-        return r;
-    if (!S_ISLNK(next->fmt) || !follow) {
-        pl_node_unref(p->node);
-        p->node = next;
-        return 0;
-    }
-    struct pl_node *dir = pl_node_ref(p->node);
-    r = follow_link(w, p, next, dir);
-    pl_node_unref(next);
-    pl_node_unref(dir);
-    return r;
-}
-
-static int step(struct walk *w, struct pos *p, const char *path, bool follow)
-{
-    int r = 0;
-    while (r == 0) {
-        char name[PL_NAME_MAX + 1];
-        path += strspn(path, "/");
-        size_t n = strcspn(path, "/");
-        if (n == 0)
-            break;
-        if (n > PL_NAME_MAX)
-            return -ENAMETOOLONG;
-        memcpy(name, path, n);
-        name[n] = 0;
-        path += n;
-        /* A slash behind it wants a directory: then the last one is followed as well. */
-        if (strcmp(name, "."))
-            r = enter(w, p, name, follow || *path);
-        if (r == 0 && *path && !S_ISDIR(p->node->fmt))
-            r = -ENOTDIR;
-    }
-    return r;
-}
-
 int walk_path(struct walk *w, const char *path, bool follow, struct pl_node **ret,
               struct pl_attr *attr)
 {
-    struct pos p = {.node = pl_node_ref(w->root)};
-    int r = pl_getattr(w->tree, &w->call, p.node, NULL, &p.attr);
-    if (r == 0)
-        r = step(w, &p, path, follow);
-    if (r < 0) {
-        pl_node_unref(p.node);
-        return r;
-    }
-    *ret = p.node;
-    if (attr)
-        *attr = p.attr;
-    return 0;
+    return pl_walk(w->tree, &w->call, w->root, NULL, *path ? path : "/",
+                   follow ? 0 : PL_WALK_NOFOLLOW, ret, attr);
 }
 
 int walk_parent(struct walk *w, const char *path, struct pl_node **ret, char name[256])
 {
-    size_t end = strlen(path);
-    while (end && path[end - 1] == '/')
-        end--;
-    size_t start = end;
-    while (start && path[start - 1] != '/')
-        start--;
-    size_t n = end - start;
-    if (n > PL_NAME_MAX)
-        return -ENAMETOOLONG;
-    memcpy(name, path + start, n);
-    name[n] = 0;
-    if (!n || !strcmp(name, ".") || !strcmp(name, ".."))
-        return -EINVAL;
-    char *dir = strndup(path, start);
-    if (!dir)
-        return -ENOMEM;
-    int r = walk_path(w, dir, true, ret, NULL);
-    free(dir);
-    if (r == 0 && !S_ISDIR((*ret)->fmt)) {
-        pl_node_unref(*ret);
-        r = -ENOTDIR;
-    }
-    return r;
+    return pl_walk_parent(w->tree, &w->call, w->root, NULL, *path ? path : "/", 0, ret, name, NULL);
 }
 
 /* ---- directories ---- */

@@ -10,5 +10,6 @@
 #include <plenum/node.h>
 #include <plenum/sources.h>
 #include <plenum/tree.h>
+#include <plenum/walk.h>
 
 #endif
