@@ -1,0 +1,1 @@
+rsync -a --delete doc/ paper; rsync -ai doc/ paper; echo y >> doc/deep/f11; rsync -ai doc/ paper | awk '{print $NF}'; rm doc/deep/f12; rsync -ai --delete doc/ paper | tail -1; diff -r doc paper && echo equal; rm -r paper
