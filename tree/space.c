@@ -124,9 +124,17 @@ static struct space *space_alloc(uint32_t flags, bool ro)
 static int set_table(struct space *s, const struct pl_binding *b, size_t n, struct pl_err *err)
 {
     struct space_table *old = atomic_load(&s->table), *t;
+    struct pl_call call;
     int r = space_table_new(s, b, n, old, &t, err);
     if (r < 0)
         return r;
+    pl_call_init_self(&call);
+    r = space_check(s, &call, t, err);
+    pl_call_done(&call);
+    if (r < 0) {
+        space_table_unref(t);
+        return r;
+    }
     pthread_mutex_lock(&s->names);
     atomic_store(&s->table, t);
     pthread_mutex_unlock(&s->names);

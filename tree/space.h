@@ -266,6 +266,8 @@ int space_find(struct space *s, struct pl_call *call, struct snode *dir,
                const struct space_stack *st, const char *name, int from, struct space_found *f);
 int space_root_find(struct space *s, struct pl_call *call, struct space_table *t,
                     struct space_found *f);
+/* May the bindings stand so? -ENOTDIR and others, with the sentence. */
+int space_check(struct space *s, struct pl_call *call, struct space_table *t, struct pl_err *err);
 /* The stack of a directory, made anew if the bindings have changed; a reference. */
 int space_dir(struct space *s, struct pl_call *call, struct snode *dir, struct space_stack **ret);
 /* What one layer's directory has under a name. */
@@ -350,10 +352,11 @@ struct space_side {
     struct snode *dir;
     const char *name;
     struct space_stack *st; /* a reference */
+    bool bound;             /* a binding is there, or below: not to be moved */
     bool there;
     struct space_found f; /* of the name, if it is there */
 };
-/* With the directory held. -EBUSY: a binding is there, or below. */
+/* With the directory held. */
 int space_side(struct space *s, struct pl_call *call, struct snode *dir, const char *name,
                struct space_side *side);
 void space_side_done(struct space_side *side);

@@ -88,6 +88,8 @@ static int redirected(struct search *q, const char *to, int from, struct space_f
     int r = 0;
     next.passed = 0;
     next.name = name;
+    if (*to == '/' && !q->dir)
+        return 0; /* the space is not made yet: only checked */
     if (*to == '/') {
         root = q->dir; /* that of the point */
         pl_node_ref(&root->node);
@@ -292,6 +294,78 @@ int space_root_find(struct space *s, struct pl_call *call, struct space_table *t
         space_found_done(f);
         return -ENOTDIR;
     }
+    return r;
+}
+
+/* The bindings of one point: directories, but for a file that is alone. */
+static int check_point(struct space *s, struct pl_call *call, struct space_spot *sp,
+                       struct pl_err *err)
+{
+    struct space_point *p = sp->point;
+    int r = 0;
+    for (int k = 0; sp->here && k < p->n && r == 0; k++) {
+        const struct space_bind *b = p->layer[k].bind;
+        struct pl_node *n;
+        struct pl_attr attr;
+        if (!p->layer[k].own)
+            continue;
+        r = space_layer_root(s, call, p, k, false, &n, &attr);
+        if (r == -ENOENT) {
+            r = 0;
+        } else if (r < 0) {
+            r = pl_fail(err, r, "%s: %s cannot be bound there: %s", b->path, b->sub, strerror(-r));
+        } else {
+            if (n->fmt != S_IFDIR && (p->n > 1 || sp->child || !sp->parent))
+                r = pl_fail(err, -ENOTDIR, "%s: %s is no directory", b->path, b->sub);
+            pl_node_unref(n);
+        }
+    }
+    return r;
+}
+
+/* The spots in the directory of that stack, and below: nothing else may be where one leads on. */
+static int check_below(struct space *s, struct pl_call *call, const struct space_stack *st,
+                       struct pl_err *err)
+{
+    int r = 0;
+    for (struct space_spot *sp = st->spot->child; sp && r == 0; sp = sp->next) {
+        struct search q = {.s = s, .call = call, .dir = s->root, .st = st, .name = sp->name};
+        struct space_found f = {.table = space_table_ref(st->table), .point = st->point};
+        r = find_trees(&q, 0, &f);
+        if (r == -ENOENT)
+            f.table = space_table_ref(st->table);
+        else if (r < 0)
+            return pl_fail(err, r, "%s: cannot be looked up: %s", sp->name, strerror(-r));
+        bool shown = !sp->here || sp->point->nabove;
+        if (r == 0 && f.fmt != S_IFDIR && shown && (sp->child || sp->here)) {
+            space_found_done(&f);
+            return pl_fail(err, -ENOTDIR, "%s: is no directory, and something is bound below it",
+                           sp->name);
+        }
+        r = check_point(s, call, sp, err);
+        if (r < 0)
+            space_found_done(&f);
+        else
+            r = at_spot(s, call, sp, &f);
+        struct space_stack *in = r == 0 ? space_stack_new(&f) : NULL;
+        if (r == 0)
+            r = in ? check_below(s, call, in, err) : -ENOMEM;
+        space_stack_unref(in);
+    }
+    return r;
+}
+
+int space_check(struct space *s, struct pl_call *call, struct space_table *t, struct pl_err *err)
+{
+    struct space_found f;
+    int r = check_point(s, call, t->root, err);
+    if (r == 0 && (r = space_root_find(s, call, t, &f)) < 0)
+        r = pl_fail(err, r, "/: cannot be bound: %s", strerror(-r));
+    if (r < 0)
+        return r;
+    struct space_stack *st = space_stack_new(&f);
+    r = st ? check_below(s, call, st, err) : -ENOMEM;
+    space_stack_unref(st);
     return r;
 }
 

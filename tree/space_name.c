@@ -24,10 +24,8 @@ int space_side(struct space *s, struct pl_call *call, struct snode *dir, const c
     int r = space_dir(s, call, dir, &side->st);
     if (r < 0)
         return r;
-    if (space_spot(side->st->spot, name))
-        r = -EBUSY;
-    else
-        r = space_find(s, call, dir, side->st, name, 0, &side->f);
+    side->bound = space_spot(side->st->spot, name);
+    r = space_find(s, call, dir, side->st, name, 0, &side->f);
     side->there = r == 0;
     if (r == -ENOENT)
         r = 0;
@@ -202,8 +200,6 @@ static int enter_side(struct space *s, struct pl_call *call, struct snode *dir, 
         if (r < 0)
             return r;
         r = space_side(s, call, dir, name, side);
-        if (r == -EBUSY)
-            r = -EEXIST;
         if (r < 0) {
             space_let(s, &dir->held);
             return r;
@@ -503,7 +499,7 @@ int space_remove(SPACE_T, struct pl_node *dir, const char *name, int flags)
             return r;
         r = space_side(s, call, d, name, &side);
         if (r == 0) {
-            r = side.there ? remove_held(s, call, &side, flags) : -ENOENT;
+            r = side.bound ? -EBUSY : side.there ? remove_held(s, call, &side, flags) : -ENOENT;
             space_side_done(&side);
         }
         space_let(s, &d->held);

@@ -290,6 +290,8 @@ static int rename_held(struct renaming *r)
 {
     struct space_side *from = &r->from, *to = &r->to;
     struct space_point *p = from->st->point, *q = to->st->point;
+    if (from->bound || to->bound)
+        return -EBUSY;
     if (!from->there || (exchange(r) && !to->there))
         return -ENOENT;
     if (to->there && r->flags & RENAME_NOREPLACE)

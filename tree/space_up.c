@@ -239,7 +239,12 @@ static int make_copy(struct copy *c, struct pl_node *dir, uint64_t ino)
     int r = pl_getattr(c->from, c->call, c->lower, NULL, &c->attr);
     if (r < 0)
         return r;
-    r = S_ISREG(c->attr.mode) ? begin_file(c, dir) : begin_other(c, dir);
+    struct pl_attr up; /* a hidden name is no change of the directory */
+    r = pl_getattr(c->b->tree, c->call, dir, NULL, &up);
+    if (r == 0)
+        r = S_ISREG(c->attr.mode) ? begin_file(c, dir) : begin_other(c, dir);
+    if (r == 0 && c->temp[0])
+        set_times(c->call, c->b->tree, dir, NULL, &up);
     if (r == 0 && c->out)
         r = fill_file(c);
     if (r == 0)
