@@ -79,12 +79,12 @@ static int own_cred(struct space *s)
     return 0;
 }
 
-/* What a door may know beforehand: what is true of all trees, of any, or of those that take
- * changes. */
+/* What a door may know beforehand: what is true of all trees, or of any. Where one has no xattrs,
+ * or no ACLs, it says so itself. */
 static uint32_t flags_of(const struct space_table *t)
 {
-    const uint32_t all = PL_TREE_PRIVATE | PL_TREE_POSIX_ACL | PL_TREE_XATTR;
-    const uint32_t any = PL_TREE_GENERATED | PL_TREE_REMOTE;
+    const uint32_t all = PL_TREE_PRIVATE;
+    const uint32_t any = PL_TREE_GENERATED | PL_TREE_REMOTE | PL_TREE_POSIX_ACL | PL_TREE_XATTR;
     uint32_t flags = all | PL_TREE_LOCKS;
     for (size_t i = 0; i < t->n; i++) {
         uint32_t of = t->bind[i]->tree->flags;
@@ -139,7 +139,8 @@ static int set_table(struct space *s, const struct pl_binding *b, size_t n, stru
     atomic_store(&s->table, t);
     pthread_mutex_unlock(&s->names);
     space_table_unref(old);
-    s->tree.flags = flags_of(t);
+    if (s->tree.flags != flags_of(t))
+        s->tree.flags = flags_of(t);
     return 0;
 }
 

@@ -29,6 +29,7 @@
  *   moves     (a hold) whoever moves a directory
  *   node hold of a file: whoever copies it up
  *   node hold of directories, by address: whoever changes which names there are
+ *   links     (a hold) whoever changes how many names of a copy are only behind
  *   names     (a mutex) the table of nodes, places, stacks and the table of bindings; never held
  *             across an op of a tree, nor when a reference to a node is dropped
  *   holds     (a mutex) guards all `held`; inside nothing else
@@ -140,7 +141,8 @@ struct space {
     pthread_mutex_t holds;
     pthread_cond_t freed;
     unsigned waiting;
-    bool moving; /* the hold `moves` */
+    bool moving;   /* the hold `moves` */
+    bool counting; /* the hold `links` */
     atomic_uint_fast64_t next_temp;
 };
 
@@ -206,7 +208,10 @@ struct space_found {
     struct space_spot *spot;
     int n;
     uint32_t fmt;
-    bool again;          /* it was looked for a second time */
+    bool again;   /* it was looked for a second time */
+    bool indexed; /* e[0] is the copy of what has the name behind, in layer `under` */
+    int under;
+    unsigned hidden;     /* names of e[0] that have been removed, though they are behind still */
     struct pl_attr attr; /* of e[0], as its tree says */
     struct space_entry e[PL_SPACE_STACK];
 };
@@ -310,7 +315,27 @@ void space_uncover(struct pl_call *call, struct space_bind *b, struct pl_node *d
 int space_sweep(struct space *s, struct pl_call *call, struct space_bind *b, struct pl_node *dir);
 void space_temp_name(struct space *s, char name[64]);
 
+/* ---- space_index.c ---- */
+/* The copy of the object behind of that number; -ENOENT. */
+int space_index_find(struct space *s, struct pl_call *call, struct space_point *p, uint64_t ino,
+                     struct pl_node **ret, struct pl_attr *attr);
+/* Enters a copy, of whose origin `links` names are only behind. As the owner. */
+int space_index_add(struct space *s, struct pl_call *call, struct space_point *p,
+                    struct pl_node *copy, uint64_t ino, uint64_t links);
+/* How many names of its origin are only behind; -1: it is in no index. As the owner. */
+int64_t space_index_links(struct pl_call *call, struct pl_tree *tree, struct pl_node *node);
+/* How many of its names have been removed, while there was no copy. */
+unsigned space_index_gone(struct space *s, struct pl_call *call, struct space_point *p,
+                          uint64_t ino);
+/* One name is no longer only behind. */
+void space_index_less(struct space *s, struct pl_call *call, struct space_point *p,
+                      struct pl_node *copy);
+/* The name that was found has been removed. */
+void space_index_dropped(struct space *s, struct pl_call *call, struct space_found *f);
+
 /* ---- space_up.c ---- */
+/* The name in the directory, which stands for a copy by way of the index, is a name in the top. */
+int space_up_name(struct space *s, struct pl_call *call, struct snode *dir, const char *name);
 /* The object is in a layer that takes changes now. `content` false: a file's content is not wanted.
  * Its call acts for the caller. */
 int space_up(struct space *s, struct pl_call *call, struct snode *n, bool content);
@@ -320,8 +345,8 @@ int space_up_dir(struct space *s, struct pl_call *call, struct snode *n);
 int space_up_all(struct space *s, struct pl_call *call, struct snode *n);
 
 /* ---- space_attr.c ---- */
-void space_attr(struct space *s, struct snode *n, const struct space_stack *st,
-                struct pl_attr *attr);
+void space_attr(struct space *s, struct pl_call *call, struct snode *n,
+                const struct space_stack *st, struct pl_attr *attr);
 int space_getattr(SPACE_T, struct pl_node *node, struct pl_file *file, struct pl_attr *attr);
 int space_setattr(SPACE_T, struct pl_node *node, struct pl_file *file, const struct pl_setattr *set,
                   struct pl_attr *attr);

@@ -6,9 +6,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-void space_attr(struct space *s, struct snode *n, const struct space_stack *st,
-                struct pl_attr *attr)
+/* Of a copy that is in the index: that name does not count, those that are only behind do. */
+static void count_links(struct space *s, struct pl_call *call, const struct space_stack *st,
+                        struct pl_attr *attr)
 {
+    struct space_as as = space_self(s, call);
+    int64_t links = space_index_links(call, space_tree(st->point, st->e[0].k), st->e[0].node);
+    space_back(call, &as);
+    if (links >= 0)
+        attr->nlink += (uint64_t)links - 1;
+}
+
+void space_attr(struct space *s, struct pl_call *call, struct snode *n,
+                const struct space_stack *st, struct pl_attr *attr)
+{
+    if (st->n == 1 && S_ISREG(attr->mode) && attr->nlink && st->e[0].k == st->point->top &&
+        n->ino != space_number(st->point, st->e[0].k, attr->ino))
+        count_links(s, call, st, attr);
     attr->ino = n->ino;
     attr->told = false;
     if (st->n > 1 || n->rises) /* one tree's versions say nothing of another's */
@@ -63,7 +77,7 @@ int space_getattr(SPACE_T, struct pl_node *node, struct pl_file *file, struct pl
     struct space_stack *st = space_stack(s, n);
     int r = attr_of(s, call, st, file, attr);
     if (r == 0)
-        space_attr(s, n, st, attr);
+        space_attr(s, call, n, st, attr);
     space_stack_unref(st);
     return r;
 }
@@ -127,7 +141,7 @@ int space_setattr(SPACE_T, struct pl_node *node, struct pl_file *file, const str
     r = pl_setattr(space_tree(st->point, st->e[0].k), call, st->e[0].node, lower_file(file, st),
                    set, attr);
     if (r == 0)
-        space_attr(s, n, st, attr);
+        space_attr(s, call, n, st, attr);
     space_stack_unref(st);
     return r;
 }

@@ -152,6 +152,27 @@ static int marks_of(struct search *q, int k, struct pl_node *node, struct space_
     return r < 0 ? r : 1;
 }
 
+/* A file with several names, found behind: it may have been copied up by another of them. */
+static void copied(struct search *q, struct space_found *f)
+{
+    struct space_point *p = q->st->point;
+    int k = f->e[0].k;
+    struct pl_node *copy;
+    struct pl_attr attr;
+    if (p->top < 0 || space_in_place(p, k))
+        return;
+    uint64_t ino = space_number(p, k, f->attr.ino);
+    if (space_index_find(q->s, q->call, p, ino, &copy, &attr) < 0) {
+        f->hidden = space_index_gone(q->s, q->call, p, ino);
+        return;
+    }
+    pl_node_unref(f->e[0].node);
+    f->e[0] = (struct space_entry){p->top, copy};
+    f->attr = attr;
+    f->indexed = true;
+    f->under = k;
+}
+
 /* One entry of the stack: 1, the search is over. */
 static int find_in(struct search *q, int from, int i, struct space_found *f)
 {
@@ -183,9 +204,13 @@ static int find_in(struct search *q, int from, int i, struct space_found *f)
         f->attr = attr;
         f->fmt = attr.mode & S_IFMT;
     }
+    if (f->fmt == S_IFREG && attr.nlink > 1)
+        copied(q, f);
     if (f->fmt != S_IFDIR)
         return 1;
-    return i + 1 < q->st->n ? marks_of(q, e->k, n, f) : 0;
+    /* Its redirect may lead to where layers behind have something, though they have nothing here.
+     */
+    return e->k + 1 < q->st->point->n ? marks_of(q, e->k, n, f) : 0;
 }
 
 /* Adds to f what the trees of the stack have, layers `from` and after. -ENOENT if it is nothing. */
@@ -499,7 +524,7 @@ int space_lookup(SPACE_T, struct pl_node *dir, const char *name, struct pl_node 
         return r;
     st = space_stack(s, n);
     uint64_t ino = attr->ino;
-    space_attr(s, n, st, attr);
+    space_attr(s, call, n, st, attr);
     if (st->n && ino && st->n == 1 && n->nkeys == 2) /* it may have been copied up since */
         r = space_getattr(tree, call, &n->node, NULL, attr);
     space_stack_unref(st);

@@ -185,7 +185,7 @@ static int made_node(struct space *s, struct pl_call *call, const struct space_s
     int r = space_node(s, call, side->name ? side->dir : NULL, side->name, &f, ret);
     if (r == 0) {
         struct space_stack *st = space_stack(s, *ret);
-        space_attr(s, *ret, st, attr);
+        space_attr(s, call, *ret, st, attr);
         space_stack_unref(st);
     }
     return r;
@@ -399,7 +399,7 @@ static int link_in(struct space *s, struct pl_call *call, struct snode *n,
         space_back(call, &as);
     }
     if (r == 0) {
-        space_attr(s, n, st, attr);
+        space_attr(s, call, n, st, attr);
         space_moved(s, n, side->dir, side->name);
     }
     space_stack_unref(st);
@@ -435,7 +435,8 @@ static int take_out(struct space *s, struct pl_call *call, struct space_side *si
 {
     struct space_found *f = &side->f;
     struct space_bind *b = side->st->point->layer[w].bind;
-    struct pl_node *in = space_entry(side->st, w), *mine = f->e[0].k == w ? f->e[0].node : NULL;
+    struct pl_node *in = space_entry(side->st, w);
+    struct pl_node *mine = f->e[0].k == w && !f->indexed ? f->e[0].node : NULL;
     bool classic = s->flags & PL_SPACE_CLASSIC;
     int behind = classic ? 0 : mine ? space_is_behind(s, call, side, w) : 1, r = behind;
     if (r < 0)
@@ -465,7 +466,8 @@ static int remove_held(struct space *s, struct pl_call *call, struct space_side 
         return r;
     if (is_dir != (flags == AT_REMOVEDIR))
         return is_dir ? -EISDIR : -ENOTDIR;
-    int top = side->st->point->top, k = f->e[0].k, w = space_in_place(f->point, k) ? k : top;
+    int top = side->st->point->top, k = f->indexed ? f->under : f->e[0].k,
+        w = space_in_place(f->point, k) ? k : top;
     if (classic && w != k)
         return -EROFS;
     if (is_dir && !classic && (r = space_is_empty(s, call, f)) < 0)
@@ -481,8 +483,10 @@ static int remove_held(struct space *s, struct pl_call *call, struct space_side 
     call->intent = NULL;
     r = take_out(s, call, side, w, flags);
     call->intent = intent;
-    if (r == 0)
+    if (r == 0) {
+        space_index_dropped(s, call, f);
         space_forget(s, side);
+    }
     return r;
 }
 

@@ -88,7 +88,8 @@ static int is_ready(struct renaming *r, struct space_side *side, enum need dir, 
         return -EXDEV; /* in front of the top: it would have to leave its tree */
     if (!space_entry(side->st, top))
         r->need = dir;
-    else if (k != top || (side->there && side->f.n > 1 && !has_redirect(r, side, top)))
+    else if (k != top || side->f.indexed ||
+             (side->there && side->f.n > 1 && !has_redirect(r, side, top)))
         r->need = object;
     return 0;
 }
@@ -168,6 +169,8 @@ static int raise_object(struct renaming *r, struct snode *dir, const char *name)
         return e == -ENOENT ? 0 : e; /* seen when it is tried again */
     struct space_as as = space_self(r->s, r->call);
     e = n->node.fmt == S_IFDIR ? raise_dir(r->s, r->call, n) : space_up(r->s, r->call, n, true);
+    if (e == 0 && n->node.fmt != S_IFDIR)
+        e = space_up_name(r->s, r->call, dir, name);
     space_back(r->call, &as);
     pl_node_unref(&n->node);
     return e;
@@ -304,7 +307,8 @@ static int rename_held(struct renaming *r)
     if (p->layer[p->top].bind != q->layer[q->top].bind || (p != q && from->f.fmt == S_IFDIR))
         return -EXDEV;
     bool classic = r->s->flags & PL_SPACE_CLASSIC;
-    if (classic && (from->f.e[0].k != p->top || (exchange(r) && to->f.e[0].k != q->top)))
+    if (classic &&
+        (from->f.e[0].k != p->top || from->f.indexed || (exchange(r) && to->f.e[0].k != q->top)))
         return -EROFS; /* it would have to be hidden where it is */
     e = is_ready(r, from, NEED_OLDDIR, NEED_OLD);
     if (e == 0 && r->need == NEED_NOTHING && exchange(r))
@@ -327,6 +331,8 @@ static int rename_held(struct renaming *r)
     if (e == 0)
         e = move(r, behind);
     space_back(r->call, &as);
+    if (e == 0 && to->there && !exchange(r))
+        space_index_dropped(r->s, r->call, &to->f);
     if (e == 0)
         tell_nodes(r);
     return e;

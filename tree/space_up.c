@@ -335,8 +335,14 @@ static int up_file(struct space *s, struct pl_call *call, struct snode *n,
         r = make_copy(&c, top, n->ino);
     if (r == 0 && (r = space_hold(s, call, &dir->held)) == 0) {
         named = named && still_there(s, call, dir, name, c.lower);
+        /* Counted as if it had no name in the top yet: whoever is killed here leaves it so. */
+        bool index = named && c.attr.nlink > 1 &&
+                     space_index_add(s, call, p, c.node, n->ino,
+                                     c.attr.nlink > n->hidden ? c.attr.nlink - n->hidden : 1) == 0;
         if (named)
             r = name_copy(&c, top, name);
+        if (r == 0 && index)
+            space_index_less(s, call, p, c.node);
         space_let(s, &dir->held);
         if (r == 0 && !named && c.temp[0])
             pl_remove(c.b->tree, call, top, c.temp, 0);
@@ -347,6 +353,38 @@ static int up_file(struct space *s, struct pl_call *call, struct snode *n,
     space_stack_unref(dst);
     pl_node_unref(&dir->node);
     return r;
+}
+
+int space_up_name(struct space *s, struct pl_call *call, struct snode *dir, const char *name)
+{
+    struct space_found f;
+    struct pl_attr up, attr;
+    int r = space_up_dir(s, call, dir);
+    if (r == 0)
+        r = space_hold(s, call, &dir->held);
+    if (r < 0)
+        return r;
+    struct space_stack *st = space_stack(s, dir);
+    int top = st->point->top;
+    struct pl_tree *in = space_tree(st->point, top);
+    struct pl_node *to = space_entry(st, top);
+    r = space_find(s, call, dir, st, name, 0, &f);
+    if (r < 0)
+        f.table = NULL;
+    if (r == 0 && f.indexed) {
+        r = pl_getattr(in, call, to, NULL, &up);
+        if (r == 0)
+            r = pl_link(in, call, f.e[0].node, to, name, &attr);
+        if (r == 0) {
+            set_times(call, in, to, NULL, &up);
+            space_index_less(s, call, st->point, f.e[0].node);
+        }
+    }
+    if (f.table)
+        space_found_done(&f);
+    space_stack_unref(st);
+    space_let(s, &dir->held);
+    return r == -ENOENT ? 0 : r; /* seen when it is looked for again */
 }
 
 int space_up(struct space *s, struct pl_call *call, struct snode *n, bool content)

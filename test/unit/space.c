@@ -242,6 +242,11 @@ static void renamed_directory(void **state)
     has(u, "s/d/x", "below");
     has(u, "s/deep", "below");
     assert_int_equal(mv(u, "s", "s/d/s", 0), -EINVAL);
+    mkdirs(u, "new"); /* in which nothing is behind */
+    assert_int_equal(mv(u, "s", "new/s", 0), 0);
+    has(u, "new/s/deep", "below");
+    assert_int_equal(mv(u, "new/s", "s", 0), 0);
+    assert_int_equal(rm(u, "new", AT_REMOVEDIR), 0);
     open_union(0);
     has(u, "s/d/y", "above");
     assert_string_equal(list(u, ""), "both f only s top");
@@ -277,6 +282,43 @@ static void links(void **state)
     assert_int_equal(try_write(u, "d/f2", "X", 0), 0);
     has(u, "f", "Xelow");
     assert_string_equal(list(u, "d"), "f2 x y z");
+}
+
+/* Names of one file behind stay that: its count goes with them, and nothing is left at the end. */
+static void hard_links_behind(void **state)
+{
+    assert_int_equal(ln(low, "f", "d/f2"), 0);
+    assert_int_equal(ln(low, "f", "only/f3"), 0);
+    uint64_t ino = attr_of(u, "f").ino;
+    assert_int_equal(at.nlink, 3);
+    assert_int_equal(attr_of(u, "d/f2").ino, ino);
+    assert_int_equal(try_write(u, "d/f2", "X", 0), 0);
+    if (kind == PLAIN) { /* there is no index */
+        has(u, "f", "below");
+        return;
+    }
+    for (int again = 0; again < 2; again++) {
+        has(u, "f", "Xelow");
+        has(u, "only/f3", "Xelow");
+        assert_int_equal(attr_of(u, "only/f3").ino, ino);
+        assert_int_equal(at.nlink, 3);
+        assert_string_equal(list(u, "only"), "f3 sub");
+        open_union(0);
+    }
+    has(low, "f", "below");
+    assert_int_equal(mv(u, "f", "g", 0), 0);
+    assert_int_equal(try_write(u, "g", "Y", 0), 0);
+    has(u, "only/f3", "Yelow");
+    assert_int_equal(attr_of(u, "g").nlink, 3);
+    assert_int_equal(rm(u, "only/f3", 0), 0);
+    assert_false(is_there(u, "only/f3"));
+    assert_int_equal(attr_of(u, "g").nlink, 2);
+    open_union(0);
+    assert_int_equal(attr_of(u, "g").nlink, 2);
+    assert_string_equal(list(u, ""), "both d g only top");
+    assert_int_equal(rm(u, "g", 0), 0);
+    assert_int_equal(mv(u, "top", "d/f2", 0), 0);
+    assert_string_equal(list(up, ".wh..index"), "");
 }
 
 /* Who reads when it is copied up goes on with the old bytes; who opens it then gets the new. */
@@ -423,6 +465,7 @@ int main(void)
         TEST(renamed_directory),
         TEST(renamed_over_what_is_empty),
         TEST(links),
+        TEST(hard_links_behind),
         TEST(readers_keep_theirs),
         TEST(nameless),
         TEST(locks_outlive_a_copy),
