@@ -33,6 +33,12 @@ static const struct {
     {"*host*", F_key_moved, "what a handle opens must be found beneath the root, by its directory"},
     {"*p9*(*", F_groups, "9P names the caller by uid alone: whose groups count is the server's"},
     {"p9*(*", F_key, "9P carries no keys"},
+    {"union(*", F_key, "a name that could be copied up is no part of the trees' keys"},
+    {"white(*", F_key, "a name that could be copied up is no part of the trees' keys"},
+    {"*union(*", F_parent_nlink, "as in overlayfs, a merged directory's link count is 1"},
+    {"*white(*", F_parent_nlink, "as in overlayfs, a merged directory's link count is 1"},
+    {"*union(*", F_whiteout, "whiteouts are the space's to make"},
+    {"*white(*", F_whiteout, "whiteouts are the space's to make"},
 #define OLD(f, why)                                                                                \
     {                                                                                              \
         "*p9[ub]*(*", F_##f, why                                                                   \

@@ -36,6 +36,8 @@ CASE(special, devices)
     need_root();
     for (size_t i = 0; i < sizeof(dev) / sizeof(*dev); i++) {
         int r = t_mknod(top, "x", dev[i].type | 0660, dev[i].major, dev[i].minor);
+        if (r == -EPERM && i && !dev[i].major && !dev[i].minor)
+            continue; /* a whiteout, in a union */
         if (r == -EPERM)
             SKIP(device, "mknod: -EPERM (a user namespace?)");
         NEED(device, r);
