@@ -45,6 +45,7 @@ struct host {
     struct keeper_mount mount;
     struct mountopt opts;
     struct pl_tree *tree;
+    struct fuse_anew anew;
     char place[PATH_MAX];
     uint64_t ns;
     pid_t first;
@@ -61,6 +62,7 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
     static const struct spec_watch none;
     util_many_descriptors();
     h->space.space = NULL;
+    pthread_mutex_init(&h->anew.lock, NULL);
     int r = viewspace_open(&h->space, h->space.nbinds ? &none : NULL, err);
     if (r < 0)
         return r;
@@ -77,6 +79,7 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
                                   .meet = h->meet,
                                   .depth = h->run->depth,
                                   .page = page,
+                                  .anew = &h->anew,
                                   .err = h->err};
     r = viewctl_new(&setup, &h->ctl);
     if (r < 0)
@@ -98,6 +101,8 @@ static int serve(void *arg, size_t i, int fd, struct stats *stats, void (*up)(vo
     struct host *h = arg;
     struct fuse_opts opts = h->opts.fuse;
     opts.ledger = h->lasts ? &h->mount.ledger : NULL;
+    opts.anew = &h->anew;
+    opts.elsewhere = true;
     return fuse_serve(fd, h->tree, "", &opts, stats, up, up_arg, err);
 }
 

@@ -112,6 +112,17 @@ static int make_missing(struct viewctl *c, const char *const *top, struct pl_err
     return r;
 }
 
+/* What the kernel knows by the old table it asks for again: names that are in it before, names that
+ * are new after it. */
+static int set_space(struct viewctl *c, struct view *view, struct pl_err *err)
+{
+    fuse_anew_ask(c->set.anew);
+    int r = viewspace_set(c->set.space, view, err);
+    if (r == 0)
+        fuse_anew_ask(c->set.anew);
+    return r;
+}
+
 static int apply(struct viewctl *c, struct view *view, struct pl_err *err)
 {
     struct viewspace *s = c->set.space;
@@ -125,7 +136,7 @@ static int apply(struct viewctl *c, struct view *view, struct pl_err *err)
     if (r == 0 && new[0] && !strcmp(new[0], "/"))
         r = pl_fail(err, -EINVAL, "/: the whole root needs plenum run --door=trap");
     r = r < 0 ? r : make_missing(c, new, err);
-    r = r < 0 ? r : viewspace_set(s, view, err);
+    r = r < 0 ? r : set_space(c, view, err);
     if (r == 0) {
         r = move_tops(c, old, new, false, err);
         r = r < 0 ? r : move_tops(c, new, old, true, err);
@@ -133,7 +144,7 @@ static int apply(struct viewctl *c, struct view *view, struct pl_err *err)
         if (r < 0) { /* as it was, as far as that can be */
             move_tops(c, new, old, false, NULL);
             move_tops(c, old, new, true, NULL);
-            viewspace_set(s, was, NULL);
+            set_space(c, was, NULL);
         }
     }
     free(old);
@@ -160,12 +171,11 @@ static int change(struct viewctl *c, const struct viewlink *q, struct pl_err *er
                         NULL, &view, err);
     if (r < 0)
         return r;
-    if (view->trace != s->view->trace || view->debug != s->view->debug)
-        set_trace(c, view, q->err);
+    bool other = view->trace != s->view->trace || view->debug != s->view->debug;
     r = apply(c, view, err);
-    if (r < 0)
-        set_trace(c, s->view, q->err);
-    else
+    if (r == 0 && other)
+        set_trace(c, view, q->err);
+    if (r == 0)
         show_table(c, view);
     view_unref(view);
     return r;

@@ -10,6 +10,7 @@
 #define CMD_VIEWCTL_H
 
 #include "cmd/viewspace.h"
+#include "doors/fuse.h"
 #include "keeper/registry.h"
 
 struct viewctl;
@@ -22,8 +23,9 @@ struct viewctl_setup {
     dev_t dev;         /* ... and its device number */
     int notices, meet; /* descriptors, or -1; they stay the caller's */
     unsigned depth;
-    struct reg_page *page; /* may be NULL */
-    int err;               /* standard error of the program that was run, or -1 */
+    struct reg_page *page;  /* may be NULL */
+    struct fuse_anew *anew; /* the kernel is told by it when the space is another one */
+    int err;                /* standard error of the program that was run, or -1 */
 };
 
 /* In threads of its own, until viewctl_free(). -errno. */
