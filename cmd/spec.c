@@ -8,6 +8,7 @@
 #include <limits.h>
 #include <plenum/app.h>
 #include <plenum/sources.h>
+#include <plenum/space.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,7 +31,10 @@ struct spec {
     int op, error;  /* fault */
     uint64_t skip, count;
     struct pl_map *map;
+    uint32_t flags;     /* union: enum pl_space_flags */
+    bool ro;            /* union */
     struct spec *lower; /* a layer's */
+    struct spec *next;  /* of the trees of a union: the one behind */
 };
 
 struct opening {
@@ -40,7 +44,7 @@ struct opening {
 
 struct spec_kind {
     const char *name, *form, *what, *example;
-    bool layer;
+    bool layer, many; /* many: over several trees, with commas between them */
     /* Takes `text`: what stands behind the colon, or between the parentheses. A layer leaves the
      * lower tree's SPEC in *ret_lower (a pointer into text). */
     int (*parse)(struct spec *s, char *text, char **ret_lower, struct pl_err *err);
@@ -491,34 +495,83 @@ static struct pl_tree *fault_over(const struct spec *s, struct pl_tree *lower)
     return pl_fault_new((enum pl_op)s->op, -s->error, s->skip, s->count, lower);
 }
 
+/* Options at the head: the text behind them is left in *lower. */
+static int union_parse(struct spec *s, char *text, char **lower, struct pl_err *err)
+{
+    for (char *arg; !strncmp(text, "del=", 4) || !strncmp(text, "ro,", 3);) {
+        if (!(arg = argument(&text)))
+            return pl_fail(err, -EINVAL, "union(%s): a SPEC is missing in it", text);
+        if (!strcmp(arg, "ro"))
+            s->ro = true;
+        else if (!strcmp(arg, "del=classic") || !strcmp(arg, "del=whiteout"))
+            s->flags = strcmp(arg, "del=classic") ? 0 : PL_SPACE_CLASSIC;
+        else
+            return pl_fail(err, -EINVAL, "union(%s,...): del=whiteout or del=classic", arg);
+    }
+    *lower = text;
+    return asprintf(&s->text, "union(%s%s", s->ro ? "ro," : "", s->flags ? "del=classic," : "") < 0
+               ? no_memory(err)
+               : 0;
+}
+
+/* Opens all its trees; one that is far is dialed again by itself, but not told of. */
+static int union_open(const struct spec *s, const struct opening *o, struct pl_tree **ret,
+                      struct pl_err *err)
+{
+    struct pl_tree *tree[PL_SPACE_STACK];
+    struct spec_watch watch = o->watch ? *o->watch : (struct spec_watch){0};
+    size_t n = 0;
+    int r = 0;
+    watch.keep = NULL; /* which is for one tree */
+    for (const struct spec *l = s->lower; r == 0 && l; l = l->next, n += r == 0)
+        r = n == PL_SPACE_STACK
+                ? pl_fail(err, -E2BIG, "%s: more than %d trees", s->text, PL_SPACE_STACK)
+                : spec_open(l, n || !o->watch ? NULL : &watch, n ? NULL : o->far, &tree[n], err);
+    if (r == 0)
+        r = pl_union_new(tree, n, !s->ro, s->flags, ret, err);
+    while (n)
+        pl_tree_unref(tree[--n]);
+    return r;
+}
+
 /* ---- the table ---- */
 
 static const struct spec_kind kinds[] = {
     {"host", "host:DIR", "a directory of this host; a path alone means the same",
-     "plenum mount host:/srv /mnt", false, path_parse, dir_open, NULL},
+     "plenum mount host:/srv /mnt", false, false, path_parse, dir_open, NULL},
     {"mem", "mem:[SIZE]", "an empty tree in memory, of at most SIZE bytes of content",
-     "plenum mount mem:64M /mnt", false, mem_parse, mem_open, NULL},
+     "plenum mount mem:64M /mnt", false, false, mem_parse, mem_open, NULL},
     {"9p", "9p:ADDR[,or=ADDR]...[,aname=NAME][,sync]",
      "what a 9P server at ADDR serves; or, while it is away, the next that is there (sync: nothing "
      "is read ahead or written behind)",
-     "plenum mount '9p:tcp!host1!564' /mnt", false, p9_parse, p9_open, NULL},
+     "plenum mount '9p:tcp!host1!564' /mnt", false, false, p9_parse, p9_open, NULL},
     {"ssh", "ssh:[USER@]HOST:DIR", "a directory of another host where plenum is installed",
-     "plenum mount ssh:host1:/srv /mnt", false, ssh_parse, ssh_open, NULL},
+     "plenum mount ssh:host1:/srv /mnt", false, false, ssh_parse, ssh_open, NULL},
     {"exec", "exec:COMMAND", "what a command serves that speaks 9P on its stdin and stdout",
-     "plenum mount 'exec:plenum serve /srv stdio' /mnt", false, exec_parse, p9_open, NULL},
+     "plenum mount 'exec:plenum serve /srv stdio' /mnt", false, false, exec_parse, p9_open, NULL},
     {"ro", "ro(SPEC)", "read-only: what would modify the tree fails with EROFS",
-     "plenum serve 'ro(/srv)' 'tcp!*!564'", true, plain_parse, NULL, ro_over},
+     "plenum serve 'ro(/srv)' 'tcp!*!564'", true, false, plain_parse, NULL, ro_over},
     {"null", "null(SPEC)", "passes everything through", "plenum mount 'null(/srv)' /mnt", true,
-     plain_parse, NULL, null_over},
+     false, plain_parse, NULL, null_over},
     {"trace", "trace(SPEC)", "writes a line for each operation on standard error",
-     "plenum mount -f 'trace(/srv)' /mnt", true, plain_parse, NULL, trace_over},
+     "plenum mount -f 'trace(/srv)' /mnt", true, false, plain_parse, NULL, trace_over},
     {"map", "map(MAP,SPEC)", "callers and owners are others, by a map of ids (plenum help access)",
-     "plenum mount 'map(uid=100000:0:65536,/srv)' /mnt", true, map_parse, NULL, map_over},
+     "plenum mount 'map(uid=100000:0:65536,/srv)' /mnt", true, false, map_parse, NULL, map_over},
     {"delay", "delay(TIME,SPEC)", "each operation takes TIME longer",
-     "plenum mount 'delay(20ms,/srv)' /mnt", true, delay_parse, NULL, delay_over},
+     "plenum mount 'delay(20ms,/srv)' /mnt", true, false, delay_parse, NULL, delay_over},
+    {.name = "union",
+     .form = "union([OPTION,]SPEC,SPEC,...)",
+     .what = "several trees as one, the first in front: it takes all changes (options: ro; "
+             "del=classic: what is removed shows again what is behind it)",
+     .example = "plenum mount 'union(/srv/mine,/srv/all)' /mnt",
+     .layer = true,
+     .many = true,
+     .parse = union_parse,
+     .open = union_open},
     {"fault", "fault(OP,ERROR[,skip=N][,count=N],SPEC)",
      "operation OP (or any) fails with ERROR, after skip, count times",
-     "plenum mount 'fault(write,ENOSPC,skip=3,/srv)' /mnt", true, fault_parse, NULL, fault_over},
+     "plenum mount 'fault(write,ENOSPC,skip=3,/srv)' /mnt", true, false, fault_parse, NULL,
+     fault_over},
 };
 #define KINDS (sizeof(kinds) / sizeof(*kinds))
 
@@ -550,6 +603,7 @@ void spec_free(struct spec *s)
 {
     while (s) {
         struct spec *lower = s->lower;
+        spec_free(s->next);
         free(s->text);
         free(s->rest);
         for (size_t i = 0; i < s->naddrs; i++)
@@ -581,6 +635,40 @@ static int bare_addr(const char *text, struct pl_err *err)
 {
     return pl_fail(err, -EINVAL,
                    "%.200s: an address, not a tree (the tree served there: 9p:%.200s)", text, text);
+}
+
+/* The comma that ends the first SPEC of several, or NULL: not in parentheses. */
+static char *spec_end(char *text)
+{
+    int depth = 0;
+    for (; *text; text++) {
+        depth += (*text == '(') - (*text == ')');
+        if (*text == ',' && depth <= 0)
+            return text;
+    }
+    return NULL;
+}
+
+/* Parses the trees of a union and completes its text with them. */
+static int parse_many(struct spec *s, char *text, int depth, struct pl_err *err)
+{
+    struct spec **to = &s->lower;
+    for (char *end; text; text = end ? end + 1 : NULL, to = &(*to)->next) {
+        if ((end = spec_end(text)))
+            *end = 0;
+        if (!*text)
+            return pl_fail(err, -EINVAL, "%s(): a SPEC is missing in it (as in %s)", s->kind->name,
+                           s->kind->form);
+        int r = parse(text, depth + 1, to, err);
+        if (r < 0)
+            return r;
+        char *whole;
+        if (asprintf(&whole, "%s%s%s", s->text, (*to)->text, end ? "," : ")") < 0)
+            return no_memory(err);
+        free(s->text);
+        s->text = whole;
+    }
+    return 0;
 }
 
 /* Parses the tree under a layer and completes the layer's text with it. */
@@ -624,7 +712,7 @@ static int parse_as(const char *text, size_t name_len, bool layer, int depth, st
     if (r == 0)
         r = s->kind->parse(s, inner, &lower, err);
     if (r == 0 && layer)
-        r = parse_lower(s, lower, depth, err);
+        r = s->kind->many ? parse_many(s, lower, depth, err) : parse_lower(s, lower, depth, err);
     free(inner);
     return r;
 }
@@ -675,7 +763,7 @@ int spec_parse(const char *text, struct spec **ret, struct pl_err *err)
 int spec_open(const struct spec *s, const struct spec_watch *watch, struct spec_far *far,
               struct pl_tree **ret, struct pl_err *err)
 {
-    if (!s->kind->layer) {
+    if (!s->kind->over) {
         if (far)
             *far = (struct spec_far){.peer = ""};
         return s->kind->open(s, &(struct opening){.watch = watch, .far = far}, ret, err);

@@ -9,6 +9,7 @@
 #include <plenum/made.h>
 #include <plenum/node.h>
 #include <plenum/sources.h>
+#include <plenum/space.h>
 #include <plenum/tree.h>
 #include <plenum/walk.h>
 

@@ -15,9 +15,13 @@
 #include <unistd.h>
 
 static const char *const kind_name[] = {
-    [S_MEM] = "mem",     [S_HOST] = "host",     [S_NULL] = "null", [S_TRACE] = "trace",
-    [S_DELAY] = "delay", [S_MAP] = "map",       [S_P9] = "p9",     [S_CUT] = "p9-cut",
-    [S_P9U] = "p9u",     [S_P9BASE] = "p9base", [S_FUSE] = "fuse", [S_NOOPEN] = "fuse-noopen",
+    [S_MEM] = "mem",     [S_HOST] = "host",
+    [S_NULL] = "null",   [S_TRACE] = "trace",
+    [S_DELAY] = "delay", [S_MAP] = "map",
+    [S_UNION] = "union", [S_WHITE] = "white",
+    [S_P9] = "p9",       [S_CUT] = "p9-cut",
+    [S_P9U] = "p9u",     [S_P9BASE] = "p9base",
+    [S_FUSE] = "fuse",   [S_NOOPEN] = "fuse-noopen",
 };
 
 static struct level *stack; /* the one that stack_open() built */
@@ -32,16 +36,37 @@ static bool is_served(const struct level *l)
     return l->kind >= S_P9 && l->kind <= S_P9BASE;
 }
 
+static bool is_union(const struct level *l)
+{
+    return l->kind == S_UNION || l->kind == S_WHITE;
+}
+
 static void level_free(struct level *l)
 {
     while (l) {
         struct level *inner = l->inner;
+        level_free(l->behind);
         free(l);
         l = inner;
     }
 }
 
-/* Parses "kind", "kind:REST" or "kind(STACK)" from [s, end). */
+static int parse(const char *s, const char *end, struct level **ret, struct pl_err *err);
+
+/* "STACK,STACK": the comma that counts is in no parentheses. */
+static int parse_two(const char *s, const char *end, struct level *l, struct pl_err *err)
+{
+    int depth = 0;
+    const char *comma = s;
+    for (; comma < end && (*comma != ',' || depth); comma++)
+        depth += (*comma == '(') - (*comma == ')');
+    if (comma == end)
+        return pl_fail(err, -EINVAL, "%s needs two stacks", kind_name[l->kind]);
+    int r = parse(s, comma, &l->inner, err);
+    return r < 0 ? r : parse(comma + 1, end, &l->behind, err);
+}
+
+/* Parses "kind", "kind:REST", "kind(STACK)" or "kind(STACK,STACK)" from [s, end). */
 static int parse(const char *s, const char *end, struct level **ret, struct pl_err *err)
 {
     size_t n = strcspn(s, ":(");
@@ -65,6 +90,8 @@ static int parse(const char *s, const char *end, struct level **ret, struct pl_e
     else if (l->kind > S_HOST && (s + n == end || s[n] != '(' || end[-1] != ')'))
         r = pl_fail(err, -EINVAL, "%s needs a stack (%s(mem))", kind_name[l->kind],
                     kind_name[l->kind]);
+    else if (is_union(l))
+        r = parse_two(s + n + 1, end - 1, l, err);
     else if (l->kind > S_HOST)
         r = parse(s + n + 1, end - 1, &l->inner, err);
     if (r < 0)
@@ -108,7 +135,8 @@ const char *stack_dir(const char *spec, char *buf, size_t size)
 
 static int host_open(struct level *l, const char *scratch, struct pl_tree **ret, struct pl_err *err)
 {
-    snprintf(l->dir, sizeof(l->dir), "%.4000s/files", scratch);
+    static int hosts;
+    snprintf(l->dir, sizeof(l->dir), "%.4000s/files%.0d", scratch, hosts++);
     if (mkdir(l->dir, 0755) < 0)
         return pl_fail(err, -errno, "%s: %m", l->dir);
     return pl_host_open(l->dir, ret, err);
@@ -144,6 +172,21 @@ static int over(struct level *l, struct pl_tree *lower, struct pl_tree **ret, st
     return *ret ? 0 : pl_fail(err, -ENOMEM, "out of memory");
 }
 
+static int union_open(struct level *l, const char *scratch, struct pl_tree **ret,
+                      struct pl_err *err)
+{
+    struct pl_tree *front, *behind;
+    int r = level_open(l->inner, scratch, &front, err);
+    if (r < 0)
+        return r;
+    r = level_open(l->behind, scratch, &behind, err);
+    if (r < 0) {
+        pl_tree_unref(front);
+        return r;
+    }
+    return level_union(l, front, behind, ret, err);
+}
+
 int level_open(struct level *l, const char *scratch, struct pl_tree **ret, struct pl_err *err)
 {
     int r;
@@ -157,6 +200,10 @@ int level_open(struct level *l, const char *scratch, struct pl_tree **ret, struc
     case S_FUSE:
     case S_NOOPEN:
         r = level_mount(l, scratch, ret, err);
+        break;
+    case S_UNION:
+    case S_WHITE:
+        r = union_open(l, scratch, ret, err);
         break;
     default:
         r = level_open(l->inner, scratch, ret, err);
@@ -172,7 +219,7 @@ int level_open(struct level *l, const char *scratch, struct pl_tree **ret, struc
 /* Another way in to the same files: a connection of its own, an open of its own. */
 static int level_again(struct level *l, struct pl_tree **ret, struct pl_err *err)
 {
-    if (l->kind == S_MEM)
+    if (l->kind == S_MEM || is_union(l))
         *ret = pl_null_new(pl_tree_ref(l->tree));
     else if (l->kind == S_HOST || is_mount(l))
         return pl_host_open(l->dir, ret, err);
@@ -195,7 +242,8 @@ int level_close(struct level *l, struct pl_err *err)
     if (l->trace)
         fclose(l->trace);
     int r2 = l->inner ? level_close(l->inner, err) : 0;
-    return r < 0 ? r : r2;
+    int r3 = l->behind ? level_close(l->behind, err) : 0;
+    return r < 0 ? r : r2 < 0 ? r2 : r3;
 }
 
 int stack_open(const char *spec, const char *scratch, struct pl_tree **ret, struct pl_err *err)

@@ -13,6 +13,8 @@ enum level_kind {
     S_TRACE,
     S_DELAY,
     S_MAP,
+    S_UNION,
+    S_WHITE, /* a union on top of names that have all been removed */
     S_P9,
     S_CUT,
     S_P9U,
@@ -36,7 +38,12 @@ struct level {
     struct p9_level *p9;
     pid_t server; /* fuse */
     struct level *inner;
+    struct level *behind; /* union: the second tree */
 };
+
+/* union.c: the union of two trees, whose references it takes over. */
+int level_union(struct level *l, struct pl_tree *front, struct pl_tree *behind,
+                struct pl_tree **ret, struct pl_err *err);
 
 int level_open(struct level *l, const char *scratch, struct pl_tree **ret, struct pl_err *err);
 int level_close(struct level *l, struct pl_err *err);

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: MIT */
+/* Attributes and extended attributes of a space: those of the first of the stack. */
+#include "tree/space.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+void space_attr(struct space *s, struct snode *n, const struct space_stack *st,
+                struct pl_attr *attr)
+{
+    attr->ino = n->ino;
+    attr->told = false;
+    if (st->n > 1 || n->rises) /* one tree's versions say nothing of another's */
+        attr->version = 0;
+    unsigned hidden = atomic_load_explicit(&n->hidden, memory_order_relaxed);
+    if (st->n > 1) /* as overlayfs: how many directories are in it is not known */
+        attr->nlink = 1;
+    else if (hidden && st->n && !space_in_place(st->point, st->e[0].k))
+        attr->nlink -= hidden < attr->nlink ? hidden : attr->nlink;
+    if (n->node.fmt == S_IFDIR && n->gone)
+        attr->nlink = 0;
+}
+
+/* The open file, if it is of what the node is now. */
+static struct pl_file *lower_file(struct pl_file *file, const struct space_stack *st)
+{
+    struct sfile *f = file ? sfile_of(file) : NULL;
+    return f && f->lower && st->n && f->lower->node == st->e[0].node &&
+                   f->tree == space_tree(st->point, st->e[0].k)
+               ? f->lower
+               : NULL;
+}
+
+static int no_tree_attr(struct space *s, const struct space_stack *st, struct pl_attr *attr)
+{
+    bool fills = st->spot->here && st->point->top >= 0;
+    *attr = (struct pl_attr){.ino = st->spot->ino,
+                             .nlink = 1,
+                             .mode = S_IFDIR | (fills ? 0755 : 0555),
+                             .uid = s->self.uid,
+                             .gid = s->self.gid,
+                             .blksize = 4096,
+                             .atime = s->born,
+                             .mtime = s->born,
+                             .ctime = s->born};
+    return 0;
+}
+
+static int attr_of(struct space *s, struct pl_call *call, const struct space_stack *st,
+                   struct pl_file *file, struct pl_attr *attr)
+{
+    if (st->n == 0)
+        return no_tree_attr(s, st, attr);
+    return pl_getattr(space_tree(st->point, st->e[0].k), call, st->e[0].node, lower_file(file, st),
+                      attr);
+}
+
+int space_getattr(SPACE_T, struct pl_node *node, struct pl_file *file, struct pl_attr *attr)
+{
+    struct space *s = space_of(tree);
+    struct snode *n = snode_of(node);
+    struct space_stack *st = space_stack(s, n);
+    int r = attr_of(s, call, st, file, attr);
+    if (r == 0)
+        space_attr(s, n, st, attr);
+    space_stack_unref(st);
+    return r;
+}
+
+int space_may(struct space *s, struct pl_call *call, const struct space_stack *st, int mask)
+{
+    struct pl_attr attr;
+    int r = -EROFS;
+    if (st->n)
+        r = pl_access(space_tree(st->point, st->e[0].k), call, st->e[0].node, mask);
+    if (r != -EROFS)
+        return r;
+    if (st->point->top < 0 && mask & W_OK)
+        return -EROFS;
+    r = attr_of(s, call, st, NULL, &attr);
+    return r < 0 ? r : pl_may(call, &attr, mask);
+}
+
+int space_access(SPACE_T, struct pl_node *node, int mask)
+{
+    struct space *s = space_of(tree);
+    struct space_stack *st = space_stack(s, snode_of(node));
+    int r = space_may(s, call, st, mask);
+    if (r == 0 && mask & W_OK && st->point->top < 0)
+        r = -EROFS;
+    space_stack_unref(st);
+    return r;
+}
+
+/* The node is where it can be changed, and the stack that it has there (a reference). */
+static int raised(struct space *s, struct pl_call *call, struct snode *n, bool content,
+                  struct space_stack **ret)
+{
+    int r = space_up(s, call, n, content);
+    if (r == 0)
+        *ret = space_stack(s, n);
+    return r;
+}
+
+int space_setattr(SPACE_T, struct pl_node *node, struct pl_file *file, const struct pl_setattr *set,
+                  struct pl_attr *attr)
+{
+    struct space *s = space_of(tree);
+    struct snode *n = snode_of(node);
+    struct space_stack *st = space_stack(s, n);
+    bool writable = file && (file->flags & O_ACCMODE) != O_RDONLY;
+    int r = 0;
+    if (!st->n || !space_in_place(st->point, st->e[0].k)) {
+        r = attr_of(s, call, st, NULL, attr);
+        if (r == 0 && st->point->top < 0)
+            r = -EROFS;
+        if (r == 0)
+            r = pl_may_set(call, attr, set, writable);
+    }
+    space_stack_unref(st);
+    bool cut = set->valid & PL_SET_SIZE && set->size == 0;
+    if (r == 0)
+        r = raised(s, call, n, !cut, &st);
+    if (r < 0)
+        return r;
+    r = pl_setattr(space_tree(st->point, st->e[0].k), call, st->e[0].node, lower_file(file, st),
+                   set, attr);
+    if (r == 0)
+        space_attr(s, n, st, attr);
+    space_stack_unref(st);
+    return r;
+}
+
+/* ---- what is read of the first ---- */
+
+#define FRONT(name, none, ...)                                                                     \
+    ({                                                                                             \
+        struct space_stack *st_ = space_stack(space_of(tree), snode_of(node));                     \
+        int64_t r_ = !st_->n ? (none)                                                              \
+                             : name(space_tree(st_->point, st_->e[0].k), call, st_->e[0].node,     \
+                                    ##__VA_ARGS__);                                                \
+        space_stack_unref(st_);                                                                    \
+        r_;                                                                                        \
+    })
+
+int space_readlink(SPACE_T, struct pl_node *node, char *buf, size_t size)
+{
+    return (int)FRONT(pl_readlink, -EINVAL, buf, size);
+}
+
+ssize_t space_getxattr(SPACE_T, struct pl_node *node, const char *name, void *buf, size_t size)
+{
+    return space_own_xattr(name) ? -ENODATA : FRONT(pl_getxattr, -ENODATA, name, buf, size);
+}
+
+/* Takes our own out of a list; its new length. */
+static ssize_t without_own(char *list, ssize_t n)
+{
+    char *to = list;
+    for (char *p = list; p < list + n;) {
+        size_t len = strlen(p) + 1;
+        if (!space_own_xattr(p)) {
+            memmove(to, p, len);
+            to += len;
+            p += len;
+        } else {
+            p += len;
+        }
+    }
+    return to - list;
+}
+
+ssize_t space_listxattr(SPACE_T, struct pl_node *node, char *buf, size_t size)
+{
+    char some[1024], *list = some, *more = NULL;
+    ssize_t n = FRONT(pl_listxattr, 0, some, sizeof(some));
+    if (n == -ERANGE) {
+        if (!(list = more = malloc(PL_XATTR_MAX)))
+            return -ENOMEM;
+        n = FRONT(pl_listxattr, 0, more, PL_XATTR_MAX);
+    }
+    if (n > 0)
+        n = without_own(list, n);
+    if (n > 0 && size)
+        n = (size_t)n > size ? -ERANGE : n;
+    if (n > 0 && size)
+        memcpy(buf, list, (size_t)n);
+    free(more);
+    return n;
+}
+
+/* ---- what changes it ---- */
+
+/* Before it is copied up for that: may the caller? */
+static int may_xattr(struct space *s, struct pl_call *call, struct snode *n, const char *name)
+{
+    struct pl_attr attr;
+    if (space_own_xattr(name))
+        return -EOPNOTSUPP;
+    struct space_stack *st = space_stack(s, n);
+    int r = 0;
+    if (!st->n || !space_in_place(st->point, st->e[0].k)) {
+        r = st->point->top < 0 ? -EROFS : attr_of(s, call, st, NULL, &attr);
+        if (r == 0)
+            r = pl_may_xattr(call, &attr, name, true);
+        if (r == -EOPNOTSUPP) /* system.posix_acl_*: the owner's */
+            r = call->cred.uid == 0 || call->cred.uid == attr.uid ? 0 : -EPERM;
+    }
+    space_stack_unref(st);
+    return r;
+}
+
+int space_setxattr(SPACE_T, struct pl_node *node, const char *name, const void *buf, size_t size,
+                   int flags)
+{
+    struct space *s = space_of(tree);
+    struct space_stack *st = NULL;
+    int r = may_xattr(s, call, snode_of(node), name);
+    if (r == 0)
+        r = raised(s, call, snode_of(node), true, &st);
+    if (r < 0)
+        return r;
+    r = pl_setxattr(space_tree(st->point, st->e[0].k), call, st->e[0].node, name, buf, size, flags);
+    space_stack_unref(st);
+    return r;
+}
+
+int space_removexattr(SPACE_T, struct pl_node *node, const char *name)
+{
+    struct space *s = space_of(tree);
+    struct space_stack *st = NULL;
+    int r = may_xattr(s, call, snode_of(node), name);
+    if (r == 0) { /* what is not there is not taken away by a copy */
+        ssize_t n = space_getxattr(tree, call, node, name, NULL, 0);
+        r = n < 0 ? (int)n : 0;
+    }
+    if (r == 0)
+        r = raised(s, call, snode_of(node), true, &st);
+    if (r < 0)
+        return r;
+    r = pl_removexattr(space_tree(st->point, st->e[0].k), call, st->e[0].node, name);
+    space_stack_unref(st);
+    return r;
+}
+
+/* ---- the file system ---- */
+
+/* Of the top, where what is new would go. */
+int space_statfs(SPACE_T, struct pl_node *node, struct statfs *buf)
+{
+    struct space_stack *st = space_stack(space_of(tree), snode_of(node));
+    int r = 0;
+    if (st->n) {
+        struct pl_node *top = st->point->top < 0 ? NULL : space_entry(st, st->point->top);
+        int k = top ? st->point->top : st->e[0].k;
+        r = pl_statfs(space_tree(st->point, k), call, top ? top : st->e[0].node, buf);
+    }
+    space_stack_unref(st);
+    return r;
+}
+
+int space_syncfs(SPACE_T, struct pl_node *node)
+{
+    struct space_stack *st = space_stack(space_of(tree), snode_of(node));
+    int r = 0;
+    for (int i = 0; i < st->n && r == 0; i++)
+        if (space_in_place(st->point, st->e[i].k))
+            r = pl_syncfs(space_tree(st->point, st->e[i].k), call, st->e[i].node);
+    space_stack_unref(st);
+    return r;
+}

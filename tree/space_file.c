@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Open files of a space: each is one of a lower tree, and its descriptor is lent. What was opened
+ * for reading before its object was copied up goes on with the lower one's bytes, as in overlayfs.
+ *
+ * Locks are kept by the node, for they must outlive a copying-up, where that may come; else by the
+ * tree, so that others who use it see them.
+ */
+#include "tree/space.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+
+int space_opened(struct space *s, struct pl_call *call, struct space_stack *st, struct pl_tree *in,
+                 struct pl_file *lower, struct pl_file **ret)
+{
+    struct sfile *f = calloc(1, sizeof(*f));
+    if (!f) {
+        if (lower)
+            pl_close(in, call, lower);
+        return -ENOMEM;
+    }
+    atomic_fetch_add(&st->refs, 1);
+    f->stack = st;
+    f->tree = in;
+    f->lower = lower;
+    f->file.fd = lower ? pl_file_fd(in, lower) : -1;
+    f->file.direct = lower && lower->direct;
+    f->file.stream = lower && lower->stream;
+    pthread_mutex_init(&f->mutex, NULL);
+    *ret = &f->file;
+    return 0;
+}
+
+static int open_front(struct space *s, struct pl_call *call, struct space_stack *st, int flags,
+                      struct pl_file **ret)
+{
+    struct pl_tree *in = NULL;
+    struct pl_file *lower = NULL;
+    if (st->n) {
+        in = space_tree(st->point, st->e[0].k);
+        int r = pl_open(in, call, st->e[0].node, flags, &lower);
+        if (r < 0)
+            return r;
+    }
+    return space_opened(s, call, st, in, lower, ret);
+}
+
+int space_open(SPACE_T, struct pl_node *node, int flags, struct pl_file **ret)
+{
+    struct space *s = space_of(tree);
+    struct snode *n = snode_of(node);
+    struct space_stack *st;
+    int acc = flags & O_ACCMODE, r = 0;
+    if (node->fmt == S_IFDIR) {
+        r = space_dir(s, call, n, &st);
+    } else {
+        st = space_stack(s, n);
+        bool writes = acc != O_RDONLY || flags & O_TRUNC;
+        if (writes && st->point->top < 0) {
+            r = -EROFS;
+        } else if (writes && !space_in_place(st->point, st->e[0].k)) {
+            r = space_may(s, call, st, (acc != O_WRONLY ? R_OK : 0) | W_OK);
+            if (r == 0)
+                r = space_up(s, call, n, !(flags & O_TRUNC));
+            space_stack_unref(st);
+            st = space_stack(s, n);
+        }
+        if (r < 0)
+            space_stack_unref(st);
+    }
+    if (r < 0)
+        return r;
+    r = open_front(s, call, st, flags, ret);
+    space_stack_unref(st);
+    return r;
+}
+
+int space_close(SPACE_T, struct pl_file *file)
+{
+    struct space *s = space_of(tree);
+    struct sfile *f = sfile_of(file);
+    struct snode *n = snode_of(file->node);
+    pthread_mutex_lock(&s->names);
+    struct pl_locks *locks = n->locks;
+    pthread_mutex_unlock(&s->names);
+    if (locks)
+        pl_locks_undo(locks, call, &f->owners);
+    int r = f->lower ? pl_close(f->tree, call, f->lower) : 0;
+    space_list_free(f->list);
+    space_stack_unref(f->stack);
+    pthread_mutex_destroy(&f->mutex);
+    free(f);
+    return r;
+}
+
+/* ---- bytes ---- */
+
+ssize_t space_read(SPACE_T, struct pl_file *file, void *buf, size_t n, uint64_t off)
+{
+    return pl_read(sfile_of(file)->tree, call, sfile_of(file)->lower, buf, n, off);
+}
+
+ssize_t space_write(SPACE_T, struct pl_file *file, const void *buf, size_t n, uint64_t off)
+{
+    return pl_write(sfile_of(file)->tree, call, sfile_of(file)->lower, buf, n, off);
+}
+
+int64_t space_seek(SPACE_T, struct pl_file *file, uint64_t off, int whence)
+{
+    if (!sfile_of(file)->lower)
+        return -EINVAL;
+    return pl_seek(sfile_of(file)->tree, call, sfile_of(file)->lower, off, whence);
+}
+
+int space_fsync(SPACE_T, struct pl_file *file, bool data_only)
+{
+    struct sfile *f = sfile_of(file);
+    /* What was opened before it was copied up: the copy is what there is to write. */
+    if (file->node->fmt == S_IFDIR) {
+        struct space_stack *st = space_stack(space_of(tree), snode_of(file->node));
+        struct pl_node *top = st->point->top < 0 ? NULL : space_entry(st, st->point->top);
+        struct pl_file *lower;
+        int r = 0;
+        if (top && f->lower && top != f->lower->node) {
+            struct pl_tree *in = space_tree(st->point, st->point->top);
+            struct space_as as = space_self(space_of(tree), call);
+            r = pl_open(in, call, top, O_RDONLY | O_DIRECTORY, &lower);
+            if (r == 0) {
+                r = pl_fsync(in, call, lower, data_only);
+                pl_close(in, call, lower);
+            }
+            space_back(call, &as);
+            space_stack_unref(st);
+            return r;
+        }
+        space_stack_unref(st);
+    }
+    return f->lower ? pl_fsync(f->tree, call, f->lower, data_only) : 0;
+}
+
+int space_fallocate(SPACE_T, struct pl_file *file, int mode, uint64_t off, uint64_t len)
+{
+    return pl_fallocate(sfile_of(file)->tree, call, sfile_of(file)->lower, mode, off, len);
+}
+
+ssize_t space_copy(SPACE_T, struct pl_file *in, uint64_t off_in, struct pl_file *out,
+                   uint64_t off_out, size_t n)
+{
+    enum { SIZE = 256 << 10 };
+    struct sfile *from = sfile_of(in), *to = sfile_of(out);
+    if (from->tree == to->tree)
+        return pl_copy(to->tree, call, from->lower, off_in, to->lower, off_out, n);
+    char *buf = malloc(SIZE);
+    size_t done = 0;
+    ssize_t r = buf ? 0 : -ENOMEM;
+    while (buf && done < n && (done == 0 || pl_call_over(call) == 0)) {
+        size_t want = n - done < SIZE ? n - done : SIZE;
+        r = pl_read(from->tree, call, from->lower, buf, want, off_in + done);
+        ssize_t got = r;
+        if (r > 0)
+            r = pl_write(to->tree, call, to->lower, buf, (size_t)r, off_out + done);
+        if (r <= 0)
+            break;
+        done += (size_t)r;
+        if (r < got)
+            break;
+    }
+    free(buf);
+    return done ? (ssize_t)done : r;
+}
+
+int space_poll(SPACE_T, struct pl_file *file, struct pl_poller *poller)
+{
+    struct sfile *f = sfile_of(file);
+    return f->lower ? pl_poll(f->tree, call, f->lower, poller) : POLLIN | POLLRDNORM;
+}
+
+int space_ioctl(SPACE_T, struct pl_file *file, unsigned cmd, void *buf, size_t in_size,
+                size_t out_size)
+{
+    struct sfile *f = sfile_of(file);
+    if (!f->lower)
+        return -ENOTTY;
+    if (in_size && !space_in_place(f->stack->point, f->stack->e[0].k))
+        return -EROFS; /* a change, of what must not be changed there */
+    return pl_ioctl(f->tree, call, f->lower, cmd, buf, in_size, out_size);
+}
+
+/* ---- locks ---- */
+
+/* The node's own table; NULL: the tree keeps them. -ENOMEM. */
+static int locks_of(struct space *s, const struct sfile *f, struct pl_locks **ret)
+{
+    struct snode *n = snode_of(f->file.node);
+    *ret = NULL;
+    if (!n->rises && f->lower && pl_tree_has(f->tree, PL_OP_lock))
+        return 0;
+    pthread_mutex_lock(&s->names);
+    if (!n->locks && (n->locks = calloc(1, sizeof(*n->locks))))
+        pl_locks_init(n->locks);
+    *ret = n->locks;
+    pthread_mutex_unlock(&s->names);
+    return *ret ? 0 : -ENOMEM;
+}
+
+int space_lock(SPACE_T, struct pl_file *file, const struct pl_lock *lock)
+{
+    struct sfile *f = sfile_of(file);
+    struct pl_locks *own;
+    int r = locks_of(space_of(tree), f, &own);
+    if (r < 0)
+        return r;
+    return own ? pl_locks_set_by(own, call, &f->owners, lock)
+               : pl_lock(f->tree, call, f->lower, lock);
+}
+
+int space_getlock(SPACE_T, struct pl_file *file, struct pl_lock *lock)
+{
+    struct sfile *f = sfile_of(file);
+    struct pl_locks *own;
+    int r = locks_of(space_of(tree), f, &own);
+    if (r < 0)
+        return r;
+    return own ? pl_locks_get(own, lock) : pl_getlock(f->tree, call, f->lower, lock);
+}
+
+int space_flush(SPACE_T, struct pl_file *file, uint64_t owner)
+{
+    struct space *s = space_of(tree);
+    struct sfile *f = sfile_of(file);
+    struct snode *n = snode_of(file->node);
+    const struct pl_lock un = {.type = F_UNLCK, .owner = owner, .end = PL_OFF_MAX};
+    pthread_mutex_lock(&s->names);
+    struct pl_locks *locks = n->locks;
+    pthread_mutex_unlock(&s->names);
+    if (locks)
+        pl_locks_set_by(locks, call, &f->owners, &un);
+    return f->lower ? pl_flush(f->tree, call, f->lower, owner) : 0;
+}

@@ -1,0 +1,515 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Copying up. An object is made whole without a name, or under a hidden one, and then gets its name
+ * at once: whoever looks sees the old one or the new. All is done as the owner of the space.
+ */
+#include "base/cred.h"
+#include "tree/space.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* A copy on its way into layer `b`, in the directory `dir` there. */
+struct copy {
+    struct space *s;
+    struct pl_call *call;
+    struct space_bind *b; /* where to */
+    struct pl_tree *from;
+    struct pl_node *lower, *node; /* what is copied; the copy */
+    struct pl_file *in, *out;     /* NULL: it has no content */
+    struct pl_attr attr;          /* the lower one's */
+    char temp[64];                /* its hidden name; "": it has none */
+    bool content;
+};
+
+/* ---- content ---- */
+
+enum { CHUNK = 1 << 20, AT_ONCE = 16 << 20 };
+
+/* By the kernel: bytes copied, or -EXDEV: not in this way. */
+static ssize_t by_kernel(const struct copy *c, int in, int out, uint64_t off, size_t n)
+{
+    off64_t at = (off64_t)off, to = at;
+    cred_reset(); /* the descriptors are ours */
+    ssize_t r = copy_file_range(in, &at, out, &to, n < AT_ONCE ? n : AT_ONCE, 0);
+    if (r < 0 && (errno == ENOSPC || errno == EDQUOT || errno == EIO || errno == EFBIG))
+        return -errno;
+    return r <= 0 ? -EXDEV : r;
+}
+
+static ssize_t by_hand(const struct copy *c, char *buf, uint64_t off, size_t n)
+{
+    ssize_t got = pl_read(c->from, c->call, c->in, buf, n < CHUNK ? n : CHUNK, off);
+    for (ssize_t done = 0; got > 0 && done < got;) {
+        ssize_t w = pl_write(c->b->tree, c->call, c->out, buf + done, (size_t)(got - done),
+                             off + (uint64_t)done);
+        if (w <= 0)
+            return w < 0 ? w : -EIO;
+        done += w;
+    }
+    return got;
+}
+
+static int copy_range(const struct copy *c, char *buf, uint64_t off, uint64_t end)
+{
+    int in = pl_file_fd(c->from, c->in), out = pl_file_fd(c->b->tree, c->out);
+    bool same = c->from == c->b->tree && pl_tree_has(c->from, PL_OP_copy);
+    ssize_t r = 0;
+    while (off < end && (r = pl_call_over(c->call)) == 0) {
+        size_t n = end - off < AT_ONCE ? (size_t)(end - off) : AT_ONCE;
+        r = -EXDEV;
+        if (in >= 0 && out >= 0)
+            r = by_kernel(c, in, out, off, n);
+        else if (same)
+            r = pl_copy(c->from, c->call, c->in, off, c->out, off, n);
+        if (r == -EXDEV || r == -EOPNOTSUPP || r == -EINVAL) {
+            in = -1;
+            same = false;
+            r = by_hand(c, buf, off, n);
+        }
+        if (r <= 0)
+            break; /* 0: it has become shorter */
+        off += (uint64_t)r;
+    }
+    return r < 0 ? (int)r : 0;
+}
+
+/* All that is no hole, then the size. */
+static int copy_content(const struct copy *c)
+{
+    uint64_t off = 0, size = c->attr.size;
+    char *buf = malloc(CHUNK);
+    int r = buf ? 0 : -ENOMEM;
+    while (r == 0 && off < size) {
+        int64_t data = pl_seek(c->from, c->call, c->in, off, SEEK_DATA);
+        if (data == -ENXIO)
+            break;
+        int64_t hole =
+            data < 0 ? data : pl_seek(c->from, c->call, c->in, (uint64_t)data, SEEK_HOLE);
+        if (data < 0 || hole < 0) { /* it cannot tell */
+            data = (int64_t)off;
+            hole = (int64_t)size;
+        }
+        if ((uint64_t)data >= size)
+            break;
+        off = (uint64_t)hole < size ? (uint64_t)hole : size;
+        r = copy_range(c, buf, (uint64_t)data, off);
+    }
+    free(buf);
+    const struct pl_setattr set = {.valid = PL_SET_SIZE, .size = size};
+    struct pl_attr attr;
+    if (r == 0)
+        r = pl_setattr(c->b->tree, c->call, c->node, c->out, &set, &attr);
+    return r == 0 ? pl_fsync(c->b->tree, c->call, c->out, true) : r;
+}
+
+/* ---- attributes ---- */
+
+static int copy_xattr(const struct copy *c, const char *name, char *buf)
+{
+    if (space_own_xattr(name))
+        return 0;
+    ssize_t n = pl_getxattr(c->from, c->call, c->lower, name, buf, PL_XATTR_MAX);
+    if (n < 0)
+        return n == -ENODATA || n == -EACCES || n == -EPERM || n == -EOPNOTSUPP ? 0 : (int)n;
+    int r = pl_setxattr(c->b->tree, c->call, c->node, name, buf, (size_t)n, 0);
+    /* What only root may set, or the top has no room for in kind. */
+    return r == -EPERM || r == -EOPNOTSUPP || r == -EACCES ? 0 : r;
+}
+
+static int copy_xattrs(const struct copy *c)
+{
+    if (!(c->from->flags & PL_TREE_XATTR) || !(c->b->tree->flags & PL_TREE_XATTR))
+        return 0;
+    ssize_t n = pl_listxattr(c->from, c->call, c->lower, NULL, 0);
+    if (n <= 0)
+        return n == -EOPNOTSUPP ? 0 : (int)n;
+    char *list = malloc(PL_XATTR_MAX * 2);
+    if (!list)
+        return -ENOMEM;
+    n = pl_listxattr(c->from, c->call, c->lower, list, PL_XATTR_MAX);
+    int r = n < 0 ? (int)n : 0;
+    for (char *p = list; r == 0 && p < list + n; p += strlen(p) + 1)
+        r = copy_xattr(c, p, list + PL_XATTR_MAX);
+    free(list);
+    return r;
+}
+
+/* Owner and mode; who may not give files away keeps them, and does not make them run as him. */
+static int copy_owner(const struct copy *c)
+{
+    struct pl_setattr set = {
+        .valid = PL_SET_UID | PL_SET_GID, .uid = c->attr.uid, .gid = c->attr.gid};
+    struct pl_attr attr;
+    int r = pl_setattr(c->b->tree, c->call, c->node, c->out, &set, &attr);
+    bool kept = r == -EPERM || r == -EOPNOTSUPP;
+    if (S_ISLNK(c->attr.mode))
+        return kept ? 0 : r;
+    set = (struct pl_setattr){.valid = PL_SET_MODE, .mode = c->attr.mode & (kept ? 01777 : 07777)};
+    return r == 0 || kept ? pl_setattr(c->b->tree, c->call, c->node, c->out, &set, &attr) : r;
+}
+
+static int set_times(struct pl_call *call, struct pl_tree *tree, struct pl_node *node,
+                     struct pl_file *file, const struct pl_attr *as)
+{
+    const struct pl_setattr set = {
+        .valid = PL_SET_ATIME | PL_SET_MTIME, .atime = as->atime, .mtime = as->mtime};
+    struct pl_attr attr;
+    int r = pl_setattr(tree, call, node, file, &set, &attr);
+    return r == -EPERM || r == -EOPNOTSUPP ? 0 : r;
+}
+
+static int copy_attrs(const struct copy *c, uint64_t ino)
+{
+    int r = copy_xattrs(c);
+    if (r == 0)
+        space_note_origin(c->call, c->b, c->node, ino);
+    if (r == 0)
+        r = copy_owner(c);
+    return r == 0 ? set_times(c->call, c->b->tree, c->node, c->out, &c->attr) : r;
+}
+
+/* ---- the copy ---- */
+
+/* An empty one, without a name if that can be. Only its owner may use it yet. */
+static int begin_file(struct copy *c, struct pl_node *dir)
+{
+    struct pl_attr attr;
+    int r = pl_tmpfile(c->b->tree, c->call, dir, O_RDWR, 0600, &c->node, &attr, &c->out);
+    if (r != -EOPNOTSUPP && r != -EISDIR && r != -EINVAL && r != -ENOENT && r != -EPERM)
+        return r;
+    space_temp_name(c->s, c->temp);
+    return pl_create(c->b->tree, c->call, dir, c->temp, O_RDWR | O_EXCL, 0600, &c->node, &attr,
+                     &c->out);
+}
+
+static int begin_other(struct copy *c, struct pl_node *dir)
+{
+    char target[PL_PATH_MAX + 1];
+    struct pl_attr attr;
+    struct pl_make make = {.mode = (c->attr.mode & S_IFMT) | 0700,
+                           .rdev_major = c->attr.rdev_major,
+                           .rdev_minor = c->attr.rdev_minor};
+    if (S_ISLNK(c->attr.mode)) {
+        int n = pl_readlink(c->from, c->call, c->lower, target, PL_PATH_MAX);
+        if (n < 0)
+            return n;
+        target[n] = 0;
+        make.target = target;
+    }
+    space_temp_name(c->s, c->temp);
+    return pl_make(c->b->tree, c->call, dir, c->temp, &make, &c->node, &attr);
+}
+
+static int fill_file(struct copy *c)
+{
+    if (!c->content || c->attr.size == 0)
+        return 0;
+    int r = pl_open(c->from, c->call, c->lower, O_RDONLY | O_NOATIME, &c->in);
+    if (r == -EPERM || r == -EINVAL)
+        r = pl_open(c->from, c->call, c->lower, O_RDONLY, &c->in);
+    return r == 0 ? copy_content(c) : r;
+}
+
+/* Closes what is open; a copy that did not succeed leaves nothing behind. */
+static void end_copy(struct copy *c, struct pl_node *dir, int r)
+{
+    struct pl_call last; /* the caller's may be over */
+    pl_call_init_self(&last);
+    if (c->in)
+        pl_close(c->from, &last, c->in);
+    if (c->out)
+        pl_close(c->b->tree, &last, c->out);
+    c->in = c->out = NULL;
+    if (r < 0 && c->node) {
+        if (c->temp[0])
+            pl_remove(c->b->tree, &last, dir, c->temp, c->node->fmt == S_IFDIR ? AT_REMOVEDIR : 0);
+        pl_node_unref(c->node);
+        c->node = NULL;
+    }
+    pl_call_done(&last);
+}
+
+/* Makes the copy whole, in `dir`, still without its name. */
+static int make_copy(struct copy *c, struct pl_node *dir, uint64_t ino)
+{
+    int r = pl_getattr(c->from, c->call, c->lower, NULL, &c->attr);
+    if (r < 0)
+        return r;
+    r = S_ISREG(c->attr.mode) ? begin_file(c, dir) : begin_other(c, dir);
+    if (r == 0 && c->out)
+        r = fill_file(c);
+    if (r == 0)
+        r = copy_attrs(c, ino);
+    if (r < 0)
+        end_copy(c, dir, r);
+    return r;
+}
+
+/* Gives it its name; the directory's times stay, for nothing in it has changed. */
+static int name_copy(struct copy *c, struct pl_node *dir, const char *name)
+{
+    struct pl_attr up, attr;
+    int r = pl_getattr(c->b->tree, c->call, dir, NULL, &up);
+    if (r < 0)
+        return r;
+    if (!c->temp[0]) {
+        r = pl_link(c->b->tree, c->call, c->node, dir, name, &attr);
+    } else {
+        r = pl_rename(c->b->tree, c->call, dir, c->temp, dir, name, RENAME_NOREPLACE);
+        if (r == -EINVAL) /* it does not know that; we hold the directory */
+            r = pl_rename(c->b->tree, c->call, dir, c->temp, dir, name, 0);
+    }
+    if (r == 0)
+        set_times(c->call, c->b->tree, dir, NULL, &up);
+    return r;
+}
+
+/* ---- files ---- */
+
+/* A directory in the top for a copy: the node's own if it has one, or one above. `parent` NULL: not
+ * where the node's name would be. */
+static int find_dir(struct space *s, struct pl_call *call, struct snode *n, struct snode **ret,
+                    char name[PL_NAME_MAX + 1], bool *named)
+{
+    struct snode *dir, *up;
+    char skip[PL_NAME_MAX + 1];
+    if (!space_place(s, n, &dir, name))
+        return -ESTALE;
+    *named = !n->gone;
+    int r;
+    while ((r = space_up_dir(s, call, dir)) == -ENOENT && space_place(s, dir, &up, skip)) {
+        pl_node_unref(&dir->node);
+        dir = up;
+        *named = false;
+    }
+    if (r < 0)
+        pl_node_unref(&dir->node);
+    else
+        *ret = dir;
+    return r;
+}
+
+/* Does the name in `dir` still stand for this lower object? */
+static bool still_there(struct space *s, struct pl_call *call, struct snode *dir, const char *name,
+                        const struct pl_node *lower)
+{
+    struct space_found f;
+    struct space_stack *st = space_stack(s, dir);
+    bool same = space_find(s, call, dir, st, name, 0, &f) == 0;
+    if (same) {
+        same = f.n && f.e[0].node == lower;
+        space_found_done(&f);
+    }
+    space_stack_unref(st);
+    return same;
+}
+
+/* With the node held. `st`: its stack. */
+static int up_file(struct space *s, struct pl_call *call, struct snode *n,
+                   const struct space_stack *st, bool content)
+{
+    struct space_point *p = st->point;
+    struct copy c = {.s = s, .call = call, .b = p->layer[p->top].bind, .content = content};
+    struct snode *dir = NULL;
+    char name[PL_NAME_MAX + 1];
+    bool named = false;
+    c.from = space_tree(p, st->e[0].k);
+    c.lower = st->e[0].node;
+    int r = find_dir(s, call, n, &dir, name, &named);
+    if (r < 0)
+        return r;
+    struct space_stack *dst = space_stack(s, dir);
+    struct pl_node *top = space_entry(dst, dst->point->top);
+    if (dst->point->layer[dst->point->top].bind != c.b)
+        r = -ESTALE; /* moved to where others are bound */
+    if (r == 0)
+        r = make_copy(&c, top, n->ino);
+    if (r == 0 && (r = space_hold(s, call, &dir->held)) == 0) {
+        named = named && still_there(s, call, dir, name, c.lower);
+        if (named)
+            r = name_copy(&c, top, name);
+        space_let(s, &dir->held);
+        if (r == 0 && !named && c.temp[0])
+            pl_remove(c.b->tree, call, top, c.temp, 0);
+    }
+    end_copy(&c, top, r);
+    if (r == 0)
+        r = space_stack_add(s, n, p->top, c.node);
+    space_stack_unref(dst);
+    pl_node_unref(&dir->node);
+    return r;
+}
+
+int space_up(struct space *s, struct pl_call *call, struct snode *n, bool content)
+{
+    int r = -EEXIST;
+    for (int tries = 0; r == -EEXIST && tries < 4; tries++) {
+        struct space_stack *st = space_stack(s, n);
+        bool there = st->n && space_in_place(st->point, st->e[0].k);
+        bool can = st->point->top >= 0;
+        space_stack_unref(st);
+        if (there || !can)
+            return there ? 0 : -EROFS;
+        if (n->node.fmt == S_IFDIR)
+            return space_up_dir(s, call, n);
+        r = space_hold(s, call, &n->held);
+        if (r < 0)
+            return r;
+        st = space_stack(s, n);
+        if (!space_in_place(st->point, st->e[0].k)) {
+            struct space_as as = space_self(s, call);
+            r = up_file(s, call, n, st, content);
+            space_back(call, &as);
+        }
+        space_let(s, &n->held);
+        space_stack_unref(st);
+    }
+    return r == -EEXIST ? -ESTALE : r; /* -EEXIST: somebody else was faster, in the tree itself */
+}
+
+/* ---- directories ---- */
+
+/* The directory in the top: made as the first one merged. With the parent held. */
+static int make_dir(struct space *s, struct pl_call *call, struct snode *n,
+                    const struct space_stack *st, struct pl_node *in, const char *name,
+                    struct pl_node **ret)
+{
+    struct space_point *p = st->point;
+    struct copy c = {.s = s, .call = call, .b = p->layer[p->top].bind};
+    int r;
+    if (st->n) {
+        c.from = space_tree(p, st->e[0].k);
+        c.lower = st->e[0].node;
+        r = make_copy(&c, in, n->ino);
+        if (r == 0)
+            r = name_copy(&c, in, name);
+        end_copy(&c, in, r);
+        *ret = c.node;
+        return r;
+    }
+    const struct pl_make make = {.mode = S_IFDIR | 0755};
+    struct pl_attr attr;
+    return pl_make(c.b->tree, call, in, name, &make, ret, &attr);
+}
+
+/* The directory is still what its parent has under that name. With the parent held. */
+static bool dir_there(struct space *s, struct pl_call *call, struct snode *dir, const char *name,
+                      const struct space_stack *st)
+{
+    return st->n == 0 || still_there(s, call, dir, name, st->e[0].node);
+}
+
+static int up_in(struct space *s, struct pl_call *call, struct snode *n, struct snode *parent,
+                 const char *name)
+{
+    int r = space_up_dir(s, call, parent);
+    if (r == 0)
+        r = space_hold(s, call, &parent->held);
+    if (r < 0)
+        return r;
+    struct space_stack *st = space_stack(s, n), *up = space_stack(s, parent);
+    int top = st->point->top;
+    struct pl_node *in = space_entry(up, up->point->top), *made = NULL;
+    if (up->point->layer[up->point->top].bind != st->point->layer[top].bind)
+        r = -EROFS;
+    else if (!space_entry(st, top))
+        r = dir_there(s, call, parent, name, st) ? make_dir(s, call, n, st, in, name, &made)
+                                                 : -ENOENT;
+    if (r == 0 && made)
+        r = space_stack_add(s, n, top, made);
+    space_let(s, &parent->held);
+    space_stack_unref(st);
+    space_stack_unref(up);
+    return r;
+}
+
+static int up_dir(struct space *s, struct pl_call *call, struct snode *n,
+                  const struct space_stack *st)
+{
+    struct space_point *p = st->point;
+    if (st->spot && st->spot->here && p->layer[p->top].own) {
+        struct pl_node *made;
+        struct pl_attr attr;
+        int r = space_layer_root(s, call, p, p->top, true, &made, &attr);
+        if (r == 0 && made->fmt != S_IFDIR) {
+            pl_node_unref(made);
+            r = -ENOTDIR;
+        }
+        return r < 0 ? r : space_stack_add(s, n, p->top, made);
+    }
+    if (st->n == 0 && !(st->spot && st->spot->here))
+        return -EROFS; /* it only leads to a binding */
+    struct snode *parent;
+    char name[PL_NAME_MAX + 1];
+    if (!space_place(s, n, &parent, name))
+        return -ENOENT;
+    int r = up_in(s, call, n, parent, name);
+    pl_node_unref(&parent->node);
+    return r;
+}
+
+int space_up_dir(struct space *s, struct pl_call *call, struct snode *n)
+{
+    int r = -EEXIST;
+    for (int tries = 0; r == -EEXIST && tries < 4; tries++) {
+        struct space_stack *st;
+        if ((r = space_dir(s, call, n, &st)) < 0)
+            return r;
+        if (st->point->top < 0)
+            r = -EROFS;
+        else if (n->gone)
+            r = -ENOENT;
+        else if (!space_entry(st, st->point->top)) {
+            struct space_as as = space_self(s, call);
+            r = up_dir(s, call, n, st);
+            space_back(call, &as);
+        }
+        space_stack_unref(st);
+    }
+    return r == -EEXIST ? -ESTALE : r;
+}
+
+/* ---- all below a directory ---- */
+
+struct all {
+    struct space *s;
+    struct pl_call *call;
+    struct snode *dir;
+};
+
+static int up_one(void *arg, const char *name)
+{
+    struct all *a = arg;
+    struct space_stack *st = space_stack(a->s, a->dir);
+    struct snode *n;
+    struct pl_attr attr;
+    int r = space_child(a->s, a->call, a->dir, st, name, &n, &attr);
+    space_stack_unref(st);
+    if (r < 0)
+        return r == -ENOENT ? 0 : r;
+    r = n->node.fmt == S_IFDIR ? space_up_all(a->s, a->call, n) : space_up(a->s, a->call, n, true);
+    pl_node_unref(&n->node);
+    return r;
+}
+
+int space_up_all(struct space *s, struct pl_call *call, struct snode *n)
+{
+    struct all a = {s, call, n};
+    struct space_as as = space_self(s, call);
+    int r = space_up_dir(s, call, n);
+    struct space_stack *st = space_stack(s, n);
+    if (r == 0)
+        r = space_each_name(s, call, st, up_one, &a);
+    space_stack_unref(st);
+    st = space_stack(s, n);
+    if (r == 0 && st->n > 1)
+        r = space_note_opaque(call, st->point->layer[st->point->top].bind,
+                              space_entry(st, st->point->top));
+    space_stack_unref(st);
+    space_back(call, &as);
+    return r;
+}
