@@ -24,9 +24,11 @@
 #include "cmd/viewlink.h"
 #include "cmd/viewns.h"
 #include "keeper/keeper.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -202,6 +204,27 @@ static _Noreturn void start(struct host *h, int sock)
 
 /* ---- the process that becomes CMD ---- */
 
+static int is_place(void *arg, struct reg_page *page)
+{
+    const char *slash = strrchr(page->dir, '/');
+    return !strcmp(page->kind, "view") && slash && !strcmp(slash + 1, arg);
+}
+
+/* What killed servers have left: places of no view, whose process is no more. (A directory that is
+ * mounted on in another namespace can be removed, with that mount: so only these.) */
+static void clear_places(int dir)
+{
+    int copy = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = copy < 0 ? NULL : fdopendir(copy);
+    for (struct dirent *de; d && (de = readdir(d));) {
+        pid_t pid = atoi(de->d_name);
+        if (pid > 0 && kill(pid, 0) < 0 && errno == ESRCH && !reg_each(is_place, de->d_name))
+            unlinkat(dir, de->d_name, AT_REMOVEDIR);
+    }
+    if (d)
+        closedir(d);
+}
+
 /* A directory of this user's alone to mount the space at. */
 static int make_place(char place[PATH_MAX], struct pl_err *err)
 {
@@ -209,6 +232,7 @@ static int make_place(char place[PATH_MAX], struct pl_err *err)
     int dir = reg_dir("views");
     if (dir < 0)
         return pl_fail(err, dir, "no place for the view's mount: %s", strerror(-dir));
+    clear_places(dir);
     snprintf(link, sizeof(link), "/proc/self/fd/%d", dir);
     snprintf(name, sizeof(name), "/%d", getpid());
     ssize_t n = readlink(link, place, PATH_MAX - sizeof(name));
