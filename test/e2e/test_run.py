@@ -441,10 +441,7 @@ def state(views, where):
 def test_programs_of_a_user(plenum, case):
     """What test_view_programs does as root, in a user namespace. (What chowns has its own reasons.)"""
     views = Views(plenum, True)
-    subprocess.run([programs.VIEW / "trees", views.dir], check=True)
-    for path, dirs, files in os.walk(views.dir):
-        for name in dirs + files + [""]:
-            views.own(os.path.join(path, name))
+    views.plain(programs.VIEW / "trees", views.dir)
     low = state(views, views.dir / "low")
     text = programs.script(case)
     want, got = (views.plain(*view, "bash", "-c", text, rc=None, env=views.env | {"V": str(where), "HOME": str(where)})
