@@ -63,7 +63,6 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
     struct reg_page *page = h->mount.page;
     static const struct spec_watch none;
     util_many_descriptors();
-    h->space.space = NULL;
     pthread_mutex_init(&h->anew.lock, NULL);
     int r = viewspace_open(&h->space, h->space.nbinds ? &none : NULL, err);
     if (r < 0)
@@ -86,7 +85,7 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
     r = viewctl_new(&setup, &h->ctl);
     if (r < 0)
         return pl_fail(err, r, "the view's control cannot be started: %s", strerror(-r));
-    h->tree = viewctl_trace(h->ctl, pl_tree_ref(h->space.space));
+    h->tree = viewctl_trace(h->ctl, pl_tree_ref(h->space.tree));
     if (!h->tree)
         return pl_fail(err, -ENOMEM, "out of memory");
     *lasts = h->lasts = h->tree->flags & PL_TREE_LASTING;

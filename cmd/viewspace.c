@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/viewspace.h"
+#include "layers/version.h"
 #include <errno.h>
 #include <limits.h>
 #include <plenum/sources.h>
@@ -164,10 +165,87 @@ int viewspace_set(struct viewspace *s, struct view *view, struct pl_err *err)
     table_free(&t);
     if (r < 0)
         return r;
-    view_ref(view);
-    view_unref(s->view);
-    s->view = view;
+    pthread_mutex_lock(&s->lock);
+    struct view *was = s->view;
+    s->view = view_ref(view);
+    atomic_store(&s->versions, view->nvmaps > 0);
+    pthread_mutex_unlock(&s->lock);
+    view_unref(was);
     return 0;
+}
+
+/* ---- versions ---- */
+
+static bool has_versions(void *arg)
+{
+    struct viewspace *s = arg;
+    return atomic_load_explicit(&s->versions, memory_order_relaxed);
+}
+
+static const char *last_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+/* Is `dir` the directory of `path` in the view? */
+static bool is_parent(struct viewspace *s, const struct view *view, struct pl_tree *tree,
+                      struct pl_call *call, struct pl_node *dir, const char *path)
+{
+    char at[VIEW_PATH + 16];
+    const char **top = viewspace_tops(s, view), *rest = NULL;
+    struct pl_node *node = NULL;
+    struct pl_attr attr;
+    size_t i = 0;
+    while (top && top[i] && !view_beneath(path, top[i], &rest))
+        i++;
+    if (top && top[i] && *rest) {
+        int slot = viewspace_slot(s, top[i]);
+        snprintf(at, sizeof(at), "%d%.*s", slot, (int)(strrchr(rest, '/') - rest), rest);
+        if (slot < 0 || pl_attach(tree, call, at, &node, &attr) < 0)
+            node = NULL;
+    }
+    free(top);
+    pl_node_unref(node);
+    return node && node == dir;
+}
+
+/* The n-th word of a list, less the words there are: true if it was among them. */
+static bool nth(const char *list, size_t *n, char *ret)
+{
+    for (;; list++) {
+        size_t len = strcspn(list, ",");
+        if ((*n)-- == 0) {
+            memcpy(ret, list, len);
+            ret[len] = 0;
+            return true;
+        }
+        list += len;
+        if (!*list)
+            return false;
+    }
+}
+
+/* Of the path, then of the name, then of any. */
+static bool choose_version(void *arg, struct pl_tree *lower, struct pl_call *call,
+                           struct pl_node *dir, const char *name, size_t n, char *ret)
+{
+    struct viewspace *s = arg;
+    pthread_mutex_lock(&s->lock);
+    struct view *view = view_ref(s->view);
+    pthread_mutex_unlock(&s->lock);
+    bool found = false;
+    for (int rank = 0; !found && rank < 3; rank++)
+        for (size_t i = 0; !found && i < view->nvmaps; i++) {
+            const struct view_vmap *m = &view->vmaps[i];
+            bool path = strchr(m->name, '/');
+            if ((rank == 0 && path && !strcmp(last_name(m->name), name) &&
+                 is_parent(s, view, lower, call, dir, m->name)) ||
+                (rank == 1 && !path && !strcmp(m->name, name)) || (rank == 2 && !*m->name))
+                found = nth(m->versions, &n, ret);
+        }
+    view_unref(view);
+    return found;
 }
 
 /* The view as the text says that is valid. */
@@ -188,6 +266,7 @@ static int published(const struct viewkept *kept, struct view **ret, struct pl_e
 int viewspace_open(struct viewspace *s, const struct spec_watch *watch, struct pl_err *err)
 {
     struct view *view;
+    pthread_mutex_init(&s->lock, NULL);
     int r = pl_host_open("/", &s->host, err);
     for (size_t i = 0; r == 0 && i < s->nbinds; i++)
         if (s->binds[i].spec)
@@ -197,11 +276,16 @@ int viewspace_open(struct viewspace *s, const struct spec_watch *watch, struct p
         return r;
     r = viewspace_set(s, view, err);
     view_unref(view);
-    return r;
+    if (r < 0)
+        return r;
+    const struct version_chooser by = {has_versions, choose_version, s};
+    s->tree = version_new(&by, pl_tree_ref(s->space));
+    return s->tree ? 0 : pl_fail(err, -ENOMEM, "out of memory");
 }
 
 void viewspace_close(struct viewspace *s)
 {
+    pl_tree_unref(s->tree);
     pl_tree_unref(s->space);
     pl_tree_unref(s->host);
     for (size_t i = 0; i < s->nbinds; i++) {
@@ -209,7 +293,7 @@ void viewspace_close(struct viewspace *s)
         s->binds[i].tree = NULL;
     }
     view_unref(s->view);
-    s->space = s->host = NULL;
+    s->tree = s->space = s->host = NULL;
     s->view = NULL;
 }
 
@@ -287,8 +371,8 @@ static int where_in(struct viewspace *s, struct pl_call *call, const char *top, 
     struct pl_attr attr;
     struct pl_tree *tree;
     snprintf(way, sizeof(way), "/%d%s", viewspace_slot(s, top), rest);
-    int r = pl_attach(s->space, call, "", &root, &attr);
-    r = r < 0 ? r : walk(s->space, call, root, way, &node);
+    int r = pl_attach(s->tree, call, "", &root, &attr);
+    r = r < 0 ? r : walk(s->tree, call, root, way, &node);
     if (r < 0)
         return r;
     r = pl_space_where(s->space, call, node, &tree, path, sizeof(path));

@@ -6,13 +6,14 @@
  * "/NUMBER". A slot keeps its number as long as the view lives, whatever else changes. What a
  * successor of the server must know is in memory that is shared by all of them (struct viewkept).
  *
- * Not locked: the caller's thread alone, but for viewspace_trace.
+ * Not locked: the caller's thread alone.
  */
 #ifndef CMD_VIEWSPACE_H
 #define CMD_VIEWSPACE_H
 
 #include "cmd/spec.h"
 #include "view/view.h"
+#include <pthread.h>
 
 enum {
     VIEW_SLOTS = 4096,    /* over the life of a view */
@@ -42,7 +43,11 @@ struct viewspace {
     struct viewbind *binds;
     size_t nbinds;
     struct pl_tree *host, *space;
-    struct view *view; /* what the space is made of */
+    struct pl_tree *tree; /* what doors serve: versions chosen in the space */
+    struct view *view; /* what the space is made of; who reads it beside the caller's thread holds
+                          the lock, under which it is replaced */
+    pthread_mutex_t lock;
+    _Atomic bool versions; /* the view has some */
 };
 
 /* Shared memory for a view. NULL with errno. */

@@ -298,6 +298,20 @@ def test_trace(views):
     assert f"vpath: itself again: {views.dir}/A\n" in p.stderr
 
 
+def test_versions(views):
+    """NAME/VERSION is seen as NAME: by the list, by name, by path; what is done to it is done to the version."""
+    views.make(A={}, B={"lib.c/1": "one", "lib.c/2": "two", "lib.c/3": "three", "d/lib.c/1": "d1", "d/x/2": "x2",
+                        "plain/f": "f"})
+    script = """cat A/lib.c A/d/lib.c A/d/x; ls A/plain; find A -type f | sort; ls -d A/*
+$P vpath lib.c /#vmap/3,1; cat A/lib.c A/d/lib.c; $P vpath A/lib.c /#vmap/1; cat A/lib.c A/d/lib.c; $P vpath A/lib.c
+$P vpath A/lib.c /#vmap lib.c /#vmap; cat A/lib.c; echo new >A/t; mv A/t A/lib.c; cat A/lib.c; rm A/lib.c; cat A/lib.c
+$P vpath - /#vmap; ls A/lib.c; cat A/lib.c/3"""
+    out = views.out("--view A B --view - /#vmap/2,1", script)
+    assert out == ("twod1x2f\nA/d/lib.c\nA/d/x\nA/lib.c\nA/plain/f\nA/d\nA/lib.c\nA/plain\n"
+                   f"threed1" f"oned1{views.dir}/B/lib.c/1\n" "twonew\none" "1\n3\nthree")
+    assert (views.dir / "B/lib.c/2").read_text() == "two"
+
+
 # ---- what is wrong ----
 
 
