@@ -44,6 +44,7 @@ struct host {
     const struct run *run;
     struct viewspace space;
     struct viewctl *ctl;
+    struct viewctl_door door;
     struct keeper_mount mount;
     struct mountopt opts;
     struct pl_tree *tree;
@@ -54,6 +55,101 @@ struct host {
     int notices, meet, meet_dir, err;
     bool lasts;
 };
+
+/* ---- changes of the view ---- */
+
+static bool among(const char *const *list, const char *top)
+{
+    for (; *list; list++)
+        if (!strcmp(*list, top))
+            return true;
+    return false;
+}
+
+/* What is in `a` and not in `b`: one is taken away or made. */
+static int move_tops(struct host *h, const char *const *a, const char *const *b, bool make,
+                     struct pl_err *err)
+{
+    struct viewns_mount *m = calloc(VIEW_PAIRS + VIEW_BINDS + 1, sizeof(*m));
+    size_t n = 0;
+    int r = m ? 0 : pl_fail(err, -ENOMEM, "out of memory");
+    for (size_t i = 0; r == 0 && a[i]; i++) {
+        if (among(b, a[i]))
+            continue;
+        m[n++] = (struct viewns_mount){.top = a[i], .slot = viewspace_slot(&h->space, a[i])};
+        viewctl_say(h->ctl, make ? "vpath: over others now: " : "vpath: itself again: ", a[i]);
+    }
+    if (n)
+        r = viewns_change(h->ns, h->place, h->mount.dev, m, n, make, err);
+    free(m);
+    return r;
+}
+
+/* Directories that must be there to be mounted on. */
+static int make_missing(struct host *h, const char *const *top, struct pl_err *err)
+{
+    int r = 0;
+    for (; r == 0 && *top; top++) {
+        struct stat st;
+        if (stat(*top, &st) < 0)
+            r = viewspace_make(h->space.kept, *top, err);
+    }
+    return r;
+}
+
+/* What the kernel knows by the old table it asks for again: names that are in it before, names that
+ * are new after it. */
+static int set_space(struct host *h, struct view *view, struct pl_err *err)
+{
+    fuse_anew_ask(&h->anew);
+    int r = viewspace_set(&h->space, view, err);
+    if (r == 0)
+        fuse_anew_ask(&h->anew);
+    return r;
+}
+
+static int apply(void *arg, pid_t pid, struct view *was, struct view *view, struct pl_err *err)
+{
+    struct host *h = arg;
+    struct viewspace *s = &h->space;
+    const char **old = viewspace_tops(s, was), **new = viewspace_tops(s, view);
+    int r = old && new ? 0 : pl_fail(err, -ENOMEM, "out of memory");
+    if (r == 0 && view->classic != was->classic)
+        r = pl_fail(err, -EBUSY,
+                    "/#option/del: chosen when a view begins (plenum run --view - "
+                    "/#option/del=classic)");
+    if (r == 0 && new[0] && !strcmp(new[0], "/"))
+        r = pl_fail(err, -EINVAL, "/: the whole root needs plenum run --door=trap");
+    r = r < 0 ? r : make_missing(h, new, err);
+    r = r < 0 ? r : set_space(h, view, err);
+    if (r == 0) {
+        r = move_tops(h, old, new, false, err);
+        r = r < 0 ? r : move_tops(h, new, old, true, err);
+        r = r < 0 ? r : viewspace_publish(s->kept, view);
+        if (r < 0) { /* as it was, as far as that can be */
+            move_tops(h, new, old, false, NULL);
+            move_tops(h, old, new, true, NULL);
+            set_space(h, was, NULL);
+        }
+    }
+    free(old);
+    free(new);
+    return r;
+}
+
+/* The view is one for all processes. */
+static int view_of(void *arg, pid_t pid, struct view **ret)
+{
+    struct host *h = arg;
+    *ret = view_ref(h->space.view);
+    return 0;
+}
+
+static int where(void *arg, pid_t pid, const char *path, char *ret, struct pl_err *err)
+{
+    struct host *h = arg;
+    return viewspace_where(&h->space, path, ret, err);
+}
 
 /* ---- the server ---- */
 
@@ -71,16 +167,13 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
     atomic_store(&page->view.ns, h->ns);
     atomic_store(&page->view.first, h->first);
     atomic_store(&page->view.depth, h->run->depth);
-    struct viewctl_setup setup = {.space = &h->space,
-                                  .door = "mount",
+    h->door = (struct viewctl_door){"mount", view_of, apply, where, h};
+    struct viewctl_setup setup = {.door = &h->door,
                                   .ns = h->ns,
-                                  .place = h->place,
-                                  .dev = h->mount.dev,
                                   .notices = h->notices,
                                   .meet = h->meet,
                                   .depth = h->run->depth,
                                   .page = page,
-                                  .anew = &h->anew,
                                   .err = h->err};
     r = viewctl_new(&setup, &h->ctl);
     if (r < 0)

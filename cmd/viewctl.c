@@ -1,12 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * `lock` guards the space's table, the trace's descriptor and the count of connections. A change is
- * made under it, with the mounts that it needs: these are made by a child, which enters the view's
- * namespace, so that no process of ours stays in there.
- */
+/* `lock` guards the door's state, as far as it is the control's, and the count of connections. A
+ * request is answered under it. */
 #include "cmd/viewctl.h"
 #include "cmd/viewlink.h"
-#include "cmd/viewns.h"
 #include "layers/trace.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -33,7 +29,7 @@ struct viewctl {
     pthread_cond_t idle;
     unsigned connections;
     int null, trace; /* /dev/null; where traces go */
-    _Atomic bool tracing;
+    _Atomic bool tracing, debug;
 };
 
 struct connection {
@@ -57,6 +53,7 @@ static void set_trace(struct viewctl *c, const struct view *view, int err)
     else
         dup3(c->null, c->trace, O_CLOEXEC);
     atomic_store(&c->tracing, on);
+    atomic_store(&c->debug, view->debug > 0);
 }
 
 /* A line of a trace. Whoever does not read them loses some: nobody waits for it. */
@@ -67,90 +64,10 @@ static void tell(struct viewctl *c, const char *what, const char *text)
         dprintf(c->trace, "%s%s\n", what, text);
 }
 
-static void say(struct viewctl *c, const char *what, const char *top)
+void viewctl_say(struct viewctl *c, const char *what, const char *object)
 {
-    if (c->set.space->view->debug)
-        tell(c, what, top);
-}
-
-static bool among(const char *const *list, const char *top)
-{
-    for (; *list; list++)
-        if (!strcmp(*list, top))
-            return true;
-    return false;
-}
-
-/* What is in `a` and not in `b`: one is taken away or made. */
-static int move_tops(struct viewctl *c, const char *const *a, const char *const *b, bool make,
-                     struct pl_err *err)
-{
-    struct viewns_mount *m = calloc(VIEW_PAIRS + VIEW_BINDS + 1, sizeof(*m));
-    size_t n = 0;
-    int r = m ? 0 : pl_fail(err, -ENOMEM, "out of memory");
-    for (size_t i = 0; r == 0 && a[i]; i++) {
-        if (among(b, a[i]))
-            continue;
-        m[n++] = (struct viewns_mount){.top = a[i], .slot = viewspace_slot(c->set.space, a[i])};
-        say(c, make ? "vpath: over others now: " : "vpath: itself again: ", a[i]);
-    }
-    if (n)
-        r = viewns_change(c->set.ns, c->set.place, c->set.dev, m, n, make, err);
-    free(m);
-    return r;
-}
-
-/* Directories that must be there to be mounted on. */
-static int make_missing(struct viewctl *c, const char *const *top, struct pl_err *err)
-{
-    int r = 0;
-    for (; r == 0 && *top; top++) {
-        struct stat st;
-        if (stat(*top, &st) < 0)
-            r = viewspace_make(c->set.space->kept, *top, err);
-    }
-    return r;
-}
-
-/* What the kernel knows by the old table it asks for again: names that are in it before, names that
- * are new after it. */
-static int set_space(struct viewctl *c, struct view *view, struct pl_err *err)
-{
-    fuse_anew_ask(c->set.anew);
-    int r = viewspace_set(c->set.space, view, err);
-    if (r == 0)
-        fuse_anew_ask(c->set.anew);
-    return r;
-}
-
-static int apply(struct viewctl *c, struct view *view, struct pl_err *err)
-{
-    struct viewspace *s = c->set.space;
-    struct view *was = view_ref(s->view);
-    const char **old = viewspace_tops(s, was), **new = viewspace_tops(s, view);
-    int r = old && new ? 0 : pl_fail(err, -ENOMEM, "out of memory");
-    if (r == 0 && view->classic != was->classic)
-        r = pl_fail(err, -EBUSY,
-                    "/#option/del: chosen when a view begins (plenum run --view - "
-                    "/#option/del=classic)");
-    if (r == 0 && new[0] && !strcmp(new[0], "/"))
-        r = pl_fail(err, -EINVAL, "/: the whole root needs plenum run --door=trap");
-    r = r < 0 ? r : make_missing(c, new, err);
-    r = r < 0 ? r : set_space(c, view, err);
-    if (r == 0) {
-        r = move_tops(c, old, new, false, err);
-        r = r < 0 ? r : move_tops(c, new, old, true, err);
-        r = r < 0 ? r : viewspace_publish(s->kept, view);
-        if (r < 0) { /* as it was, as far as that can be */
-            move_tops(c, new, old, false, NULL);
-            move_tops(c, old, new, true, NULL);
-            set_space(c, was, NULL);
-        }
-    }
-    free(old);
-    free(new);
-    view_unref(was);
-    return r;
+    if (atomic_load(&c->debug))
+        tell(c, what, object);
 }
 
 static void show_table(struct viewctl *c, const struct view *view)
@@ -163,22 +80,41 @@ static void show_table(struct viewctl *c, const struct view *view)
 
 static int change(struct viewctl *c, const struct viewlink *q, struct pl_err *err)
 {
-    struct viewspace *s = c->set.space;
-    struct view *view;
+    const struct viewctl_door *d = c->set.door;
+    pid_t pid = (pid_t)q->value;
+    struct view *was, *view;
     if (q->n < 1)
         return pl_fail(err, -EINVAL, "a request without words");
-    int r = view_change(s->view, q->words[0], (const char *const *)q->words + 1, q->n - 1, is_file,
-                        NULL, &view, err);
+    int r = d->view_of(d->arg, pid, &was);
     if (r < 0)
-        return r;
-    bool other = view->trace != s->view->trace || view->debug != s->view->debug;
-    r = apply(c, view, err);
-    if (r == 0 && other)
-        set_trace(c, view, q->err);
-    if (r == 0)
-        show_table(c, view);
-    view_unref(view);
+        return pl_fail(err, r, "process %d: is not in this view", pid);
+    r = view_change(was, q->words[0], (const char *const *)q->words + 1, q->n - 1, is_file, NULL,
+                    &view, err);
+    if (r == 0) {
+        r = d->apply(d->arg, pid, was, view, err);
+        if (r == 0 && (view->trace != was->trace || view->debug != was->debug))
+            set_trace(c, view, q->err);
+        if (r == 0)
+            show_table(c, view);
+        view_unref(view);
+    }
+    view_unref(was);
     return r;
+}
+
+static char **words_of(struct viewctl *c, pid_t pid, size_t *ret_n, struct pl_err *err)
+{
+    struct view *view;
+    int r = c->set.door->view_of(c->set.door->arg, pid, &view);
+    if (r < 0) {
+        pl_fail(err, r, "process %d: is not in this view", pid);
+        return NULL;
+    }
+    char **words = view_words(view, ret_n);
+    if (!words)
+        pl_fail(err, -ENOMEM, "out of memory");
+    view_unref(view);
+    return words;
 }
 
 /* The answer to one request, sent. */
@@ -188,23 +124,24 @@ static int answer(struct viewctl *c, int sock, const struct viewlink *q)
     struct pl_err err = {0};
     char where[PATH_MAX], *one[] = {where};
     char **words = NULL;
+    const struct viewctl_door *d = c->set.door;
     pthread_mutex_lock(&c->lock);
     switch (q->op) {
     case VIEWLINK_CHANGE:
         a.value = change(c, q, &err);
         break;
     case VIEWLINK_WORDS:
-        a.words = words = view_words(c->set.space->view, &a.n);
-        a.value = words ? 0 : pl_fail(&err, -ENOMEM, "out of memory");
+        a.words = words = words_of(c, (pid_t)q->value, &a.n, &err);
+        a.value = words ? 0 : err.code;
         break;
     case VIEWLINK_WHERE:
-        a.value = q->n == 1 ? viewspace_where(c->set.space, q->words[0], where, &err)
+        a.value = q->n == 1 ? d->where(d->arg, (pid_t)q->value, q->words[0], where, &err)
                             : pl_fail(&err, -EINVAL, "a request without a path");
         a.words = a.value == 0 ? one : NULL;
         a.n = 1;
         break;
     case VIEWLINK_ABOUT:
-        snprintf(where, sizeof(where), "%s", c->set.door);
+        snprintf(where, sizeof(where), "%s", d->name);
         a.words = one;
         a.n = 1;
         a.index = c->set.depth;
@@ -279,7 +216,6 @@ static int line_for(struct viewctl *c, pid_t pid)
 {
     char name[32];
     uint64_t ns;
-    int pair[2];
     int r = viewlink_namespace(pid, &ns);
     if (r < 0)
         return r;
@@ -287,6 +223,12 @@ static int line_for(struct viewctl *c, pid_t pid)
         viewlink_name(ns, name);
         return reg_meet_dial(name);
     }
+    return viewctl_line(c);
+}
+
+int viewctl_line(struct viewctl *c)
+{
+    int pair[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return -errno;
     serve(c, pair[0]);
@@ -353,8 +295,12 @@ int viewctl_new(const struct viewctl_setup *setup, struct viewctl **ret)
     pthread_cond_init(&c->idle, NULL);
     c->null = open("/dev/null", O_WRONLY | O_CLOEXEC);
     c->trace = open("/dev/null", O_WRONLY | O_CLOEXEC);
-    set_trace(c, setup->space->view, setup->err);
-    show_table(c, setup->space->view);
+    struct view *view;
+    if (setup->door->view_of(setup->door->arg, 0, &view) == 0) {
+        set_trace(c, view, setup->err);
+        show_table(c, view);
+        view_unref(view);
+    }
     c->wake = eventfd(0, EFD_CLOEXEC);
     int r = c->wake < 0 || c->null < 0 || c->trace < 0
                 ? -EMFILE

@@ -13,8 +13,8 @@
 #include <sys/types.h>
 
 enum viewlink_op {
-    VIEWLINK_CHANGE = 1, /* body: the cwd, then the pairs; its standard error comes along; value:
-                            the process that was named, 0: none */
+    /* In all of them `value` is the process that was named, 0: none. */
+    VIEWLINK_CHANGE = 1, /* body: the cwd, then the pairs; its standard error comes along */
     VIEWLINK_WORDS,      /* the view's words */
     VIEWLINK_WHERE,      /* body: an absolute path; the answer's body: the physical one */
     VIEWLINK_ABOUT,      /* the answer's body: the door; index: how deep it is nested */
