@@ -2,7 +2,6 @@
 #include "cmd/cmd.h"
 #include "cmd/util.h"
 #include <errno.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,19 +9,20 @@
 
 extern const struct cmd cmd_mount, cmd_umount, cmd_serve, cmd_duct, cmd_ssh, cmd_listen, cmd_dial,
     cmd_ls, cmd_cat, cmd_stat, cmd_get, cmd_put, cmd_mkdir, cmd_rm, cmd_status, cmd_trace,
-    cmd_upgrade, cmd_key, cmd_version, cmd_help_cmd, cmd_relink;
+    cmd_upgrade, cmd_key, cmd_version, cmd_help_cmd, cmd_relink, cmd_run, cmd_vpath;
 
 const struct cmd *const cmd_table[] = {
-    &cmd_mount,  &cmd_umount, &cmd_serve,   &cmd_duct, &cmd_ssh,     &cmd_listen,   &cmd_dial,
-    &cmd_ls,     &cmd_cat,    &cmd_stat,    &cmd_get,  &cmd_put,     &cmd_mkdir,    &cmd_rm,
-    &cmd_status, &cmd_trace,  &cmd_upgrade, &cmd_key,  &cmd_version, &cmd_help_cmd, NULL,
+    &cmd_mount, &cmd_umount, &cmd_serve,   &cmd_duct,     &cmd_ssh,     &cmd_listen,
+    &cmd_dial,  &cmd_ls,     &cmd_cat,     &cmd_stat,     &cmd_get,     &cmd_put,
+    &cmd_mkdir, &cmd_rm,     &cmd_status,  &cmd_trace,    &cmd_upgrade, &cmd_key,
+    &cmd_run,   &cmd_vpath,  &cmd_version, &cmd_help_cmd, NULL,
 };
 
 /* Run by other processes of ours alone, and not in the help. */
 static const struct cmd *const hidden[] = {&cmd_relink, NULL};
 
 /* Names under which the program is installed too, each the subcommand of that name. */
-static const char *const aliases[] = {"duct", NULL};
+static const char *const aliases[] = {"duct", "vpath", NULL};
 /* ... and those by which mount(8) calls: for its types plenum and fuse.plenum. */
 static const char *const helpers[] = {"mount.plenum", "mount.fuse.plenum", NULL};
 
@@ -161,7 +161,7 @@ int cmd_unknown(const char *place, const char *name)
 int main(int argc, char **argv)
 {
     /* A peer that leaves is an error of a write, not the end of the program. */
-    signal(SIGPIPE, SIG_IGN);
+    util_pipe_ignore();
     util_args_note(argc, argv);
     const char *base = argc ? strrchr(argv[0], '/') : NULL;
     base = base ? base + 1 : argc ? argv[0] : "plenum";

@@ -2,6 +2,7 @@
 #include "base/text.h"
 #include "cmd/attr.h"
 #include "cmd/cmd.h"
+#include "cmd/viewns.h"
 #include "keeper/mount.h"
 #include "keeper/registry.h"
 #include <errno.h>
@@ -63,6 +64,29 @@ static struct json_object *link_json(struct reg_page *p)
     return o;
 }
 
+static int add_process(void *arg, pid_t pid)
+{
+    json_object_array_add(arg, json_object_new_int(pid));
+    return 0;
+}
+
+/* NULL (null) of what is no view. */
+static struct json_object *view_json(struct reg_page *p)
+{
+    uint64_t ns = atomic_load(&p->view.ns);
+    if (strcmp(p->kind, "view") != 0)
+        return NULL;
+    struct json_object *o = json_object_new_object(), *processes = json_object_new_array();
+    if (ns)
+        viewns_each(ns, add_process, processes);
+    json_object_object_add(o, "door", attr_string(p->view.door));
+    json_object_object_add(o, "depth", json_object_new_int64(atomic_load(&p->view.depth)));
+    json_object_object_add(o, "first", json_object_new_int(atomic_load(&p->view.first)));
+    json_object_object_add(o, "table", attr_string(p->view.table));
+    json_object_object_add(o, "processes", processes);
+    return o;
+}
+
 static void add_json(struct json_object *array, struct reg_page *p)
 {
     struct json_object *o = json_object_new_object();
@@ -94,6 +118,7 @@ static void add_json(struct json_object *array, struct reg_page *p)
     json_object_object_add(o, "passed", json_object_new_uint64(get(&p->stats.passed)));
     json_object_object_add(o, "bytes", attr_string(p->stats.bytes));
     json_object_object_add(o, "link", link_json(p));
+    json_object_object_add(o, "view", view_json(p));
     json_object_array_add(array, o);
 }
 
@@ -117,6 +142,7 @@ static void add_row(const struct listing *l, struct reg_page *p)
         printf("%-6s %-9s %-*s %9s %7s %9s %9s %7s %8s %8s  %s\n", "KIND", "STATE", l->width, "DIR",
                "REQUESTS", "ERRORS", "READ", "WRITTEN", "WAITING", "KEEPER", "SERVER",
                "SPEC, PEER");
+    bool view = !strcmp(p->kind, "view");    /* its table may be another by now */
     const char *why = strchr(p->state, ':'); /* "failed: SENTENCE": that goes to the end */
     bool down = !strcmp(p->state, "up") && strcmp(p->kind, "serve") && is_down(p);
     const char *state = down ? "no link" : p->state;
@@ -126,7 +152,7 @@ static void add_row(const struct listing *l, struct reg_page *p)
            text_bytes(rd, get(&p->stats.bytes_read)), text_bytes(wr, get(&p->stats.bytes_written)),
            (long long)atomic_load_explicit(&p->stats.waiting, memory_order_relaxed),
            pid_text(keeper, atomic_load(&p->keeper)), pid_text(server, atomic_load(&p->server)),
-           safe(spec, sizeof(spec), p->spec), *p->peer ? ", " : "",
+           safe(spec, sizeof(spec), view ? p->view.table : p->spec), *p->peer ? ", " : "",
            *p->peer ? safe(peer, sizeof(peer), p->peer) : "", why ? why : "");
 }
 
@@ -153,10 +179,30 @@ static void add_link(struct reg_page *p)
            (long long)waiting);
 }
 
+static int count_process(void *arg, pid_t pid)
+{
+    printf("%s%d", (*(int *)arg)++ ? " " : "", pid);
+    return 0;
+}
+
+static void add_view(struct reg_page *p)
+{
+    char table[4096];
+    int n = 0;
+    uint64_t ns = atomic_load(&p->view.ns);
+    printf("\ndoor %s, view %u deep: %s\nprocesses in it: ", p->view.door,
+           atomic_load(&p->view.depth), safe(table, sizeof(table), p->view.table));
+    if (ns)
+        viewns_each(ns, count_process, &n);
+    puts(n ? "" : "-");
+}
+
 /* How one mount runs, below its row. */
 static void add_details(struct reg_page *p)
 {
     char text[4 * sizeof(p->stats.bytes)];
+    if (!strcmp(p->kind, "view"))
+        add_view(p);
     if (*p->stats.bytes)
         printf("\nbytes move %s; %llu open files were passed to the kernel\n",
                safe(text, sizeof(text), p->stats.bytes), (unsigned long long)get(&p->stats.passed));
@@ -226,7 +272,7 @@ static int run(const struct cmd *self, int argc, char **argv)
 const struct cmd cmd_status = {
     .name = "status",
     .args = "[--json] [DIR]",
-    .summary = "Shows this user's mounts, ducts and servers",
+    .summary = "Shows this user's mounts, ducts, servers and views",
     .help =
         "  --json  one array with an object for each: kind, dir, spec, state, keeper, server,\n"
         "          nursery (process ids), restarts (servers that have followed the first), lasts\n"
@@ -239,7 +285,9 @@ const struct cmd cmd_status = {
         "          invalidated (what it was told to forget), link (null without another end):\n"
         "          kind (kept: nothing is lost when it breaks; again: it is dialed again; none),\n"
         "          state (up, down), since, why, breaks, peers, down (how many of them), linger,\n"
-        "          soft (null: hard), keepalive\n\n"
+        "          soft (null: hard), keepalive\n"
+        "          view (null: it is none): door, depth (1: in no other), first (the process that\n"
+        "          was run in it), table, processes\n\n"
         "Of one mount it also says in words how it runs, and why so.\n"
         "Nobody is asked for it, so it answers also when a server hangs.\n",
     .example = "  plenum status --json\n",

@@ -216,3 +216,16 @@ int util_args(char *const **ret_argv)
     *ret_argv = arg_list;
     return args;
 }
+
+static bool pipe_was_ignored;
+
+void util_pipe_ignore(void)
+{
+    pipe_was_ignored = signal(SIGPIPE, SIG_IGN) == SIG_IGN;
+}
+
+void util_pipe_signal(void)
+{
+    if (!pipe_was_ignored)
+        signal(SIGPIPE, SIG_DFL);
+}

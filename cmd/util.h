@@ -22,6 +22,11 @@ void util_many_descriptors(void);
 void util_args_note(int argc, char **argv);
 int util_args(char *const **ret_argv); /* how many; 0: not noted */
 
+/* SIGPIPE is ignored from now on; main does that. */
+void util_pipe_ignore(void);
+/* SIGPIPE as it was then: before another program is begun. */
+void util_pipe_signal(void);
+
 /* One line on standard error, whatever is in it: safe for a terminal. */
 void util_say(const char *fmt, ...) PL_PRINTF(1, 2);
 

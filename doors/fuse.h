@@ -6,9 +6,20 @@
 #include "base/stats.h"
 #include "fuse/ledger.h"
 #include <plenum/tree.h>
+#include <pthread.h>
 
 /* Something the kernel offers, or that needs a privilege: used when it is there, unless told. */
 enum fuse_choice { FUSE_AUTO, FUSE_ON, FUSE_OFF };
+
+/* For a tree that becomes another one at once, by order (a space whose table is replaced). Zeroed
+ * but for the lock. */
+struct fuse_anew {
+    pthread_mutex_t lock; /* guards `sess`, and that it is there */
+    struct fuse_sess *sess;
+};
+/* The kernel is to ask again for all names and attributes that it knows: to be called before the
+ * tree changes and after it, by no thread that serves. Nothing happens while nothing is served. */
+void fuse_anew_ask(struct fuse_anew *anew);
 
 struct fuse_opts {
     int64_t entry_timeout, attr_timeout, negative_timeout; /* ns; -1: by the tree's flags (generated
@@ -31,6 +42,9 @@ struct fuse_opts {
      * be released. May be NULL. */
     void (*gone)(void *gone_arg);
     void *gone_arg;
+    struct fuse_anew *anew; /* may be NULL; must outlive the call */
+    bool elsewhere;         /* mounted in namespaces that this process does not see: what is mounted
+                               within the mount there must stay */
     uint32_t mask_minor; /* tests: the kernel speaks no newer 7.N than this; 0: as new as it likes
                           */
 };

@@ -294,6 +294,17 @@ static void doubt_names(struct fuse_sess *s)
     prune(s, ids, n);
 }
 
+/* Names and attributes, and (`data`) what is in the page cache. */
+static void doubt_all(struct fuse_sess *s, bool data)
+{
+    if (s->minor >= FUSE_MINOR_EPOCH && !s->opts.elsewhere && !has_inner_mounts())
+        send_epoch(s);
+    else
+        doubt_names(s);
+    for (uint64_t id = 0; (id = fuse_nodes_next(s->nodes, id));)
+        inval_inode(s, id, data);
+}
+
 void fuse_told_doubt(struct fuse_sess *s, const char *sentence)
 {
     struct fuse_told *t = s->told;
@@ -308,24 +319,35 @@ void fuse_told_doubt(struct fuse_sess *s, const char *sentence)
     if (new)
         log_say(false, "changes went by unseen (%s): for a while the kernel asks more often",
                 sentence);
-    if (s->minor >= FUSE_MINOR_EPOCH && !has_inner_mounts())
-        send_epoch(s);
-    else
-        doubt_names(s);
-    for (uint64_t id = 0; (id = fuse_nodes_next(s->nodes, id));)
-        inval_inode(s, id, true);
+    doubt_all(s, true);
 }
 
 /* Nobody has watched since the predecessor died: the kernel asks for all that it knows once more.
  */
 static void ask_anew(struct fuse_sess *s)
 {
-    if (s->minor >= FUSE_MINOR_EPOCH && !has_inner_mounts())
-        send_epoch(s);
-    else
-        doubt_names(s);
-    for (uint64_t id = 0; (id = fuse_nodes_next(s->nodes, id));)
-        inval_inode(s, id, false);
+    doubt_all(s, false);
+}
+
+void fuse_anew_ask(struct fuse_anew *anew)
+{
+    pthread_mutex_lock(&anew->lock);
+    if (anew->sess) {
+        if (anew->sess->told)
+            atomic_fetch_add(&anew->sess->told->seq, 1);
+        doubt_all(anew->sess, true);
+    }
+    pthread_mutex_unlock(&anew->lock);
+}
+
+static void set_anew(struct fuse_sess *s, bool on)
+{
+    struct fuse_anew *anew = s->opts.anew;
+    if (!anew)
+        return;
+    pthread_mutex_lock(&anew->lock);
+    anew->sess = on ? s : NULL;
+    pthread_mutex_unlock(&anew->lock);
 }
 
 /* Sleeps unless something is to be told again or a doubt ends. */
@@ -406,6 +428,7 @@ static void free_told(struct fuse_told *t)
 
 void fuse_told_start(struct fuse_sess *s)
 {
+    set_anew(s, true);
     struct fuse_told *t = s->opts.watch == FUSE_OFF ? NULL : calloc(1, sizeof(*t));
     if (!t) {
         show_asked(s, s->opts.watch == FUSE_OFF ? "-o nowatch" : "out of memory");
@@ -436,6 +459,7 @@ void fuse_told_stop(struct fuse_sess *s)
 {
     struct fuse_told *t = s->told;
     char words[64];
+    set_anew(s, false);
     if (!t)
         return;
     pl_watch(s->tree, NULL, words);

@@ -58,6 +58,12 @@ struct keeper_mount {
                                &page->stats is what serve gets */
     uint32_t nodes;         /* in its ledger at most, 0: LEDGER_NODES */
     struct ledger ledger;   /* out, if job->lasts: what its servers share, mapped in each */
+    /* It is mounted already, on `dir` (absolute) in a namespace that the keeper is not in: `fd` is
+     * its /dev/fuse descriptor, which becomes the keeper's, `dev` its device number. It is neither
+     * checked nor taken away here, and ends with its namespace. */
+    bool given;
+    int fd;
+    dev_t dev;
 };
 
 struct keeper_job {

@@ -30,7 +30,7 @@
 #include <unistd.h>
 
 #define MAGIC   0x706c6e72
-#define VERSION 3
+#define VERSION 4
 #define PLACES  3
 #define CONTROL 32 /* sizeof(reg_page.control) */
 
@@ -256,6 +256,11 @@ void reg_set_peer(struct reg_page *page, const char *peer)
     copy(page->peer, sizeof(page->peer), peer);
 }
 
+void reg_set_table(struct reg_page *page, const char *table)
+{
+    copy(page->view.table, sizeof(page->view.table), table);
+}
+
 void reg_link_changed(struct reg_page *page, const char *down)
 {
     struct reg_link *l = &page->link;
@@ -303,7 +308,7 @@ out:
 static bool our_name(const char *name)
 {
     return strncmp(name, "mount-", 6) == 0 || strncmp(name, "duct-", 5) == 0 ||
-           strncmp(name, "serve-", 6) == 0;
+           strncmp(name, "serve-", 6) == 0 || strncmp(name, "view-", 5) == 0;
 }
 
 /* Two of the places may be one directory. */

@@ -38,12 +38,21 @@ struct reg_link {
     char id[40]; /* of a mount's link, for who follows the process that has it: a secret */
 };
 
+/* A view (plenum-run(1)), for status. */
+struct reg_view {
+    _Atomic uint64_t ns;    /* inode number of its mount namespace; 0: it has none of its own */
+    _Atomic int32_t first;  /* the process that was run in it */
+    _Atomic uint32_t depth; /* 1; a view in a view has one more */
+    char door[16];          /* "mount", "trap", "preload" */
+    char table[4096];       /* its text form (view/view.h), cut */
+};
+
 /* Strings are written by one process while others read: each ends with a NUL at the latest in its
  * last byte, which is never written. A reader may see a mixture of old and new for a moment. */
 struct reg_page {
     _Atomic uint32_t magic; /* set last */
     uint32_t version;
-    char kind[8];                 /* "mount", "duct", "serve" */
+    char kind[8];                 /* "mount", "duct", "serve", "view" */
     char dir[4096];               /* absolute; empty if nothing is mounted */
     char spec[1024];              /* as given (cut): escape it for a terminal */
     char peer[128];               /* escaped */
@@ -57,6 +66,7 @@ struct reg_page {
     _Atomic uint32_t restarts;               /* servers that have followed the first */
     struct stats stats;
     struct reg_link link;
+    struct reg_view view; /* of kind "view" */
     /* The trace: a tracer sets trace_until (CLOCK_MONOTONIC ns) again and again; while it lies in
      * the future the server appends lines to the ring, newline-terminated, at trace_head modulo the
      * size (trace_head only grows; a reader that falls behind by more than the size lost lines). */
@@ -104,6 +114,7 @@ void reg_set_state(struct reg_page *page, const char *state);
 /* The link went down (with the sentence), or is up again (NULL). */
 void reg_link_changed(struct reg_page *page, const char *down);
 void reg_set_peer(struct reg_page *page, const char *peer); /* escaped already */
+void reg_set_table(struct reg_page *page, const char *table);
 
 /* Calls fn for each live entry (page mapped read-write so that a tracer can set trace_until; it is
  * unmapped when fn returns); stops when fn returns non-zero and returns that. Removes wrecks. */

@@ -18,7 +18,11 @@ int start_check(struct keeper *k, struct pl_err *err)
 {
     for (size_t i = 0; i < k->n; i++) {
         const struct keeper_mount *m = &k->job->mounts[i];
-        int rc = mount_check(m->dir, m->opts.nonempty, k->m[i].path, err);
+        int rc = 0;
+        if (m->given)
+            snprintf(k->m[i].path, sizeof(k->m[i].path), "%s", m->dir);
+        else
+            rc = mount_check(m->dir, m->opts.nonempty, k->m[i].path, err);
         if (rc < 0)
             return rc;
         for (size_t j = 0; j < i; j++) {
@@ -71,9 +75,16 @@ int start_mounts(struct keeper *k, struct pl_err *err)
 {
     for (size_t i = 0; i < k->n; i++) {
         struct kept *m = &k->m[i];
-        struct mount_opts opts = k->job->mounts[i].opts;
+        const struct keeper_mount *job = &k->job->mounts[i];
+        struct mount_opts opts = job->opts;
+        if (job->given) {
+            m->fd = job->fd;
+            m->dev = job->dev;
+            read_ahead(m->dev);
+            continue;
+        }
         if (!opts.source)
-            opts.source = k->job->mounts[i].spec;
+            opts.source = job->spec;
         int rc = mount_fuse(m->path, &opts, &m->fd, err);
         if (rc == 0) {
             rc = mount_dev(m->path, &m->dev);
@@ -88,15 +99,24 @@ int start_mounts(struct keeper *k, struct pl_err *err)
     return 0;
 }
 
-/* The descriptors that this process was started with, but for the standard ones; -1 ends them. */
-static int *inherited(void)
+static bool is_given(const struct keeper_job *job, int fd)
+{
+    for (size_t i = 0; i < job->nmounts; i++)
+        if (job->mounts[i].given && job->mounts[i].fd == fd)
+            return true;
+    return false;
+}
+
+/* The descriptors that this process was started with, but for the standard ones and the keeper's;
+ * -1 ends them. */
+static int *inherited(const struct keeper_job *job)
 {
     DIR *d = opendir("/proc/self/fd");
     size_t n = 0, room = 64;
     int *list = malloc(room * sizeof(*list));
     for (struct dirent *de; d && list && (de = readdir(d));) {
         int fd = atoi(de->d_name);
-        if (fd <= 2 || fd == dirfd(d))
+        if (fd <= 2 || fd == dirfd(d) || is_given(job, fd))
             continue;
         if (n + 2 > room) {
             int *more = realloc(list, 2 * room * sizeof(*list));
@@ -133,7 +153,7 @@ static int wait_word(const struct keeper_job *job, int sock, pid_t keeper)
 
 static int in_background(struct keeper *k)
 {
-    int *given = inherited(), pair[2];
+    int *given = inherited(k->job), pair[2];
     int rc = fdpass_pair(pair);
     fflush(NULL);
     pid_t pid = rc < 0 ? -1 : fork();
@@ -177,7 +197,7 @@ int keeper_run(const struct keeper_job *job)
     upgrade_note(job);
     int status;
     if (job->foreground) {
-        int *given = inherited();
+        int *given = inherited(job);
         status = keeper_keep(&k, given);
         free(given);
     } else {

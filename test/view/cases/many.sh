@@ -2,7 +2,7 @@ mkdir many; cd many; seq 1 3000 | xargs touch; ls | wc -l; seq 1 2 3000 | xargs 
 python3 - <<'P'
 import os
 names = [n for n in os.listdir("doc/deep")]
-for i, e in enumerate(os.scandir("doc/deep")):
+for i, e in enumerate(sorted(os.scandir("doc/deep"), key=lambda e: e.name)):
     if e.is_file() and i % 2: os.unlink(e.path)
 print(len(names), len(os.listdir("doc/deep")))
 P

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+/* plenum run, as its doors see it. */
+#ifndef CMD_RUN_H
+#define CMD_RUN_H
+
+#include "cmd/cmd.h"
+#include "cmd/viewspace.h"
+
+enum { RUN_DEPTH = 8 /* views in views */ };
+
+struct run {
+    const struct cmd *cmd;
+    struct view *view; /* its tops are no files, and not "/" where the door could not do that */
+    struct viewbind *binds;
+    size_t nbinds;
+    char **argv;     /* the program and its arguments, NULL-terminated */
+    const char *cwd; /* absolute */
+    unsigned depth;  /* of the new view: 1 in no other */
+    bool verbose;
+};
+
+/* Becomes the program, in the view: returns only when something failed, with the exit status after
+ * the sentence was printed. */
+int run_mount(const struct run *run);
+
+/* What both end with: this process becomes the program. Returns 127 (there is none) or 126. */
+int run_exec(const struct run *run);
+
+#endif

@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: MIT */
+#include "cmd/viewspace.h"
+#include "layers/version.h"
+#include <errno.h>
+#include <limits.h>
+#include <plenum/sources.h>
+#include <plenum/space.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct viewkept *viewspace_keep(void)
+{
+    void *p = mmap(NULL, sizeof(struct viewkept), PROT_READ | PROT_WRITE,
+                   MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+int viewspace_publish(struct viewkept *kept, const struct view *view)
+{
+    char *text = view_text(view);
+    uint32_t next = 1 - atomic_load(&kept->which);
+    if (!text)
+        return -ENOMEM;
+    size_t n = strlen(text) + 1;
+    if (n <= VIEW_TEXT) {
+        memcpy(kept->text[next], text, n);
+        atomic_store(&kept->which, next);
+    }
+    free(text);
+    return n <= VIEW_TEXT ? 0 : -E2BIG;
+}
+
+/* ---- what the space is made of ---- */
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+const char **viewspace_tops(const struct viewspace *s, const struct view *view)
+{
+    size_t n = 0, kept = 0;
+    const char **top = calloc(view->ntops + s->nbinds + 1, sizeof(*top));
+    if (!top)
+        return NULL;
+    for (size_t i = 0; i < view->ntops; i++)
+        top[n++] = view->tops[i].path;
+    for (size_t i = 0; i < s->nbinds; i++)
+        top[n++] = s->binds[i].dir;
+    qsort(top, n, sizeof(*top), by_text);
+    /* parents come first; between one and what is beneath it others may stand ("/a-b") */
+    for (size_t i = 0; i < n; i++) {
+        bool inner = false;
+        for (size_t k = 0; k < kept && !inner; k++)
+            inner = view_beneath(top[i], top[k], NULL);
+        if (!inner)
+            top[kept++] = top[i];
+    }
+    top[kept] = NULL;
+    return top;
+}
+
+int viewspace_slot(struct viewspace *s, const char *top)
+{
+    uint32_t n = atomic_load(&s->kept->nslots);
+    for (uint32_t i = 0; i < n; i++)
+        if (!strcmp(s->kept->slot[i], top))
+            return (int)i;
+    if (n == VIEW_SLOTS)
+        return -E2BIG;
+    strcpy(s->kept->slot[n], top);
+    atomic_store(&s->kept->nslots, n + 1);
+    return (int)n;
+}
+
+/* Bindings, and the memory of their paths. */
+struct table {
+    struct pl_binding *b;
+    size_t n, room;
+    bool failed; /* no memory */
+};
+
+/* At "/SLOT" + at. */
+static void add(struct table *t, int slot, const char *at, struct pl_tree *tree, const char *sub,
+                uint32_t how)
+{
+    if (t->n == t->room) {
+        size_t room = t->room ? 2 * t->room : 16;
+        struct pl_binding *more = reallocarray(t->b, room, sizeof(*more));
+        t->failed = t->failed || !more;
+        if (!more)
+            return;
+        t->b = more;
+        t->room = room;
+    }
+    struct pl_binding *b = &t->b[t->n];
+    char *path, *copy = strdup(sub);
+    if (!copy || asprintf(&path, "/%d%s", slot, strcmp(at, "/") ? at : "") < 0) {
+        free(copy);
+        t->failed = true;
+        return;
+    }
+    *b = (struct pl_binding){.path = path, .tree = tree, .sub = copy, .how = how};
+    t->n++;
+}
+
+static void table_free(struct table *t)
+{
+    for (size_t i = 0; i < t->n; i++) {
+        free((char *)t->b[i].path);
+        free((char *)t->b[i].sub);
+    }
+    free(t->b);
+}
+
+/* What is at `top` and beneath it: the host's directory, or what is bound there; what is bound
+ * beneath; then what all that is over. */
+static int add_top(struct viewspace *s, const struct view *view, const char *top, struct table *t)
+{
+    struct pl_binding *b;
+    size_t n;
+    int slot = viewspace_slot(s, top);
+    if (slot < 0 || view_bindings(view, top, s->host, &b, &n) < 0)
+        return slot < 0 ? slot : -ENOMEM;
+    add(t, slot, "/", b[0].tree, b[0].sub, b[0].how);
+    for (size_t i = 0; i < s->nbinds; i++) {
+        const struct viewbind *bind = &s->binds[i];
+        const char *rest;
+        if (view_beneath(bind->dir, top, &rest))
+            add(t, slot, rest, bind->tree ? bind->tree : s->host, bind->spec ? "/" : bind->sub,
+                PL_BIND_REPLACE | PL_BIND_CREATE);
+    }
+    for (size_t i = 1; i < n; i++)
+        add(t, slot, b[i].path, b[i].tree, b[i].sub, b[i].how);
+    free(b);
+    return t->failed ? -ENOMEM : 0;
+}
+
+static int table_of(struct viewspace *s, const struct view *view, struct table *t)
+{
+    const char **top = viewspace_tops(s, view);
+    int r = top ? 0 : -ENOMEM;
+    for (size_t i = 0; r == 0 && top[i]; i++)
+        r = add_top(s, view, top[i], t);
+    free(top);
+    return r;
+}
+
+int viewspace_set(struct viewspace *s, struct view *view, struct pl_err *err)
+{
+    struct table t = {0};
+    int r = table_of(s, view, &t);
+    if (r < 0)
+        pl_fail(err, r, r == -E2BIG ? "more than %d tops in the life of a view" : "out of memory",
+                VIEW_SLOTS);
+    else if (s->space)
+        r = pl_space_set(s->space, t.b, t.n, err);
+    else
+        r = pl_space_new(t.b, t.n, PL_SPACE_DOTS | (view->classic ? PL_SPACE_CLASSIC : 0u),
+                         &s->space, err);
+    table_free(&t);
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&s->lock);
+    struct view *was = s->view;
+    s->view = view_ref(view);
+    atomic_store(&s->versions, view->nvmaps > 0);
+    pthread_mutex_unlock(&s->lock);
+    view_unref(was);
+    return 0;
+}
+
+/* ---- versions ---- */
+
+static bool has_versions(void *arg)
+{
+    struct viewspace *s = arg;
+    return atomic_load_explicit(&s->versions, memory_order_relaxed);
+}
+
+static const char *last_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+/* Is `dir` the directory of `path` in the view? */
+static bool is_parent(struct viewspace *s, const struct view *view, struct pl_tree *tree,
+                      struct pl_call *call, struct pl_node *dir, const char *path)
+{
+    char at[VIEW_PATH + 16];
+    const char **top = viewspace_tops(s, view), *rest = NULL;
+    struct pl_node *node = NULL;
+    struct pl_attr attr;
+    size_t i = 0;
+    while (top && top[i] && !view_beneath(path, top[i], &rest))
+        i++;
+    if (top && top[i] && *rest) {
+        int slot = viewspace_slot(s, top[i]);
+        snprintf(at, sizeof(at), "%d%.*s", slot, (int)(strrchr(rest, '/') - rest), rest);
+        if (slot < 0 || pl_attach(tree, call, at, &node, &attr) < 0)
+            node = NULL;
+    }
+    free(top);
+    pl_node_unref(node);
+    return node && node == dir;
+}
+
+/* The n-th word of a list, less the words there are: true if it was among them. */
+static bool nth(const char *list, size_t *n, char *ret)
+{
+    for (;; list++) {
+        size_t len = strcspn(list, ",");
+        if ((*n)-- == 0) {
+            memcpy(ret, list, len);
+            ret[len] = 0;
+            return true;
+        }
+        list += len;
+        if (!*list)
+            return false;
+    }
+}
+
+/* Of the path, then of the name, then of any. */
+static bool choose_version(void *arg, struct pl_tree *lower, struct pl_call *call,
+                           struct pl_node *dir, const char *name, size_t n, char *ret)
+{
+    struct viewspace *s = arg;
+    pthread_mutex_lock(&s->lock);
+    struct view *view = view_ref(s->view);
+    pthread_mutex_unlock(&s->lock);
+    bool found = false;
+    for (int rank = 0; !found && rank < 3; rank++)
+        for (size_t i = 0; !found && i < view->nvmaps; i++) {
+            const struct view_vmap *m = &view->vmaps[i];
+            bool path = strchr(m->name, '/');
+            if ((rank == 0 && path && !strcmp(last_name(m->name), name) &&
+                 is_parent(s, view, lower, call, dir, m->name)) ||
+                (rank == 1 && !path && !strcmp(m->name, name)) || (rank == 2 && !*m->name))
+                found = nth(m->versions, &n, ret);
+        }
+    view_unref(view);
+    return found;
+}
+
+/* The view as the text says that is valid. */
+static int published(const struct viewkept *kept, struct view **ret, struct pl_err *err)
+{
+    const char *text = kept->text[atomic_load(&kept->which)];
+    struct view *empty = NULL;
+    size_t n;
+    char **words = view_split(text, strlen(text), &n);
+    int r = !words || view_new(&empty) < 0
+                ? pl_fail(err, -ENOMEM, "out of memory")
+                : view_change(empty, "/", (const char *const *)words, n, NULL, NULL, ret, err);
+    view_unref(empty);
+    free(words);
+    return r;
+}
+
+int viewspace_open(struct viewspace *s, const struct spec_watch *watch, struct pl_err *err)
+{
+    struct view *view;
+    pthread_mutex_init(&s->lock, NULL);
+    int r = pl_host_open("/", &s->host, err);
+    for (size_t i = 0; r == 0 && i < s->nbinds; i++)
+        if (s->binds[i].spec)
+            r = spec_open(s->binds[i].spec, watch, NULL, &s->binds[i].tree, err);
+    r = r < 0 ? r : published(s->kept, &view, err);
+    if (r < 0)
+        return r;
+    r = viewspace_set(s, view, err);
+    view_unref(view);
+    if (r < 0)
+        return r;
+    const struct version_chooser by = {has_versions, choose_version, s};
+    s->tree = version_new(&by, pl_tree_ref(s->space));
+    return s->tree ? 0 : pl_fail(err, -ENOMEM, "out of memory");
+}
+
+void viewspace_close(struct viewspace *s)
+{
+    pl_tree_unref(s->tree);
+    pl_tree_unref(s->space);
+    pl_tree_unref(s->host);
+    for (size_t i = 0; i < s->nbinds; i++) {
+        pl_tree_unref(s->binds[i].tree);
+        s->binds[i].tree = NULL;
+    }
+    view_unref(s->view);
+    s->tree = s->space = s->host = NULL;
+    s->view = NULL;
+}
+
+/* ---- tops that are not there ---- */
+
+int viewspace_make(struct viewkept *kept, const char *top, struct pl_err *err)
+{
+    char path[VIEW_PATH];
+    struct stat st;
+    strcpy(path, top);
+    for (char *p = path + 1;; p++) {
+        char was = *p;
+        if (was && was != '/')
+            continue;
+        *p = 0;
+        if (mkdir(path, 0777) == 0) {
+            uint32_t n = atomic_load(&kept->nmade);
+            if (n < VIEW_MADE) {
+                strcpy(kept->made[n], path);
+                atomic_store(&kept->nmade, n + 1);
+            }
+        } else if (stat(path, &st) < 0) {
+            return pl_fail(err, -errno, "%s: cannot be made: %s", top, strerror(errno));
+        }
+        if (!was)
+            return 0;
+        *p = was;
+    }
+}
+
+void viewspace_clear(struct viewkept *kept)
+{
+    for (uint32_t i = atomic_load(&kept->nmade); i-- > 0;)
+        rmdir(kept->made[i]);
+}
+
+/* ---- where ---- */
+
+/* From `node` (taken over) down `path`, "" or "/a/b", without following symlinks. */
+static int walk(struct pl_tree *tree, struct pl_call *call, struct pl_node *node, const char *path,
+                struct pl_node **ret)
+{
+    while (*path == '/') {
+        char name[VIEW_PATH];
+        struct pl_attr attr;
+        struct pl_node *next;
+        size_t n = strcspn(++path, "/");
+        memcpy(name, path, n);
+        name[n] = 0;
+        int r = pl_lookup(tree, call, node, name, &next, &attr);
+        pl_node_unref(node);
+        if (r < 0)
+            return r;
+        node = next;
+        path += n;
+    }
+    *ret = node;
+    return 0;
+}
+
+static const char *spec_of(const struct viewspace *s, const struct pl_tree *tree)
+{
+    for (size_t i = 0; i < s->nbinds; i++)
+        if (s->binds[i].tree == tree)
+            return spec_text(s->binds[i].spec);
+    return "?";
+}
+
+/* In the slot of `top`; rest is what follows. */
+static int where_in(struct viewspace *s, struct pl_call *call, const char *top, const char *rest,
+                    char *ret)
+{
+    char way[VIEW_PATH + 16], path[PATH_MAX];
+    struct pl_node *root, *node;
+    struct pl_attr attr;
+    struct pl_tree *tree;
+    snprintf(way, sizeof(way), "/%d%s", viewspace_slot(s, top), rest);
+    int r = pl_attach(s->tree, call, "", &root, &attr);
+    r = r < 0 ? r : walk(s->tree, call, root, way, &node);
+    if (r < 0)
+        return r;
+    r = pl_space_where(s->space, call, node, &tree, path, sizeof(path));
+    pl_node_unref(node);
+    if (r < 0)
+        return r;
+    bool native = tree == s->host;
+    int n =
+        snprintf(ret, PATH_MAX, "%s%s%s", native ? "" : spec_of(s, tree), native ? "" : ":", path);
+    return n < PATH_MAX ? 0 : -ENAMETOOLONG;
+}
+
+int viewspace_where(struct viewspace *s, const char *path, char *ret, struct pl_err *err)
+{
+    const char **top = viewspace_tops(s, s->view), *rest = NULL;
+    struct pl_call call;
+    struct stat st;
+    size_t i = 0;
+    if (!top)
+        return pl_fail(err, -ENOMEM, "out of memory");
+    while (top[i] && !view_beneath(path, top[i], &rest))
+        i++;
+    int r = lstat(path, &st) < 0 ? -errno : 0;
+    if (top[i]) {
+        pl_call_init_self(&call);
+        r = where_in(s, &call, top[i], rest, ret);
+        pl_call_done(&call);
+    } else if (r == 0) {
+        snprintf(ret, PATH_MAX, "%s", path);
+    }
+    free(top);
+    return r < 0 ? pl_fail(err, r, "%s: %s", path, strerror(-r)) : 0;
+}
