@@ -47,7 +47,7 @@ static int again(int fd, int flags)
 static struct item *body_of(struct trap *t, const struct pl_node *node)
 {
     for (struct item *it = t->items; it && atomic_load(&t->nbodies); it = it->hh.next)
-        if (it->kind == ITEM_BODY && it->node == node)
+        if (it->kind == ITEM_BODY && it->place->node == node)
             return it;
     return NULL;
 }
@@ -73,15 +73,14 @@ static int without_append(struct tcall *c, const struct target *t, struct pl_fil
 }
 
 /* Makes `content` the file's body for all who open it. Takes `file` over if it works. */
-static int new_body(struct tcall *c, const struct target *t, struct pl_file **file, int content)
+static int new_body(struct tcall *c, const struct target *t, struct place *place,
+                    struct pl_file **file, int content)
 {
     int r = without_append(c, t, file);
-    struct item *it = r < 0 ? NULL : item_new(ITEM_BODY, c->view, NULL);
+    struct item *it = r < 0 ? NULL : item_new(ITEM_BODY, c->view, place);
     if (!it)
         return r < 0 ? r : -ENOMEM;
     it->fd = again(content, O_RDONLY);
-    it->tree = t->top->tree;
-    it->node = pl_node_ref(t->node);
     it->stamp = stamp(content);
     atomic_fetch_add(&c->t->nbodies, 1);
     r = it->fd < 0 ? it->fd : item_add(c->t, it, content, IN_CLOSE_WRITE);
@@ -119,43 +118,49 @@ static int join_body(struct tcall *c, const struct target *t, int flags)
     return fd;
 }
 
+/* The content, and a descriptor of it as it was asked for. */
+static int make_body(struct tcall *c, const struct target *t, struct pl_file **file, int flags)
+{
+    struct place *place = target_place(c, t);
+    int content = memfd_create("plenum-file", MFD_CLOEXEC);
+    int r = !place ? -ENOMEM : content < 0 ? -errno : read_in(c, t, flags, content);
+    int fd = r < 0 ? r : again(content, flags & ~O_TRUNC);
+    r = fd;
+    if (fd >= 0 && (flags & O_ACCMODE) != O_RDONLY)
+        r = new_body(c, t, place, file, content);
+    else if (fd >= 0)
+        r = item_copy(c->t, place, content);
+    if (r < 0 && fd >= 0)
+        close(fd);
+    if (content >= 0)
+        close(content);
+    place_unref(c->t, place);
+    return r < 0 ? r : fd;
+}
+
 int open_body(struct tcall *c, const struct target *t, struct pl_file *file, int flags, int *ret_fd)
 {
-    bool writes = (flags & O_ACCMODE) != O_RDONLY;
     int fd = atomic_load(&c->t->nbodies) ? join_body(c, t, flags) : -ENOENT;
-    if (fd == -ENOENT) {
-        int content = memfd_create("plenum-file", MFD_CLOEXEC);
-        int r = content < 0 ? -errno : read_in(c, t, flags, content);
-        if (r == 0 && flags & O_PATH)
-            r = fd = again(content, O_RDONLY);
-        else if (r == 0)
-            r = fd = again(content, flags & ~O_TRUNC);
-        if (r >= 0 && writes)
-            r = new_body(c, t, &file, content);
-        if (r < 0 && fd >= 0)
-            close(fd);
-        fd = r < 0 ? r : fd;
-        if (content >= 0)
-            close(content);
-    }
+    if (fd == -ENOENT)
+        fd = make_body(c, t, &file, flags);
     if (file)
         pl_close(t->top->tree, &c->call, file);
     *ret_fd = fd;
     return fd < 0 ? fd : 0;
 }
 
-void body_stat(struct tcall *c, struct pl_node *node, struct stat *st)
+void body_stat(struct trap *t, struct pl_node *node, struct stat *st)
 {
     struct stat now;
-    items_closed(c->t);
-    pthread_mutex_lock(&c->t->lock);
-    struct item *it = body_of(c->t, node);
-    if (it && fstat(it->fd, &now) == 0 && stamp(it->fd) != it->stamp) {
+    items_closed(t);
+    pthread_mutex_lock(&t->lock);
+    struct item *it = body_of(t, node);
+    if (it && fstat(it->fd, &now) == 0 && stamp(it->fd) != atomic_load(&it->stamp)) {
         st->st_size = now.st_size;
         st->st_blocks = now.st_blocks;
         st->st_mtim = now.st_mtim;
     }
-    pthread_mutex_unlock(&c->t->lock);
+    pthread_mutex_unlock(&t->lock);
 }
 
 /* Is it open for writing still? A lease is only given to one who reads alone. */
@@ -167,7 +172,7 @@ static bool is_written(int fd)
     return false;
 }
 
-static void write_out(struct item *it)
+void body_sync(struct item *it)
 {
     struct pl_call call;
     struct pl_attr attr;
@@ -176,9 +181,10 @@ static void write_out(struct item *it)
     ssize_t n = 0;
     struct pl_setattr set = {.valid = PL_SET_SIZE};
     pl_call_init_self(&call);
+    pthread_mutex_lock(&it->lock);
     int64_t now = stamp(it->fd);
-    if (buf && now != it->stamp) {
-        it->stamp = now;
+    if (buf && now != atomic_load(&it->stamp)) {
+        atomic_store(&it->stamp, now);
         while ((n = pread(it->fd, buf, CHUNK, off)) > 0) {
             ssize_t w = pl_write(it->tree, &call, it->file, buf, (size_t)n, (uint64_t)off);
             if (w <= 0)
@@ -186,16 +192,17 @@ static void write_out(struct item *it)
             off += w;
         }
         set.size = (uint64_t)off;
-        pl_setattr(it->tree, &call, it->node, it->file, &set, &attr);
+        pl_setattr(it->tree, &call, it->place->node, it->file, &set, &attr);
         pl_flush(it->tree, &call, it->file, 0);
     }
+    pthread_mutex_unlock(&it->lock);
     pl_call_done(&call);
     free(buf);
 }
 
 bool body_closed(struct trap *t, struct item *it)
 {
-    write_out(it);
+    body_sync(it);
     pthread_mutex_lock(&t->lock);
     bool last = !is_written(it->fd);
     if (last) {

@@ -231,7 +231,7 @@ static int64_t run(struct run *x, int dirfd, unsigned how)
     x->path_len = (size_t)r;
     if (r == 0 && how & WALK_EMPTY) {
         struct item *it = item_of(x->c, dirfd, NULL);
-        bool ours = it && it->kind == ITEM_NODE;
+        bool ours = it && it->named_only; /* else it reads as the program */
         item_put(x->c->t, it);
         if (!ours)
             return TRAP_NATIVE;

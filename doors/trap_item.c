@@ -102,7 +102,6 @@ static void item_free(struct trap *t, struct item *it)
     if (it->file)
         pl_close(it->tree, &call, it->file);
     pl_call_done(&call);
-    pl_node_unref(it->node);
     place_unref(t, it->place);
     trap_view_unref(it->view);
     if (it->fd >= 0)
@@ -213,7 +212,18 @@ int item_node(struct trap *t, struct place *place, struct pl_file *file, int *re
     struct item *it = item_new(ITEM_NODE, place->view, place);
     if (it)
         it->file = file; /* without memory it is lost; the little that it matters then */
+    if (it)
+        it->named_only = !file;
     return item_with(t, it, S_ISDIR(place->node->fmt) ? nameless_dir(t) : sealed_file(), ret_fd);
+}
+
+int item_copy(struct trap *t, struct place *place, int fd)
+{
+    struct item *it = item_new(ITEM_NODE, place->view, place);
+    int r = it ? item_add(t, it, fd, IN_DELETE_SELF) : -ENOMEM;
+    if (r < 0 && it)
+        item_free(t, it);
+    return r;
 }
 
 struct item *item_find(struct trap *t, int fd)

@@ -315,11 +315,13 @@ int target_of_fd(struct tcall *c, int fd, bool writes, struct target *ret)
     if (copy < 0)
         return TRAP_NATIVE;
     struct item *it = item_find(c->t, copy);
-    if (it && it->kind == ITEM_NODE) {
+    if (it && it->kind != ITEM_STATE) {
         place_path(c->t, it->place, ret->path);
         ret->top = it->place->top;
         ret->node = pl_node_ref(it->place->node);
-        r = it->file ? 0 : -EBADF; /* O_PATH */
+        r = it->named_only ? -EBADF : 0;
+        if (it->kind == ITEM_BODY)
+            body_sync(it); /* times that are set now are not to be those of the writing */
     } else if (writes && fcntl(copy, F_GETSIG) == TRAP_TAG &&
                (fcntl(copy, F_GETFL) & O_ACCMODE) == O_RDONLY && fstat(copy, &st) == 0 &&
                st.st_nlink > 0) {

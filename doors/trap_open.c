@@ -21,12 +21,23 @@
 #define TREE_FLAGS                                                                                 \
     (O_ACCMODE | O_APPEND | O_TRUNC | O_DIRECT | O_SYNC | O_DSYNC | O_NOATIME | O_NONBLOCK)
 
-/* The descriptor becomes the program's; ours is closed. */
+/* The descriptor becomes the program's; `drop` lets go of ours. Of one that can be written it does so
+ * before the program goes on: a file that it has closed again is to be closed by all, so that it
+ * can be run. */
+static int64_t hand(struct tcall *c, int fd, int flags, struct pl_tree *tree, struct pl_file *drop)
+{
+    bool reads = (flags & O_ACCMODE) == O_RDONLY;
+    int64_t r = reads ? give_fd(c, fd, flags & O_CLOEXEC) : add_fd(c, fd, flags & O_CLOEXEC);
+    if (drop)
+        pl_close(tree, &c->call, drop);
+    else
+        close(fd);
+    return r;
+}
+
 static int64_t hand_over(struct tcall *c, int fd, int flags)
 {
-    int64_t r = give_fd(c, fd, flags & O_CLOEXEC);
-    close(fd);
-    return r;
+    return hand(c, fd, flags, NULL, NULL);
 }
 
 static int64_t open_host(struct tcall *c, const char *path, int flags, mode_t mode)
@@ -64,16 +75,13 @@ static int64_t open_dir(struct tcall *c, const struct target *t, int flags)
 /* Gives the program the file that the tree has opened. */
 static int64_t pass(struct tcall *c, const struct target *t, struct pl_file *file, int flags)
 {
-    int64_t r;
     int fd = pl_file_fd(t->top->tree, file);
     if (fd >= 0) {
         fcntl(fd, F_SETSIG, TRAP_TAG);
         known_add(c->t, fd, t->path);
-        r = give_fd(c, fd, flags & O_CLOEXEC);
-        pl_close(t->top->tree, &c->call, file);
-        return r;
+        return hand(c, fd, flags, t->top->tree, file);
     }
-    r = open_body(c, t, file, flags, &fd); /* takes the file over */
+    int64_t r = open_body(c, t, file, flags, &fd); /* takes the file over */
     return r < 0 ? r : hand_over(c, fd, flags);
 }
 
@@ -128,8 +136,11 @@ static int64_t open_nameless(struct tcall *c, const struct target *t, int flags,
     if (r < 0)
         return r;
     int fd = pl_file_fd(t->top->tree, file);
-    int64_t res = fd >= 0 ? give_fd(c, fd, flags & O_CLOEXEC) : -EOPNOTSUPP;
-    pl_close(t->top->tree, &c->call, file);
+    int64_t res = -EOPNOTSUPP;
+    if (fd >= 0)
+        res = hand(c, fd, flags, t->top->tree, file);
+    else
+        pl_close(t->top->tree, &c->call, file);
     pl_node_unref(node);
     return res;
 }

@@ -75,8 +75,8 @@ struct item {
     struct pl_tree *tree; /* of file and node */
     struct pl_file *file; /* the listing; or the file that a body is to be written to */
     int fd;               /* a body's content; -1 */
-    int64_t stamp;        /* when that was last as in the tree */
-    struct pl_node *node; /* a body's */
+    bool named_only;      /* opened with O_PATH */
+    _Atomic int64_t stamp; /* when that was last as in the tree */
 };
 
 struct who {
@@ -203,6 +203,8 @@ void items_done(struct trap *t);
  * copy is closed). `file`, the directory opened for listing (NULL: O_PATH), is taken over. */
 int item_state(struct trap *t, struct trap_view *view, struct place *place, int *ret_fd);
 int item_node(struct trap *t, struct place *place, struct pl_file *file, int *ret_fd);
+/* The same for `fd`, what such a file reads as. */
+int item_copy(struct trap *t, struct place *place, int fd);
 /* The item that the caller's descriptor stands for, with a reference; NULL: it is the kernel's. The
  * copy of the descriptor in *ret_fd, if that is not NULL, is to be closed. */
 struct item *item_of(struct tcall *c, int fd, int *ret_fd);
@@ -279,7 +281,9 @@ CALL_FNS(X)
 int open_body(struct tcall *c, const struct target *t, struct pl_file *file, int flags,
               int *ret_fd);
 /* What a file that is being written has come to. */
-void body_stat(struct tcall *c, struct pl_node *node, struct stat *st);
+void body_stat(struct trap *t, struct pl_node *node, struct stat *st);
+/* Writes to the tree what changed. */
+void body_sync(struct item *it);
 /* One descriptor of it was closed: what changed is written to the tree. True: it was the last, and
  * the item is out of the tables. */
 bool body_closed(struct trap *t, struct item *it);

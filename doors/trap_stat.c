@@ -44,7 +44,7 @@ static int node_stat(struct tcall *c, const struct top *top, struct pl_node *nod
     if (r == 0)
         attr_to_stat(&attr, top->dev, st);
     if (r == 0 && atomic_load(&c->t->nbodies))
-        body_stat(c, node, st);
+        body_stat(c->t, node, st);
     return r;
 }
 
@@ -87,16 +87,24 @@ static unsigned at_flags(int flags)
            (flags & AT_EMPTY_PATH ? (unsigned)WALK_EMPTY : 0u);
 }
 
+/* The item of a node that the descriptor stands for, with a reference; NULL: the kernel's. */
+static struct item *node_of_fd(struct tcall *c, int fd)
+{
+    struct item *it = item_of(c, fd, NULL);
+    if (it && it->kind != ITEM_STATE)
+        return it;
+    item_put(c->t, it);
+    return NULL;
+}
+
 int64_t call_fstat(struct tcall *c)
 {
     struct stat st;
     if (ARG(0) == c->t->state_fd)
         return -EBADF;
-    struct item *it = item_of(c, ARG(0), NULL);
-    if (!it || it->kind != ITEM_NODE) {
-        item_put(c->t, it);
+    struct item *it = node_of_fd(c, ARG(0));
+    if (!it)
         return TRAP_NATIVE;
-    }
     int r = node_stat(c, it->place->top, it->place->node, &st);
     if (r == 0)
         r = poke(c, ADDR(1), &st, sizeof(st));
@@ -154,10 +162,9 @@ static void stat_to_statx(const struct stat *st, struct statx *sx)
 int64_t call_statx(struct tcall *c)
 {
     if (!ADDR(1) && ARG(2) & AT_EMPTY_PATH) { /* 6.11: as a path of no bytes */
-        struct item *it = item_of(c, ARG(0), NULL);
-        bool ours = it && it->kind == ITEM_NODE;
+        struct item *it = node_of_fd(c, ARG(0));
         item_put(c->t, it);
-        return ours ? -EFAULT : TRAP_NATIVE; /* older kernels say so: callers then pass "" */
+        return it ? -EFAULT : TRAP_NATIVE; /* older kernels say so: callers then pass "" */
     }
     struct target t;
     struct stat st;
@@ -296,11 +303,11 @@ int64_t call_fstatfs(struct tcall *c)
 {
     struct statfs st;
     memset(&st, 0, sizeof(st));
-    struct item *it = ARG(0) == c->t->state_fd ? NULL : item_of(c, ARG(0), NULL);
-    if (!it || it->kind != ITEM_NODE) {
-        item_put(c->t, it);
-        return ARG(0) == c->t->state_fd ? -EBADF : TRAP_NATIVE;
-    }
+    if (ARG(0) == c->t->state_fd)
+        return -EBADF;
+    struct item *it = node_of_fd(c, ARG(0));
+    if (!it)
+        return TRAP_NATIVE;
     int r = node_statfs(c, it->place->top, it->place->node, &st);
     if (r == 0)
         r = poke(c, ADDR(1), &st, sizeof(st));
@@ -374,9 +381,9 @@ int64_t call_fchdir(struct tcall *c)
     if (ARG(0) == c->t->state_fd)
         return -EBADF;
     struct item *it = item_of(c, ARG(0), &fd);
-    if (it && it->kind == ITEM_NODE) {
+    if (it && it->kind != ITEM_STATE) {
         struct place *p = it->place;
-        int r = pl_access(p->top->tree, &c->call, p->node, X_OK);
+        int r = !S_ISDIR(p->node->fmt) ? -ENOTDIR : pl_access(p->top->tree, &c->call, p->node, X_OK);
         if (r == 0)
             r = set_state(c, c->view, p);
         close(fd);

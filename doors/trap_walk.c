@@ -85,7 +85,7 @@ static int proc_fd(struct tcall *c, struct who *w, int n, char buf[PATH_MAX])
     if (fd < 0)
         return -EAGAIN;
     struct item *it = item_find(c->t, fd);
-    if (it && it->kind == ITEM_NODE) {
+    if (it && it->kind != ITEM_STATE) {
         place_path(c->t, it->place, buf);
         r = (int)strlen(buf);
     } else if (fcntl(fd, F_GETSIG) == TRAP_TAG && fstat(fd, &st) == 0 &&
@@ -168,7 +168,7 @@ static int begin(struct walk *w, int dirfd)
         snprintf(link, sizeof(link), "/proc/%d/cwd", c->w->tid);
     } else {
         struct item *it = dirfd == c->t->state_fd ? NULL : item_of(c, dirfd, NULL);
-        if (it && it->kind == ITEM_NODE) {
+        if (it && it->kind != ITEM_STATE) {
             pos_place(c, &w->at, it->place);
             w->went_in = true;
         }
