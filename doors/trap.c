@@ -200,10 +200,10 @@ int64_t give_fd(struct tcall *c, int fd, bool cloexec)
     return r < 0 ? r : TRAP_DONE;
 }
 
-int set_state(struct tcall *c, struct trap_view *view, struct place *place)
+int set_state(struct tcall *c, struct trap_view *view, struct place *place, struct place *root)
 {
     int fd, at = c->t->state_fd;
-    int r = item_state(c->t, view, place, &fd);
+    int r = item_state(c->t, view, place, root, &fd);
     if (r < 0)
         return r;
     r = add_at(c, fd, SECCOMP_ADDFD_FLAG_SETFD, at, false);
@@ -294,7 +294,7 @@ static void renew(struct tcall *c)
             target_done(t);
             free(t);
         }
-        set_state(c, p->view, place);
+        set_state(c, p->view, place, c->state ? c->state->root : NULL);
         place_unref(c->t, place);
         int fd = who_fd(c->w, c->t->state_fd);
         if (fd >= 0) {
@@ -522,8 +522,9 @@ int trap_start(struct trap_view *view, const struct trap_opts *opts, char *const
         r = pick_number(t, err);
     if (r == 0 && syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &t->sizes) < 0)
         r = pl_fail(err, -ENOSYS, "seccomp: the kernel has no supervised filters (5.9 has)");
-    if (r == 0 && ((r = item_state(t, view, NULL, &state)) < 0 || (r = fdpass_pair(sock)) < 0 ||
-                   (r = pipe2(t->stop, O_CLOEXEC) < 0 ? -errno : 0) < 0))
+    if (r == 0 &&
+        ((r = item_state(t, view, NULL, NULL, &state)) < 0 || (r = fdpass_pair(sock)) < 0 ||
+         (r = pipe2(t->stop, O_CLOEXEC) < 0 ? -errno : 0) < 0))
         pl_fail(err, r, "no descriptors: %s", strerror(-r));
     if (r < 0) {
         trap_free(t);

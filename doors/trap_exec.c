@@ -98,7 +98,7 @@ static int open_program(struct tcall *c, const struct target *t, char line[LINE]
     if (fd >= 0)
         *n = pread(fd, line, LINE - 1, 0);
     if (r >= 0 && t->top)
-        known_add(c->t, fd, t->path);
+        known_add(c, fd, t);
     return r;
 }
 

@@ -69,18 +69,23 @@ void place_path(struct trap *t, struct place *p, char path[PATH_MAX])
     pthread_mutex_unlock(&t->lock);
 }
 
-void places_moved(struct trap *t, struct trap_view *view, const char *from, const char *to)
+static void moved(char **path, const char *from, size_t n, const char *to)
+{
+    char *other;
+    if (!*path || strncmp(*path, from, n) != 0 || ((*path)[n] && (*path)[n] != '/') ||
+        asprintf(&other, "%s%s", to, *path + n) < 0)
+        return;
+    free(*path);
+    *path = other;
+}
+
+void places_moved(struct trap *t, const char *from, const char *to)
 {
     size_t n = strlen(from);
     pthread_mutex_lock(&t->lock);
-    for (struct place *p = t->places.next; p != &t->places; p = p->next) {
-        char *path;
-        if (!p->top || strncmp(p->path, from, n) != 0 || (p->path[n] && p->path[n] != '/') ||
-            asprintf(&path, "%s%s", to, p->path + n) < 0)
-            continue;
-        free(p->path);
-        p->path = path;
-    }
+    for (struct place *p = t->places.next; p != &t->places; p = p->next)
+        if (p->top)
+            moved(&p->path, from, n, to);
     pthread_mutex_unlock(&t->lock);
 }
 
@@ -103,6 +108,7 @@ static void item_free(struct trap *t, struct item *it)
         pl_close(it->tree, &call, it->file);
     pl_call_done(&call);
     place_unref(t, it->place);
+    place_unref(t, it->root);
     trap_view_unref(it->view);
     if (it->fd >= 0)
         close(it->fd);
@@ -175,14 +181,17 @@ static int sealed_file(void)
     return r;
 }
 
+/* What the program may see of them again by F_GETFL. */
+#define DIR_FLAGS (O_DIRECTORY | O_NONBLOCK | O_APPEND | O_NOFOLLOW | O_SYNC | O_DSYNC)
+
 /* An empty directory without a name. */
-static int nameless_dir(struct trap *t)
+static int nameless_dir(struct trap *t, int flags)
 {
     char name[40];
     snprintf(name, sizeof(name), ".plenum.%d.%u", getpid(), atomic_fetch_add(&t->serial, 1));
     if (mkdirat(t->scratch, name, 0700) < 0)
         return -errno;
-    int fd = openat(t->scratch, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = openat(t->scratch, name, O_RDONLY | O_CLOEXEC | (flags & DIR_FLAGS));
     int r = fd < 0 ? -errno : fd;
     unlinkat(t->scratch, name, AT_REMOVEDIR);
     return r;
@@ -200,13 +209,17 @@ static int item_with(struct trap *t, struct item *it, int fd, int *ret_fd)
     return r;
 }
 
-int item_state(struct trap *t, struct trap_view *view, struct place *place, int *ret_fd)
+int item_state(struct trap *t, struct trap_view *view, struct place *place, struct place *root,
+               int *ret_fd)
 {
     cred_reset();
-    return item_with(t, item_new(ITEM_STATE, view, place), sealed_file(), ret_fd);
+    struct item *it = item_new(ITEM_STATE, view, place);
+    if (it)
+        it->root = place_ref(root);
+    return item_with(t, it, sealed_file(), ret_fd);
 }
 
-int item_node(struct trap *t, struct place *place, struct pl_file *file, int *ret_fd)
+int item_node(struct trap *t, struct place *place, struct pl_file *file, int flags, int *ret_fd)
 {
     cred_reset();
     struct item *it = item_new(ITEM_NODE, place->view, place);
@@ -214,7 +227,8 @@ int item_node(struct trap *t, struct place *place, struct pl_file *file, int *re
         it->file = file; /* without memory it is lost; the little that it matters then */
     if (it)
         it->named_only = !file;
-    return item_with(t, it, S_ISDIR(place->node->fmt) ? nameless_dir(t) : sealed_file(), ret_fd);
+    return item_with(t, it, S_ISDIR(place->node->fmt) ? nameless_dir(t, flags) : sealed_file(),
+                     ret_fd);
 }
 
 int item_copy(struct trap *t, struct place *place, int fd)
@@ -296,29 +310,39 @@ static struct known *slot_of(struct trap *t, const struct item_id *id)
     return &t->known[(id->ino * 0x9e3779b97f4a7c15u ^ id->dev) >> 16 & (TRAP_KNOWN - 1)];
 }
 
-void known_add(struct trap *t, int fd, const char *path)
+void known_add(struct tcall *c, int fd, const struct target *target)
 {
+    struct trap *t = c->t;
     struct item_id id;
     if (id_of(fd, &id) < 0)
         return;
     pthread_mutex_lock(&t->lock);
     struct known *k = slot_of(t, &id);
-    if (!k->path || k->id.dev != id.dev || k->id.ino != id.ino || strcmp(k->path, path) != 0) {
-        free(k->path);
-        k->path = strdup(path);
-        k->id = id;
-    }
+    struct place *old = k->place;
+    bool is = old && k->id.dev == id.dev && k->id.ino == id.ino && old->node == target->node &&
+              strcmp(old->path, target->path) == 0;
     pthread_mutex_unlock(&t->lock);
+    struct place *place = is ? NULL : target_place(c, target);
+    if (!place)
+        return;
+    pthread_mutex_lock(&t->lock);
+    old = k->place;
+    k->place = place;
+    k->id = id;
+    pthread_mutex_unlock(&t->lock);
+    place_unref(t, old);
 }
 
-bool known_find(struct trap *t, const struct stat *st, char path[PATH_MAX])
+bool known_find(struct trap *t, const struct stat *st, char path[PATH_MAX], struct place **place)
 {
     struct item_id id = {st->st_dev, st->st_ino};
     pthread_mutex_lock(&t->lock);
     struct known *k = slot_of(t, &id);
-    bool is = k->path && k->id.dev == id.dev && k->id.ino == id.ino;
+    bool is = k->place && k->id.dev == id.dev && k->id.ino == id.ino;
     if (is)
-        snprintf(path, PATH_MAX, "%s", k->path);
+        snprintf(path, PATH_MAX, "%s", k->place->path);
+    if (is && place)
+        *place = place_ref(k->place);
     pthread_mutex_unlock(&t->lock);
     return is;
 }
@@ -350,7 +374,7 @@ int items_init(struct trap *t, struct pl_err *err)
     if (t->inotify < 0)
         return pl_fail(err, -errno, "inotify: %s (raise fs.inotify.max_user_instances)",
                        strerror(errno));
-    int fd = nameless_dir(t);
+    int fd = nameless_dir(t, 0);
     int r = fd < 0 ? fd : id_of(fd, &id);
     t->scratch_dev = id.dev;
     if (fd >= 0)
@@ -374,7 +398,7 @@ void items_done(struct trap *t)
         item_put(t, it);
     }
     for (size_t i = 0; i < TRAP_KNOWN; i++)
-        free(t->known[i].path);
+        place_unref(t, t->known[i].place);
     if (t->scratch >= 0)
         close(t->scratch);
     if (t->inotify >= 0)

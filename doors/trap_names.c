@@ -34,7 +34,7 @@ static int64_t make(struct tcall *c, int dirfd, uint64_t addr, const struct pl_m
     struct pl_attr attr;
     int r = walk(c, dirfd, addr, WALK_PARENT, &t);
     if (r == -ENOTDIR && t.top && t.dir && t.slash)
-        r = S_ISDIR(m->mode) ? -EEXIST : -ENOTDIR; /* "file/" */
+        r = -EEXIST; /* "file/" */
     if (r == 0 && t.native) {
         r = TRAP_NATIVE;
     } else if (r == 0 && !t.top) {
@@ -144,11 +144,13 @@ static int link_host(struct tcall *c, const struct target *from, const struct ta
 {
     char path[PATH_MAX];
     int r;
-    if (to->top && strncmp(from->path, "/proc/", 6) != 0)
+    bool magic = strncmp(from->path, "/proc/", 6) == 0;
+    if (to->top && !magic)
         return -EXDEV;
     r = host_room(c, to, path);
     if (r == 0)
-        AS_CALLER(c, r, linkat(AT_FDCWD, from->path, AT_FDCWD, path, AT_SYMLINK_FOLLOW));
+        AS_CALLER(c, r,
+                  linkat(AT_FDCWD, from->path, AT_FDCWD, path, magic ? AT_SYMLINK_FOLLOW : 0));
     return r;
 }
 
@@ -165,6 +167,15 @@ static int link_from(struct tcall *c, int dirfd, uint64_t addr, int flags, struc
     return r;
 }
 
+/* What the kernel has not been asked yet. */
+static int is_there(struct tcall *c, const struct target *t)
+{
+    struct stat st;
+    int r;
+    AS_CALLER(c, r, lstat(t->path, &st));
+    return r;
+}
+
 static int64_t link_at(struct tcall *c, int fd1, uint64_t addr1, int fd2, uint64_t addr2, int flags)
 {
     struct target from, to;
@@ -177,6 +188,8 @@ static int64_t link_at(struct tcall *c, int fd1, uint64_t addr1, int fd2, uint64
         r = TRAP_NATIVE;
     else if (r == 0 && from.top && !from.node)
         r = -ENOENT;
+    else if (r == 0 && !from.top && (r = is_there(c, &from)) < 0)
+        ;
     else if (r == 0 && to.top && (to.node || !to.dir))
         r = -EEXIST;
     else if (r == 0 && !from.top)
@@ -265,8 +278,8 @@ static int move(struct tcall *c, const struct target *from, const struct target 
     if (S_ISDIR(from->node->fmt) && strncmp(to->path, from->path, n) == 0 && to->path[n] == '/')
         return -EINVAL;
     int r = pl_rename(from->top->tree, &c->call, from->dir, from->name, to->dir, to->name, flags);
-    if (r == 0 && S_ISDIR(from->node->fmt))
-        places_moved(c->t, c->view, from->path, to->path);
+    if (r == 0)
+        places_moved(c->t, from->path, to->path);
     return r;
 }
 
@@ -274,6 +287,8 @@ static int64_t rename_at(struct tcall *c, int fd1, uint64_t addr1, int fd2, uint
                          unsigned flags)
 {
     struct target from, to;
+    if (flags & ~7u || (flags & RENAME_EXCHANGE && flags & (RENAME_NOREPLACE | RENAME_WHITEOUT)))
+        return -EINVAL;
     int r = walk(c, fd1, addr1, WALK_PARENT, &from), r2 = walk(c, fd2, addr2, WALK_PARENT, &to);
     r = r < 0 ? r : r2;
     if (r == 0 && from.native && to.native)
@@ -323,13 +338,17 @@ int target_of_fd(struct tcall *c, int fd, bool writes, struct target *ret)
         if (it->kind == ITEM_BODY)
             body_sync(it); /* times that are set now are not to be those of the writing */
     } else if (writes && fcntl(copy, F_GETSIG) == TRAP_TAG &&
-               (fcntl(copy, F_GETFL) & O_ACCMODE) == O_RDONLY && fstat(copy, &st) == 0 &&
-               st.st_nlink > 0) {
+               (fcntl(copy, F_GETFL) & O_ACCMODE) == O_RDONLY && fstat(copy, &st) == 0) {
         /* It may be what a lower tree holds, which is not to be changed. One that is open for
          * writing was copied up, if it had to be, when it was opened. */
-        r = known_find(c->t, &st, path) ? walk_text(c, AT_FDCWD, path, 0, ret) : -EROFS;
-        if (r == 0 && !ret->node)
-            r = -EROFS;
+        struct place *place;
+        r = st.st_nlink == 0 ? TRAP_NATIVE : -EROFS;
+        if (st.st_nlink > 0 && known_find(c->t, &st, path, &place)) {
+            ret->top = place->top;
+            ret->node = pl_node_ref(place->node);
+            place_unref(c->t, place);
+            r = 0;
+        }
     }
     item_put(c->t, it);
     close(copy);
@@ -370,6 +389,8 @@ static int64_t set_at(struct tcall *c, int dirfd, uint64_t addr, const struct pl
                       const struct timespec tv[2], int flags)
 {
     struct target t;
+    if (flags & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH))
+        return -EINVAL;
     unsigned how = (flags & AT_SYMLINK_NOFOLLOW ? 0u : (unsigned)WALK_FOLLOW) |
                    (flags & AT_EMPTY_PATH ? (unsigned)WALK_EMPTY : 0u);
     int r = walk(c, dirfd, addr, how, &t);

@@ -21,8 +21,8 @@
 #define TREE_FLAGS                                                                                 \
     (O_ACCMODE | O_APPEND | O_TRUNC | O_DIRECT | O_SYNC | O_DSYNC | O_NOATIME | O_NONBLOCK)
 
-/* The descriptor becomes the program's; `drop` lets go of ours. Of one that can be written it does so
- * before the program goes on: a file that it has closed again is to be closed by all, so that it
+/* The descriptor becomes the program's; `drop` lets go of ours. Of one that can be written it does
+ * so before the program goes on: a file that it has closed again is to be closed by all, so that it
  * can be run. */
 static int64_t hand(struct tcall *c, int fd, int flags, struct pl_tree *tree, struct pl_file *drop)
 {
@@ -56,7 +56,7 @@ static int64_t open_node(struct tcall *c, const struct target *t, struct pl_file
 {
     int fd;
     struct place *place = target_place(c, t);
-    int r = place ? item_node(c->t, place, file, &fd) : -ENOMEM;
+    int r = place ? item_node(c->t, place, file, flags, &fd) : -ENOMEM;
     if (!place && file)
         pl_close(t->top->tree, &c->call, file);
     place_unref(c->t, place);
@@ -78,7 +78,7 @@ static int64_t pass(struct tcall *c, const struct target *t, struct pl_file *fil
     int fd = pl_file_fd(t->top->tree, file);
     if (fd >= 0) {
         fcntl(fd, F_SETSIG, TRAP_TAG);
-        known_add(c->t, fd, t->path);
+        known_add(c, fd, t);
         return hand(c, fd, flags, t->top->tree, file);
     }
     int64_t r = open_body(c, t, file, flags, &fd); /* takes the file over */
@@ -164,15 +164,31 @@ static int64_t open_target(struct tcall *c, const struct target *t, int flags, m
     return S_ISREG(t->node->fmt) ? open_regular(c, t, flags) : open_special(c, t, flags);
 }
 
+#define TMPFILE_BIT (O_TMPFILE & ~O_DIRECTORY)
+
+/* What the kernel says of flags before it looks at the path. */
+static bool flags_ok(int flags)
+{
+    if (flags & O_PATH)
+        return true;
+    if ((flags & (O_DIRECTORY | O_CREAT)) == (O_DIRECTORY | O_CREAT))
+        return false;
+    return !(flags & TMPFILE_BIT) || ((flags & O_TMPFILE) == O_TMPFILE && flags & O_ACCMODE);
+}
+
 static int64_t open_at(struct tcall *c, int dirfd, uint64_t addr, int flags, mode_t mode,
                        unsigned how)
 {
     struct target t;
+    if (!flags_ok(flags))
+        return -EINVAL;
     if (flags & O_PATH)
         flags &= O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
     if (!(flags & O_NOFOLLOW) && !(flags & O_CREAT && flags & O_EXCL))
         how |= WALK_FOLLOW;
     int64_t r = walk(c, dirfd, addr, how, &t);
+    if (r == -ENOTDIR && t.node && flags & O_CREAT) /* "file/" */
+        r = -EISDIR;
     if (r == 0)
         r = t.native ? TRAP_NATIVE : open_target(c, &t, flags, mode);
     target_done(&t);
@@ -204,7 +220,12 @@ int64_t call_openat2(struct tcall *c)
         return r;
     uint64_t known = RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS |
                      RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV | RESOLVE_CACHED;
-    if (how.resolve & ~known || how.flags >> 32)
+    bool makes = how.flags & (O_CREAT | TMPFILE_BIT);
+    uint64_t scopes = RESOLVE_BENEATH | RESOLVE_IN_ROOT;
+    if (how.resolve & ~known || how.flags >> 32 || (how.resolve & scopes) == scopes ||
+        how.mode & ~(uint64_t)(makes ? 07777 : 0) ||
+        (how.flags & O_PATH &&
+         how.flags & ~(uint64_t)(O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)))
         return -EINVAL;
     if (how.resolve & RESOLVE_CACHED) /* callers ask again without */
         return -EAGAIN;

@@ -71,11 +71,12 @@ struct item {
     int wd;
     struct trap_view *view;
     struct place *place; /* of a state NULL: the kernel's working directory */
+    struct place *root;  /* of a state after chroot(2), else NULL */
     pthread_mutex_t lock;
-    struct pl_tree *tree; /* of file and node */
-    struct pl_file *file; /* the listing; or the file that a body is to be written to */
-    int fd;               /* a body's content; -1 */
-    bool named_only;      /* opened with O_PATH */
+    struct pl_tree *tree;  /* of file and node */
+    struct pl_file *file;  /* the listing; or the file that a body is to be written to */
+    int fd;                /* a body's content; -1 */
+    bool named_only;       /* opened with O_PATH */
     _Atomic int64_t stamp; /* when that was last as in the tree */
 };
 
@@ -94,10 +95,11 @@ struct who {
     atomic_uint umask;
 };
 
-/* A file that was handed out: by which path. */
+/* A file that was handed out: by which path, and what it is in its tree. */
 struct known {
     struct item_id id;
     char *path;
+    struct place *place;
 };
 
 /* A process that is to have another view. */
@@ -201,8 +203,9 @@ struct item *item_new(enum item_kind kind, struct trap_view *view, struct place 
 void items_done(struct trap *t);
 /* A new item and the descriptor that stands for it (to be closed; the item lives until the last
  * copy is closed). `file`, the directory opened for listing (NULL: O_PATH), is taken over. */
-int item_state(struct trap *t, struct trap_view *view, struct place *place, int *ret_fd);
-int item_node(struct trap *t, struct place *place, struct pl_file *file, int *ret_fd);
+int item_state(struct trap *t, struct trap_view *view, struct place *place, struct place *root,
+               int *ret_fd);
+int item_node(struct trap *t, struct place *place, struct pl_file *file, int flags, int *ret_fd);
 /* The same for `fd`, what such a file reads as. */
 int item_copy(struct trap *t, struct place *place, int fd);
 /* The item that the caller's descriptor stands for, with a reference; NULL: it is the kernel's. The
@@ -218,10 +221,12 @@ struct place *place_new(struct trap *t, struct trap_view *view, const struct top
 struct place *place_ref(struct place *p);
 void place_unref(struct trap *t, struct place *p);
 void place_path(struct trap *t, struct place *p, char path[PATH_MAX]);
-/* A directory was renamed. */
-void places_moved(struct trap *t, struct trap_view *view, const char *from, const char *to);
-void known_add(struct trap *t, int fd, const char *path);
-bool known_find(struct trap *t, const struct stat *st, char path[PATH_MAX]);
+/* Something was renamed. */
+void places_moved(struct trap *t, const char *from, const char *to);
+/* `fd` is of what the target is. */
+void known_add(struct tcall *c, int fd, const struct target *target);
+/* Its path, and (unless that is NULL) its place, with a reference. */
+bool known_find(struct trap *t, const struct stat *st, char path[PATH_MAX], struct place **place);
 
 /* ---- trap_walk.c ---- */
 /* Where the path at `addr` leads, from the working directory (AT_FDCWD) or `dirfd`. 0, or what the
@@ -236,8 +241,8 @@ int node_host(struct tcall *c, const struct top *top, struct pl_node *node, char
 struct place *target_place(struct tcall *c, const struct target *t);
 const struct top *view_top_at(const struct trap_view *view, const char *path, bool exact);
 /* What /proc/PID/... says of a process of ours: the target into buf, its length; -EAGAIN: the
- * kernel's answer is right. */
-int proc_link(struct tcall *c, const char *path, char buf[PATH_MAX]);
+ * kernel's answer is right. `opens`: not to be read, but for what it leads to. */
+int proc_link(struct tcall *c, const char *path, bool opens, char buf[PATH_MAX]);
 
 /* ---- answers (trap.c) ---- */
 /* Gives the caller a copy of fd, whose number is the result of the call. */
@@ -247,7 +252,7 @@ int add_fd(struct tcall *c, int fd, bool cloexec);
 bool still_there(struct tcall *c);
 int trap_answer(struct tcall *c, int64_t result);
 /* The caller's state from now on. */
-int set_state(struct tcall *c, struct trap_view *view, struct place *place);
+int set_state(struct tcall *c, struct trap_view *view, struct place *place, struct place *root);
 
 /* ---- the calls; each returns its result, a negative errno, TRAP_NATIVE or TRAP_DONE ---- */
 typedef int64_t trap_fn(struct tcall *c);
@@ -257,22 +262,22 @@ const int *trap_numbers(void);
 
 #define CALL_FNS(X)                                                                                \
     X(open)                                                                                        \
-    X(creat) X(openat) X(openat2) X(stat) X(lstat) X(fstat) X(newfstatat) X(statx) X(access)       \
-        X(faccessat) X(faccessat2) X(readlink) X(readlinkat) X(mkdir) X(mkdirat) X(rmdir)          \
-            X(unlink) X(unlinkat) X(rename) X(renameat) X(renameat2) X(link) X(linkat) X(symlink)  \
-                X(symlinkat) X(mknod) X(mknodat) X(chmod) X(fchmod) X(fchmodat) X(fchmodat2)       \
-                    X(chown) X(lchown) X(fchown) X(fchownat) X(utime) X(utimes) X(futimesat)       \
-                        X(utimensat) X(truncate) X(statfs) X(fstatfs) X(getxattr) X(lgetxattr)     \
-                            X(fgetxattr) X(setxattr) X(lsetxattr) X(fsetxattr) X(listxattr)        \
-                                X(llistxattr) X(flistxattr) X(removexattr) X(lremovexattr)         \
-                                    X(fremovexattr) X(chdir) X(fchdir) X(getcwd) X(chroot)         \
-                                        X(mount) X(inotify_add_watch) X(fanotify_mark)             \
-                                            X(name_to_handle_at) X(bind) X(connect) X(sendto)      \
-                                                X(execve) X(execveat) X(getdents64) X(umask)       \
-                                                    X(setuid) X(setgid) X(setreuid) X(setregid)    \
-                                                        X(setresuid) X(setresgid) X(setgroups)     \
-                                                            X(setfsuid) X(setfsgid) X(clone)       \
-                                                                X(clone3) X(fork) X(vfork)
+    X(creat)                                                                                       \
+    X(openat) X(openat2) X(stat) X(lstat) X(fstat) X(newfstatat) X(statx) X(access) X(faccessat)   \
+        X(faccessat2) X(readlink) X(readlinkat) X(mkdir) X(mkdirat) X(rmdir) X(unlink) X(unlinkat) \
+            X(rename) X(renameat) X(renameat2) X(link) X(linkat) X(symlink) X(symlinkat) X(mknod)  \
+                X(mknodat) X(chmod) X(fchmod) X(fchmodat) X(fchmodat2) X(chown) X(lchown)          \
+                    X(fchown) X(fchownat) X(utime) X(utimes) X(futimesat) X(utimensat) X(truncate) \
+                        X(statfs) X(fstatfs) X(getxattr) X(lgetxattr) X(fgetxattr) X(setxattr)     \
+                            X(lsetxattr) X(fsetxattr) X(listxattr) X(llistxattr) X(flistxattr)     \
+                                X(removexattr) X(lremovexattr) X(fremovexattr) X(chdir) X(fchdir)  \
+                                    X(getcwd) X(chroot) X(mount) X(inotify_add_watch)              \
+                                        X(fanotify_mark) X(name_to_handle_at) X(bind) X(connect)   \
+                                            X(sendto) X(execve) X(execveat) X(getdents64) X(umask) \
+                                                X(setuid) X(setgid) X(setreuid) X(setregid)        \
+                                                    X(setresuid) X(setresgid) X(setgroups)         \
+                                                        X(setfsuid) X(setfsgid) X(clone) X(clone3) \
+                                                            X(fork) X(vfork)
 #define X(name) int64_t call_##name(struct tcall *c);
 CALL_FNS(X)
 #undef X

@@ -126,6 +126,8 @@ static int is_empty(struct tcall *c, uint64_t path, int flags)
 
 int64_t call_newfstatat(struct tcall *c)
 {
+    if (ARG(3) & ~(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | AT_STATX_SYNC_TYPE))
+        return -EINVAL;
     int r = is_empty(c, ADDR(1), ARG(3));
     if (r == 1 && ARG(0) >= 0) {
         struct seccomp_data d = *c->d;
@@ -161,11 +163,6 @@ static void stat_to_statx(const struct stat *st, struct statx *sx)
 
 int64_t call_statx(struct tcall *c)
 {
-    if (!ADDR(1) && ARG(2) & AT_EMPTY_PATH) { /* 6.11: as a path of no bytes */
-        struct item *it = node_of_fd(c, ARG(0));
-        item_put(c->t, it);
-        return it ? -EFAULT : TRAP_NATIVE; /* older kernels say so: callers then pass "" */
-    }
     struct target t;
     struct stat st;
     struct statx sx;
@@ -196,6 +193,8 @@ static int64_t access_at(struct tcall *c, int dirfd, uint64_t addr, int mode, in
 {
     struct target t;
     char path[PATH_MAX];
+    if (flags & ~(AT_EACCESS | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) || mode & ~7)
+        return -EINVAL;
     int r = walk(c, dirfd, addr, at_flags(flags), &t);
     if (r == 0 && t.native) {
         r = TRAP_NATIVE;
@@ -231,11 +230,11 @@ static int64_t readlink_at(struct tcall *c, int dirfd, uint64_t addr, uint64_t b
 {
     struct target t;
     char path[PATH_MAX], link[PATH_MAX];
+    if (size <= 0)
+        return -EINVAL;
     int r = walk(c, dirfd, addr, WALK_EMPTY, &t);
-    if (size <= 0 && r == 0)
-        r = -EINVAL;
     if (r == 0 && !t.top && strncmp(t.path, "/proc/", 6) == 0) {
-        r = proc_link(c, t.path, link);
+        r = proc_link(c, t.path, false, link);
         if (r == -EAGAIN)
             r = t.native ? TRAP_NATIVE : (int)readlink(t.path, link, sizeof(link));
         if (r == -1)
@@ -289,10 +288,10 @@ int64_t call_statfs(struct tcall *c)
     int r = walk(c, AT_FDCWD, ADDR(0), WALK_FOLLOW, &t);
     if (r == 0 && t.native)
         r = TRAP_NATIVE;
-    else if (r == 0 && !t.top)
-        r = statfs(t.path, &st) < 0 ? -errno : 0;
-    else if (r == 0)
+    else if (r == 0 && t.top)
         r = t.node ? node_statfs(c, t.top, t.node, &st) : -ENOENT;
+    else if (r == 0 && (r = as_caller(c)) == 0)
+        r = statfs(t.path, &st) < 0 ? -errno : 0;
     if (r == 0)
         r = poke(c, ADDR(1), &st, sizeof(st));
     target_done(&t);
@@ -319,15 +318,28 @@ int64_t call_fstatfs(struct tcall *c)
 
 int64_t call_getcwd(struct tcall *c)
 {
-    char path[PATH_MAX];
+    char path[PATH_MAX], root[PATH_MAX];
     if (!c->state || !c->state->place)
         return TRAP_NATIVE;
     place_path(c->t, c->state->place, path);
+    if (c->state->root) {
+        const char *rest = path;
+        place_path(c->t, c->state->root, root);
+        size_t len = strlen(root) > 1 ? strlen(root) : 0;
+        if (strncmp(path, root, len) == 0 && (path[len] == '/' || !path[len]))
+            rest = path[len] ? path + len : "/";
+        memmove(path, rest, strlen(rest) + 1);
+    }
     size_t n = strlen(path) + 1;
     if (n > ADDR(1))
         return -ERANGE;
     int r = poke(c, ADDR(0), path, n);
     return r < 0 ? r : (int64_t)n;
+}
+
+static struct place *root_of(struct tcall *c)
+{
+    return c->state ? c->state->root : NULL;
 }
 
 /* May the caller go there? In a tree, or on the host. */
@@ -350,7 +362,7 @@ static int may_enter(struct tcall *c, const struct target *t)
 static int64_t go_to(struct tcall *c, const struct target *t)
 {
     struct place *place = target_place(c, t);
-    int r = place ? set_state(c, c->view, place) : -ENOMEM;
+    int r = place ? set_state(c, c->view, place, root_of(c)) : -ENOMEM;
     place_unref(c->t, place);
     return r;
 }
@@ -358,7 +370,7 @@ static int64_t go_to(struct tcall *c, const struct target *t)
 /* To where the kernel goes by itself: its working directory counts again. */
 static int64_t go_native(struct tcall *c)
 {
-    int r = c->state && c->state->place ? set_state(c, c->view, NULL) : 0;
+    int r = c->state && c->state->place ? set_state(c, c->view, NULL, root_of(c)) : 0;
     return r < 0 ? r : TRAP_NATIVE;
 }
 
@@ -383,9 +395,10 @@ int64_t call_fchdir(struct tcall *c)
     struct item *it = item_of(c, ARG(0), &fd);
     if (it && it->kind != ITEM_STATE) {
         struct place *p = it->place;
-        int r = !S_ISDIR(p->node->fmt) ? -ENOTDIR : pl_access(p->top->tree, &c->call, p->node, X_OK);
+        int r =
+            !S_ISDIR(p->node->fmt) ? -ENOTDIR : pl_access(p->top->tree, &c->call, p->node, X_OK);
         if (r == 0)
-            r = set_state(c, c->view, p);
+            r = set_state(c, c->view, p, root_of(c));
         close(fd);
         item_put(c->t, it);
         return r;
@@ -401,8 +414,19 @@ int64_t call_fchdir(struct tcall *c)
     return goes ? go_native(c) : TRAP_NATIVE;
 }
 
-/* A root of its own would be another view of names than ours. */
+/* The kernel's root stays what it is: from now on absolute paths are looked up here. */
 int64_t call_chroot(struct tcall *c)
 {
-    return -EPERM;
+    struct target t;
+    if (c->w->uid != 0)
+        return -EPERM;
+    int64_t r = walk(c, AT_FDCWD, ADDR(0), WALK_FOLLOW, &t);
+    if (r == 0)
+        r = may_enter(c, &t);
+    struct place *root = r == 0 ? target_place(c, &t) : NULL;
+    if (r == 0)
+        r = root ? set_state(c, c->view, c->state ? c->state->place : NULL, root) : -ENOMEM;
+    place_unref(c->t, root);
+    target_done(&t);
+    return r;
 }

@@ -76,9 +76,19 @@ static bool proc_parse(const char *path, struct proc_name *ret)
     return true;
 }
 
-static int proc_fd(struct tcall *c, struct who *w, int n, char buf[PATH_MAX])
+/* Of a file that was handed out: what leads to it by its path. One that is open for writing is
+ * opened again by the kernel's own link, and found whatever became of its name; another may be what
+ * a lower tree holds, and only its path tells what is to be copied up. */
+static bool by_path(struct tcall *c, int fd, bool opens, char buf[PATH_MAX])
 {
     struct stat st;
+    return fcntl(fd, F_GETSIG) == TRAP_TAG && fstat(fd, &st) == 0 && st.st_nlink > 0 &&
+           !(opens && (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDONLY) &&
+           known_find(c->t, &st, buf, NULL);
+}
+
+static int proc_fd(struct tcall *c, struct who *w, int n, bool opens, char buf[PATH_MAX])
+{
     if (n == c->t->state_fd)
         return -ENOENT;
     int fd = who_fd(w, n), r = -EAGAIN;
@@ -88,8 +98,7 @@ static int proc_fd(struct tcall *c, struct who *w, int n, char buf[PATH_MAX])
     if (it && it->kind != ITEM_STATE) {
         place_path(c->t, it->place, buf);
         r = (int)strlen(buf);
-    } else if (fcntl(fd, F_GETSIG) == TRAP_TAG && fstat(fd, &st) == 0 &&
-               known_find(c->t, &st, buf)) {
+    } else if (by_path(c, fd, opens, buf)) {
         r = (int)strlen(buf);
     }
     item_put(c->t, it);
@@ -97,7 +106,7 @@ static int proc_fd(struct tcall *c, struct who *w, int n, char buf[PATH_MAX])
     return r;
 }
 
-int proc_link(struct tcall *c, const char *path, char buf[PATH_MAX])
+int proc_link(struct tcall *c, const char *path, bool opens, char buf[PATH_MAX])
 {
     struct proc_name p;
     if (!proc_parse(path, &p))
@@ -111,10 +120,11 @@ int proc_link(struct tcall *c, const char *path, char buf[PATH_MAX])
     if (state && p.what[0] == 'c' && state->place) {
         place_path(c->t, state->place, buf);
         r = (int)strlen(buf);
-    } else if (state && p.what[0] == 'e' && stat(path, &st) == 0 && known_find(c->t, &st, buf)) {
+    } else if (state && p.what[0] == 'e' && stat(path, &st) == 0 &&
+               known_find(c->t, &st, buf, NULL)) {
         r = (int)strlen(buf);
     } else if (state && p.what[0] == 'f') {
-        r = proc_fd(c, w, p.fd, buf);
+        r = proc_fd(c, w, p.fd, opens, buf);
     }
     item_put(c->t, state);
     if (fd >= 0)
@@ -154,7 +164,7 @@ static void pos_copy(struct pos *to, const struct pos *from)
         pl_node_ref(to->node);
 }
 
-/* 0; 1: the kernel's, and we cannot say what; or the error. */
+/* 0; 1: nothing with a path, a pipe; or the error. */
 static int begin(struct walk *w, int dirfd)
 {
     struct tcall *c = w->c;
@@ -178,7 +188,9 @@ static int begin(struct walk *w, int dirfd)
         snprintf(link, sizeof(link), "/proc/%d/fd/%d", c->w->tid, dirfd);
     }
     ssize_t n = readlink(link, path, sizeof(path) - 1);
-    if (n <= 0 || path[0] != '/')
+    if (n <= 0)
+        return -EBADF;
+    if (path[0] != '/')
         return 1;
     path[n] = 0;
     pos_host(&w->at, path);
@@ -230,6 +242,15 @@ static bool is_native(struct walk *w, const char *full)
     if (fd >= 0)
         close(fd);
     return fd >= 0 || errno != ELOOP;
+}
+
+/* "." and ".." are in directories only, which on the host nobody has looked at yet. */
+static int dots_ok(const struct walk *w)
+{
+    struct stat st;
+    if (w->at.top)
+        return S_ISDIR(w->at.node->fmt) ? 0 : -ENOTDIR;
+    return stat(w->at.path, &st) < 0 ? -errno : S_ISDIR(st.st_mode) ? 0 : -ENOTDIR;
 }
 
 /* ---- name by name ---- */
@@ -348,7 +369,7 @@ static int step_magic(struct walk *w, const char *path, char link[PATH_MAX], boo
         return -EAGAIN;
     if (w->flags & WALK_NO_MAGIC)
         return -ELOOP;
-    int n = proc_link(w->c, path, link);
+    int n = proc_link(w->c, path, last, link);
     if (n >= 0) {
         w->went_in = true;
         return n;
@@ -445,7 +466,9 @@ static int steps(struct walk *w)
     int r;
     while ((r = next_name(w)) == 1) {
         if (takes_dots(w->name)) {
-            r = w->name[1] ? go_up(w) : 0;
+            r = dots_ok(w);
+            if (r == 0 && w->name[1])
+                r = go_up(w);
             if (r < 0)
                 return r;
             if (at_end(w))
@@ -473,9 +496,11 @@ static int finish(struct walk *w)
     t->top = w->at.top;
     t->node = w->at.node;
     w->at.node = NULL;
+    bool dot = w->flags & WALK_PARENT && takes_dots(t->name); /* which is an error to be told */
     int n = snprintf(t->path, sizeof(t->path), "%s%s", w->at.path,
                      t->top       ? ""
                      : !at_end(w) ? w->rest
+                     : dot        ? "/."
                      : t->slash   ? "/"
                                   : "");
     if (!t->top) {
@@ -510,19 +535,22 @@ static int walk_from(struct walk *w, int dirfd, const char *path)
     if (!*path)
         return walk_empty(w, dirfd);
     bool scoped = w->flags & (WALK_BENEATH | WALK_IN_ROOT);
+    struct place *root = w->c->state ? w->c->state->root : NULL;
     if (path[0] == '/' && w->flags & WALK_BENEATH)
         return -EXDEV;
     if (path[0] != '/' || scoped)
         r = begin(w, dirfd);
     else
         strcpy(w->at.path, "/");
-    if (r == 1) {
-        w->ret->native = true;
-        snprintf(w->ret->path, sizeof(w->ret->path), "%s", path);
-        return 0;
+    if (root && !scoped) {
+        w->went_in = true;
+        w->flags |= WALK_IN_ROOT;
+        pos_place(w->c, &w->base, root);
+        if (path[0] == '/')
+            pos_copy(&w->at, &w->base);
     }
-    if (r < 0)
-        return r;
+    if (r != 0)
+        return r < 0 ? r : -ENOTDIR;
     if (!w->at.top && !w->went_in && !scoped && join(w->at.path, path, full, PATH_MAX) &&
         is_native(w, full)) {
         size_t n = strlen(path);
@@ -538,6 +566,8 @@ static int walk_from(struct walk *w, int dirfd, const char *path)
         strcpy(w->at.path, "/");
         path = full;
     }
+    if (path[0] != '/' && (r = dots_ok(w)) < 0)
+        return r;
     if (scoped)
         pos_copy(&w->base, &w->at);
     snprintf(w->rest, sizeof(w->rest), "%s", path);
@@ -566,9 +596,10 @@ int walk_text(struct tcall *c, int dirfd, const char *path, unsigned flags, stru
 
 int walk(struct tcall *c, int dirfd, uint64_t addr, unsigned flags, struct target *ret)
 {
-    char path[PATH_MAX];
+    char path[PATH_MAX] = "";
     memset(ret, 0, sizeof(*ret));
-    int r = peek_path(c, addr, path);
+    /* No path at all is taken for one without bytes where the kernel takes it so. */
+    int r = addr || !(flags & WALK_EMPTY) ? peek_path(c, addr, path) : 0;
     return r < 0 ? r : walk_text(c, dirfd, path, flags, ret);
 }
 

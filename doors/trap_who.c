@@ -173,6 +173,7 @@ void who_done(struct trap *t)
 
 int who_fd(struct who *w, int fd)
 {
+    cred_reset();
     int r = (int)syscall(SYS_pidfd_getfd, w->pidfd, fd, 0);
     return r < 0 ? -errno : r;
 }
@@ -187,6 +188,7 @@ bool still_there(struct tcall *c)
 static ssize_t peek_some(struct tcall *c, uint64_t addr, void *buf, size_t n)
 {
     struct iovec here = {buf, n}, there = {(void *)(uintptr_t)addr, n};
+    cred_reset(); /* a tree may have left this thread with the caller's rights */
     ssize_t r = process_vm_readv((pid_t)c->n->pid, &here, 1, &there, 1, 0);
     return r < 0 ? (errno == EPERM ? -EPERM : -EFAULT) : r;
 }
@@ -238,6 +240,7 @@ bool peek_raw(struct tcall *c, uint64_t addr, void *buf, size_t n)
 bool poke_raw(struct tcall *c, uint64_t addr, const void *buf, size_t n)
 {
     struct iovec here = {(void *)(uintptr_t)buf, n}, there = {(void *)(uintptr_t)addr, n};
+    cred_reset();
     return process_vm_writev((pid_t)c->n->pid, &here, 1, &there, 1, 0) == (ssize_t)n;
 }
 

@@ -19,9 +19,15 @@ struct xattr_call {
     char path[PATH_MAX];
 };
 
+static int read_name(struct tcall *c, struct xattr_call *x)
+{
+    int r = peek_string(c, ADDR(1), x->name, sizeof(x->name));
+    return r == -ENAMETOOLONG || r == 0 || r > XATTR_NAME_MAX ? -ERANGE : r < 0 ? r : 0;
+}
+
 /* What it is about: 0, TRAP_NATIVE, or an error. `writes`: never on the host path of what is in a
  * tree. */
-static int about(struct tcall *c, enum how how, bool named, bool writes, struct xattr_call *x)
+static int about(struct tcall *c, enum how how, bool writes, struct xattr_call *x)
 {
     int r = how == BY_FD ? target_of_fd(c, (int)ADDR(0), writes, &x->t)
                          : walk(c, AT_FDCWD, ADDR(0), how == BY_PATH ? WALK_FOLLOW : 0, &x->t);
@@ -29,13 +35,6 @@ static int about(struct tcall *c, enum how how, bool named, bool writes, struct 
         return TRAP_NATIVE;
     if (r < 0)
         return r;
-    if (named) {
-        r = peek_string(c, ADDR(1), x->name, sizeof(x->name));
-        if (r == -ENAMETOOLONG || r == 0)
-            return -ERANGE;
-        if (r < 0)
-            return r;
-    }
     if (x->t.top && !x->t.node)
         return -ENOENT;
     x->host = (!x->t.top || !writes) && target_host(c, &x->t, x->path) == 0;
@@ -48,7 +47,9 @@ static int64_t get(struct tcall *c, enum how how, bool list)
     uint64_t at = list ? ADDR(1) : ADDR(2);
     size_t size = list ? ADDR(2) : ADDR(3);
     size = size > PL_XATTR_MAX ? PL_XATTR_MAX : size;
-    int64_t r = about(c, how, !list, false, &x);
+    int64_t r = list ? 0 : read_name(c, &x);
+    if (r == 0)
+        r = about(c, how, false, &x);
     char *buf = r == 0 ? malloc(size + 1) : NULL;
     if (r == 0 && !buf)
         r = -ENOMEM;
@@ -71,30 +72,29 @@ static int64_t get(struct tcall *c, enum how how, bool list)
     return r;
 }
 
-static int set_value(struct tcall *c, struct xattr_call *x)
-{
-    size_t size = ADDR(3);
-    if (size > PL_XATTR_MAX)
-        return -E2BIG;
-    char *buf = malloc(size + 1);
-    int r = !buf ? -ENOMEM : size ? peek(c, ADDR(2), buf, size) : 0;
-    if (r == 0 && x->host) {
-        as_caller(c);
-        r = lsetxattr(x->path, x->name, buf, size, (int)ADDR(4)) < 0 ? -errno : 0;
-        as_self();
-    } else if (r == 0) {
-        r = pl_setxattr(x->t.top->tree, &c->call, x->t.node, x->name, buf, size, (int)ADDR(4));
-    }
-    free(buf);
-    return r;
-}
-
 static int64_t set(struct tcall *c, enum how how)
 {
     struct xattr_call x = {.host = false};
-    int r = about(c, how, true, true, &x);
+    size_t size = ADDR(3);
+    int flags = (int)ADDR(4);
+    if (flags & ~(XATTR_CREATE | XATTR_REPLACE))
+        return -EINVAL;
+    int r = read_name(c, &x);
+    if (r == 0 && size > PL_XATTR_MAX)
+        r = -E2BIG;
+    char *buf = r == 0 ? malloc(size + 1) : NULL;
     if (r == 0)
-        r = set_value(c, &x);
+        r = !buf ? -ENOMEM : size ? peek(c, ADDR(2), buf, size) : 0;
+    if (r == 0)
+        r = about(c, how, true, &x);
+    if (r == 0 && x.host) {
+        as_caller(c);
+        r = lsetxattr(x.path, x.name, buf, size, flags) < 0 ? -errno : 0;
+        as_self();
+    } else if (r == 0) {
+        r = pl_setxattr(x.t.top->tree, &c->call, x.t.node, x.name, buf, size, flags);
+    }
+    free(buf);
     target_done(&x.t);
     return r;
 }
@@ -102,7 +102,9 @@ static int64_t set(struct tcall *c, enum how how)
 static int64_t take(struct tcall *c, enum how how)
 {
     struct xattr_call x = {.host = false};
-    int r = about(c, how, true, true, &x);
+    int r = read_name(c, &x);
+    if (r == 0)
+        r = about(c, how, true, &x);
     if (r == 0 && x.host) {
         as_caller(c);
         r = lremovexattr(x.path, x.name) < 0 ? -errno : 0;
