@@ -69,23 +69,24 @@ void place_path(struct trap *t, struct place *p, char path[PATH_MAX])
     pthread_mutex_unlock(&t->lock);
 }
 
-static void moved(char **path, const char *from, size_t n, const char *to)
-{
-    char *other;
-    if (!*path || strncmp(*path, from, n) != 0 || ((*path)[n] && (*path)[n] != '/') ||
-        asprintf(&other, "%s%s", to, *path + n) < 0)
-        return;
-    free(*path);
-    *path = other;
-}
-
-void places_moved(struct trap *t, const char *from, const char *to)
+static bool moved(struct place *p, const char *from, const char *to)
 {
     size_t n = strlen(from);
+    char *path;
+    if (strncmp(p->path, from, n) != 0 || (p->path[n] && p->path[n] != '/') ||
+        asprintf(&path, "%s%s", to, p->path + n) < 0)
+        return false;
+    free(p->path);
+    p->path = path;
+    return true;
+}
+
+void places_moved(struct trap *t, const char *from, const char *to, bool exchanged)
+{
     pthread_mutex_lock(&t->lock);
     for (struct place *p = t->places.next; p != &t->places; p = p->next)
-        if (p->top)
-            moved(&p->path, from, n, to);
+        if (p->top && !moved(p, from, to) && exchanged)
+            moved(p, to, from);
     pthread_mutex_unlock(&t->lock);
 }
 

@@ -279,7 +279,7 @@ static int move(struct tcall *c, const struct target *from, const struct target 
         return -EINVAL;
     int r = pl_rename(from->top->tree, &c->call, from->dir, from->name, to->dir, to->name, flags);
     if (r == 0)
-        places_moved(c->t, from->path, to->path);
+        places_moved(c->t, from->path, to->path, flags & RENAME_EXCHANGE);
     return r;
 }
 

@@ -222,7 +222,7 @@ struct place *place_ref(struct place *p);
 void place_unref(struct trap *t, struct place *p);
 void place_path(struct trap *t, struct place *p, char path[PATH_MAX]);
 /* Something was renamed. */
-void places_moved(struct trap *t, const char *from, const char *to);
+void places_moved(struct trap *t, const char *from, const char *to, bool exchanged);
 /* `fd` is of what the target is. */
 void known_add(struct tcall *c, int fd, const struct target *target);
 /* Its path, and (unless that is NULL) its place, with a reference. */

@@ -486,6 +486,8 @@ static int steps(struct walk *w)
         if (host && last && !w->at.top && at_end(w))
             strcpy(w->ret->name, w->name);
     }
+    if (r == -ENAMETOOLONG && dots_ok(w) < 0)
+        r = dots_ok(w);
     return r;
 }
 
@@ -571,7 +573,9 @@ static int walk_from(struct walk *w, int dirfd, const char *path)
     if (scoped)
         pos_copy(&w->base, &w->at);
     snprintf(w->rest, sizeof(w->rest), "%s", path);
-    r = steps(w);
+    if ((r = as_caller(w->c)) == 0) /* who may search where is asked as well */
+        r = steps(w);
+    as_self();
     return r < 0 ? r : finish(w);
 }
 
