@@ -232,7 +232,7 @@ static int64_t readlink_at(struct tcall *c, int dirfd, uint64_t addr, uint64_t b
     char path[PATH_MAX], link[PATH_MAX];
     if (size <= 0)
         return -EINVAL;
-    int r = walk(c, dirfd, addr, WALK_EMPTY, &t);
+    int r = walk(c, dirfd, addr, dirfd == AT_FDCWD ? 0 : WALK_EMPTY, &t);
     if (r == 0 && !t.top && strncmp(t.path, "/proc/", 6) == 0) {
         r = proc_link(c, t.path, false, link);
         if (r == -EAGAIN)
