@@ -78,6 +78,7 @@ struct profile {
                     said */
     bool
         cached; /* the kernel writes back: it keeps times itself, and seeks no holes in its cache */
+    bool trap;  /* the trap door: see accept.c */
     const struct identity *who;
     uid_t ids[3]; /* users and groups to change to */
 };

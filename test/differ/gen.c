@@ -242,6 +242,8 @@ static void more_args(struct op *op, uint64_t *rng, const struct profile *p)
     switch (op->kind) {
     case K_open:
         open_args(rng, op);
+        if (p->trap) /* such descriptors cannot be handed over: others are given */
+            op->flags &= ~O_PATH;
         break;
     case K_setfl:
         op->flags = O_NONBLOCK | (IN (50) ? O_APPEND : 0);

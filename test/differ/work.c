@@ -89,7 +89,11 @@ static void do_open(const struct op *op)
     int fd = openat(at(op->at), op->p1, op->flags, op->mode & 07777);
     if (result(fd < 0 ? -1 : 0)) {
         keep(op->fd, fd);
-        put(&out, " fl=%o", (unsigned)fcntl(fd, F_GETFL) & ~(unsigned)O_LARGEFILE);
+        /* What a tree opens for the caller it opens as it likes. */
+        unsigned unlike = O_LARGEFILE | (profile->trap ? (unsigned)O_NOFOLLOW : 0);
+        if (profile->trap && op->flags & O_PATH) /* which cannot be handed over */
+            unlike = ~0u;
+        put(&out, " fl=%o", (unsigned)fcntl(fd, F_GETFL) & ~unlike);
     }
 }
 

@@ -1,0 +1,636 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Where a path leads.
+ *
+ * Most paths have nothing to do with a tree, and are to cost little: if no tree is on the way by
+ * the letters, and the kernel finds no symbolic link on it, the call goes on natively. Else the
+ * walk is done here name by name: on the host by the path so far, in a tree by its nodes. It
+ * changes over where the canonical path is a tree's, and back at ".." of a root and absolute links.
+ */
+#include "doors/trap_priv.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* A position: a directory, or at the end anything. */
+struct pos {
+    char path[PATH_MAX];
+    const struct top *top;
+    struct pl_node *node;
+};
+
+struct walk {
+    struct tcall *c;
+    struct target *ret;
+    unsigned flags;
+    bool went_in; /* the kernel would find something else */
+    struct pos at, base;
+    char rest[2 * PATH_MAX], name[NAME_MAX + 1];
+};
+
+const struct top *view_top_at(const struct trap_view *view, const char *path, bool exact)
+{
+    for (size_t i = 0; i < view->n; i++) {
+        const struct top *top = &view->tops[i];
+        if (strncmp(path, top->path, top->len) == 0 &&
+            (path[top->len] == 0 || (!exact && path[top->len] == '/')))
+            return top;
+    }
+    return NULL;
+}
+
+/* ---- /proc ---- */
+
+struct proc_name {
+    pid_t pid;
+    char what[8];
+    int fd;
+};
+
+static bool proc_parse(const char *path, struct proc_name *ret)
+{
+    int n = 0, m = 0, skip;
+    if (sscanf(path, "/proc/%d/%n", &ret->pid, &n) != 1 || n == 0)
+        return false;
+    if (sscanf(path + n, "task/%d/%n", &skip, &m) == 1 && m) {
+        ret->pid = skip;
+        n += m;
+    }
+    const char *what = path + n;
+    ret->fd = -1;
+    if (strncmp(what, "fd/", 3) == 0 && isdigit((unsigned char)what[3])) {
+        char *end;
+        ret->fd = (int)strtol(what + 3, &end, 10);
+        strcpy(ret->what, "fd");
+        return *end == 0;
+    }
+    if (strcmp(what, "cwd") != 0 && strcmp(what, "exe") != 0)
+        return false;
+    strcpy(ret->what, what);
+    return true;
+}
+
+/* Of a file that was handed out: what leads to it by its path. One that is open for writing is
+ * opened again by the kernel's own link, and found whatever became of its name; another may be what
+ * a lower tree holds, and only its path tells what is to be copied up. */
+static bool by_path(struct tcall *c, int fd, bool opens, char buf[PATH_MAX])
+{
+    struct stat st;
+    return fcntl(fd, F_GETSIG) == TRAP_TAG && fstat(fd, &st) == 0 && st.st_nlink > 0 &&
+           !(opens && (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDONLY) &&
+           known_find(c->t, &st, buf, NULL);
+}
+
+static int proc_fd(struct tcall *c, struct who *w, int n, bool opens, char buf[PATH_MAX])
+{
+    if (n == c->t->state_fd)
+        return -ENOENT;
+    int fd = who_fd(w, n), r = -EAGAIN;
+    if (fd < 0)
+        return -EAGAIN;
+    struct item *it = item_find(c->t, fd);
+    if (it && it->kind != ITEM_STATE) {
+        place_path(c->t, it->place, buf);
+        r = (int)strlen(buf);
+    } else if (by_path(c, fd, opens, buf)) {
+        r = (int)strlen(buf);
+    }
+    item_put(c->t, it);
+    close(fd);
+    return r;
+}
+
+int proc_link(struct tcall *c, const char *path, bool opens, char buf[PATH_MAX])
+{
+    struct proc_name p;
+    if (!proc_parse(path, &p))
+        return -EAGAIN;
+    struct who *w = who_get(c->t, p.pid);
+    if (!w)
+        return -EAGAIN;
+    int r = -EAGAIN, fd = who_fd(w, c->t->state_fd);
+    struct item *state = fd >= 0 ? item_find(c->t, fd) : NULL;
+    struct stat st;
+    if (state && p.what[0] == 'c' && state->place) {
+        place_path(c->t, state->place, buf);
+        r = (int)strlen(buf);
+    } else if (state && p.what[0] == 'e' && stat(path, &st) == 0 &&
+               known_find(c->t, &st, buf, NULL)) {
+        r = (int)strlen(buf);
+    } else if (state && p.what[0] == 'f') {
+        r = proc_fd(c, w, p.fd, opens, buf);
+    }
+    item_put(c->t, state);
+    if (fd >= 0)
+        close(fd);
+    who_put(c->t, w);
+    return r;
+}
+
+/* ---- where it begins ---- */
+
+static void pos_done(struct pos *p)
+{
+    pl_node_unref(p->node);
+    p->node = NULL;
+}
+
+static void pos_host(struct pos *p, const char *path)
+{
+    pos_done(p);
+    p->top = NULL;
+    if (path != p->path)
+        snprintf(p->path, sizeof(p->path), "%s", path);
+}
+
+static void pos_place(struct tcall *c, struct pos *p, struct place *place)
+{
+    place_path(c->t, place, p->path);
+    p->top = place->top;
+    p->node = place->node ? pl_node_ref(place->node) : NULL;
+}
+
+static void pos_copy(struct pos *to, const struct pos *from)
+{
+    pos_done(to);
+    *to = *from;
+    if (to->node)
+        pl_node_ref(to->node);
+}
+
+/* 0; 1: nothing with a path, a pipe; or the error. */
+static int begin(struct walk *w, int dirfd)
+{
+    struct tcall *c = w->c;
+    char link[40], path[PATH_MAX];
+    if (dirfd == AT_FDCWD && c->state && c->state->place) {
+        pos_place(c, &w->at, c->state->place);
+        w->went_in = true;
+        return 0;
+    }
+    if (dirfd == AT_FDCWD) {
+        snprintf(link, sizeof(link), "/proc/%d/cwd", c->w->tid);
+    } else {
+        struct item *it = dirfd == c->t->state_fd ? NULL : item_of(c, dirfd, NULL);
+        if (it && it->kind != ITEM_STATE) {
+            pos_place(c, &w->at, it->place);
+            w->went_in = true;
+        }
+        item_put(c->t, it);
+        if (w->went_in || dirfd == c->t->state_fd)
+            return w->went_in ? 0 : -EBADF;
+        snprintf(link, sizeof(link), "/proc/%d/fd/%d", c->w->tid, dirfd);
+    }
+    ssize_t n = readlink(link, path, sizeof(path) - 1);
+    if (n <= 0)
+        return -EBADF;
+    if (path[0] != '/')
+        return 1;
+    path[n] = 0;
+    pos_host(&w->at, path);
+    return 0;
+}
+
+/* ---- the quick way ---- */
+
+/* `path` from `base` into `full`, without doubled slashes; false: it has "." or ".." in it. */
+static bool join(const char *base, const char *path, char *full, size_t size)
+{
+    size_t n = 0;
+    if (path[0] != '/') {
+        n = strlen(base);
+        if (n >= size)
+            return false;
+        memcpy(full, base, n);
+    }
+    while (*path) {
+        path += strspn(path, "/");
+        size_t len = strcspn(path, "/");
+        if (len == 0)
+            break;
+        if ((len == 1 && path[0] == '.') || (len == 2 && path[0] == '.' && path[1] == '.') ||
+            n + len + 2 > size)
+            return false;
+        if (n == 0 || full[n - 1] != '/')
+            full[n++] = '/';
+        memcpy(full + n, path, len);
+        n += len;
+        path += len;
+    }
+    if (n == 0)
+        full[n++] = '/';
+    full[n] = 0;
+    return true;
+}
+
+static bool is_native(struct walk *w, const char *full)
+{
+    if (view_top_at(w->c->view, full, false))
+        return false;
+    if (strncmp(full, "/proc/", 6) == 0)
+        return !strstr(full, "/fd/") && !strstr(full, "/cwd") && !strstr(full, "/root") &&
+               !strstr(full, "/exe");
+    struct open_how how = {.flags = O_PATH | O_CLOEXEC | (w->flags & WALK_FOLLOW ? 0 : O_NOFOLLOW),
+                           .resolve = RESOLVE_NO_SYMLINKS};
+    int fd = (int)syscall(SYS_openat2, AT_FDCWD, full, &how, sizeof(how));
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0 || errno != ELOOP;
+}
+
+/* "." and ".." are in directories only, which on the host nobody has looked at yet. */
+static int dots_ok(const struct walk *w)
+{
+    struct stat st;
+    if (w->at.top)
+        return S_ISDIR(w->at.node->fmt) ? 0 : -ENOTDIR;
+    return stat(w->at.path, &st) < 0 ? -errno : S_ISDIR(st.st_mode) ? 0 : -ENOTDIR;
+}
+
+/* ---- name by name ---- */
+
+static bool takes_dots(const char *name)
+{
+    return name[0] == '.' && (name[1] == 0 || (name[1] == '.' && name[2] == 0));
+}
+
+/* The next name of w->rest into w->name: 1, 0 at the end. */
+static int next_name(struct walk *w)
+{
+    char *p = w->rest + strspn(w->rest, "/");
+    size_t n = strcspn(p, "/");
+    if (n > NAME_MAX)
+        return -ENAMETOOLONG;
+    memcpy(w->name, p, n);
+    w->name[n] = 0;
+    memmove(w->rest, p + n, strlen(p + n) + 1);
+    return n > 0;
+}
+
+static bool at_end(const struct walk *w)
+{
+    return w->rest[strspn(w->rest, "/")] == 0;
+}
+
+static void cut(char *path)
+{
+    char *slash = strrchr(path, '/');
+    slash[slash == path] = 0;
+}
+
+static int append(char *path, size_t size, const char *name)
+{
+    size_t n = strlen(path), len = strlen(name);
+    if (n + len + 2 > size)
+        return -ENAMETOOLONG;
+    if (n == 0 || path[n - 1] != '/')
+        path[n++] = '/';
+    memcpy(path + n, name, len + 1);
+    return 0;
+}
+
+static int go_up(struct walk *w)
+{
+    struct pos *at = &w->at;
+    if (w->flags & WALK_IN_ROOT && strcmp(at->path, w->base.path) == 0)
+        return 0;
+    if (w->flags & WALK_BENEATH && strcmp(at->path, w->base.path) == 0)
+        return -EXDEV;
+    if (!at->top) {
+        cut(at->path);
+        return 0;
+    }
+    if (strcmp(at->path, at->top->path) == 0) {
+        cut(at->path);
+        pos_host(at, at->path);
+        return 0;
+    }
+    struct pl_node *up;
+    struct pl_attr attr;
+    int r = pl_lookup(at->top->tree, &w->c->call, at->node, "..", &up, &attr);
+    if (r < 0)
+        return r;
+    pos_done(at);
+    at->node = up;
+    cut(at->path);
+    return 0;
+}
+
+/* A link was met: what it says comes before the rest. */
+static int follow(struct walk *w, const char *link)
+{
+    char rest[sizeof(w->rest)];
+    if (w->flags & WALK_NO_LINKS || ++w->ret->links > TRAP_LINKS)
+        return -ELOOP;
+    if (!*link)
+        return -ENOENT;
+    if ((size_t)snprintf(rest, sizeof(rest), "%s/%s", link, w->rest) >= sizeof(rest))
+        return -ENAMETOOLONG;
+    if (!*w->rest) /* no slash of our own at the end: it would mean a directory */
+        snprintf(rest, sizeof(rest), "%s", link);
+    memcpy(w->rest, rest, sizeof(rest));
+    if (link[0] != '/')
+        return 0;
+    if (w->flags & WALK_BENEATH)
+        return -EXDEV;
+    if (w->flags & WALK_IN_ROOT)
+        pos_copy(&w->at, &w->base);
+    else
+        pos_host(&w->at, "/");
+    return 0;
+}
+
+static bool to_follow(const struct walk *w, bool last)
+{
+    return !last || w->flags & WALK_FOLLOW || (w->rest[0] == '/' && !(w->flags & WALK_PARENT));
+}
+
+static int enter(struct walk *w, const struct top *top)
+{
+    w->went_in = true;
+    pos_done(&w->at);
+    snprintf(w->at.path, sizeof(w->at.path), "%s", top->path);
+    w->at.top = top;
+    w->at.node = pl_node_ref(top->root);
+    return 0;
+}
+
+/* A link that the kernel makes up. */
+static int step_magic(struct walk *w, const char *path, char link[PATH_MAX], bool last)
+{
+    struct proc_name p;
+    if (!proc_parse(path, &p))
+        return -EAGAIN;
+    if (w->flags & WALK_NO_MAGIC)
+        return -ELOOP;
+    int n = proc_link(w->c, path, last, link);
+    if (n >= 0) {
+        w->went_in = true;
+        return n;
+    }
+    if (n != -EAGAIN)
+        return n;
+    if (last)
+        return 0;
+    n = (int)readlink(path, link, PATH_MAX - 1);
+    return n > 0 && link[0] == '/' ? n : -ENOTDIR;
+}
+
+/* One name on the host: 1, go on; 0, the walk is over (the kernel is to say how). */
+static int step_host(struct walk *w)
+{
+    char path[2 * PATH_MAX], link[PATH_MAX];
+    bool last = at_end(w);
+    snprintf(path, sizeof(path), "%s", w->at.path);
+    if (append(path, sizeof(path), w->name) < 0 || strlen(path) >= PATH_MAX)
+        return -ENAMETOOLONG;
+    const struct top *top = view_top_at(w->c->view, path, true);
+    if (top)
+        return enter(w, top) < 0 ? -ENOTDIR : 1;
+    if (strcmp(path, "/proc/self") == 0)
+        snprintf(path, sizeof(path), "/proc/%d", w->c->w->tgid);
+    else if (strcmp(path, "/proc/thread-self") == 0)
+        snprintf(path, sizeof(path), "/proc/%d/task/%d", w->c->w->tgid, w->c->w->tid);
+    ssize_t n = -1;
+    if (to_follow(w, last)) {
+        n = step_magic(w, path, link, last);
+        if (n < 0 && n != -EAGAIN)
+            return (int)n;
+        if (n < 0)
+            n = readlink(path, link, sizeof(link) - 1);
+        if (n > 0) {
+            link[n] = 0;
+            int r = follow(w, link);
+            return r < 0 ? r : 1;
+        }
+    }
+    pos_host(&w->at, path);
+    return n < 0 && errno == ENOENT && to_follow(w, last) ? 0 : 1;
+}
+
+static int read_link(struct walk *w, struct pl_node *node, char link[PATH_MAX])
+{
+    int n = pl_readlink(w->at.top->tree, &w->c->call, node, link, PATH_MAX - 1);
+    if (n >= 0)
+        link[n] = 0;
+    return n < 0 ? n : follow(w, link);
+}
+
+/* One name in a tree: 1, go on; 0, the target is found, or known to be missing. */
+static int step_tree(struct walk *w)
+{
+    struct pos *at = &w->at;
+    bool last = at_end(w);
+    char link[PATH_MAX];
+    struct pl_node *node = NULL;
+    struct pl_attr attr;
+    if (!S_ISDIR(at->node->fmt))
+        return -ENOTDIR;
+    int r = pl_lookup(at->top->tree, &w->c->call, at->node, w->name, &node, &attr);
+    if (r == -ENOENT && last)
+        node = NULL;
+    else if (r < 0)
+        return r;
+    if (node && S_ISLNK(node->fmt) && to_follow(w, last)) {
+        r = read_link(w, node, link);
+        pl_node_unref(node);
+        return r < 0 ? r : 1;
+    }
+    if (node && !last && !S_ISDIR(node->fmt)) {
+        pl_node_unref(node);
+        return -ENOTDIR;
+    }
+    if (append(at->path, sizeof(at->path), w->name) < 0) {
+        pl_node_unref(node);
+        return -ENAMETOOLONG;
+    }
+    if (last) {
+        w->ret->dir = at->node;
+        strcpy(w->ret->name, w->name);
+        at->node = node;
+        return 0;
+    }
+    pl_node_unref(at->node);
+    at->node = node;
+    return 1;
+}
+
+static int steps(struct walk *w)
+{
+    int r;
+    while ((r = next_name(w)) == 1) {
+        if (takes_dots(w->name)) {
+            r = dots_ok(w);
+            if (r == 0 && w->name[1])
+                r = go_up(w);
+            if (r < 0)
+                return r;
+            if (at_end(w))
+                strcpy(w->ret->name, w->name);
+            continue;
+        }
+        w->ret->name[0] = 0;
+        bool last = at_end(w);
+        if (last && w->rest[0] == '/')
+            w->ret->slash = true;
+        bool host = !w->at.top;
+        r = host ? step_host(w) : step_tree(w);
+        if (r <= 0)
+            break;
+        if (host && last && !w->at.top && at_end(w))
+            strcpy(w->ret->name, w->name);
+    }
+    if (r == -ENAMETOOLONG && dots_ok(w) < 0)
+        r = dots_ok(w);
+    return r;
+}
+
+/* What is left of the path where the kernel is to say what is wrong with it. */
+static int finish(struct walk *w)
+{
+    struct target *t = w->ret;
+    t->top = w->at.top;
+    t->node = w->at.node;
+    w->at.node = NULL;
+    bool dot = w->flags & WALK_PARENT && takes_dots(t->name); /* which is an error to be told */
+    int n = snprintf(t->path, sizeof(t->path), "%s%s", w->at.path,
+                     t->top       ? ""
+                     : !at_end(w) ? w->rest
+                     : dot        ? "/."
+                     : t->slash   ? "/"
+                                  : "");
+    if (!t->top) {
+        t->native = !w->went_in;
+        return n >= (int)sizeof(t->path) ? -ENAMETOOLONG : 0;
+    }
+    if (t->slash && t->node && !S_ISDIR(t->node->fmt))
+        return -ENOTDIR;
+    return 0;
+}
+
+/* "": the descriptor, or the working directory, itself. */
+static int walk_empty(struct walk *w, int dirfd)
+{
+    if (!(w->flags & WALK_EMPTY))
+        return -ENOENT;
+    int r = begin(w, dirfd);
+    if (r < 0)
+        return r;
+    w->ret->native = !w->went_in;
+    w->ret->top = w->at.top;
+    w->ret->node = w->at.node;
+    w->at.node = NULL;
+    snprintf(w->ret->path, sizeof(w->ret->path), "%s", w->at.path);
+    return 0;
+}
+
+static int walk_from(struct walk *w, int dirfd, const char *path)
+{
+    char full[2 * PATH_MAX];
+    int r = 0;
+    if (!*path)
+        return walk_empty(w, dirfd);
+    bool scoped = w->flags & (WALK_BENEATH | WALK_IN_ROOT);
+    struct place *root = w->c->state ? w->c->state->root : NULL;
+    if (path[0] == '/' && w->flags & WALK_BENEATH)
+        return -EXDEV;
+    if (path[0] != '/' || scoped)
+        r = begin(w, dirfd);
+    else
+        strcpy(w->at.path, "/");
+    if (root && !scoped) {
+        w->went_in = true;
+        w->flags |= WALK_IN_ROOT;
+        pos_place(w->c, &w->base, root);
+        if (path[0] == '/')
+            pos_copy(&w->at, &w->base);
+    }
+    if (r != 0)
+        return r < 0 ? r : -ENOTDIR;
+    if (!w->at.top && !w->went_in && !scoped && join(w->at.path, path, full, PATH_MAX) &&
+        is_native(w, full)) {
+        size_t n = strlen(path);
+        w->ret->native = true;
+        snprintf(w->ret->path, sizeof(w->ret->path), "%s%s", full,
+                 n > 1 && path[n - 1] == '/' ? "/" : ""); /* shorter than w->at and path */
+        return 0;
+    }
+    const struct top *top = w->at.top ? NULL : view_top_at(w->c->view, w->at.path, false);
+    if (top) { /* a descriptor from before has a place beneath a tree open */
+        snprintf(full, sizeof(full), "%s/%s", w->at.path, path);
+        w->went_in = true;
+        strcpy(w->at.path, "/");
+        path = full;
+    }
+    if (path[0] != '/' && (r = dots_ok(w)) < 0)
+        return r;
+    if (scoped)
+        pos_copy(&w->base, &w->at);
+    snprintf(w->rest, sizeof(w->rest), "%s", path);
+    if ((r = as_caller(w->c)) == 0) /* who may search where is asked as well */
+        r = steps(w);
+    as_self();
+    return r < 0 ? r : finish(w);
+}
+
+int walk_text(struct tcall *c, int dirfd, const char *path, unsigned flags, struct target *ret)
+{
+    memset(ret, 0, offsetof(struct target, native) + sizeof(ret->native));
+    ret->path[0] = 0;
+    ret->links = 0;
+    struct walk w;
+    w.c = c;
+    w.ret = ret;
+    w.flags = flags;
+    w.went_in = false;
+    w.at.path[0] = w.base.path[0] = w.rest[0] = 0;
+    w.at.top = w.base.top = NULL;
+    w.at.node = w.base.node = NULL;
+    int r = walk_from(&w, dirfd, path);
+    pos_done(&w.at);
+    pos_done(&w.base);
+    return r;
+}
+
+int walk(struct tcall *c, int dirfd, uint64_t addr, unsigned flags, struct target *ret)
+{
+    char path[PATH_MAX] = "";
+    memset(ret, 0, sizeof(*ret));
+    /* No path at all is taken for one without bytes where the kernel takes it so. */
+    int r = addr || !(flags & WALK_EMPTY) ? peek_path(c, addr, path) : 0;
+    return r < 0 ? r : walk_text(c, dirfd, path, flags, ret);
+}
+
+void target_done(struct target *t)
+{
+    pl_node_unref(t->dir);
+    pl_node_unref(t->node);
+    t->dir = t->node = NULL;
+}
+
+int node_host(struct tcall *c, const struct top *top, struct pl_node *node, char path[PATH_MAX])
+{
+    if (!c->view->where)
+        return -EXDEV;
+    return c->view->where(c->view->where_arg, top->tree, &c->call, node, path, PATH_MAX);
+}
+
+int target_host(struct tcall *c, const struct target *t, char path[PATH_MAX])
+{
+    if (!t->top) {
+        memcpy(path, t->path, strlen(t->path) + 1);
+        return 0;
+    }
+    return t->node ? node_host(c, t->top, t->node, path) : -ENOENT;
+}
+
+struct place *target_place(struct tcall *c, const struct target *t)
+{
+    return place_new(c->t, c->view, t->top, t->node, t->path);
+}
