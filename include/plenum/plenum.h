@@ -5,6 +5,7 @@
 
 #include <plenum/app.h>
 #include <plenum/call.h>
+#include <plenum/client.h>
 #include <plenum/error.h>
 #include <plenum/made.h>
 #include <plenum/node.h>
