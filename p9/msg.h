@@ -261,7 +261,8 @@ uint64_t p9_msg_hash(const struct p9_msg *msg);
 /* Bytes of the encoded message; 0 for a type that its dialect does not have. */
 size_t p9_encode_size(const struct p9_msg *msg);
 /* Encodes: bytes written. -EMSGSIZE: `size` is too small; -ENAMETOOLONG: a string passes its limit;
- * -EINVAL: a string has a NUL, nwname or nwqid pass theirs, or its dialect has no such type. */
+ * -EINVAL: a string has a NUL, nwname or nwqid pass theirs; -EOPNOTSUPP: its dialect has no such
+ * type. */
 int p9_encode(const struct p9_msg *msg, void *buf, size_t size);
 /* The same less the bytes of DATA, which are to follow (the size field counts them). */
 int p9_encode_head(const struct p9_msg *msg, void *buf, size_t size);

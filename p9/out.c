@@ -11,10 +11,28 @@
  */
 #include "p9/priv.h"
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 
 enum { BATCH = 16, OTHERS = 64 };
+
+int out_encode(struct out *o, const struct p9_msg *m, uint8_t *small, size_t size,
+               uint8_t **ret_long)
+{
+    uint8_t *head = small;
+    uint32_t ndata = p9_has_data(m->type) ? m->count : 0;
+    int n = p9_encode_head(m, head, size);
+    if (n == -EMSGSIZE && (size = p9_encode_size(m) - ndata) <= LIMIT_MSIZE_MAX) {
+        free(*ret_long);
+        head = *ret_long = malloc(size);
+        n = head ? p9_encode_head(m, head, size) : -ENOMEM;
+    }
+    if (n < 0)
+        return n;
+    *o = (struct out){.head = head, .nhead = (uint32_t)n, .data = m->data, .ndata = ndata};
+    return 0;
+}
 
 void out_add(struct p9_conn *c, struct out *o)
 {

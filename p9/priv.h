@@ -216,6 +216,10 @@ struct out {
     uint32_t nhead, ndata, done;
     void (*gone)(struct p9_conn *conn, struct out *out);
 };
+/* What is to be sent for `m`, but for `gone`: its head is put to `small`, or if that is too small
+ * to *ret_long, which is malloc()ed. Needs no lock. As p9_encode_head, or -ENOMEM. */
+int out_encode(struct out *o, const struct p9_msg *m, uint8_t *small, size_t size,
+               uint8_t **ret_long);
 /* All with conn->lock held. */
 void out_add(struct p9_conn *c, struct out *o);
 /* Writes what is queued unless another thread does. Gives the lock up meanwhile. Never waits: what
@@ -388,7 +392,7 @@ struct p9_pending {
     size_t nbuf;
     /* Nobody waits: called when done, with the lock; frees it. */
     void (*then)(struct p9_conn *, struct p9_pending *);
-    uint8_t *head;
+    uint8_t *long_head; /* NULL: in small_head */
     uint8_t small_head[320], small[320];
 };
 

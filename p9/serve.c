@@ -177,26 +177,9 @@ static void req_gone(struct p9_conn *c, struct out *out)
 
 static int encode(struct req *req)
 {
-    struct p9_msg *m = &req->pub.out;
-    size_t size = p9_encode_size(m), ndata = p9_has_data(m->type) ? m->count : 0;
     size_t limit = req->pub.conn->smsize ? req->pub.conn->smsize : LIMIT_MSIZE_MIN;
-    if (size == 0 || size > limit)
-        return -EMSGSIZE;
-    uint8_t *head = req->head;
-    if (size - ndata > sizeof(req->head)) {
-        free(req->long_head);
-        head = req->long_head = malloc(size - ndata);
-        if (!head)
-            return -ENOMEM;
-    }
-    int n = p9_encode_head(m, head, size - ndata);
-    if (n < 0)
-        return n;
-    req->out.head = head;
-    req->out.nhead = (uint32_t)n;
-    req->out.data = m->data;
-    req->out.ndata = (uint32_t)ndata;
-    return 0;
+    int r = out_encode(&req->out, &req->pub.out, req->head, sizeof(req->head), &req->long_head);
+    return r == 0 && req->out.nhead + req->out.ndata > limit ? -EMSGSIZE : r;
 }
 
 static bool is_error(const struct p9_msg *m)
@@ -423,7 +406,6 @@ void serve_run(struct p9_conn *c, struct req *req, uint64_t gen)
     req->gen = gen;
     if (!req->dropped && c->state == LIVE && pl_call_over(&req->pub.call) == 0) {
         conn_unlock(c);
-        memset(&req->pub.out, 0, sizeof(req->pub.out));
         c->opts.handler->handle(c->opts.handler_arg, &req->pub);
         count(c, req);
         seal(req);

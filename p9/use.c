@@ -100,8 +100,9 @@ void use_leave(struct p9_conn *c)
 
 static void send_tagged(struct p9_conn *c, struct p9_pending *p)
 {
-    p->head[5] = (uint8_t)p->tag;
-    p->head[6] = (uint8_t)(p->tag >> 8);
+    uint8_t *head = p->long_head ? p->long_head : p->small_head;
+    head[5] = (uint8_t)p->tag;
+    head[6] = (uint8_t)(p->tag >> 8);
     p->queued = p->sent = true;
     out_add(c, &p->out);
 }
@@ -284,23 +285,13 @@ void use_fail_all(struct p9_conn *c)
 static int encode(struct p9_pending *p, struct p9_msg *t)
 {
     t->dialect = (uint8_t)p->conn->use_dialect;
-    size_t size = p9_encode_size(t), ndata = p9_has_data(t->type) ? t->count : 0;
-    if (size == 0)
-        return -EOPNOTSUPP; /* not of this dialect */
-    p->head = size - ndata <= sizeof(p->small_head) ? p->small_head : malloc(size - ndata);
-    if (!p->head)
-        return -ENOMEM;
-    int n = p9_encode_head(t, p->head, size - ndata);
-    if (n < 0)
-        return n;
-    p->out = (struct out){.head = p->head,
-                          .nhead = (uint32_t)n,
-                          .data = t->data,
-                          .ndata = (uint32_t)ndata,
-                          .gone = pend_gone};
+    int r = out_encode(&p->out, t, p->small_head, sizeof(p->small_head), &p->long_head);
+    if (r < 0)
+        return r;
+    p->out.gone = pend_gone;
     p->expect = (uint8_t)(t->type + 1);
     /* What the answer may take at the other end counts too, as it counts there. */
-    p->cost = (uint32_t)size;
+    p->cost = p->out.nhead + p->out.ndata;
     if (t->type == P9_Tread || t->type == P9_Treaddir || t->type == P9_Tlist)
         p->cost += t->count;
     return 0;
@@ -314,8 +305,7 @@ void pend_init(struct p9_conn *c, struct p9_pending *p)
 
 static void pend_done(struct p9_pending *p)
 {
-    if (p->head != p->small_head)
-        free(p->head);
+    free(p->long_head);
     if (p->buf != p->small)
         free(p->buf);
 }
@@ -459,16 +449,16 @@ int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, voi
 
 /* ---- the calls ---- */
 
-/* Why the message cannot be sent, 0: it can. */
-static int refuse(const struct p9_conn *c, const struct p9_msg *t)
+/* Why the message, which is encoded, cannot be sent; 0: it can. */
+static int refuse(const struct p9_conn *c, const struct p9_pending *p)
 {
     if (c->state != LIVE || c->use != USE_OPEN)
         return c->state == LIVE && c->use == USE_NONE ? -ENOTCONN : -ECONNABORTED;
     if (c->down_soft)
         return -ETIMEDOUT;
-    if (p9_is_own(t->type) && !c->use_ext)
+    if (p9_is_own((uint8_t)(p->expect - 1)) && !c->use_ext)
         return -EOPNOTSUPP;
-    return p9_encode_size(t) > c->umsize ? -EMSGSIZE : 0;
+    return p->out.nhead + p->out.ndata > c->umsize ? -EMSGSIZE : 0;
 }
 
 /* Sends. With a negative result nothing is under way. */
@@ -479,7 +469,7 @@ static int begin(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, stru
         return r;
     pthread_mutex_lock(&c->lock);
     use_enter(c);
-    r = refuse(c, t);
+    r = refuse(c, p);
     if (r == 0) {
         join_room(c, p);
         wait_heeding(c, call, p, is_tagged);
@@ -606,7 +596,7 @@ int p9_rpc_try(struct p9_conn *c, struct p9_msg *t, struct p9_pending **ret)
     int r = encode(p, t);
     pthread_mutex_lock(&c->lock);
     if (r == 0)
-        r = refuse(c, t);
+        r = refuse(c, p);
     if (r == 0) {
         join_room(c, p);
         if (p->tagged) {
