@@ -193,7 +193,7 @@ int p9d_auth(struct p9d_op *op); /* always fails */
     X(link) X(rename) X(renameat) X(rename2) X(unlinkat) X(remove) X(lopen) X(lcreate)             \
     X(tmpfile) X(read) X(write) X(fsync) X(clunk) X(readdir) X(xattrwalk) X(xattrcreate) X(lock)   \
     X(getlock) X(list) X(fallocate) X(seek) X(copy) X(access) X(flushfile) X(syncfs) X(ioctl)      \
-    X(session) X(write2) X(key) X(find) X(open) X(create) X(stat) X(wstat)
+    X(session) X(write2) X(key) X(find) X(open) X(create) X(stat) X(wstat) X(lend)
 /* clang-format on */
 #define X(name) int p9d_##name(struct p9d_op *op);
 P9D_HANDLERS(X)

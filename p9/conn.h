@@ -47,6 +47,10 @@ struct p9_req {
 void *p9_req_payload(struct p9_req *req, size_t n);
 /* The largest n for p9_req_payload: what the msize leaves to Rread and Rreaddir. */
 size_t p9_req_payload_max(const struct p9_req *req);
+/* A copy of the descriptor `fd` goes to the peer along with the answer, which is to be Rlend. Once
+ * a request. 0; -EOPNOTSUPP: this channel cannot carry any (it is no unix socket, or a link, which
+ * would have to send it again); or why there is no copy. */
+int p9_req_lend(struct p9_req *req, int fd);
 /* The session agreed on our own messages. */
 bool p9_req_extended(const struct p9_req *req);
 /* What the session speaks; so do req->in and req->out. */
@@ -119,7 +123,10 @@ void p9_conn_break(struct p9_conn *conn);
  * must not be sent a T-message: then -ENOTCONN "the other end only uses, it serves nothing"); when
  * it is not known who called it waits a moment for that. Blocks until done. */
 int p9_use(struct p9_conn *conn, struct pl_call *call, struct pl_err *err);
-uint32_t p9_msize(const struct p9_conn *conn);          /* as negotiated by the using half */
+uint32_t p9_msize(const struct p9_conn *conn); /* as negotiated by the using half */
+/* Tlend may bring a descriptor: over a unix socket without a link, from who runs as the same user
+ * as we, or as root. (Another could lend us one on which we wait for ever.) */
+bool p9_borrows(struct p9_conn *conn);
 bool p9_extended(const struct p9_conn *conn);           /* the peer knows our own messages */
 enum p9_dialect p9_dialect(const struct p9_conn *conn); /* what p9_rpc sends is encoded in it */
 
@@ -134,6 +141,7 @@ enum p9_dialect p9_dialect(const struct p9_conn *conn); /* what p9_rpc sends is 
 struct p9_answer {
     struct p9_msg r;
     void *buf; /* private */
+    int lent;  /* the descriptor that came along with an Rlend: the caller's; or -1 */
     bool sent; /* with -ECONNABORTED: some of the request has gone out, and it may be carried out */
 };
 int p9_rpc(struct p9_conn *conn, struct pl_call *call, struct p9_msg *t, struct p9_answer *ret,

@@ -78,7 +78,7 @@ void link_finish(struct p9_conn *c)
         struct frame f = {.kind = FRAME_BYE, .acked = l->taken};
         frame_encode(&f, l->head);
         struct iovec iov = {l->head, FRAME_HEAD};
-        wire_write(&c->wire, &iov, 1); /* who cannot be told finds out */
+        wire_write(&c->wire, &iov, 1, NULL); /* who cannot be told finds out */
     }
     if (l->open && l->state != LINK_DOWN)
         wire_cut(&c->wire);
@@ -181,7 +181,7 @@ static int exchange(struct wire *w, uint8_t *buf, size_t n, bool out, int64_t un
         int64_t ms = (until - mono_now()) / MS;
         if (ms <= 0)
             return -ETIMEDOUT;
-        ssize_t r = out ? wire_write(w, &iov, 1) : wire_read(w, &iov, 1, (int)ms);
+        ssize_t r = out ? wire_write(w, &iov, 1, NULL) : wire_read(w, &iov, 1, (int)ms);
         if (out && r == -EAGAIN) {
             if (wire_wait(w, false, true, (int)ms) & WIRE_POKED)
                 return -EINTR;
@@ -455,7 +455,7 @@ static void refuse(struct p9_conn *c)
     struct agree a = {.kind = AGREE_GONE};
     uint8_t buf[AGREE_MAX];
     struct iovec iov = {buf, agree_encode(&a, P9_Rversion, c->opts.msize, buf)};
-    wire_write(&c->wire, &iov, 1);
+    wire_write(&c->wire, &iov, 1, NULL);
 }
 
 void link_move(struct p9_conn *c)

@@ -47,11 +47,17 @@ bool out_idle(const struct p9_conn *c)
     return !c->writing && !c->out_head && !link_unsent(c);
 }
 
-static int gather(const struct p9_conn *c, struct iovec iov[2 * BATCH])
+/* *lend: the descriptor that goes along, which is with the first of the messages. */
+static int gather(const struct p9_conn *c, struct iovec iov[2 * BATCH], const int **lend)
 {
     int n = 0;
+    *lend = NULL;
     for (struct out *o = c->out_head; o && n < 2 * BATCH - 1; o = o->next) {
         uint32_t skip = o->done;
+        if (o->lend && skip == 0 && n)
+            break;
+        if (o->lend && skip == 0)
+            *lend = o->lend;
         if (skip < o->nhead) {
             iov[n++] = (struct iovec){(void *)(o->head + skip), o->nhead - skip};
             skip = 0;
@@ -122,10 +128,11 @@ static int write_all(struct p9_conn *c, unsigned others)
     while (c->state == LIVE && (c->out_head || link_wants(c))) {
         if (popped > others)
             return -EAGAIN;
-        int n = gather(c, iov);
+        const int *lend;
+        int n = gather(c, iov, &lend);
         c->in_write = true;
         conn_unlock(c);
-        ssize_t r = link_write(c, iov, n);
+        ssize_t r = link_write(c, iov, n, lend);
         pthread_mutex_lock(&c->lock);
         c->in_write = false;
         if (c->hands)

@@ -17,8 +17,10 @@
 #include "p9/priv.h"
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { SPARES = 2, HEAVY = 32768, LARGE_PART = 8 };
 
@@ -82,6 +84,8 @@ static void req_free(struct p9_conn *c, struct req *req)
     if (req->payload)
         crew_buf_free(c->crew, req->payload, req->npayload);
     free(req->long_head);
+    if (req->lends)
+        close(req->lent);
     for (struct req_mem *m = req->mem, *next; m; m = next) {
         next = m->next;
         free(m);
@@ -120,6 +124,18 @@ void *p9_req_payload(struct p9_req *pub, size_t n)
     req->payload = crew_buf(pub->conn->crew, n);
     req->npayload = n;
     return req->payload;
+}
+
+int p9_req_lend(struct p9_req *pub, int fd)
+{
+    struct req *req = (struct req *)pub;
+    struct p9_conn *c = pub->conn;
+    if (!c->wire.lends || link_there(c))
+        return -EOPNOTSUPP;
+    assert(!req->lends);
+    req->lent = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    req->lends = req->lent >= 0;
+    return req->lends ? 0 : -errno;
 }
 
 size_t p9_req_payload_max(const struct p9_req *pub)
@@ -179,6 +195,8 @@ static int encode(struct req *req)
 {
     size_t limit = req->pub.conn->smsize ? req->pub.conn->smsize : LIMIT_MSIZE_MIN;
     int r = out_encode(&req->out, &req->pub.out, req->head, sizeof(req->head), &req->long_head);
+    if (req->lends && req->pub.out.type == P9_Rlend)
+        req->out.lend = &req->lent;
     return r == 0 && req->out.nhead + req->out.ndata > limit ? -EMSGSIZE : r;
 }
 

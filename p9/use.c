@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- waiting ---- */
 
@@ -250,6 +251,8 @@ void use_answer(struct p9_conn *c, struct p9_pending *p)
         conn_lost(c, -EPROTO, "the other end answered a request before it had it");
         return;
     }
+    if (p->expect == P9_Rlend && p->buf[4] == P9_Rlend)
+        p->lent = wire_borrow(&c->wire);
     c->rd.pend = NULL; /* until now nobody may complete it but us */
     p->answered = true;
     use_complete(c, p);
@@ -301,6 +304,7 @@ void pend_init(struct p9_conn *c, struct p9_pending *p)
 {
     memset(p, 0, offsetof(struct p9_pending, small_head));
     p->conn = c;
+    p->lent = -1;
 }
 
 static void pend_done(struct p9_pending *p)
@@ -308,6 +312,8 @@ static void pend_done(struct p9_pending *p)
     free(p->long_head);
     if (p->buf != p->small)
         free(p->buf);
+    if (p->lent >= 0)
+        close(p->lent);
 }
 
 void pend_free(struct p9_pending *p)
@@ -471,6 +477,8 @@ static int begin(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, stru
     use_enter(c);
     r = refuse(c, p);
     if (r == 0) {
+        if (t->type == P9_Tlend)
+            c->wire.borrows = true;
         join_room(c, p);
         wait_heeding(c, call, p, is_tagged);
         if (!p->done && c->state == LIVE) {
@@ -506,6 +514,7 @@ static bool is_error(const struct p9_msg *r)
 int use_decode(struct p9_pending *p, struct p9_answer *ret)
 {
     ret->buf = NULL;
+    ret->lent = -1;
     ret->r.type = 0;
     if (p->result < 0)
         return p->result;
@@ -522,6 +531,8 @@ int use_decode(struct p9_pending *p, struct p9_answer *ret)
         ret->buf = p->buf;
         p->buf = NULL;
     }
+    ret->lent = p->lent;
+    p->lent = -1;
     return 0;
 }
 
@@ -670,6 +681,12 @@ void p9_answer_free(struct p9_answer *a)
 {
     free(a->buf);
     a->buf = NULL;
+}
+
+bool p9_borrows(struct p9_conn *c)
+{
+    return p9_extended(c) && c->wire.lends && !link_there(c) &&
+           (c->chan.uid == 0 || c->chan.uid == geteuid());
 }
 
 /* ---- fids ---- */

@@ -106,8 +106,12 @@ ssize_t p9s_read(struct pl_tree *tree, struct pl_call *call, struct pl_file *fil
     struct p9s_tree *t = p9s_of(tree);
     struct p9s_file *f = (struct p9s_file *)file;
     ssize_t r = n ? p9s_settle(t, call, (struct p9s_node *)file->node) : 0;
-    if (r == 0 && n)
-        r = p9s_ahead_read(t, call, f, buf, n, off);
+    if (r < 0 || n == 0)
+        return r;
+    r = p9s_lent_read(t, call, f, buf, n, off);
+    if (r != P9S_NOT_LENT)
+        return r;
+    r = p9s_ahead_read(t, call, f, buf, n, off);
     if (r < 0 || (size_t)r == n)
         return r;
     struct run x = {.t = t,
@@ -161,7 +165,12 @@ ssize_t p9s_write(struct pl_tree *tree, struct pl_call *call, struct pl_file *fi
         return old_write(tree, call, file, buf, n, off);
     atomic_store(&f->dirty, true);
     p9s_touch(t, file->node);
-    ssize_t r = p9s_behind_write(t, call, f, buf, n, off);
+    ssize_t r = p9s_lent_write(t, call, f, buf, n, off);
+    if (r != P9S_NOT_LENT) {
+        p9s_touch(t, file->node);
+        return r;
+    }
+    r = p9s_behind_write(t, call, f, buf, n, off);
     if (r < 0 || (size_t)r == n)
         return r;
     struct run x = {.t = t,

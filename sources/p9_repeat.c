@@ -52,6 +52,7 @@ static const struct row {
     ROW(Tkey, FREELY, FID),
     ROW(Tfind, FREELY, FID),
     ROW(Tlist, FREELY, FID),
+    ROW(Tlend, FREELY, FID),
     ROW(Trename2, ONCE, DFID | NEWDFID | OP),
     ROW(Tfallocate, SAME, FID | OP), /* what moves bytes: ONCE */
     ROW(Tseek, FREELY, FID),
