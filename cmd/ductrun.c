@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/ductrun.h"
 #include "base/confine.h"
+#include "base/futex.h"
 #include "base/limits.h"
 #include "base/text.h"
 #include "cmd/far.h"
@@ -447,10 +448,8 @@ static int serve(void *arg, size_t i, int fd, struct stats *stats, void (*up)(vo
 static int say_goodbye(struct state *s)
 {
     struct pl_call call;
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
     pl_call_init_self(&call);
-    call.deadline = now.tv_sec * 1000000000ll + now.tv_nsec + GOODBYE_NS;
+    call.deadline = mono_now() + GOODBYE_NS;
     int r = p9_use_end(conn_of(s), &call);
     pl_call_done(&call);
     return r;

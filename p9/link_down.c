@@ -7,6 +7,7 @@
  * as soon as one has come (link_return); at the end that dialed by a thread, as closing may wait
  * for a child, and which then dials until it has another.
  */
+#include "base/backoff.h"
 #include "p9/link_priv.h"
 #include <errno.h>
 #include <poll.h>
@@ -15,10 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/random.h>
 
-enum { MS = 1000000, FIRST = 50 * MS };
-static const uint64_t LAST = 10000ull * MS;
+enum { MS = 1000000 };
 static const int64_t MOST_PATIENCE = LIMIT_HELLO * 1000000000LL;
 static const char unsent[] = "the other end says that it has taken in what was never sent";
 
@@ -229,12 +228,8 @@ static int ask_again(struct link *l, struct chan *chan, int cancel, int64_t pati
 /* Waits before the next try. False when nobody wants it any more. */
 static bool back_off(struct link *l)
 {
-    uint32_t chance = 0;
-    if (getrandom(&chance, sizeof(chance), 0) < 0)
-        chance = 0;
-    uint64_t ns = l->backoff / 2 + l->backoff / 2 * (chance % 1024) / 512;
     struct pollfd p = {.fd = l->cancel, .events = POLLIN};
-    return poll(&p, 1, (int)(ns / MS)) <= 0;
+    return poll(&p, 1, (int)(backoff_jitter(l->backoff) / MS)) <= 0;
 }
 
 /* A new channel may have gone silent as the last one did, and is given up as soon; but each that
@@ -290,7 +285,7 @@ static void *redial_thread(void *arg)
     while (c->state == LIVE && (r = try(c, l, &patience)) < 0) {
         if (r == -ENOLINK)
             link_over(c, l->last);
-        l->backoff = !l->backoff ? FIRST : l->backoff * 2 < LAST ? l->backoff * 2 : LAST;
+        l->backoff = backoff_next(l->backoff);
     }
     pthread_mutex_lock(&l->lock);
     close(l->cancel);

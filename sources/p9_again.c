@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* The thread that gets a tree another connection, and those who wait for it: see p9_again.h. */
 #include "sources/p9_again.h"
+#include "base/backoff.h"
 #include "base/futex.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
-#define RETRY_FIRST_NS 50000000LL    /* after a server that let us in, but is not what we had ... */
-#define RETRY_LAST_NS  10000000000LL /* ... growing to this */
+#define LOOK_NS 50000000LL /* between two looks whether all are done with a connection */
 #define RELOCK_NS                                                                                  \
     2000000000LL /* so long a server may hold our locks for the connection that is                 \
                     over */
@@ -265,7 +265,7 @@ static void wait_for_pins(struct p9s_tree *t)
     while (a->pins) {
         pthread_mutex_unlock(&a->mutex);
         p9s_aside_let_go(t);
-        int64_t until = mono_now() + RETRY_FIRST_NS;
+        int64_t until = mono_now() + LOOK_NS;
         struct timespec ts = {until / 1000000000, until % 1000000000};
         pthread_mutex_lock(&a->mutex);
         if (a->pins)
@@ -277,7 +277,7 @@ static void wait_for_pins(struct p9s_tree *t)
 static int come_back(struct p9s_tree *t, struct pl_err *err)
 {
     struct p9s_again *a = t->again;
-    int64_t pause = RETRY_FIRST_NS;
+    int64_t pause = 0; /* after a server that let us in, but is not what we had */
     wait_for_pins(t);
     for (;;) {
         struct p9_conn *conn;
@@ -298,9 +298,9 @@ static int come_back(struct p9s_tree *t, struct pl_err *err)
             p9_conn_abort(conn);
             if (a->changed)
                 a->changed(a->arg, err->text);
-            if ((r = pl_call_sleep(&a->call, pause)) < 0)
+            pause = backoff_next(pause);
+            if ((r = pl_call_sleep(&a->call, backoff_jitter(pause))) < 0)
                 return r;
-            pause = pause * 2 < RETRY_LAST_NS ? pause * 2 : RETRY_LAST_NS;
         }
         p9_conn_wait(conn, NULL);
     }
