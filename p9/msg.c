@@ -442,9 +442,11 @@ static int get_stat(struct cursor *c, struct p9_stat *st, unsigned dialect)
 {
     size_t n = cursor_get(c, 2);
     uint8_t *p = cursor_take(c, n);
-    int r = p ? 0 : -EPROTO;
-    struct cursor in = cursor_at(p, p ? n : 0);
+    int r = 0;
     memset(st, 0, sizeof(*st));
+    if (!p)
+        return -EPROTO;
+    struct cursor in = cursor_at(p, n);
     for (const struct field *f = stat_fields; f->kind != END && r == 0; f++)
         r = f->in >> dialect & 1 ? get_plain(&in, st, f) : leave_out(st, f);
     return r < 0 ? r : in.bad || cursor_left(&in) ? -EPROTO : 0;
