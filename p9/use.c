@@ -467,33 +467,38 @@ static int refuse(const struct p9_conn *c, const struct p9_pending *p)
     return p->out.nhead + p->out.ndata > c->umsize ? -EMSGSIZE : 0;
 }
 
-/* Sends. With a negative result nothing is under way. */
-static int begin(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, struct p9_pending *p)
+/* A caller's thread takes the lock, and gives it up. */
+static void come_in(struct p9_conn *c)
 {
-    int r = encode(p, t);
-    if (r < 0)
-        return r;
     pthread_mutex_lock(&c->lock);
     use_enter(c);
-    r = refuse(c, p);
-    if (r == 0) {
-        if (t->type == P9_Tlend)
-            c->wire.borrows = true;
-        join_room(c, p);
-        wait_heeding(c, call, p, is_tagged);
-        if (!p->done && c->state == LIVE) {
-            if (p->sync) /* before an event can tell a worker of the answer */
-                p->held = role_take(c);
-            send_tagged(c, p);
-            out_push_caller(c, call, p);
-        } else {
-            wait_let_go(c, p);
-            r = p->result;
-        }
-    }
+}
+
+static void go_out(struct p9_conn *c)
+{
     use_leave(c);
     conn_unlock(c);
-    return r;
+}
+
+/* Sends what is encoded. With the lock. With a negative result nothing is under way. */
+static int begin(struct p9_conn *c, struct pl_call *call, struct p9_pending *p)
+{
+    int r = refuse(c, p);
+    if (r < 0)
+        return r;
+    if (p->expect == P9_Rlend)
+        c->wire.borrows = true;
+    join_room(c, p);
+    wait_heeding(c, call, p, is_tagged);
+    if (p->done || c->state != LIVE) {
+        wait_let_go(c, p);
+        return p->result;
+    }
+    if (p->sync) /* before an event can tell a worker of the answer */
+        p->held = role_take(c);
+    send_tagged(c, p);
+    out_push_caller(c, call, p);
+    return 0;
 }
 
 /* What an Rlerror or Rerror says. */
@@ -536,10 +541,9 @@ int use_decode(struct p9_pending *p, struct p9_answer *ret)
     return 0;
 }
 
+/* Waits for the answer. With the lock. */
 static int end(struct p9_conn *c, struct pl_call *call, struct p9_pending *p, struct p9_answer *ret)
 {
-    pthread_mutex_lock(&c->lock);
-    use_enter(c);
     do
         wait_heeding(c, call, p, is_done);
     while (!p->done && c->state == LIVE && !use_orphan(c, p));
@@ -553,8 +557,6 @@ static int end(struct p9_conn *c, struct pl_call *call, struct p9_pending *p, st
     if (r < 0 && p->result == 0 && !is_error(&ret->r))
         conn_lost(c, -EPROTO, "the other end sent an answer that makes no sense (to %s)",
                   p9_type_name((uint8_t)(p->expect - 1)));
-    use_leave(c);
-    conn_unlock(c);
     return r;
 }
 
@@ -575,9 +577,14 @@ int p9_rpc(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, struct p9_
     pend_init(c, &p);
     set_into(&p, t, into, into_size);
     p.sync = true;
-    int r = begin(c, call, t, &p);
-    if (r == 0)
-        r = end(c, call, &p, ret);
+    int r = encode(&p, t);
+    if (r == 0) {
+        come_in(c);
+        r = begin(c, call, &p);
+        if (r == 0)
+            r = end(c, call, &p, ret);
+        go_out(c);
+    }
     pend_done(&p);
     return r;
 }
@@ -590,7 +597,12 @@ int p9_rpc_start(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, void
         return -ENOMEM;
     pend_init(c, p);
     set_into(p, t, into, into_size);
-    int r = begin(c, call, t, p);
+    int r = encode(p, t);
+    if (r == 0) {
+        come_in(c);
+        r = begin(c, call, p);
+        go_out(c);
+    }
     if (r == 0)
         *ret = p;
     else
@@ -629,7 +641,9 @@ int p9_rpc_try(struct p9_conn *c, struct p9_msg *t, struct p9_pending **ret)
 int p9_rpc_finish(struct p9_conn *c, struct pl_call *call, struct p9_pending *p,
                   struct p9_answer *ret)
 {
+    come_in(c);
     int r = end(c, call, p, ret);
+    go_out(c);
     pend_free(p);
     return r;
 }
