@@ -26,7 +26,7 @@
  * no other's. `once.mutex` guards the table of clients, which session each has, and all work on
  * files. `client.mutex` guards which slots are in use, and of a slot that is not what is in it; one
  * that is in use is its request's. Order: judging, once.mutex, client.mutex; and once.mutex before
- * a connection's own lock (p9_conn_abort).
+ * a connection's own lock: p9_conn_drop() is called with it, which takes no lock of a handler's.
  */
 #ifndef DOORS_P9_ONCE_H
 #define DOORS_P9_ONCE_H
