@@ -369,8 +369,9 @@ static void sweep(int parent)
         if (dir < 0)
             continue;
         prune(dir, LIMIT_SESSIONS, true);
+        if (flock(dir, LOCK_EX | LOCK_NB) == 0)        /* no server has it */
+            unlinkat(parent, e->d_name, AT_REMOVEDIR); /* if it is empty */
         close(dir);
-        unlinkat(parent, e->d_name, AT_REMOVEDIR); /* if it is empty */
     }
     if (d)
         closedir(d);
@@ -387,6 +388,28 @@ static int this_boot(char boot[40])
     return n == 36 ? 0 : -EOPNOTSUPP;
 }
 
+/* A descriptor of the directory, made if it is not there; its shared lock keeps another server,
+ * which sweeps, from taking it away while it is empty. */
+static int hold_dir(int parent, const char *name)
+{
+    for (int tries = 0; tries < 100; tries++) {
+        struct stat s;
+        if (mkdirat(parent, name, 0700) < 0 && errno != EEXIST)
+            return -errno;
+        int dir = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        int r = dir < 0 || flock(dir, LOCK_SH) < 0 || fstat(dir, &s) < 0 ? -errno : 0;
+        if (r == 0 && (s.st_uid != geteuid() || s.st_mode & 077))
+            r = -EPERM;
+        if (r == 0 && s.st_nlink > 0)
+            return dir;
+        if (dir >= 0)
+            close(dir);
+        if (r < 0 && r != -ENOENT)
+            return r;
+    }
+    return -EAGAIN;
+}
+
 int once_store_open(struct once_store *st, int parent, const char *what)
 {
     char name[17];
@@ -397,16 +420,10 @@ int once_store_open(struct once_store *st, int parent, const char *what)
     st->what = once_name_hash(what);
     sweep(parent);
     snprintf(name, sizeof(name), "%016" PRIx64, st->what);
-    if (mkdirat(parent, name, 0700) < 0 && errno != EEXIST)
-        return -errno;
-    st->dir = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (st->dir < 0)
-        return -errno;
-    struct stat s;
-    if (fstat(st->dir, &s) < 0 || s.st_uid != geteuid() || s.st_mode & 077) {
-        once_store_close(st);
-        return -EPERM;
-    }
+    r = hold_dir(parent, name);
+    if (r < 0)
+        return r;
+    st->dir = r;
     return 0;
 }
 
