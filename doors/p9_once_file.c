@@ -361,6 +361,7 @@ void once_store_each(struct once_store *st, void (*fn)(void *arg, const struct o
 static void sweep(int parent)
 {
     struct dirent *e;
+    struct stat st;
     DIR *d = listing(parent);
     while (d && (e = readdir(d))) {
         if (!is_hex(e->d_name, 16))
@@ -369,8 +370,9 @@ static void sweep(int parent)
         if (dir < 0)
             continue;
         prune(dir, LIMIT_SESSIONS, true);
-        if (flock(dir, LOCK_EX | LOCK_NB) == 0)        /* no server has it */
-            unlinkat(parent, e->d_name, AT_REMOVEDIR); /* if it is empty */
+        /* No server has it, and it is not another that has the name by now; if it is empty. */
+        if (flock(dir, LOCK_EX | LOCK_NB) == 0 && fstat(dir, &st) == 0 && st.st_nlink > 0)
+            unlinkat(parent, e->d_name, AT_REMOVEDIR);
         close(dir);
     }
     if (d)
