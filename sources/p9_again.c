@@ -219,6 +219,8 @@ static void clunk_orphans(struct p9s_tree *t)
 static int fits(struct p9s_tree *t, struct p9_conn *conn, struct pl_err *err)
 {
     const char *peer = p9_conn_peer(conn);
+    if (t->dialect != p9_dialect(conn))
+        return pl_fail(err, -EPROTO, "%s: speaks another dialect than the server before it", peer);
     if (t->ext && !p9_extended(conn))
         return pl_fail(err, -EPROTO, "%s: speaks plain 9P2000.L, unlike the server before it",
                        peer);

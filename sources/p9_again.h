@@ -51,7 +51,7 @@ struct p9s_more {
     uint32_t n_uname;
     struct p9_qid qid; /* of the named entry, once learned */
     bool known, open;
-    uint32_t flags;        /* of Tlopen */
+    uint32_t flags;        /* of Tlopen; the mode of Topen */
     struct p9s_file *file; /* whose fid it is */
 };
 
@@ -157,6 +157,8 @@ bool p9s_fid_is_there(struct p9s_tree *t, uint32_t fid);
 void p9s_fid_clear(struct p9s_tree *t, uint32_t fid);
 /* A negative errno when an open file had what no server can give it again. */
 int p9s_gone_with_it(struct p9s_file *f);
+/* Opens a fid that was made again as it was open. */
+struct p9_msg p9s_reopen_msg(const struct p9s_tree *t, uint32_t fid, const struct p9s_more *more);
 
 /* ---- p9_reopen.c ---- */
 int p9s_reopen_all(struct p9s_tree *t, struct pl_call *call);

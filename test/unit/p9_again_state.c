@@ -4,6 +4,8 @@
 
 static struct kind ours = {.remembers = true}, stock = {.plain = true};
 static struct kind real = {.remembers = true, .real = true};
+static struct kind u = {.plain = true, .version = P9_VERSION_U};
+static struct kind base = {.plain = true, .version = P9_VERSION};
 
 static struct pl_node *mkdir_in(struct pl_tree *t, struct pl_node *dir, const char *name)
 {
@@ -652,6 +654,12 @@ static void given_up(void **state)
     {                                                                                              \
 #test " (stock)", test, NULL, NULL, &stock                                                 \
     }
+/* ... and in the older dialects, where it is about what they have */
+#define EACH_OLD(test)                                                                             \
+    {#test " (9P2000.u)", test, NULL, NULL, &u},                                                   \
+    {                                                                                              \
+#test " (9P2000)", test, NULL, NULL, &base                                                 \
+    }
 
 int main(void)
 {
@@ -676,6 +684,18 @@ int main(void)
         {"odd_files (real)", odd_files, NULL, NULL, &real},
         EACH(users),
         EACH(wrong_servers),
+        EACH_OLD(deep),
+        EACH_OLD(renamed_by_others),
+        EACH_OLD(rings),
+        EACH_OLD(lazily),
+        EACH_OLD(many_files),
+        EACH_OLD(unlinked),
+        EACH_OLD(interrupted),
+        EACH_OLD(soft),
+        EACH_OLD(never_sent),
+        EACH_OLD(given_up),
+        EACH_OLD(wrong_servers),
+        {"users (9P2000.u)", users, NULL, NULL, &u},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
