@@ -203,11 +203,11 @@ int p9s_old_set(struct p9s_tree *t, struct pl_call *call, uint32_t fid,
     return r;
 }
 
-int p9s_old_rename(struct p9s_tree *t, struct pl_call *call, uint32_t fid, const char *name)
+struct p9_msg p9s_rename_msg(uint32_t fid, const struct p9_str *name)
 {
-    struct p9_stat st = P9_STAT_SAME;
-    st.name = p9_str(name);
-    return wstat(t, call, fid, &st);
+    struct p9_msg m = {.type = P9_Twstat, .fid = fid, .stat = P9_STAT_SAME};
+    m.stat.name = *name;
+    return m;
 }
 
 int p9s_old_fsync(struct pl_tree *tree, struct pl_call *call, struct pl_file *file, bool data_only)

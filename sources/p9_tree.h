@@ -381,7 +381,7 @@ struct p9_msg p9s_create_msg(const struct p9s_tree *t, uint32_t fid, const char 
 int p9s_old_there(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, const char *name);
 int p9s_old_set(struct p9s_tree *t, struct pl_call *call, uint32_t fid,
                 const struct pl_setattr *set);
-int p9s_old_rename(struct p9s_tree *t, struct pl_call *call, uint32_t fid, const char *name);
+struct p9_msg p9s_rename_msg(uint32_t fid, const struct p9_str *name);
 int p9s_append_begin(struct p9s_tree *t, struct pl_call *call, struct pl_file *file, uint64_t *off);
 void p9s_append_end(struct p9s_tree *t);
 void p9s_old_dir_free(struct p9s_old_dir *dir);
