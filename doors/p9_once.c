@@ -153,7 +153,7 @@ static int client_new(struct once *once, const uint64_t id[2], const char *who, 
         return r;
     }
     memcpy(c->id, id, sizeof(c->id));
-    c->had = now(CLOCK_REALTIME_COARSE);
+    c->had = now(CLOCK_REALTIME); /* which no date is ahead of */
     snprintf(c->who, sizeof(c->who), "%s", who);
     pthread_mutex_init(&c->mutex, NULL);
     pl_cond_init(&c->over);
@@ -397,7 +397,9 @@ void p9d_once_begun(struct p9d_op *op)
     struct once_slot *slot = op->slot;
     SET(&slot->state, ONCE_FREE);
     ORDER();
-    slot->began = now(CLOCK_REALTIME_COARSE);
+    uint32_t lag;
+    slot->began = redo_now(&lag);
+    slot->lag = (uint16_t)(lag / ONCE_LAG);
     slot->from = now(CLOCK_MONOTONIC);
     slot->asked = once_sum_asked(slot);
     SET(&slot->intent.ino, 0);
