@@ -454,6 +454,57 @@ def test_both_servers_die(plenum):
     assert (far / "open").read_text() == "before\nafter\n"
 
 
+def gets(call):
+    """The errno that a call fails with; None if it does not."""
+    try:
+        call()
+    except OSError as e:
+        return e.errno
+
+
+def test_both_servers_die_and_callers_do_not_wait_for_ever(plenum):
+    """Whoever waits while the one that follows does gets ETIMEDOUT after `soft`, and whoever comes at once.
+    Then all goes on where it was."""
+    far, at = plenum.dir("far"), plenum.dir("at")
+    server = plenum.serve(far, "tcp!127.0.0.1!0")
+    plenum.run("mount", "-o", "soft=5", f"9p:{server.addr}", at)
+    f, g = Held(at / "open"), Held(at / "closed")
+    f.write("before")
+    e = plenum.entry(at)
+    server.kill()
+    os.kill(e["server"], signal.SIGKILL)
+    assert gets(lambda: os.stat(at / "newer")) == errno.ETIMEDOUT
+    for _ in range(3):
+        assert gets(lambda: os.mkdir(at / "d")) == errno.ETIMEDOUT
+        assert gets(lambda: os.listdir(at)) == errno.ETIMEDOUT
+    gets(g.close)
+    server = serve_again(plenum, server, far)
+    wait_for(lambda: plenum.entry(at)["state"] == "up", "it does not come back")
+    f.write("after")
+    f.close()
+    assert (far / "open").read_text() == "before\nafter\n"
+    os.mkdir(at / "d")
+    assert sorted(os.listdir(at)) == ["closed", "d", "open"]
+
+
+def test_both_servers_die_and_callers_end(plenum):
+    """Who waits for the one that follows can be interrupted, also where the wait itself has no end."""
+    far, at = plenum.dir("far"), plenum.dir("at")
+    server = plenum.serve(far, "tcp!127.0.0.1!0")
+    plenum.run("mount", "-o", "hard", f"9p:{server.addr}", at)
+    e = plenum.entry(at)
+    server.kill()
+    os.kill(e["server"], signal.SIGKILL)
+    is_down(plenum, at)
+    for sig in signal.SIGINT, signal.SIGTERM, signal.SIGKILL:
+        waits = subprocess.Popen(["stat", at / "new"], stderr=subprocess.DEVNULL)
+        stat = pathlib.Path(f"/proc/{waits.pid}/stat")
+        wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] in "SD", "it does not wait")
+        waits.send_signal(sig)
+        assert waits.wait(60) == -sig
+    plenum.run("umount", "-f", at)
+
+
 def test_locks_of_a_killed_server_of_a_mount(plenum):
     """The session that it left at the other end is not in the way of who follows it."""
     far, at = plenum.dir("far"), plenum.dir("at")
