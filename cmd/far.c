@@ -24,7 +24,9 @@
 #define SECOND      INT64_C(1000000000)
 #define FIRST_PAUSE (SECOND / 20) /* between two tries to dial, and the longest */
 #define LAST_PAUSE  (10 * SECOND)
-#define PATIENCE_MS 5000 /* an ssh that is not needed any more gets so long to end by itself */
+#define PATIENCE_MS 5000 /* an ssh that is not needed any more gets so long to end by itself ...   \
+                          */
+#define STOP_MS 1000     /* ... and then after SIGTERM: it may be stopped */
 
 struct conn {
     struct conn *next;
@@ -164,7 +166,7 @@ static void drop_ssh(pid_t pid, bool wait)
     struct pollfd p = {.fd = fd, .events = POLLIN};
     if (!wait || fd < 0 || poll(&p, 1, PATIENCE_MS) == 0)
         kill(pid, SIGTERM);
-    if (fd >= 0 && poll(&p, 1, PATIENCE_MS) == 0)
+    if (fd >= 0 && poll(&p, 1, STOP_MS) == 0)
         kill(pid, SIGKILL);
     if (fd >= 0)
         close(fd);
@@ -670,7 +672,7 @@ void far_free(struct far *f)
         p9_conn_free(c->conn);
         free(c);
     }
-    drop_ssh(f->ssh, true);
+    drop_ssh(f->ssh, !f->down); /* without a link it has nothing to say any more */
     pthread_mutex_destroy(&f->lock);
     pthread_cond_destroy(&f->change);
     close(f->cancel);

@@ -637,6 +637,25 @@ def test_ssh_is_killed_and_we_end(plenum, host, which):
 
 
 @ssh_there
+def test_ssh_that_does_not_listen_is_not_waited_for(plenum, host):
+    """The duct is unmounted while its ssh is run again, which hangs, and does not mind SIGTERM. (Who happens
+    to look at the mount just then is let go by `soft`.)"""
+    at, there = plenum.dir("at"), plenum.dir("there")
+    p = host.start("-o", "soft=1", "-L", f"{at}:{there}", host.name)
+    wait_for(lambda: mounted(at) or p.poll() is not None, plenum.err(p))
+    hangs = host.dir / "hangs"
+    host.ssh.write_text(f"#!/bin/sh\ntrap '' TERM HUP INT\necho $$ >> {hangs}\nwhile :; do sleep 1; done\n")
+    kill_ssh(host)
+    wait_for(hangs.exists, "it is not dialed again")
+    plenum.run("umount", at)
+    plenum.ended(p, None)
+    wait_for(lambda: not any(alive(int(x)) for x in hangs.read_text().split()), "an ssh stays")
+    for e in host.far():  # nobody could tell it
+        os.kill(e["server"], signal.SIGTERM)
+    wait_for(lambda: not host.far(), "the far end stays")
+
+
+@ssh_there
 def test_ssh_is_killed_under_a_spec(plenum, host):
     d, at = plenum.dir("d"), plenum.dir("at")
     bin_ = plenum.dir("bin")
