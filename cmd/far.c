@@ -24,9 +24,8 @@
 #define SECOND      INT64_C(1000000000)
 #define FIRST_PAUSE (SECOND / 20) /* between two tries to dial, and the longest */
 #define LAST_PAUSE  (10 * SECOND)
-#define PATIENCE_MS 5000 /* an ssh that is not needed any more gets so long to end by itself ...   \
-                          */
-#define STOP_MS 1000     /* ... and then after SIGTERM: it may be stopped */
+#define PATIENCE_MS 5000 /* an ssh that is not needed gets so long to end by itself ... */
+#define STOP_MS     1000 /* ... and then after SIGTERM: it may be stopped */
 
 struct conn {
     struct conn *next;

@@ -437,6 +437,25 @@ def test_server_on_a_unix_socket(plenum):
     assert (far / "f").read_text() == "2"
 
 
+@pytest.mark.parametrize("version", ["9p2000.u", "9p2000"])
+def test_server_of_an_older_dialect(plenum, version):
+    """It is killed and started again: files are found by name, and open ones go on."""
+    far, at = plenum.dir("far"), plenum.dir("at")
+    server = plenum.serve(far, "tcp!127.0.0.1!0")
+    plenum.run("mount", "-o", "hard", f"9p:{server.addr},version={version}", at)
+    os.mkdir(at / "d")
+    with open(at / "d/f", "w", buffering=1) as f:
+        for i in range(3):
+            f.write(f"{i}\n")
+            server.kill()
+            server = serve_again(plenum, server, far)
+            os.rename(at / "d/f", at / "d/g")
+            os.rename(at / "d/g", at / "d/f")
+        f.write("end\n")
+    assert (far / "d/f").read_text() == "0\n1\n2\nend\n"
+    assert os.listdir(at / "d") == ["f"]
+
+
 def test_both_servers_die(plenum):
     """Of the mount, and what it mounts: the one that follows waits for the other."""
     far, at = plenum.dir("far"), plenum.dir("at")
