@@ -11,6 +11,7 @@
 #include "cmd/loss.h"
 #include "cmd/returns.h"
 #include "cmd/ring.h"
+#include "cmd/serving.h"
 #include "cmd/util.h"
 #include "doors/p9_access.h"
 #include "keeper/keeper.h"
@@ -167,6 +168,7 @@ static int connect_halves(void *arg, struct chan *chan, const struct p9_link_opt
             return pl_fail(err, r, "%s", strerror(-r));
         if (s->access)
             p9_door_admit(s->door, p9_access_admit, s->access);
+        serving_remember(s->door, NULL, s->text); /* as far as it can be */
     }
     p9_door_link(s->door, link);
     return p9_door_conn(s->door, chan, s->use, conn_over, s, ret, err);

@@ -22,7 +22,8 @@
 #include <unistd.h>
 
 #define SECOND      INT64_C(1000000000)
-#define PATIENCE_MS 5000 /* an ssh that is not needed any more gets so long to end by itself */
+#define PATIENCE_MS 5000 /* an ssh that is not needed gets so long to end by itself ... */
+#define STOP_MS     1000 /* ... and then after SIGTERM: it may be stopped */
 
 struct conn {
     struct conn *next;
@@ -162,7 +163,7 @@ static void drop_ssh(pid_t pid, bool wait)
     struct pollfd p = {.fd = fd, .events = POLLIN};
     if (!wait || fd < 0 || poll(&p, 1, PATIENCE_MS) == 0)
         kill(pid, SIGTERM);
-    if (fd >= 0 && poll(&p, 1, PATIENCE_MS) == 0)
+    if (fd >= 0 && poll(&p, 1, STOP_MS) == 0)
         kill(pid, SIGKILL);
     if (fd >= 0)
         close(fd);
@@ -660,7 +661,7 @@ void far_free(struct far *f)
         p9_conn_free(c->conn);
         free(c);
     }
-    drop_ssh(f->ssh, true);
+    drop_ssh(f->ssh, !f->down); /* without a link it has nothing to say any more */
     pthread_mutex_destroy(&f->lock);
     pthread_cond_destroy(&f->change);
     close(f->cancel);

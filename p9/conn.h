@@ -107,6 +107,10 @@ bool p9_conn_over(struct p9_conn *conn);
  * linger. p9_conn_free does not wait for that: who frees many of them, as a server that ends, would
  * wait for each peer that does not read, and a client that was not told dials in vain once. */
 void p9_conn_abort(struct p9_conn *conn);
+/* The same at once, for an other end that is not there any more: waits for nothing but the
+ * connection's own lock, and calls nobody (handlers are cancelled, and `over` is told, by engine
+ * threads), so that it may be done with locks held that those take. */
+void p9_conn_drop(struct p9_conn *conn);
 /* For people: the channel's peer. */
 const char *p9_conn_peer(const struct p9_conn *conn);
 /* The link's name, as redial is given it; "" when there is none (not yet, or never). */
@@ -192,5 +196,15 @@ bool p9_fids_untouched(struct p9_fids *fids); /* none was ever given out */
 struct p9_fids *p9_conn_fids(struct p9_conn *conn);
 /* Before the connection's first fid is given out (-EBUSY otherwise). */
 int p9_conn_share_fids(struct p9_conn *conn, struct p9_fids *fids);
+
+/* Who has the same numbers for fids is one client, and has its operations numbered together
+ * (docs/9p-extensions.md, Operations). The client's id, random: 0, or -EIO when there is none. */
+int p9_ops_id(struct p9_fids *fids, uint64_t ret[2]);
+/* The next number, from 1 on; 0 while the one that is LIMIT_SESSION_OPS below is under way. */
+uint64_t p9_op_try(struct p9_fids *fids);
+/* The same, waiting: 0, -EINTR, -ETIMEDOUT. */
+int p9_op_get(struct p9_fids *fids, struct pl_call *call, uint64_t *ret);
+/* It is over, and not asked for again. */
+void p9_op_put(struct p9_fids *fids, uint64_t op);
 
 #endif

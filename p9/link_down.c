@@ -11,7 +11,6 @@
 #include "p9/link_priv.h"
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -263,7 +262,7 @@ static int try(struct p9_conn *c, struct link *l, int64_t *patience)
         r = pl_fail(&err, -ENOLINK, "%s", unsent);
     if (r < 0 && have) {
         conn_unlock(c);
-        chan_close(&chan);
+        chan_stop(&chan);
         pthread_mutex_lock(&c->lock);
     }
     if (r < 0)
@@ -276,9 +275,7 @@ static void *redial_thread(void *arg)
     struct p9_conn *c = arg;
     struct link *l = c->link;
     pthread_setname_np(pthread_self(), "p9-redial");
-    if (c->wire.chan.child > 0) /* an ssh may not know yet, and would be waited for */
-        kill(c->wire.chan.child, SIGTERM);
-    chan_close(&c->wire.chan);
+    chan_stop(&c->wire.chan); /* an ssh may not know yet, and would be waited for */
     pthread_mutex_lock(&c->lock);
     int r = -EAGAIN;
     int64_t patience = first_patience(c);

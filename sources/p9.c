@@ -265,7 +265,7 @@ int pl_p9_open(struct p9_conn *conn, const struct pl_p9_opts *opts, struct pl_tr
 {
     struct p9s_tree *t = calloc(1, sizeof(*t));
     struct pl_call call;
-    bool old = p9_dialect(conn) != P9_L, again = opts->again && !old;
+    bool old = p9_dialect(conn) != P9_L, again = opts->again;
     if (t) {
         t->aname = strdup(opts->aname ? opts->aname : "");
         t->nodes = pl_nodes_new();

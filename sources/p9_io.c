@@ -126,7 +126,9 @@ ssize_t p9s_read(struct pl_tree *tree, struct pl_call *call, struct pl_file *fil
     return x.error ? x.error : r + (ssize_t)x.done; /* fewer would mean the end of the file */
 }
 
-/* The older dialects have no appending: the offset is found, and nobody here appends meanwhile. */
+/* The older dialects have no appending: the offset is found, and nobody here appends meanwhile. A
+ * server of 9P2000.u that was told at open may write at the end all the same, and twice if it is
+ * asked twice. */
 static ssize_t old_write(struct pl_tree *tree, struct pl_call *call, struct pl_file *file,
                          const void *buf, size_t n, uint64_t off)
 {
@@ -140,6 +142,7 @@ static ssize_t old_write(struct pl_tree *tree, struct pl_call *call, struct pl_f
                     .buf = (uint8_t *)buf,
                     .off = off,
                     .n = n,
+                    .once = append && t->dialect == P9_U,
                     .window = file->stream || append ? 1 : WINDOW};
     atomic_store(&f->dirty, true);
     int r = append ? p9s_append_begin(t, call, file, &x.off) : 0;

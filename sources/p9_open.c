@@ -410,6 +410,7 @@ int p9s_close(struct pl_tree *tree, struct pl_call *call, struct pl_file *file)
     p9s_lent_close(t, f);
     p9s_dir_free(t, f->dir);
     p9s_ahead_free(t, f->ahead);
+    p9s_old_dir_free(f->old_dir);
     if (t->again) {
         p9s_held_close(t, f);
         if (!unlist(t->again, f))
@@ -419,7 +420,6 @@ int p9s_close(struct pl_tree *tree, struct pl_call *call, struct pl_file *file)
         p9s_clunk_now(t, call, f->fid);
     else
         p9s_clunk(t, f->fid);
-    p9s_old_dir_free(f->old_dir);
     free(f);
     return 0;
 }

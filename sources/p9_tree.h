@@ -382,7 +382,10 @@ struct p9_lock p9s_wire_lock(const struct p9s_tree *t, const struct pl_lock *loc
                              struct p9s_owner *buf);
 void p9s_file_unref(struct p9s_tree *t, struct p9s_file *f);
 /* ---- p9_old.c, p9_old_dir.c: what differs in the older dialects ---- */
-/* Asks for the attributes of what the fid is, in the peer's dialect. */
+/* Asks for the attributes of what the fid is, in the peer's dialect: the request, what its answer
+ * tells (good as long as that is), and both. */
+struct p9_msg p9s_attr_msg(const struct p9s_tree *t, uint32_t fid);
+void p9s_attr_told(struct p9s_tree *t, const struct p9_msg *answer, struct p9_attr *ret);
 int p9s_ask_attr(struct p9s_tree *t, struct pl_call *call, uint32_t fid, struct p9_attr *ret);
 uint32_t p9s_wire_flags(int flags); /* of open(2), as Tlopen has them */
 /* Tlopen or Topen of a fid that was cloned for it; Tcreate, which the older dialects have. */
@@ -393,7 +396,7 @@ struct p9_msg p9s_create_msg(const struct p9s_tree *t, uint32_t fid, const char 
 int p9s_old_there(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, const char *name);
 int p9s_old_set(struct p9s_tree *t, struct pl_call *call, uint32_t fid,
                 const struct pl_setattr *set);
-int p9s_old_rename(struct p9s_tree *t, struct pl_call *call, uint32_t fid, const char *name);
+struct p9_msg p9s_rename_msg(uint32_t fid, const struct p9_str *name);
 int p9s_append_begin(struct p9s_tree *t, struct pl_call *call, struct pl_file *file, uint64_t *off);
 void p9s_append_end(struct p9s_tree *t);
 void p9s_old_dir_free(struct p9s_old_dir *dir);
