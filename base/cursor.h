@@ -6,6 +6,7 @@
 #ifndef BASE_CURSOR_H
 #define BASE_CURSOR_H
 
+#include <endian.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -38,21 +39,22 @@ static inline uint8_t *cursor_take(struct cursor *c, size_t n)
     return p;
 }
 
-/* `n` is at most 8 and a constant: compilers make one load of it. */
+/* `n` is at most 8 and a constant: compilers make one load of it, or one store. */
 static inline uint64_t cursor_get(struct cursor *c, unsigned n)
 {
     const uint8_t *p = cursor_take(c, n);
     uint64_t v = 0;
-    for (unsigned i = 0; p && i < n; i++)
-        v |= (uint64_t)p[i] << (8 * i);
-    return v;
+    if (p)
+        memcpy(&v, p, n);
+    return le64toh(v);
 }
 
 static inline void cursor_put(struct cursor *c, unsigned n, uint64_t v)
 {
     uint8_t *p = cursor_take(c, n);
-    for (unsigned i = 0; p && i < n; i++)
-        p[i] = (uint8_t)(v >> (8 * i));
+    v = htole64(v);
+    if (p)
+        memcpy(p, &v, n);
 }
 
 static inline void cursor_put_bytes(struct cursor *c, const void *src, size_t n)

@@ -57,6 +57,7 @@
     X(AHEAD, 16777216, "bytes",                                                                    \
       "read ahead for all open files of a mount of a 9P server together")                          \
     X(BEHIND, 16777216, "bytes", "written behind, likewise, and not yet acknowledged")             \
+    X(LENT, 256, "descriptors", "of a server's files, lent to a mount of it on the same machine")  \
     X(LINK_KEPT, 33554432, "bytes", "sent over one link and not yet acknowledged")                 \
     X(LINK_FRAME, 4194304, "bytes", "in one frame of a link")                                      \
     X(LINGER, 604800, "seconds", "that a link without its far end is waited for")                  \

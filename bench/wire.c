@@ -6,7 +6,8 @@
  *   read    1 MiB reads of a memory file against copying the same bytes through such a socket
  *   write   1 MiB writes of it           with 1 MiB buffers
  * each with a file of 64 MiB, which no cache near the core holds, and with one of 1 MiB, which
- * does. The rounds alternate, and the medians of each are compared. usage: wire [ROUNDS]; prints
+ * does; and with one of 1 MiB of a host directory (on tmpfs), whose descriptor the server lends.
+ * The rounds alternate, and the medians of each are compared. usage: wire [ROUNDS]; prints
  * "name floor ours ratio" lines (microseconds, MiB/s).
  */
 #include "doors/p9.h"
@@ -27,7 +28,8 @@
 #include <time.h>
 #include <unistd.h>
 
-static int file_mib; /* 64 or 1: how many MiB of content go round */
+static int file_mib;         /* 64 or 1: how many MiB of content go round */
+static const char *host_dir; /* what is served; NULL: memory */
 
 enum { MIB = 1 << 20, TRIPS = 20000, STREAM = 256, T_LEN = 19, R_LEN = 160, MAX = 51 };
 
@@ -96,16 +98,16 @@ static double floor_copy(void (*fn)(int))
     return rate;
 }
 
-/* The server process: a memory tree behind the 9P door. */
+/* The server process: a tree behind the 9P door. */
 static void serve(int fd)
 {
     struct pl_err e;
-    struct pl_tree *mem;
+    struct pl_tree *tree;
     struct p9_door *door;
     struct p9_conn *conn;
     struct p9_crew *crew = p9_crew_new(8);
-    if (pl_mem_new(0, &mem, &e) < 0 ||
-        p9_door_new(&(struct p9_export){"", mem}, 1, crew, NULL, &door) < 0)
+    if ((host_dir ? pl_host_open(host_dir, &tree, &e) : pl_mem_new(0, &tree, &e)) < 0 ||
+        p9_door_new(&(struct p9_export){"", tree}, 1, crew, NULL, &door) < 0)
         errx(1, "server");
     struct chan chan = {
         .in = fd, .out = fd, .role = CHAN_ACCEPTED, .uid = getuid(), .peer = "bench"};
@@ -241,4 +243,11 @@ int main(int argc, char **argv)
     copies(n, "read_mibs", "write_mibs");
     file_mib = 1;
     copies(n, "read_hot_mibs", "write_hot_mibs");
+    char dir[] = "/dev/shm/plenum-wire.XXXXXX", file[sizeof(dir) + 2];
+    if (!(host_dir = mkdtemp(dir)))
+        err(1, "%s", dir);
+    copies(n, "read_lent_mibs", "write_lent_mibs");
+    snprintf(file, sizeof(file), "%s/f", dir);
+    unlink(file);
+    rmdir(dir);
 }

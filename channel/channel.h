@@ -75,6 +75,9 @@ int chan_exec(char *const argv[], bool patient, struct chan *ret, struct pl_err 
  * after its stdin closed, SIGKILL 5 s later). Returns the child's wait status, 0 without a child
  * or when somebody else has reaped it. Idempotent. */
 int chan_close(struct chan *chan);
+/* The same when nothing is wanted of the command any more: SIGTERM at once, SIGKILL a second later,
+ * as it may be stopped, or not listen. */
+int chan_stop(struct chan *chan);
 
 /* The same after a fork, when another process goes on with the channel: nothing is said, and no
  * child waited for. */

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #define PIPE_BYTES (256 * 1024) /* some messages of usual size; the kernel allots as it is used */
+#define STOP       1000         /* ms that one gets after SIGTERM of which nothing is wanted */
 #define PATIENCE   5000         /* ms that a command gets to end by itself, then after SIGTERM */
 
 extern char **environ;
@@ -174,9 +175,9 @@ void chan_forget(struct chan *chan)
     chan_close(chan);
 }
 
-int chan_close(struct chan *chan)
+static int close_all(struct chan *chan, bool stop)
 {
-    int status = 0;
+    int status = 0, grace = stop ? STOP : PATIENCE;
     if (chan->io)
         chan->io->close(chan);
     chan->io = NULL;
@@ -190,9 +191,9 @@ int chan_close(struct chan *chan)
     chan->also = 0;
     if (chan->child > 0) {
         int pidfd = pidfd_open(chan->child, 0);
-        if (!wait_child(pidfd, chan->child, PATIENCE, &status)) {
+        if (stop || !wait_child(pidfd, chan->child, PATIENCE, &status)) {
             kill(chan->child, SIGTERM);
-            if (!wait_child(pidfd, chan->child, PATIENCE, &status)) {
+            if (!wait_child(pidfd, chan->child, grace, &status)) {
                 kill(chan->child, SIGKILL);
                 wait_child(pidfd, chan->child, -1, &status);
             }
@@ -202,4 +203,14 @@ int chan_close(struct chan *chan)
         chan->child = 0;
     }
     return status;
+}
+
+int chan_close(struct chan *chan)
+{
+    return close_all(chan, false);
+}
+
+int chan_stop(struct chan *chan)
+{
+    return close_all(chan, true);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/ductrun.h"
 #include "base/confine.h"
+#include "base/futex.h"
 #include "base/limits.h"
 #include "base/text.h"
 #include "cmd/far.h"
@@ -10,6 +11,7 @@
 #include "cmd/loss.h"
 #include "cmd/returns.h"
 #include "cmd/ring.h"
+#include "cmd/serving.h"
 #include "cmd/util.h"
 #include "doors/p9_access.h"
 #include "keeper/keeper.h"
@@ -166,6 +168,7 @@ static int connect_halves(void *arg, struct chan *chan, const struct p9_link_opt
             return pl_fail(err, r, "%s", strerror(-r));
         if (s->access)
             p9_door_admit(s->door, p9_access_admit, s->access);
+        serving_remember(s->door, NULL, s->text); /* as far as it can be */
     }
     p9_door_link(s->door, link);
     return p9_door_conn(s->door, chan, s->use, conn_over, s, ret, err);
@@ -447,10 +450,8 @@ static int serve(void *arg, size_t i, int fd, struct stats *stats, void (*up)(vo
 static int say_goodbye(struct state *s)
 {
     struct pl_call call;
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
     pl_call_init_self(&call);
-    call.deadline = now.tv_sec * 1000000000ll + now.tv_nsec + GOODBYE_NS;
+    call.deadline = mono_now() + GOODBYE_NS;
     int r = p9_use_end(conn_of(s), &call);
     pl_call_done(&call);
     return r;

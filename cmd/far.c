@@ -5,6 +5,7 @@
  * dials for the link; while it does there is no other connection to be dialed.
  */
 #include "cmd/far.h"
+#include "base/backoff.h"
 #include "base/futex.h"
 #include "base/limits.h"
 #include "cmd/spec.h"
@@ -17,14 +18,12 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/pidfd.h>
-#include <sys/random.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define SECOND      INT64_C(1000000000)
-#define FIRST_PAUSE (SECOND / 20) /* between two tries to dial, and the longest */
-#define LAST_PAUSE  (10 * SECOND)
-#define PATIENCE_MS 5000 /* an ssh that is not needed any more gets so long to end by itself */
+#define PATIENCE_MS 5000 /* an ssh that is not needed gets so long to end by itself ... */
+#define STOP_MS     1000 /* ... and then after SIGTERM: it may be stopped */
 
 struct conn {
     struct conn *next;
@@ -164,7 +163,7 @@ static void drop_ssh(pid_t pid, bool wait)
     struct pollfd p = {.fd = fd, .events = POLLIN};
     if (!wait || fd < 0 || poll(&p, 1, PATIENCE_MS) == 0)
         kill(pid, SIGTERM);
-    if (fd >= 0 && poll(&p, 1, PATIENCE_MS) == 0)
+    if (fd >= 0 && poll(&p, 1, STOP_MS) == 0)
         kill(pid, SIGKILL);
     if (fd >= 0)
         close(fd);
@@ -512,27 +511,19 @@ static int try_once(struct far *f, struct pl_call *call, struct p9_conn **ret, s
     return r;
 }
 
-static int64_t jitter(int64_t pause)
-{
-    uint32_t random = 0;
-    if (getrandom(&random, sizeof(random), GRND_NONBLOCK) != sizeof(random))
-        random = (uint32_t)mono_now();
-    return pause / 2 + pause * (random % 1024) / 1024;
-}
-
 /* Until it has one, or the call is over, or it has lingered long enough. */
 static int dial_on(struct far *f, struct pl_call *call, struct p9_conn **ret, struct pl_err *err)
 {
     int64_t end = mono_now() + f->opts.linger, down = down_since(f);
     if (down)
         end = down + f->opts.linger;
-    for (int64_t pause = FIRST_PAUSE;; pause = 2 * pause < LAST_PAUSE ? 2 * pause : LAST_PAUSE) {
+    for (int64_t pause = backoff_next(0);; pause = backoff_next(pause)) {
         int r = try_once(f, call, ret, err), over = pl_call_over(call);
         if (r == 0 || over)
             return r == 0 ? 0 : over;
         if (mono_now() >= end)
             return r;
-        if ((over = pl_call_sleep(call, jitter(pause))) < 0)
+        if ((over = pl_call_sleep(call, backoff_jitter(pause))) < 0)
             return over;
     }
 }
@@ -670,7 +661,7 @@ void far_free(struct far *f)
         p9_conn_free(c->conn);
         free(c);
     }
-    drop_ssh(f->ssh, true);
+    drop_ssh(f->ssh, !f->down); /* without a link it has nothing to say any more */
     pthread_mutex_destroy(&f->lock);
     pthread_cond_destroy(&f->change);
     close(f->cancel);

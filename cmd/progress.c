@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/progress.h"
+#include "base/futex.h"
 #include "base/text.h"
 #include <plenum/call.h>
 #include <stdio.h>
@@ -13,13 +14,6 @@ typedef unsigned long long ull;
 /* `screen` guards `drawn`: the line is there, with the cursor behind it. */
 static pthread_mutex_t screen = PTHREAD_MUTEX_INITIALIZER;
 static bool drawn;
-
-static int64_t now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000ll + t.tv_nsec;
-}
 
 static void wipe(void)
 {
@@ -50,7 +44,7 @@ static void show(struct progress *p)
 {
     char done[16], total[16], rate[16], left[48] = "", line[256];
     uint64_t bytes = atomic_load(&p->bytes), all = atomic_load(&p->total_bytes);
-    double seconds = (double)(now() - p->started) / 1e9;
+    double seconds = (double)(mono_now() - p->started) / 1e9;
     double speed = seconds > 0 ? (double)bytes / seconds : 0;
     bool counted = atomic_load(&p->counted);
     if (counted && speed > 0 && all >= bytes) {
@@ -76,7 +70,7 @@ static void *run(void *arg)
     bool shown = false;
     pthread_mutex_lock(&p->lock);
     while (!p->stop) {
-        int64_t until = now() + PROGRESS_NS;
+        int64_t until = mono_now() + PROGRESS_NS;
         struct timespec t = {.tv_sec = until / 1000000000, .tv_nsec = until % 1000000000};
         int r = 0;
         while (!p->stop && r == 0)
@@ -89,7 +83,7 @@ static void *run(void *arg)
     pthread_mutex_unlock(&p->lock);
     if (shown) {
         char done[16], rate[16];
-        double seconds = (double)(now() - p->started) / 1e9;
+        double seconds = (double)(mono_now() - p->started) / 1e9;
         uint64_t bytes = atomic_load(&p->bytes);
         ull files = atomic_load(&p->files);
         progress_pause();
@@ -106,7 +100,7 @@ void progress_start(struct progress *p)
     memset(p, 0, sizeof(*p));
     pthread_mutex_init(&p->lock, NULL);
     pl_cond_init(&p->cond);
-    p->started = now();
+    p->started = mono_now();
     p->wanted = isatty(2) && pthread_create(&p->thread, NULL, run, p) == 0;
 }
 

@@ -349,6 +349,17 @@ static void say_lasts(struct server *sv, const char *why)
         strcpy(lasts, "its successor remembers operations");
 }
 
+int serving_remember(struct p9_door *door, const char *state, const char *what)
+{
+    int dir = state ? state_dir(state) : reg_dir("ops");
+    int r = dir < 0 ? dir : p9_door_remember(door, dir, what);
+    if (dir >= 0) {
+        confine_path_of(dir, CONFINE_READ | CONFINE_CHANGE);
+        close(dir);
+    }
+    return r;
+}
+
 /* Clients' operations are to outlive this process. Without that it serves all the same, unless a
  * directory was asked for. */
 static int remember(struct server *sv)
@@ -358,12 +369,7 @@ static int remember(struct server *sv)
         say_lasts(sv, s->what ? "by request" : "the tree ends with it");
         return 0;
     }
-    int dir = s->state ? state_dir(s->state) : reg_dir("ops");
-    int r = dir < 0 ? dir : p9_door_remember(sv->door, dir, s->what);
-    if (dir >= 0) {
-        confine_path_of(dir, CONFINE_READ | CONFINE_CHANGE);
-        close(dir);
-    }
+    int r = serving_remember(sv->door, s->state, s->what);
     const char *why = r == -ENOTSUP ? "the tree ends with it"
                       : r == -EPERM ? "others may write to its directory"
                                     : strerror(-r);

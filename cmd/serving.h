@@ -31,4 +31,8 @@ struct serving {
  * went wrong is printed. Drops `tree`. */
 int serving_run(const struct serving *s);
 
+/* p9_door_remember() for what is the same in every run, at `state` (NULL: the usual place). */
+struct p9_door;
+int serving_remember(struct p9_door *door, const char *state, const char *what);
+
 #endif

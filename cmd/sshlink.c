@@ -55,13 +55,8 @@ static char *remote_command(const struct sshlink *link, const char *token)
 static int ended(const struct sshlink *link, const char *program, struct chan *chan, int r,
                  struct pl_err *err)
 {
-    int status = 0;
-    close(chan->out);
-    close(chan->in);
-    if (r == -EPROTO || r == -ECANCELED || r == -ETIMEDOUT)
-        kill(chan->child, SIGTERM);
-    while (waitpid(chan->child, &status, 0) < 0 && errno == EINTR)
-        ;
+    bool given_up = r == -EPROTO || r == -ECANCELED || r == -ETIMEDOUT;
+    int status = given_up ? chan_stop(chan) : chan_close(chan);
     if (r == -ECANCELED)
         return pl_fail(err, r, "%s: given up", link->host);
     if (r == -ETIMEDOUT)

@@ -26,6 +26,7 @@
  */
 #include "base/log.h"
 #include "doors/fuse_door.h"
+#include "doors/redo.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -160,13 +161,6 @@ static bool once(const struct fuse_req *r)
     }
 }
 
-static uint64_t now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME_COARSE, &t);
-    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
 static void begin(struct fuse_req *r)
 {
     struct ledger_slot *slot = r->slot;
@@ -179,7 +173,7 @@ static void begin(struct fuse_req *r)
         SET(&slot->intent.size1, 0);
         SET(&slot->learned, 0);
         SET(&slot->xattr, 0);
-        slot->began = now();
+        slot->began = redo_now(&slot->lag);
     }
     SET(&slot->state, journal ? LEDGER_BEGUN : LEDGER_TAKEN);
     ORDER();

@@ -23,6 +23,7 @@
  * name still stands for the same. A kernel that cannot expire them (before 6.2) is told attributes
  * only, and asks for names as ever.
  */
+#include "base/futex.h"
 #include "base/log.h"
 #include "base/own.h"
 #include "doors/fuse_door.h"
@@ -63,13 +64,6 @@ struct fuse_told {
     struct again again[AGAIN_MAX];
     size_t nagain;
 };
-
-static int64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000 * MS + t.tv_nsec;
-}
 
 uint64_t fuse_told_seq(struct fuse_sess *s)
 {
@@ -118,7 +112,7 @@ static void tell_again(struct fuse_told *t, uint64_t nodeid, const char *name)
     pthread_mutex_lock(&t->lock);
     bool room = t->nagain < AGAIN_MAX && (copy || !name);
     if (room) {
-        t->again[t->nagain++] = (struct again){now_ns() + AGAIN_FIRST, nodeid, 0, copy};
+        t->again[t->nagain++] = (struct again){mono_now() + AGAIN_FIRST, nodeid, 0, copy};
         pthread_cond_signal(&t->cond);
     }
     pthread_mutex_unlock(&t->lock);
@@ -133,7 +127,7 @@ static void tell_again(struct fuse_told *t, uint64_t nodeid, const char *name)
  * something comes. Called with the lock. */
 static bool take_due(struct fuse_told *t, struct again *ret, int64_t *next)
 {
-    int64_t now = now_ns();
+    int64_t now = mono_now();
     *next = 0;
     for (size_t i = 0; i < t->nagain; i++) {
         if (t->again[i].due <= now) {
@@ -157,7 +151,7 @@ static void once_more(struct fuse_told *t, struct again *a)
     }
     struct pl_node *node = fuse_nodes_get(s->nodes, a->nodeid);
     if (node && inval_inode(s, a->nodeid, false) == -ENOENT && ++a->tries < AGAIN_TRIES) {
-        a->due = now_ns() + (AGAIN_FIRST << a->tries);
+        a->due = mono_now() + (AGAIN_FIRST << a->tries);
         pthread_mutex_lock(&t->lock);
         if (t->nagain < AGAIN_MAX)
             t->again[t->nagain++] = *a;
@@ -312,7 +306,7 @@ void fuse_told_doubt(struct fuse_sess *s, const char *sentence)
         return;
     atomic_fetch_add(&t->seq, 1);
     pthread_mutex_lock(&t->lock);
-    bool new = !atomic_exchange(&t->doubt, now_ns() + DOUBT);
+    bool new = !atomic_exchange(&t->doubt, mono_now() + DOUBT);
     show(t);
     pthread_cond_signal(&t->cond);
     pthread_mutex_unlock(&t->lock);
@@ -367,7 +361,7 @@ static void *run(void *arg)
             continue;
         }
         int64_t doubt = atomic_load(&t->doubt);
-        if (doubt && doubt <= now_ns()) {
+        if (doubt && doubt <= mono_now()) {
             atomic_store(&t->doubt, 0);
             show(t);
             continue;

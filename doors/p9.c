@@ -89,6 +89,7 @@ static const struct row rows[256] = {
     [P9_Twrite2] = ONE(write2, USE, fid),
     [P9_Tkey] = ONE(key, USE, fid),
     [P9_Tfind] = TWO(find, USE, fid, MAKE, newfid),
+    [P9_Tlend] = ONE(lend, USE, fid),
 };
 
 static uint32_t fid_at(const struct p9_msg *in, uint16_t off)

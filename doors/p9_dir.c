@@ -96,22 +96,31 @@ static void complete_all(struct p9d_op *op, struct fill *f)
     f->used = kept;
 }
 
+/* The open directory that is read, and room for its entries in the answer: *ret_room bytes. */
+static int begin(struct p9d_op *op, struct pl_file **ret, uint8_t **ret_buf, size_t *ret_room)
+{
+    *ret = p9d_file(op->fid);
+    if (!*ret || p9d_xattr(op->fid))
+        return -EBADF;
+    if (!S_ISDIR(op->fid->node->fmt))
+        return -ENOTDIR;
+    *ret_room = p9d_payload(op, op->in->count);
+    *ret_buf = op->out->data;
+    return *ret_buf ? 0 : -ENOMEM;
+}
+
 int p9d_readdir(struct p9d_op *op)
 {
     struct p9d_fid *fid = op->fid;
-    struct pl_file *file = p9d_file(fid);
-    if (!file || p9d_xattr(fid))
-        return -EBADF;
-    if (!S_ISDIR(fid->node->fmt))
-        return -ENOTDIR;
-    struct fill f = {.room = p9d_payload(op, op->in->count), .next = op->in->offset};
-    f.buf = op->out->data;
+    struct pl_file *file;
+    struct fill f = {.next = op->in->offset};
+    int r = begin(op, &file, &f.buf, &f.room);
+    if (r < 0)
+        return r;
     f.up = fid->node == fid->at->root ? &fid->at->root_qid : NULL;
-    if (!f.buf)
-        return -ENOMEM;
     for (;;) {
         uint64_t from = f.next;
-        int r = pl_readdir(fid->at->tree, op->call, file, from, fill, &f);
+        r = pl_readdir(fid->at->tree, op->call, file, from, fill, &f);
         if (r < 0)
             return r;
         if (f.too_small)
@@ -218,22 +227,18 @@ static int list_complete(struct p9d_op *op, struct listing *l)
 int p9d_list(struct p9d_op *op)
 {
     struct p9d_fid *fid = op->fid;
-    struct pl_file *file = p9d_file(fid);
-    if (!file || p9d_xattr(fid))
-        return -EBADF;
-    if (!S_ISDIR(fid->node->fmt))
-        return -ENOTDIR;
-    struct listing l = {.op = op, .room = p9d_payload(op, op->in->count), .next = op->in->offset};
+    struct pl_file *file;
+    struct listing l = {.op = op, .next = op->in->offset};
+    int r = begin(op, &file, &l.buf, &l.room);
+    if (r < 0)
+        return r;
     if (l.next == P9_LIST_ON)
         l.next = atomic_load(&fid->listed);
-    l.buf = op->out->data;
-    if (!l.buf)
-        return -ENOMEM;
     op->call->plus = true;
     for (bool some = true; some && l.used == 0;) { /* again if all have vanished */
         uint64_t from = l.next;
         l.full = false;
-        int r = pl_readdir(fid->at->tree, op->call, file, from, list_fill, &l);
+        r = pl_readdir(fid->at->tree, op->call, file, from, list_fill, &l);
         some = l.used > 0;
         if (r == 0 && l.too_small)
             r = -EINVAL;

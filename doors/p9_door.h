@@ -122,10 +122,13 @@ struct p9d_session {
     void (*over)(void *arg, int error, const char *sentence);
     void *over_arg;
     char who[96];               /* what the channel proved: see struct chan */
-    struct p9_conn *conn;       /* set by Tsession, as are the next two: guarded by once.mutex */
+    struct p9_conn *conn;       /* set by Tsession, as is what follows: guarded by once.mutex */
     struct once_client *client; /* whose operations these are; NULL: they are not remembered */
-    bool introduced;            /* Tsession came */
-    bool goodbye;               /* Tend came */
+    bool introduced;            /* Tsession came, as was answered: */
+    bool introducing;           /* ... or it is being looked for */
+    uint64_t intro_id[2];
+    uint32_t intro_flags;
+    bool goodbye; /* Tend came */
 
     pthread_mutex_t mutex;
     struct p9d_fids fids;
@@ -193,7 +196,7 @@ int p9d_auth(struct p9d_op *op); /* always fails */
     X(link) X(rename) X(renameat) X(rename2) X(unlinkat) X(remove) X(lopen) X(lcreate)             \
     X(tmpfile) X(read) X(write) X(fsync) X(clunk) X(readdir) X(xattrwalk) X(xattrcreate) X(lock)   \
     X(getlock) X(list) X(fallocate) X(seek) X(copy) X(access) X(flushfile) X(syncfs) X(ioctl)      \
-    X(session) X(write2) X(key) X(find) X(open) X(create) X(stat) X(wstat)
+    X(session) X(write2) X(key) X(find) X(open) X(create) X(stat) X(wstat) X(lend)
 /* clang-format on */
 #define X(name) int p9d_##name(struct p9d_op *op);
 P9D_HANDLERS(X)

@@ -162,6 +162,30 @@ int p9d_read(struct p9d_op *op)
     return 0;
 }
 
+/* Who has a descriptor can do more with it than read and write, with rights of its own, and no
+ * layer sees it. */
+static bool may_borrow(const struct p9d_op *op)
+{
+    const struct p9d_attach *at = op->fid->at;
+    for (const struct pl_tree *t = at->tree; t; t = t->lower)
+        if (t->ops->before || t->ops->after)
+            return false;
+    return !at->map && at->uid == op->session->peer;
+}
+
+int p9d_lend(struct p9d_op *op)
+{
+    struct pl_file *file = p9d_file(op->fid);
+    if (!file || p9d_xattr(op->fid))
+        return -EBADF;
+    if (!may_borrow(op))
+        return -EPERM;
+    int fd = pl_file_fd(op->fid->at->tree, file);
+    if (fd < 0 || (fcntl(fd, F_GETFL) & O_ACCMODE) != (int)(file->flags & O_ACCMODE))
+        return -EPERM;
+    return p9_req_lend(op->req, fd);
+}
+
 int p9d_write(struct p9d_op *op)
 {
     struct p9d_fid *fid = op->fid;

@@ -8,11 +8,11 @@
  * A blocking lock waits here for a moment, and then tells the client to ask again: a client that
  * dies silently, or never asks again, costs a thread for no longer than that.
  */
+#include "base/futex.h"
 #include "doors/p9_door.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
-#include <time.h>
 
 #define LOCK_WAIT_NS 1000000000LL
 
@@ -155,10 +155,8 @@ static int set_lock(struct p9d_op *op, struct pl_file *file, struct pl_lock *loc
     int r = pl_lock(tree, op->call, file, lock);
     if (r != -EAGAIN || !wait || !may_wait(op->session))
         return r;
-    struct timespec t;
     int64_t before = op->call->deadline;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    op->call->deadline = t.tv_sec * 1000000000LL + t.tv_nsec + LOCK_WAIT_NS;
+    op->call->deadline = mono_now() + LOCK_WAIT_NS;
     lock->wait = true;
     r = pl_lock(tree, op->call, file, lock);
     op->call->deadline = before;

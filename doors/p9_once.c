@@ -153,7 +153,7 @@ static int client_new(struct once *once, const uint64_t id[2], const char *who, 
         return r;
     }
     memcpy(c->id, id, sizeof(c->id));
-    c->had = now(CLOCK_REALTIME_COARSE);
+    c->had = now(CLOCK_REALTIME); /* which no date is ahead of */
     snprintf(c->who, sizeof(c->who), "%s", who);
     pthread_mutex_init(&c->mutex, NULL);
     pl_cond_init(&c->over);
@@ -194,29 +194,49 @@ static void wake(void *arg)
     pthread_mutex_unlock(&once->mutex);
 }
 
-/* Ends the connection that the client has, which it has left behind: waits until its requests are
- * over, and its fids and locks are gone. The last that comes gets the client. */
-static int take_over(struct once *once, struct once_client *c, struct pl_call *call)
+/* With once.mutex, which is given up meanwhile: until `free` holds, or the call is over. */
+static int await_left(struct once *once, struct pl_call *call, bool (*free)(const void *),
+                      const void *arg)
 {
-    unsigned claim = ++c->claims;
     int r = 0;
-    c->waiting++;
-    pthread_cond_broadcast(&once->left);
-    while (c->session && c->claims == claim && r == 0) {
-        p9_conn_abort(c->session->conn);
+    while (r == 0 && !free(arg)) { /* again, as it may not be so any more when we have the mutex */
         pthread_mutex_unlock(&once->mutex);
         r = pl_call_block(call, wake, once);
         pthread_mutex_lock(&once->mutex);
         if (r < 0)
-            break;
-        while (c->session && c->claims == claim && !(r = pl_call_over(call)))
+            return r;
+        while (!free(arg) && !(r = pl_call_over(call)))
             pl_call_wait(call, &once->left, &once->mutex);
         pthread_mutex_unlock(&once->mutex);
         pl_call_unblock(call);
         pthread_mutex_lock(&once->mutex);
     }
+    return r;
+}
+
+struct taking {
+    const struct once_client *c;
+    unsigned claim;
+};
+
+static bool is_decided(const void *arg)
+{
+    const struct taking *x = arg;
+    return !x->c->session || x->c->claims != x->claim;
+}
+
+/* Ends the connection that the client has, which it has left behind: waits until its requests are
+ * over, and its fids and locks are gone. The last that comes gets the client. */
+static int take_over(struct once *once, struct once_client *c, struct pl_call *call)
+{
+    struct taking x = {.c = c, .claim = ++c->claims};
+    c->waiting++;
+    pthread_cond_broadcast(&once->left);
+    if (c->session)
+        p9_conn_drop(c->session->conn); /* which is not freed before the session has left */
+    int r = await_left(once, call, is_decided, &x);
     c->waiting--;
-    if (r == 0 && c->claims != claim)
+    if (r == 0 && c->claims != x.claim)
         r = -EBUSY; /* a connection that came later has it */
     if (r < 0 && !c->session && !c->waiting)
         client_idle(once, c, false);
@@ -248,30 +268,49 @@ static int find_client(struct p9d_op *op, struct once_client **ret)
     return r < 0 ? r : 1;
 }
 
-int p9d_session(struct p9d_op *op)
+static bool is_answered(const void *arg)
+{
+    return !((const struct p9d_session *)arg)->introducing;
+}
+
+/* The first on its connection. */
+static int introduce(struct p9d_op *op)
 {
     struct p9d_session *s = op->session;
-    struct once *once = s->door->once;
     struct once_client *c = NULL;
-    if (!op->in->id[0] && !op->in->id[1])
-        return -EINVAL;
-    pthread_mutex_lock(&once->mutex);
-    int r = s->introduced ? -EPROTO : 0;
-    if (r == 0) {
-        s->introduced = true; /* so that there is one at a time */
-        r = find_client(op, &c);
-        s->introduced = r >= 0 || r == -ENOSPC || r == -ENOMEM;
-    }
+    s->introducing = true;
+    int r = find_client(op, &c);
+    s->introducing = false;
+    pthread_cond_broadcast(&s->door->once->left);
+    s->intro_flags = 0;
     if (r >= 0) {
         s->client = c;
         s->conn = op->req->conn;
         c->session = s;
-        op->out->flags = P9_SESSION_REMEMBERS | (r ? P9_SESSION_KNOWN : 0);
+        s->intro_flags = P9_SESSION_REMEMBERS | (r ? P9_SESSION_KNOWN : 0);
     }
-    bool without = r == -ENOSPC || r == -ENOMEM; /* then it is as if nothing were remembered */
+    /* Without room it is as if nothing were remembered. */
+    s->introduced = r >= 0 || r == -ENOSPC || r == -ENOMEM;
+    memcpy(s->intro_id, op->in->id, sizeof(s->intro_id));
+    return s->introduced ? 0 : r;
+}
+
+int p9d_session(struct p9d_op *op)
+{
+    struct p9d_session *s = op->session;
+    struct once *once = s->door->once;
+    if (!op->in->id[0] && !op->in->id[1])
+        return -EINVAL;
+    pthread_mutex_lock(&once->mutex);
+    int r = await_left(once, op->call, is_answered, s);
+    if (r == 0 && !s->introduced)
+        r = introduce(op);
+    else if (r == 0 && memcmp(s->intro_id, op->in->id, sizeof(s->intro_id)))
+        r = -EPROTO;
+    op->out->flags = s->intro_flags; /* the same for all that use the connection */
     pthread_mutex_unlock(&once->mutex);
     once_point(once, ONCE_AT_session);
-    return r > 0 || without ? 0 : r;
+    return r;
 }
 
 /* ---- operations ---- */
@@ -358,7 +397,9 @@ void p9d_once_begun(struct p9d_op *op)
     struct once_slot *slot = op->slot;
     SET(&slot->state, ONCE_FREE);
     ORDER();
-    slot->began = now(CLOCK_REALTIME_COARSE);
+    uint32_t lag;
+    slot->began = redo_now(&lag);
+    slot->lag = (uint16_t)(lag / ONCE_LAG);
     slot->from = now(CLOCK_MONOTONIC);
     slot->asked = once_sum_asked(slot);
     SET(&slot->intent.ino, 0);

@@ -26,7 +26,7 @@
  * no other's. `once.mutex` guards the table of clients, which session each has, and all work on
  * files. `client.mutex` guards which slots are in use, and of a slot that is not what is in it; one
  * that is in use is its request's. Order: judging, once.mutex, client.mutex; and once.mutex before
- * a connection's own lock (p9_conn_abort).
+ * a connection's own lock: p9_conn_drop() is called with it, which takes no lock of a handler's.
  */
 #ifndef DOORS_P9_ONCE_H
 #define DOORS_P9_ONCE_H
@@ -49,8 +49,9 @@ struct once_slot {
     uint64_t op;
     _Atomic uint32_t state; /* of enum once_state; set last */
     uint8_t type, qid_type;
+    uint16_t lag;   /* of redo_now(), in ONCE_LAG */
     uint64_t hash;  /* p9_msg_hash() of what was asked */
-    uint64_t began; /* CLOCK_REALTIME ns, just before the deed, by the clock of files' dates */
+    uint64_t began; /* just before the deed, of redo_now() */
     uint64_t from;  /* the same, CLOCK_MONOTONIC ns */
     uint64_t name;  /* a hash of the name that it is about */
     uint64_t asked; /* sum of the above, less the state */
@@ -66,6 +67,7 @@ struct once_slot {
     uint64_t answered; /* sum of the answer */
 };
 enum once_there { ONCE_ABSENT = 1, ONCE_THERE };
+#define ONCE_LAG 65536 /* ns: 16 bits of it are four seconds, as many as 32 of ns */
 
 struct once_head {
     _Atomic uint32_t magic; /* set last */

@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 #define MAGIC   0x706c6f70
-#define VERSION 2
+#define VERSION 3
 
 _Static_assert(sizeof(struct once_slot) <= 128, "two cache lines");
 
@@ -48,7 +48,7 @@ uint64_t once_name_hash(const char *name)
 
 uint64_t once_sum_asked(const struct once_slot *s)
 {
-    uint64_t v[] = {s->op, s->type, s->hash, s->began, s->from, s->name};
+    uint64_t v[] = {s->op, s->type, s->lag, s->hash, s->began, s->from, s->name};
     return sum(1, v, sizeof(v));
 }
 
@@ -361,6 +361,7 @@ void once_store_each(struct once_store *st, void (*fn)(void *arg, const struct o
 static void sweep(int parent)
 {
     struct dirent *e;
+    struct stat st;
     DIR *d = listing(parent);
     while (d && (e = readdir(d))) {
         if (!is_hex(e->d_name, 16))
@@ -369,8 +370,10 @@ static void sweep(int parent)
         if (dir < 0)
             continue;
         prune(dir, LIMIT_SESSIONS, true);
+        /* No server has it, and it is not another that has the name by now; if it is empty. */
+        if (flock(dir, LOCK_EX | LOCK_NB) == 0 && fstat(dir, &st) == 0 && st.st_nlink > 0)
+            unlinkat(parent, e->d_name, AT_REMOVEDIR);
         close(dir);
-        unlinkat(parent, e->d_name, AT_REMOVEDIR); /* if it is empty */
     }
     if (d)
         closedir(d);
@@ -387,6 +390,28 @@ static int this_boot(char boot[40])
     return n == 36 ? 0 : -EOPNOTSUPP;
 }
 
+/* A descriptor of the directory, made if it is not there; its shared lock keeps another server,
+ * which sweeps, from taking it away while it is empty. */
+static int hold_dir(int parent, const char *name)
+{
+    for (int tries = 0; tries < 100; tries++) {
+        struct stat s;
+        if (mkdirat(parent, name, 0700) < 0 && errno != EEXIST)
+            return -errno;
+        int dir = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        int r = dir < 0 || flock(dir, LOCK_SH) < 0 || fstat(dir, &s) < 0 ? -errno : 0;
+        if (r == 0 && (s.st_uid != geteuid() || s.st_mode & 077))
+            r = -EPERM;
+        if (r == 0 && s.st_nlink > 0)
+            return dir;
+        if (dir >= 0)
+            close(dir);
+        if (r < 0 && r != -ENOENT)
+            return r;
+    }
+    return -EAGAIN;
+}
+
 int once_store_open(struct once_store *st, int parent, const char *what)
 {
     char name[17];
@@ -397,16 +422,10 @@ int once_store_open(struct once_store *st, int parent, const char *what)
     st->what = once_name_hash(what);
     sweep(parent);
     snprintf(name, sizeof(name), "%016" PRIx64, st->what);
-    if (mkdirat(parent, name, 0700) < 0 && errno != EEXIST)
-        return -errno;
-    st->dir = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (st->dir < 0)
-        return -errno;
-    struct stat s;
-    if (fstat(st->dir, &s) < 0 || s.st_uid != geteuid() || s.st_mode & 077) {
-        once_store_close(st);
-        return -EPERM;
-    }
+    r = hold_dir(parent, name);
+    if (r < 0)
+        return r;
+    st->dir = r;
     return 0;
 }
 

@@ -41,6 +41,7 @@ static struct redo evidence(const struct p9d_op *op)
     return (struct redo){.tree = op->fid->at->tree,
                          .intent = &op->slot->intent,
                          .began = op->slot->began,
+                         .lag = (uint32_t)op->slot->lag * ONCE_LAG,
                          .uid = op->call->cred.uid};
 }
 

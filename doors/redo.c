@@ -28,6 +28,16 @@ static uint64_t ns(struct timespec t)
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
+uint64_t redo_now(uint32_t *ret_lag)
+{
+    struct timespec coarse, fine;
+    clock_gettime(CLOCK_REALTIME_COARSE, &coarse);
+    clock_gettime(CLOCK_REALTIME, &fine);
+    uint64_t lag = ns(fine) > ns(coarse) ? ns(fine) - ns(coarse) : 0;
+    *ret_lag = lag < UINT32_MAX ? (uint32_t)lag : UINT32_MAX;
+    return ns(coarse);
+}
+
 uint64_t redo_grain(void)
 {
     struct timespec grain;
@@ -43,7 +53,7 @@ bool redo_since(const struct redo *r, struct timespec t)
 /* It was not there when the op was begun; false where that is not known. */
 static bool is_younger(const struct redo *r, const struct pl_attr *attr)
 {
-    return ns(attr->btime) > r->began + redo_grain();
+    return ns(attr->btime) > r->began + r->lag + redo_grain();
 }
 
 bool redo_is_still(const struct redo *r, struct pl_node *dir, const char *name, uint64_t ino)

@@ -15,9 +15,14 @@
 struct redo {
     struct pl_tree *tree;
     const struct pl_intent *intent;
-    uint64_t began; /* CLOCK_REALTIME ns, just before the op */
+    uint64_t began; /* ns, just before the op, and ... */
+    uint32_t lag;   /* ... as redo_now() told them then */
     uid_t uid;      /* the caller */
 };
+
+/* The time by the clock that dates files at the earliest, in ns, and how far CLOCK_REALTIME, which
+ * no date is ahead of, is ahead of it: a tick, and more on a machine that is busy. */
+uint64_t redo_now(uint32_t *ret_lag);
 
 /* What `name` in `dir` stands for now; `node` may be NULL, else it gets a reference. */
 int redo_there(const struct redo *r, struct pl_node *dir, const char *name, struct pl_node **node,

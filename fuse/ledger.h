@@ -108,12 +108,13 @@ struct ledger_slot {
     _Atomic uint32_t state;
     uint16_t opcode;
     _Atomic uint16_t waits;   /* it has said that it waits, perhaps for long */
-    uint64_t began;           /* CLOCK_REALTIME ns, just before the op */
+    uint64_t began;           /* ns, just before the op: redo_now() */
     struct pl_intent intent;  /* noted by the source */
     _Atomic uint64_t learned; /* nodeid of which a lookup was counted for its reply, 0: none */
     _Atomic uint32_t xattr; /* what was there when the op was begun: LEDGER_ABSENT, LEDGER_THERE */
     _Atomic uint32_t tries; /* servers that died of a fault with it in hand: see ledger_blame() */
-    uint32_t reply_len, pad;
+    uint32_t reply_len;
+    uint32_t lag;                /* ns that CLOCK_REALTIME was ahead of `began` */
     uint8_t reply[LEDGER_REPLY]; /* from the header on; its unique is filled in anew */
 };
 enum {

@@ -27,6 +27,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define AWAY    50
@@ -636,6 +637,20 @@ static bool stands_in(const struct keeper *k, const struct kept *m)
            (l->stopped || l->hung || k->server == 0 || !k->ready);
 }
 
+/* When callers have waited for long enough for a server that may itself wait for the other end, in
+ * ms; 0: never, or they are not made to wait any more. */
+static int64_t soft_end(const struct keeper *k, const struct kept *m)
+{
+    int64_t soft = atomic_load(&m->page->link.soft) / 1000000, since = k->life.away_at;
+    if (!soft || m->in.soft || m->in.fd < 0 || k->life.stopped || !stands_in(k, m))
+        return 0;
+    if (atomic_load(&m->page->link.down)) { /* perhaps while there still was one */
+        int64_t down = now_ms() - (time(NULL) - atomic_load(&m->page->link.since)) * 1000;
+        since = down < since ? down : since;
+    }
+    return since + soft;
+}
+
 /* When one that is stopped, or does not come up, is killed; 0: it is not. */
 static int64_t patience(const struct keeper *k)
 {
@@ -663,6 +678,7 @@ void life_waits(struct keeper *k, struct waits *w)
             wait_for(w, stand_in_open(m), POLLIN, on_device, m);
         if (m->in.nheld)
             wait_until(w, now_ms() + STAND_IN_LOOK);
+        wait_until(w, soft_end(k, m));
     }
     if (k->phase != UP)
         return;
@@ -681,9 +697,13 @@ void life_tick(struct keeper *k)
         life_dismiss(k); /* what is the server's alone must close with it */
     if (k->phase != UP)
         return;
-    for (size_t i = 0; i < k->n; i++)
+    for (size_t i = 0; i < k->n; i++) {
+        int64_t soft = soft_end(k, &k->m[i]);
         if (stands_in(k, &k->m[i]))
             stand_in_look(&k->m[i]);
+        if (soft && now_ms() >= soft)
+            stand_in_soft(&k->m[i]);
+    }
     if (l->retry_at && now_ms() >= l->retry_at)
         life_begin(k);
     if (!watches(k))

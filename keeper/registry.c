@@ -11,6 +11,7 @@
  */
 #include "keeper/registry.h"
 #include "base/confine.h"
+#include "base/futex.h"
 #include <assert.h>
 #include <dirent.h>
 #include <errno.h>
@@ -581,19 +582,12 @@ int reg_meet_dial(const char *name)
  * that dies while it writes leaves at worst half a line. */
 static pthread_mutex_t trace_lock = PTHREAD_MUTEX_INITIALIZER;
 
-static int64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
-}
-
 bool reg_traced(struct reg_page *page)
 {
     int64_t until = atomic_load_explicit(&page->trace_until, memory_order_relaxed);
     if (until == 0)
         return false;
-    if (until > now_ns())
+    if (until > mono_now())
         return true;
     /* the tracer went away: back to the cheap answer */
     atomic_compare_exchange_strong(&page->trace_until, &until, 0);
@@ -629,7 +623,7 @@ void reg_trace(struct reg_page *page, const char *fmt, ...)
 
 void reg_trace_ask(struct reg_page *page, int64_t ns)
 {
-    int64_t want = now_ns() + ns;
+    int64_t want = mono_now() + ns;
     int64_t until = atomic_load(&page->trace_until);
     while (until < want && !atomic_compare_exchange_weak(&page->trace_until, &until, want))
         ;

@@ -190,6 +190,18 @@ static void hold(struct kept *m, uint64_t unique)
         in->held[in->nheld++] = unique;
 }
 
+void stand_in_soft(struct kept *m)
+{
+    m->in.soft = true;
+    stand_in_resend(m);
+}
+
+/* Somebody waits for the answer, and nothing is lost to the next server if it is not asked. */
+static bool may_fail(const struct fuse_msg *msg)
+{
+    return msg->h.opcode != FUSE_RELEASE && msg->h.opcode != FUSE_RELEASEDIR;
+}
+
 void stand_in_let_go(struct kept *m)
 {
     bool ext = m->ledger && (m->ledger->head->flags & FUSE_SETXATTR_EXT);
@@ -204,6 +216,8 @@ void stand_in_let_go(struct kept *m)
             note(&m->in, msg.h.nodeid, msg.a.forget.nlookup);
         else if (good && msg.h.opcode == FUSE_BATCH_FORGET)
             note_batch(&m->in, &msg);
+        else if (good && m->in.soft && may_fail(&msg))
+            stand_in_answer(m, msg.h.unique, -ETIMEDOUT, NULL, 0);
         else
             m->in.swallowed = true;
     }
@@ -212,6 +226,7 @@ void stand_in_let_go(struct kept *m)
 
 void stand_in_end(struct kept *m)
 {
+    m->in.soft = false;
     if (!m->in.swallowed && !m->in.nheld)
         return;
     m->in.swallowed = false;
@@ -226,5 +241,5 @@ void stand_in_settle(struct kept *m)
         ledger_forget(m->ledger, in->forgot[i].nodeid, in->forgot[i].nlookup);
     in->nforgot = 0;
     in->nheld = 0;
-    in->swallowed = false;
+    in->swallowed = in->soft = false;
 }

@@ -24,6 +24,11 @@
  * be answered through it, and what the server has read only through the server's: an answer is
  * tried on both. A clone's requests die with it, so it is closed only with the mount.
  *
+ * Where callers wait for the other end for so long only (`soft`), and there has been no server for
+ * that time, which may be because the next one waits for the other end, they get ETIMEDOUT: those
+ * that wait, for which all is asked for once more, and whoever comes until a server reads again.
+ * What nobody waits for (RELEASE) is the next server's as ever.
+ *
  * INIT is never here: before it is answered there is a first server or none.
  */
 #ifndef KEEPER_STAND_IN_H
@@ -40,6 +45,7 @@ struct nested;
 struct stand_in {
     int fd; /* the clone, or -1: not needed yet */
     bool swallowed;
+    bool soft; /* who asks gets ETIMEDOUT */
     struct forgot *forgot;
     size_t nforgot, room;
     uint64_t held[64]; /* uniques whose INTERRUPT came, and nobody was to end yet */
@@ -51,6 +57,8 @@ struct stand_in {
 int stand_in_open(struct kept *m);
 /* Reads what waits, lets interrupted callers go. Does not block. */
 void stand_in_let_go(struct kept *m);
+/* From now on, until a server reads again, callers get ETIMEDOUT. */
+void stand_in_soft(struct kept *m);
 /* An INTERRUPT comes for any signal, also for one that a program handles and goes on (SIGCHLD),
  * and does not say for which: where Linux's own file systems would not give EINTR we had better not
  * either. So it is held until some process in the system has a signal pending that is meant to end

@@ -210,11 +210,23 @@ static void await_frame(struct p9_conn *c)
     }
 }
 
+static void break_off(struct p9_conn *c)
+{
+    conn_lost(c, -ECONNABORTED, "the connection was broken off");
+}
+
 void p9_conn_abort(struct p9_conn *c)
 {
     pthread_mutex_lock(&c->lock);
     await_frame(c);
-    conn_lost(c, -ECONNABORTED, "the connection was broken off");
+    break_off(c);
+    conn_unlock(c);
+}
+
+void p9_conn_drop(struct p9_conn *c)
+{
+    pthread_mutex_lock(&c->lock);
+    break_off(c);
     conn_unlock(c);
 }
 
@@ -269,7 +281,7 @@ void p9_conn_free(struct p9_conn *c)
     if (!c)
         return;
     pthread_mutex_lock(&c->lock);
-    conn_lost(c, -ECONNABORTED, "the connection was broken off");
+    break_off(c);
     while (c->state != OVER || c->users)
         conn_wait(c);
     conn_unlock(c);

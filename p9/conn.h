@@ -47,6 +47,10 @@ struct p9_req {
 void *p9_req_payload(struct p9_req *req, size_t n);
 /* The largest n for p9_req_payload: what the msize leaves to Rread and Rreaddir. */
 size_t p9_req_payload_max(const struct p9_req *req);
+/* A copy of the descriptor `fd` goes to the peer along with the answer, which is to be Rlend. Once
+ * a request. 0; -EOPNOTSUPP: this channel cannot carry any (it is no unix socket, or a link, which
+ * would have to send it again); or why there is no copy. */
+int p9_req_lend(struct p9_req *req, int fd);
 /* The session agreed on our own messages. */
 bool p9_req_extended(const struct p9_req *req);
 /* What the session speaks; so do req->in and req->out. */
@@ -103,6 +107,10 @@ bool p9_conn_over(struct p9_conn *conn);
  * linger. p9_conn_free does not wait for that: who frees many of them, as a server that ends, would
  * wait for each peer that does not read, and a client that was not told dials in vain once. */
 void p9_conn_abort(struct p9_conn *conn);
+/* The same at once, for an other end that is not there any more: waits for nothing but the
+ * connection's own lock, and calls nobody (handlers are cancelled, and `over` is told, by engine
+ * threads), so that it may be done with locks held that those take. */
+void p9_conn_drop(struct p9_conn *conn);
 /* For people: the channel's peer. */
 const char *p9_conn_peer(const struct p9_conn *conn);
 /* The link's name, as redial is given it; "" when there is none (not yet, or never). */
@@ -119,7 +127,10 @@ void p9_conn_break(struct p9_conn *conn);
  * must not be sent a T-message: then -ENOTCONN "the other end only uses, it serves nothing"); when
  * it is not known who called it waits a moment for that. Blocks until done. */
 int p9_use(struct p9_conn *conn, struct pl_call *call, struct pl_err *err);
-uint32_t p9_msize(const struct p9_conn *conn);          /* as negotiated by the using half */
+uint32_t p9_msize(const struct p9_conn *conn); /* as negotiated by the using half */
+/* Tlend may bring a descriptor: over a unix socket without a link, from who runs as the same user
+ * as we, or as root. (Another could lend us one on which we wait for ever.) */
+bool p9_borrows(struct p9_conn *conn);
 bool p9_extended(const struct p9_conn *conn);           /* the peer knows our own messages */
 enum p9_dialect p9_dialect(const struct p9_conn *conn); /* what p9_rpc sends is encoded in it */
 
@@ -134,6 +145,7 @@ enum p9_dialect p9_dialect(const struct p9_conn *conn); /* what p9_rpc sends is 
 struct p9_answer {
     struct p9_msg r;
     void *buf; /* private */
+    int lent;  /* the descriptor that came along with an Rlend: the caller's; or -1 */
     bool sent; /* with -ECONNABORTED: some of the request has gone out, and it may be carried out */
 };
 int p9_rpc(struct p9_conn *conn, struct pl_call *call, struct p9_msg *t, struct p9_answer *ret,
@@ -184,5 +196,15 @@ bool p9_fids_untouched(struct p9_fids *fids); /* none was ever given out */
 struct p9_fids *p9_conn_fids(struct p9_conn *conn);
 /* Before the connection's first fid is given out (-EBUSY otherwise). */
 int p9_conn_share_fids(struct p9_conn *conn, struct p9_fids *fids);
+
+/* Who has the same numbers for fids is one client, and has its operations numbered together
+ * (docs/9p-extensions.md, Operations). The client's id, random: 0, or -EIO when there is none. */
+int p9_ops_id(struct p9_fids *fids, uint64_t ret[2]);
+/* The next number, from 1 on; 0 while the one that is LIMIT_SESSION_OPS below is under way. */
+uint64_t p9_op_try(struct p9_fids *fids);
+/* The same, waiting: 0, -EINTR, -ETIMEDOUT. */
+int p9_op_get(struct p9_fids *fids, struct pl_call *call, uint64_t *ret);
+/* It is over, and not asked for again. */
+void p9_op_put(struct p9_fids *fids, uint64_t op);
 
 #endif

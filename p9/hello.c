@@ -328,9 +328,7 @@ static int hello_in_time(struct p9_conn *c, struct pl_call *call, struct pl_err 
 {
     if (!call || call->deadline || c->chan.role != CHAN_DIALED || c->chan.child)
         return hello(c, call, err);
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    call->deadline = (now.tv_sec + LIMIT_HELLO) * 1000000000ll + now.tv_nsec;
+    call->deadline = mono_now() + LIMIT_HELLO * 1000000000LL;
     int r = hello(c, call, err);
     call->deadline = 0;
     if (r == -ETIMEDOUT)

@@ -123,7 +123,7 @@ static int flush(struct link *l)
         int first = nhead ? 0 : 1;
         int n = 1 + kept_find(&l->kept, l->sent, l->frame_left, iov + 1, PARTS - 1);
         link_enter(l);
-        ssize_t r = wire_write(&l->conn->wire, iov + first, n - first);
+        ssize_t r = wire_write(&l->conn->wire, iov + first, n - first, NULL);
         link_leave(l);
         if (l->state == LINK_PLAIN) /* our question was out before we could note it */
             return 0;
@@ -173,12 +173,12 @@ static ssize_t write_up(struct link *l, const struct iovec *iov, int n)
     }
 }
 
-ssize_t link_write(struct p9_conn *c, const struct iovec *iov, int n)
+ssize_t link_write(struct p9_conn *c, const struct iovec *iov, int n, const int *lend)
 {
     struct link *l = c->link;
     ssize_t r = LINK_STALL;
     if (!l || l->state == LINK_PLAIN)
-        return wire_write(&c->wire, iov, n);
+        return wire_write(&c->wire, iov, n, lend);
     pthread_mutex_lock(&l->lock);
     l->writes = true;
     if (l->state == LINK_UP || l->state == LINK_ASKS)

@@ -7,18 +7,16 @@
  * as soon as one has come (link_return); at the end that dialed by a thread, as closing may wait
  * for a child, and which then dials until it has another.
  */
+#include "base/backoff.h"
 #include "p9/link_priv.h"
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/random.h>
 
-enum { MS = 1000000, FIRST = 50 * MS };
-static const uint64_t LAST = 10000ull * MS;
+enum { MS = 1000000 };
 static const int64_t MOST_PATIENCE = LIMIT_HELLO * 1000000000LL;
 static const char unsent[] = "the other end says that it has taken in what was never sent";
 
@@ -78,7 +76,7 @@ void link_finish(struct p9_conn *c)
         struct frame f = {.kind = FRAME_BYE, .acked = l->taken};
         frame_encode(&f, l->head);
         struct iovec iov = {l->head, FRAME_HEAD};
-        wire_write(&c->wire, &iov, 1); /* who cannot be told finds out */
+        wire_write(&c->wire, &iov, 1, NULL); /* who cannot be told finds out */
     }
     if (l->open && l->state != LINK_DOWN)
         wire_cut(&c->wire);
@@ -181,7 +179,7 @@ static int exchange(struct wire *w, uint8_t *buf, size_t n, bool out, int64_t un
         int64_t ms = (until - mono_now()) / MS;
         if (ms <= 0)
             return -ETIMEDOUT;
-        ssize_t r = out ? wire_write(w, &iov, 1) : wire_read(w, &iov, 1, (int)ms);
+        ssize_t r = out ? wire_write(w, &iov, 1, NULL) : wire_read(w, &iov, 1, (int)ms);
         if (out && r == -EAGAIN) {
             if (wire_wait(w, false, true, (int)ms) & WIRE_POKED)
                 return -EINTR;
@@ -229,12 +227,8 @@ static int ask_again(struct link *l, struct chan *chan, int cancel, int64_t pati
 /* Waits before the next try. False when nobody wants it any more. */
 static bool back_off(struct link *l)
 {
-    uint32_t chance = 0;
-    if (getrandom(&chance, sizeof(chance), 0) < 0)
-        chance = 0;
-    uint64_t ns = l->backoff / 2 + l->backoff / 2 * (chance % 1024) / 512;
     struct pollfd p = {.fd = l->cancel, .events = POLLIN};
-    return poll(&p, 1, (int)(ns / MS)) <= 0;
+    return poll(&p, 1, (int)(backoff_jitter(l->backoff) / MS)) <= 0;
 }
 
 /* A new channel may have gone silent as the last one did, and is given up as soon; but each that
@@ -268,7 +262,7 @@ static int try(struct p9_conn *c, struct link *l, int64_t *patience)
         r = pl_fail(&err, -ENOLINK, "%s", unsent);
     if (r < 0 && have) {
         conn_unlock(c);
-        chan_close(&chan);
+        chan_stop(&chan);
         pthread_mutex_lock(&c->lock);
     }
     if (r < 0)
@@ -281,16 +275,14 @@ static void *redial_thread(void *arg)
     struct p9_conn *c = arg;
     struct link *l = c->link;
     pthread_setname_np(pthread_self(), "p9-redial");
-    if (c->wire.chan.child > 0) /* an ssh may not know yet, and would be waited for */
-        kill(c->wire.chan.child, SIGTERM);
-    chan_close(&c->wire.chan);
+    chan_stop(&c->wire.chan); /* an ssh may not know yet, and would be waited for */
     pthread_mutex_lock(&c->lock);
     int r = -EAGAIN;
     int64_t patience = first_patience(c);
     while (c->state == LIVE && (r = try(c, l, &patience)) < 0) {
         if (r == -ENOLINK)
             link_over(c, l->last);
-        l->backoff = !l->backoff ? FIRST : l->backoff * 2 < LAST ? l->backoff * 2 : LAST;
+        l->backoff = backoff_next(l->backoff);
     }
     pthread_mutex_lock(&l->lock);
     close(l->cancel);
@@ -455,7 +447,7 @@ static void refuse(struct p9_conn *c)
     struct agree a = {.kind = AGREE_GONE};
     uint8_t buf[AGREE_MAX];
     struct iovec iov = {buf, agree_encode(&a, P9_Rversion, c->opts.msize, buf)};
-    wire_write(&c->wire, &iov, 1);
+    wire_write(&c->wire, &iov, 1, NULL);
 }
 
 void link_move(struct p9_conn *c)

@@ -123,8 +123,8 @@ struct link {
     bool any;                       /* a frame has come: the other end knows of the link */
 
     /* down; these with conn->lock held */
-    uint64_t backoff; /* ns */
-    int cancel;       /* of redial; -1: it does not run */
+    int64_t backoff; /* ns */
+    int cancel;      /* of redial; -1: it does not run */
     bool thread, stepping, again;
     bool told_down; /* opts->changed was */
     bool has_next;  /* a channel that came for it */

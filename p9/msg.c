@@ -20,11 +20,11 @@ enum kind {
     FID4,
     MAYBE4,
     OPID,
-    STRING,
-    NAMESTR,
     QIDS1,
-    WNAMES,
     WQIDS,
+    STRING, /* from here on: decoded, they refer to the message's bytes */
+    NAMESTR,
+    WNAMES,
     STATS,
     BYTES
 };
@@ -77,15 +77,19 @@ P9_MESSAGES(M)
 static const struct row {
     const char *name;
     const struct field *fields;
-    uint8_t in;
+    uint8_t in, n; /* fields, with END */
 } rows[256] = {
-#define M(num, name, ...) [num] = {#name, fields_##name, IN_ALL},
+#define ROW(name, in)                                                                              \
+    {                                                                                              \
+#name, fields_##name, in, sizeof(fields_##name) / sizeof(struct field)                     \
+    }
+#define M(num, name, ...) [num] = ROW(name, IN_ALL),
     P9_COMMON_MESSAGES(M)
 #undef M
-#define M(num, name, ...) [num] = {#name, fields_##name, IN_L},
+#define M(num, name, ...) [num] = ROW(name, IN_L),
         P9_L_MESSAGES(M) P9_OWN_MESSAGES(M)
 #undef M
-#define M(num, name, ...) [num] = {#name, fields_##name, IN_U | IN_BASE},
+#define M(num, name, ...) [num] = ROW(name, IN_U | IN_BASE),
             P9_OLD_MESSAGES(M)
 #undef M
 };
@@ -119,8 +123,11 @@ struct p9_str p9_str(const char *s)
     return (struct p9_str){(uint16_t)(n > UINT16_MAX ? UINT16_MAX : n), s};
 }
 
+/* Called for each field of each message, where a call costs more than what it does. */
+#define HOT static inline __attribute__((always_inline))
+
 /* `base`: what the field is a member of, a message or a stat. */
-static uint64_t get_int(const void *base, const struct field *f)
+HOT uint64_t get_int(const void *base, const struct field *f)
 {
     const void *at = (const char *)base + f->off;
     switch (f->kind) {
@@ -136,7 +143,7 @@ static uint64_t get_int(const void *base, const struct field *f)
     }
 }
 
-static void set_int(void *base, const struct field *f, uint64_t v)
+HOT void set_int(void *base, const struct field *f, uint64_t v)
 {
     void *at = (char *)base + f->off;
     switch (f->kind) {
@@ -171,9 +178,6 @@ static const void *member_of(const void *base, const struct field *f)
 }
 
 enum { QID_SIZE = 13 };
-
-/* Called for each field of each message, where a call costs more than what it does. */
-#define HOT static inline __attribute__((always_inline))
 
 /* ---- encoding ---- */
 
@@ -263,8 +267,18 @@ HOT int put_plain(struct cursor *c, const void *base, const struct field *f)
     case QIDS1:
         put_qid(c, member_of(base, f));
         return 0;
+    case INT1:
+        cursor_put(c, 1, get_int(base, f));
+        return 0;
+    case INT2:
+        cursor_put(c, 2, get_int(base, f));
+        return 0;
+    case INT8:
+    case OPID:
+        cursor_put(c, 8, get_int(base, f));
+        return 0;
     default:
-        cursor_put(c, int_size(f->kind), get_int(base, f));
+        cursor_put(c, 4, get_int(base, f));
         return 0;
     }
 }
@@ -314,12 +328,8 @@ HOT int put_field(struct cursor *c, const struct p9_msg *msg, const struct field
 
 bool p9_has_data(uint8_t type)
 {
-    const struct field *f = rows[type].fields;
-    if (!f)
-        return false;
-    while (f->kind != END && f->kind != BYTES)
-        f++;
-    return f->kind == BYTES;
+    const struct row *row = &rows[type];
+    return row->n > 1 && row->fields[row->n - 2].kind == BYTES; /* only ever last */
 }
 
 int p9_encode_head(const struct p9_msg *msg, void *buf, size_t size)
@@ -327,7 +337,7 @@ int p9_encode_head(const struct p9_msg *msg, void *buf, size_t size)
     struct cursor c = cursor_at(buf, size);
     const struct field *fields = fields_of(msg);
     if (!fields)
-        return -EINVAL;
+        return -EOPNOTSUPP;
     cursor_put(&c, 4, 0);
     cursor_put(&c, 1, msg->type);
     cursor_put(&c, 2, msg->tag);
@@ -404,31 +414,41 @@ HOT int get_plain(struct cursor *c, void *base, const struct field *f)
     case QIDS1:
         get_qid(c, (struct p9_qid *)member_of(base, f));
         return 0;
+    case INT1:
+        set_int(base, f, cursor_get(c, 1));
+        return 0;
+    case INT2:
+        set_int(base, f, cursor_get(c, 2));
+        return 0;
+    case INT8:
+    case OPID:
+        set_int(base, f, cursor_get(c, 8));
+        return 0;
     default:
-        set_int(base, f, cursor_get(c, int_size(f->kind)));
+        set_int(base, f, cursor_get(c, 4));
         return 0;
     }
 }
 
 /* What the dialect lacks reads as "not said". */
-static void leave_out(void *base, const struct field *fields, unsigned dialect)
+static int leave_out(void *base, const struct field *f)
 {
-    for (const struct field *f = fields; f->kind != END; f++)
-        if (!(f->in >> dialect & 1) && f->kind == INT4)
-            set_int(base, f, UINT64_MAX);
+    if (f->kind == INT4)
+        set_int(base, f, UINT32_MAX);
+    return 0;
 }
 
 static int get_stat(struct cursor *c, struct p9_stat *st, unsigned dialect)
 {
     size_t n = cursor_get(c, 2);
     uint8_t *p = cursor_take(c, n);
-    int r = p ? 0 : -EPROTO;
-    struct cursor in = cursor_at(p, p ? n : 0);
+    int r = 0;
     memset(st, 0, sizeof(*st));
-    leave_out(st, stat_fields, dialect);
-    for (const struct field *f = field_in(stat_fields, dialect); f && r == 0;
-         f = field_in(f + 1, dialect))
-        r = get_plain(&in, st, f);
+    if (!p)
+        return -EPROTO;
+    struct cursor in = cursor_at(p, n);
+    for (const struct field *f = stat_fields; f->kind != END && r == 0; f++)
+        r = f->in >> dialect & 1 ? get_plain(&in, st, f) : leave_out(st, f);
     return r < 0 ? r : in.bad || cursor_left(&in) ? -EPROTO : 0;
 }
 
@@ -486,10 +506,8 @@ static int decode(unsigned dialect, struct cursor c, size_t n, const struct apar
         return -EOPNOTSUPP;
     if (apart && !p9_has_data(msg->type))
         return -EPROTO;
-    leave_out(msg, fields, dialect);
-    FOR_FIELDS(f, fields, dialect)
-    {
-        int r = get_field(&c, f, apart, msg);
+    for (const struct field *f = fields; f->kind != END; f++) {
+        int r = f->in >> dialect & 1 ? get_field(&c, f, apart, msg) : leave_out(msg, f);
         if (r < 0)
             return r;
     }
@@ -577,8 +595,7 @@ uint64_t p9_msg_hash(const struct p9_msg *msg)
 bool p9_has_refs(uint8_t type)
 {
     for (const struct field *f = rows[type].fields; f && f->kind != END; f++)
-        if (f->kind == STRING || f->kind == NAMESTR || f->kind == WNAMES || f->kind == BYTES ||
-            f->kind == STATS)
+        if (f->kind >= STRING)
             return true;
     return false;
 }
@@ -676,16 +693,37 @@ char *p9_print(const struct p9_msg *msg, char *buf, size_t size)
 
 /* ---- directory entries ---- */
 
+/* How an entry was put, or taken: `r` an error, else the bytes of `n` that it needed. */
+static int put_end(const struct cursor *c, size_t n, int r)
+{
+    return r < 0 ? r : c->bad ? 0 : (int)(n - cursor_left(c));
+}
+
+static int get_end(const struct cursor *c, size_t n, int r)
+{
+    return r < 0 ? r : (int)(n - cursor_left(c));
+}
+
+/* What the entries of Rreaddir and Rlist end with. */
+static int put_tail(struct cursor *c, uint64_t offset, uint8_t type, const struct p9_str *name)
+{
+    cursor_put(c, 8, offset);
+    cursor_put(c, 1, type);
+    return put_str(c, name, true);
+}
+
+static int get_tail(struct cursor *c, uint64_t *offset, uint8_t *type, struct p9_str *name)
+{
+    *offset = cursor_get(c, 8);
+    *type = (uint8_t)cursor_get(c, 1);
+    return get_str(c, name, true);
+}
+
 int p9_dirent_put(void *buf, size_t room, const struct p9_dirent *ent)
 {
     struct cursor c = cursor_at(buf, room);
     put_qid(&c, &ent->qid);
-    cursor_put(&c, 8, ent->offset);
-    cursor_put(&c, 1, ent->type);
-    int r = put_str(&c, &ent->name, true);
-    if (r < 0)
-        return r;
-    return c.bad ? 0 : (int)(room - cursor_left(&c));
+    return put_end(&c, room, put_tail(&c, ent->offset, ent->type, &ent->name));
 }
 
 int p9_dirent_get(void *buf, size_t n, struct p9_dirent *ent)
@@ -694,28 +732,19 @@ int p9_dirent_get(void *buf, size_t n, struct p9_dirent *ent)
     if (n == 0)
         return 0;
     get_qid(&c, &ent->qid);
-    ent->offset = cursor_get(&c, 8);
-    ent->type = (uint8_t)cursor_get(&c, 1);
-    int r = get_str(&c, &ent->name, true);
-    return r < 0 ? r : (int)(n - cursor_left(&c));
+    return get_end(&c, n, get_tail(&c, &ent->offset, &ent->type, &ent->name));
 }
 
 int p9_stat_put(enum p9_dialect dialect, void *buf, size_t room, const struct p9_stat *st)
 {
     struct cursor c = cursor_at(buf, room);
-    int r = put_stat(&c, st, dialect, 0);
-    if (r < 0)
-        return r;
-    return c.bad ? 0 : (int)(room - cursor_left(&c));
+    return put_end(&c, room, put_stat(&c, st, dialect, 0));
 }
 
 int p9_stat_get(enum p9_dialect dialect, void *buf, size_t n, struct p9_stat *st)
 {
     struct cursor c = cursor_at(buf, n);
-    if (n == 0)
-        return 0;
-    int r = get_stat(&c, st, dialect);
-    return r < 0 ? r : (int)(n - cursor_left(&c));
+    return n == 0 ? 0 : get_end(&c, n, get_stat(&c, st, dialect));
 }
 
 /* The attributes as Rgetattr has them. */
@@ -726,12 +755,7 @@ int p9_entry_put(void *buf, size_t room, const struct p9_entry *ent)
     m.attr = ent->attr;
     for (const struct field *f = rows[P9_Rgetattr].fields; f->kind != END; f++)
         put_field(&c, &m, f);
-    cursor_put(&c, 8, ent->offset);
-    cursor_put(&c, 1, ent->type);
-    int r = put_str(&c, &ent->name, true);
-    if (r < 0)
-        return r;
-    return c.bad ? 0 : (int)(room - cursor_left(&c));
+    return put_end(&c, room, put_tail(&c, ent->offset, ent->type, &ent->name));
 }
 
 int p9_entry_get(void *buf, size_t n, struct p9_entry *ent)
@@ -743,8 +767,5 @@ int p9_entry_get(void *buf, size_t n, struct p9_entry *ent)
     for (const struct field *f = rows[P9_Rgetattr].fields; f->kind != END; f++)
         get_field(&c, f, NULL, &m);
     ent->attr = m.attr;
-    ent->offset = cursor_get(&c, 8);
-    ent->type = (uint8_t)cursor_get(&c, 1);
-    int r = get_str(&c, &ent->name, true);
-    return r < 0 ? r : (int)(n - cursor_left(&c));
+    return get_end(&c, n, get_tail(&c, &ent->offset, &ent->type, &ent->name));
 }

@@ -205,7 +205,7 @@ struct p9_lock {
 };
 
 /* Which members a message has: p9/table.h. The others are 0 after p9_decode and need not be set to
- * encode. */
+ * encode. What no message has together shares its place: a message is zeroed often. */
 struct p9_msg {
     uint8_t type;    /* enum p9_type */
     uint8_t dialect; /* enum p9_dialect: in which it is encoded, or was decoded */
@@ -231,15 +231,19 @@ struct p9_msg {
     uint32_t count;
     void *data; /* encoding only reads it */
 
-    struct p9_attr attr;
-    struct p9_setattr set;
-    struct p9_statfs statfs;
-    struct p9_lock lock;
-    struct p9_stat stat;
+    union {
+        struct p9_attr attr;
+        struct p9_setattr set;
+        struct p9_statfs statfs;
+        struct p9_lock lock;
+        struct p9_stat stat;
+    };
 
     uint16_t nwname, nwqid;
-    struct p9_str wname[LIMIT_WALK];
-    struct p9_qid wqid[LIMIT_WALK];
+    union {
+        struct p9_str wname[LIMIT_WALK];
+        struct p9_qid wqid[LIMIT_WALK];
+    };
 };
 
 /* "Twalk", or NULL when there is no such message. */
@@ -261,7 +265,8 @@ uint64_t p9_msg_hash(const struct p9_msg *msg);
 /* Bytes of the encoded message; 0 for a type that its dialect does not have. */
 size_t p9_encode_size(const struct p9_msg *msg);
 /* Encodes: bytes written. -EMSGSIZE: `size` is too small; -ENAMETOOLONG: a string passes its limit;
- * -EINVAL: a string has a NUL, nwname or nwqid pass theirs, or its dialect has no such type. */
+ * -EINVAL: a string has a NUL, nwname or nwqid pass theirs; -EOPNOTSUPP: its dialect has no such
+ * type. */
 int p9_encode(const struct p9_msg *msg, void *buf, size_t size);
 /* The same less the bytes of DATA, which are to follow (the size field counts them). */
 int p9_encode_head(const struct p9_msg *msg, void *buf, size_t size);

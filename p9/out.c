@@ -11,10 +11,28 @@
  */
 #include "p9/priv.h"
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 
 enum { BATCH = 16, OTHERS = 64 };
+
+int out_encode(struct out *o, const struct p9_msg *m, uint8_t *small, size_t size,
+               uint8_t **ret_long)
+{
+    uint8_t *head = small;
+    uint32_t ndata = p9_has_data(m->type) ? m->count : 0;
+    int n = p9_encode_head(m, head, size);
+    if (n == -EMSGSIZE && (size = p9_encode_size(m) - ndata) <= LIMIT_MSIZE_MAX) {
+        free(*ret_long);
+        head = *ret_long = malloc(size);
+        n = head ? p9_encode_head(m, head, size) : -ENOMEM;
+    }
+    if (n < 0)
+        return n;
+    *o = (struct out){.head = head, .nhead = (uint32_t)n, .data = m->data, .ndata = ndata};
+    return 0;
+}
 
 void out_add(struct p9_conn *c, struct out *o)
 {
@@ -29,11 +47,17 @@ bool out_idle(const struct p9_conn *c)
     return !c->writing && !c->out_head && !link_unsent(c);
 }
 
-static int gather(const struct p9_conn *c, struct iovec iov[2 * BATCH])
+/* *lend: the descriptor that goes along, which is with the first of the messages. */
+static int gather(const struct p9_conn *c, struct iovec iov[2 * BATCH], const int **lend)
 {
     int n = 0;
+    *lend = NULL;
     for (struct out *o = c->out_head; o && n < 2 * BATCH - 1; o = o->next) {
         uint32_t skip = o->done;
+        if (o->lend && skip == 0 && n)
+            break;
+        if (o->lend && skip == 0)
+            *lend = o->lend;
         if (skip < o->nhead) {
             iov[n++] = (struct iovec){(void *)(o->head + skip), o->nhead - skip};
             skip = 0;
@@ -104,10 +128,11 @@ static int write_all(struct p9_conn *c, unsigned others)
     while (c->state == LIVE && (c->out_head || link_wants(c))) {
         if (popped > others)
             return -EAGAIN;
-        int n = gather(c, iov);
+        const int *lend;
+        int n = gather(c, iov, &lend);
         c->in_write = true;
         conn_unlock(c);
-        ssize_t r = link_write(c, iov, n);
+        ssize_t r = link_write(c, iov, n, lend);
         pthread_mutex_lock(&c->lock);
         c->in_write = false;
         if (c->hands)

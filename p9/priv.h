@@ -139,6 +139,10 @@ struct wire {
     int cut;  /* an eventfd that becomes readable when the link is cut; -1 with sockets */
     int poke; /* another's, that becomes readable when who waits is to come out; or -1 */
     struct timeval old_timeout;
+    bool lends;          /* a unix socket: descriptors can go along */
+    atomic_bool borrows; /* they are wanted; the next are the reader's: */
+    int lent[4];         /* those that have come, in order */
+    unsigned nlent;
 };
 /* Takes the channel over (a copy of it), but does not close it. */
 int wire_init(struct wire *w, const struct chan *chan, bool timed, int poke);
@@ -148,8 +152,11 @@ void wire_done(struct wire *w);
 ssize_t wire_read(struct wire *w, const struct iovec *iov, int n, int timeout);
 /* There is something to read of which no poll or epoll tells. For the reader, or nobody reads. */
 bool wire_pending(const struct wire *w);
-/* What can be written without waiting, -EAGAIN when nothing. */
-ssize_t wire_write(struct wire *w, const struct iovec *iov, int n);
+/* What can be written without waiting, -EAGAIN when nothing. `lend`: NULL, or a descriptor that
+ * goes along with the first byte; or does not, where the kernel will have no more of them. */
+ssize_t wire_write(struct wire *w, const struct iovec *iov, int n, const int *lend);
+/* The first descriptor that has come and was not taken, the caller's; or -1. For the reader. */
+int wire_borrow(struct wire *w);
 /* Waits until something can be written (or the wire is cut), or (if wanted) read: WIRE_OUT,
  * WIRE_IN; or WIRE_POKED, if `poke` is to be heeded; 0 after `timeout` ms. */
 int wire_wait(struct wire *w, bool in, bool poke, int timeout);
@@ -168,7 +175,7 @@ struct link;
  * another: link_move); writing, it is down or not yet agreed on, or what is not acknowledged is too
  * much: who changes that calls out_push. */
 ssize_t link_read(struct p9_conn *c, const struct iovec *iov, int n, int timeout);
-ssize_t link_write(struct p9_conn *c, const struct iovec *iov, int n);
+ssize_t link_write(struct p9_conn *c, const struct iovec *iov, int n, const int *lend);
 int link_wait(struct p9_conn *c, bool in, bool poke, int timeout);
 bool link_pending(const struct p9_conn *c);
 
@@ -214,8 +221,13 @@ struct out {
     struct out *next;
     const uint8_t *head, *data;
     uint32_t nhead, ndata, done;
+    const int *lend; /* a descriptor that goes along (not over a link), or NULL */
     void (*gone)(struct p9_conn *conn, struct out *out);
 };
+/* What is to be sent for `m`, but for `gone`: its head is put to `small`, or if that is too small
+ * to *ret_long, which is malloc()ed. Needs no lock. As p9_encode_head, or -ENOMEM. */
+int out_encode(struct out *o, const struct p9_msg *m, uint8_t *small, size_t size,
+               uint8_t **ret_long);
 /* All with conn->lock held. */
 void out_add(struct p9_conn *c, struct out *o);
 /* Writes what is queued unless another thread does. Gives the lock up meanwhile. Never waits: what
@@ -326,6 +338,8 @@ struct req {
     uint8_t *raw, *long_head;
     void *payload;
     size_t nraw, npayload;
+    int lent; /* goes along with the answer, if `lends` */
+    bool lends;
     uint8_t small[REQ_INLINE]; /* the message, if it fits */
     uint8_t head[256];
 };
@@ -378,6 +392,7 @@ struct p9_pending {
     bool sync;         /* p9_rpc: its thread will wait at once */
     int result, why;   /* why: -EINTR or -ETIMEDOUT */
     int64_t flush_by;  /* cancelled: the Tflush is to be answered by then */
+    int lent;          /* came along with the answer; or -1 */
     void *copy;        /* an orphan's own payload */
     uint32_t cost;     /* against LIMIT_BYTES_USED */
     uint32_t fid;      /* of a clunk */
@@ -388,7 +403,7 @@ struct p9_pending {
     size_t nbuf;
     /* Nobody waits: called when done, with the lock; frees it. */
     void (*then)(struct p9_conn *, struct p9_pending *);
-    uint8_t *head;
+    uint8_t *long_head; /* NULL: in small_head */
     uint8_t small_head[320], small[320];
 };
 

@@ -17,8 +17,10 @@
 #include "p9/priv.h"
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { SPARES = 2, HEAVY = 32768, LARGE_PART = 8 };
 
@@ -82,6 +84,8 @@ static void req_free(struct p9_conn *c, struct req *req)
     if (req->payload)
         crew_buf_free(c->crew, req->payload, req->npayload);
     free(req->long_head);
+    if (req->lends)
+        close(req->lent);
     for (struct req_mem *m = req->mem, *next; m; m = next) {
         next = m->next;
         free(m);
@@ -120,6 +124,18 @@ void *p9_req_payload(struct p9_req *pub, size_t n)
     req->payload = crew_buf(pub->conn->crew, n);
     req->npayload = n;
     return req->payload;
+}
+
+int p9_req_lend(struct p9_req *pub, int fd)
+{
+    struct req *req = (struct req *)pub;
+    struct p9_conn *c = pub->conn;
+    if (!c->wire.lends || link_there(c))
+        return -EOPNOTSUPP;
+    assert(!req->lends);
+    req->lent = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    req->lends = req->lent >= 0;
+    return req->lends ? 0 : -errno;
 }
 
 size_t p9_req_payload_max(const struct p9_req *pub)
@@ -177,26 +193,11 @@ static void req_gone(struct p9_conn *c, struct out *out)
 
 static int encode(struct req *req)
 {
-    struct p9_msg *m = &req->pub.out;
-    size_t size = p9_encode_size(m), ndata = p9_has_data(m->type) ? m->count : 0;
     size_t limit = req->pub.conn->smsize ? req->pub.conn->smsize : LIMIT_MSIZE_MIN;
-    if (size == 0 || size > limit)
-        return -EMSGSIZE;
-    uint8_t *head = req->head;
-    if (size - ndata > sizeof(req->head)) {
-        free(req->long_head);
-        head = req->long_head = malloc(size - ndata);
-        if (!head)
-            return -ENOMEM;
-    }
-    int n = p9_encode_head(m, head, size - ndata);
-    if (n < 0)
-        return n;
-    req->out.head = head;
-    req->out.nhead = (uint32_t)n;
-    req->out.data = m->data;
-    req->out.ndata = (uint32_t)ndata;
-    return 0;
+    int r = out_encode(&req->out, &req->pub.out, req->head, sizeof(req->head), &req->long_head);
+    if (req->lends && req->pub.out.type == P9_Rlend)
+        req->out.lend = &req->lent;
+    return r == 0 && req->out.nhead + req->out.ndata > limit ? -EMSGSIZE : r;
 }
 
 static bool is_error(const struct p9_msg *m)
@@ -423,7 +424,6 @@ void serve_run(struct p9_conn *c, struct req *req, uint64_t gen)
     req->gen = gen;
     if (!req->dropped && c->state == LIVE && pl_call_over(&req->pub.call) == 0) {
         conn_unlock(c);
-        memset(&req->pub.out, 0, sizeof(req->pub.out));
         c->opts.handler->handle(c->opts.handler_arg, &req->pub);
         count(c, req);
         seal(req);

@@ -120,6 +120,8 @@
     M(187, Rfind, P9_ATTR_FIELDS)                                                                  \
     M(188, Tlist, FID(fid), U8(offset), U4(count))                                                 \
     M(189, Rlist, DATA(count))                                                                     \
+    M(190, Tlend, FID(fid))                                                                        \
+    M(191, Rlend)                                                                                  \
     M(200, Tend)                                                                                   \
     M(201, Rend)                                                                                   \
     M(202, Trename2, FID(dfid), NAME(name), FID(newdfid), NAME(name2), U4(flags), OP(op))          \

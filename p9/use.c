@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- waiting ---- */
 
@@ -100,8 +101,9 @@ void use_leave(struct p9_conn *c)
 
 static void send_tagged(struct p9_conn *c, struct p9_pending *p)
 {
-    p->head[5] = (uint8_t)p->tag;
-    p->head[6] = (uint8_t)(p->tag >> 8);
+    uint8_t *head = p->long_head ? p->long_head : p->small_head;
+    head[5] = (uint8_t)p->tag;
+    head[6] = (uint8_t)(p->tag >> 8);
     p->queued = p->sent = true;
     out_add(c, &p->out);
 }
@@ -249,6 +251,8 @@ void use_answer(struct p9_conn *c, struct p9_pending *p)
         conn_lost(c, -EPROTO, "the other end answered a request before it had it");
         return;
     }
+    if (p->expect == P9_Rlend && p->buf[4] == P9_Rlend)
+        p->lent = wire_borrow(&c->wire);
     c->rd.pend = NULL; /* until now nobody may complete it but us */
     p->answered = true;
     use_complete(c, p);
@@ -284,23 +288,13 @@ void use_fail_all(struct p9_conn *c)
 static int encode(struct p9_pending *p, struct p9_msg *t)
 {
     t->dialect = (uint8_t)p->conn->use_dialect;
-    size_t size = p9_encode_size(t), ndata = p9_has_data(t->type) ? t->count : 0;
-    if (size == 0)
-        return -EOPNOTSUPP; /* not of this dialect */
-    p->head = size - ndata <= sizeof(p->small_head) ? p->small_head : malloc(size - ndata);
-    if (!p->head)
-        return -ENOMEM;
-    int n = p9_encode_head(t, p->head, size - ndata);
-    if (n < 0)
-        return n;
-    p->out = (struct out){.head = p->head,
-                          .nhead = (uint32_t)n,
-                          .data = t->data,
-                          .ndata = (uint32_t)ndata,
-                          .gone = pend_gone};
+    int r = out_encode(&p->out, t, p->small_head, sizeof(p->small_head), &p->long_head);
+    if (r < 0)
+        return r;
+    p->out.gone = pend_gone;
     p->expect = (uint8_t)(t->type + 1);
     /* What the answer may take at the other end counts too, as it counts there. */
-    p->cost = (uint32_t)size;
+    p->cost = p->out.nhead + p->out.ndata;
     if (t->type == P9_Tread || t->type == P9_Treaddir || t->type == P9_Tlist)
         p->cost += t->count;
     return 0;
@@ -310,14 +304,16 @@ void pend_init(struct p9_conn *c, struct p9_pending *p)
 {
     memset(p, 0, offsetof(struct p9_pending, small_head));
     p->conn = c;
+    p->lent = -1;
 }
 
 static void pend_done(struct p9_pending *p)
 {
-    if (p->head != p->small_head)
-        free(p->head);
+    free(p->long_head);
     if (p->buf != p->small)
         free(p->buf);
+    if (p->lent >= 0)
+        close(p->lent);
 }
 
 void pend_free(struct p9_pending *p)
@@ -459,43 +455,50 @@ int use_wait_event(struct p9_conn *c, struct pl_call *call, ready_fn *ready, voi
 
 /* ---- the calls ---- */
 
-/* Why the message cannot be sent, 0: it can. */
-static int refuse(const struct p9_conn *c, const struct p9_msg *t)
+/* Why the message, which is encoded, cannot be sent; 0: it can. */
+static int refuse(const struct p9_conn *c, const struct p9_pending *p)
 {
     if (c->state != LIVE || c->use != USE_OPEN)
         return c->state == LIVE && c->use == USE_NONE ? -ENOTCONN : -ECONNABORTED;
     if (c->down_soft)
         return -ETIMEDOUT;
-    if (p9_is_own(t->type) && !c->use_ext)
+    if (p9_is_own((uint8_t)(p->expect - 1)) && !c->use_ext)
         return -EOPNOTSUPP;
-    return p9_encode_size(t) > c->umsize ? -EMSGSIZE : 0;
+    return p->out.nhead + p->out.ndata > c->umsize ? -EMSGSIZE : 0;
 }
 
-/* Sends. With a negative result nothing is under way. */
-static int begin(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, struct p9_pending *p)
+/* A caller's thread takes the lock, and gives it up. */
+static void come_in(struct p9_conn *c)
 {
-    int r = encode(p, t);
-    if (r < 0)
-        return r;
     pthread_mutex_lock(&c->lock);
     use_enter(c);
-    r = refuse(c, t);
-    if (r == 0) {
-        join_room(c, p);
-        wait_heeding(c, call, p, is_tagged);
-        if (!p->done && c->state == LIVE) {
-            if (p->sync) /* before an event can tell a worker of the answer */
-                p->held = role_take(c);
-            send_tagged(c, p);
-            out_push_caller(c, call, p);
-        } else {
-            wait_let_go(c, p);
-            r = p->result;
-        }
-    }
+}
+
+static void go_out(struct p9_conn *c)
+{
     use_leave(c);
     conn_unlock(c);
-    return r;
+}
+
+/* Sends what is encoded. With the lock. With a negative result nothing is under way. */
+static int begin(struct p9_conn *c, struct pl_call *call, struct p9_pending *p)
+{
+    int r = refuse(c, p);
+    if (r < 0)
+        return r;
+    if (p->expect == P9_Rlend)
+        c->wire.borrows = true;
+    join_room(c, p);
+    wait_heeding(c, call, p, is_tagged);
+    if (p->done || c->state != LIVE) {
+        wait_let_go(c, p);
+        return p->result;
+    }
+    if (p->sync) /* before an event can tell a worker of the answer */
+        p->held = role_take(c);
+    send_tagged(c, p);
+    out_push_caller(c, call, p);
+    return 0;
 }
 
 /* What an Rlerror or Rerror says. */
@@ -516,6 +519,7 @@ static bool is_error(const struct p9_msg *r)
 int use_decode(struct p9_pending *p, struct p9_answer *ret)
 {
     ret->buf = NULL;
+    ret->lent = -1;
     ret->r.type = 0;
     if (p->result < 0)
         return p->result;
@@ -532,13 +536,14 @@ int use_decode(struct p9_pending *p, struct p9_answer *ret)
         ret->buf = p->buf;
         p->buf = NULL;
     }
+    ret->lent = p->lent;
+    p->lent = -1;
     return 0;
 }
 
+/* Waits for the answer. With the lock. */
 static int end(struct p9_conn *c, struct pl_call *call, struct p9_pending *p, struct p9_answer *ret)
 {
-    pthread_mutex_lock(&c->lock);
-    use_enter(c);
     do
         wait_heeding(c, call, p, is_done);
     while (!p->done && c->state == LIVE && !use_orphan(c, p));
@@ -552,8 +557,6 @@ static int end(struct p9_conn *c, struct pl_call *call, struct p9_pending *p, st
     if (r < 0 && p->result == 0 && !is_error(&ret->r))
         conn_lost(c, -EPROTO, "the other end sent an answer that makes no sense (to %s)",
                   p9_type_name((uint8_t)(p->expect - 1)));
-    use_leave(c);
-    conn_unlock(c);
     return r;
 }
 
@@ -574,9 +577,14 @@ int p9_rpc(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, struct p9_
     pend_init(c, &p);
     set_into(&p, t, into, into_size);
     p.sync = true;
-    int r = begin(c, call, t, &p);
-    if (r == 0)
-        r = end(c, call, &p, ret);
+    int r = encode(&p, t);
+    if (r == 0) {
+        come_in(c);
+        r = begin(c, call, &p);
+        if (r == 0)
+            r = end(c, call, &p, ret);
+        go_out(c);
+    }
     pend_done(&p);
     return r;
 }
@@ -589,7 +597,12 @@ int p9_rpc_start(struct p9_conn *c, struct pl_call *call, struct p9_msg *t, void
         return -ENOMEM;
     pend_init(c, p);
     set_into(p, t, into, into_size);
-    int r = begin(c, call, t, p);
+    int r = encode(p, t);
+    if (r == 0) {
+        come_in(c);
+        r = begin(c, call, p);
+        go_out(c);
+    }
     if (r == 0)
         *ret = p;
     else
@@ -606,7 +619,7 @@ int p9_rpc_try(struct p9_conn *c, struct p9_msg *t, struct p9_pending **ret)
     int r = encode(p, t);
     pthread_mutex_lock(&c->lock);
     if (r == 0)
-        r = refuse(c, t);
+        r = refuse(c, p);
     if (r == 0) {
         join_room(c, p);
         if (p->tagged) {
@@ -628,7 +641,9 @@ int p9_rpc_try(struct p9_conn *c, struct p9_msg *t, struct p9_pending **ret)
 int p9_rpc_finish(struct p9_conn *c, struct pl_call *call, struct p9_pending *p,
                   struct p9_answer *ret)
 {
+    come_in(c);
     int r = end(c, call, p, ret);
+    go_out(c);
     pend_free(p);
     return r;
 }
@@ -680,6 +695,12 @@ void p9_answer_free(struct p9_answer *a)
 {
     free(a->buf);
     a->buf = NULL;
+}
+
+bool p9_borrows(struct p9_conn *c)
+{
+    return p9_extended(c) && c->wire.lends && !link_there(c) &&
+           (c->chan.uid == 0 || c->chan.uid == geteuid());
 }
 
 /* ---- fids ---- */

@@ -213,11 +213,10 @@ bool use_orphan(struct p9_conn *c, struct p9_pending *p)
         free(q);
         return false;
     }
-    bool small_head = p->head == p->small_head, small = p->buf == p->small;
+    bool small = p->buf == p->small;
     bool in_small = small && c->rd.pend == p && c->rd.kind == RD_ANSWER;
-    if (small_head)
-        q->head = q->small_head;
-    q->out.head = q->head;
+    if (!q->long_head)
+        q->out.head = q->small_head;
     if (small)
         q->buf = q->small;
     if (in_small)
@@ -231,7 +230,7 @@ bool use_orphan(struct p9_conn *c, struct p9_pending *p)
     c->norphans++;
     if (c->use == USE_ENDING)
         use_wake_all(c);
-    p->head = p->small_head; /* theirs now */
+    p->long_head = NULL; /* theirs now */
     p->buf = NULL;
     p->answered = p->done = true;
     p->result = p->why;

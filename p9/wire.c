@@ -25,6 +25,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+static bool is_unix(int fd)
+{
+    int domain = 0;
+    socklen_t len = sizeof(domain);
+    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_UNIX;
+}
+
 static bool is_socket(int fd)
 {
     struct stat st;
@@ -42,6 +49,7 @@ int wire_init(struct wire *w, const struct chan *chan, bool timed, int poke)
     if (!chan->io) {
         w->in_sock = is_socket(w->in);
         w->out_sock = w->out == w->in ? w->in_sock : is_socket(w->out);
+        w->lends = w->out == w->in && w->in_sock && is_unix(w->in);
     }
     if (!w->in_sock || !w->out_sock) {
         w->cut = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -65,6 +73,8 @@ void wire_done(struct wire *w)
         close(w->out_nonblock);
     if (w->cut >= 0)
         close(w->cut);
+    while (w->nlent)
+        close(w->lent[--w->nlent]);
     w->out_nonblock = w->cut = -1;
     w->timed = false;
 }
@@ -86,14 +96,51 @@ static int ready(const struct wire *w, int fd, short events, int timeout)
     return n < 0 ? -errno : p[2].revents ? -EINTR : 0;
 }
 
+union lend_room {
+    struct cmsghdr head;
+    char room[CMSG_SPACE(sizeof(int))];
+};
+
+/* Some bytes, and the descriptors that come along. */
+static ssize_t receive(struct wire *w, const struct iovec *iov, int n, int flags)
+{
+    union lend_room room;
+    struct msghdr m = {.msg_iov = (struct iovec *)iov,
+                       .msg_iovlen = (size_t)n,
+                       .msg_control = &room,
+                       .msg_controllen = CMSG_LEN(sizeof(int))}; /* the kernel drops all but one */
+    ssize_t r = recvmsg(w->in, &m, flags | MSG_CMSG_CLOEXEC);
+    struct cmsghdr *h = r < 0 ? NULL : CMSG_FIRSTHDR(&m);
+    if (!h || h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS ||
+        h->cmsg_len != CMSG_LEN(sizeof(int)))
+        return r;
+    int fd;
+    memcpy(&fd, CMSG_DATA(h), sizeof(fd));
+    if (w->nlent < sizeof(w->lent) / sizeof(*w->lent))
+        w->lent[w->nlent++] = fd;
+    else /* of which no answer told */
+        close(fd);
+    return r;
+}
+
+int wire_borrow(struct wire *w)
+{
+    if (!w->nlent)
+        return -1;
+    int fd = w->lent[0];
+    memmove(w->lent, w->lent + 1, --w->nlent * sizeof(*w->lent));
+    return fd;
+}
+
 static ssize_t read_socket(struct wire *w, const struct iovec *iov, int n, int timeout)
 {
     struct msghdr m = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n};
     bool kernel_waits = timeout < 0 || (w->timed && timeout == WIRE_DWELL);
     for (;;) {
         int flags = kernel_waits ? 0 : MSG_DONTWAIT;
-        ssize_t r =
-            n == 1 ? recv(w->in, iov->iov_base, iov->iov_len, flags) : recvmsg(w->in, &m, flags);
+        ssize_t r = w->borrows ? receive(w, iov, n, flags)
+                    : n == 1   ? recv(w->in, iov->iov_base, iov->iov_len, flags)
+                               : recvmsg(w->in, &m, flags);
         if (r >= 0)
             return r;
         if (errno == EINTR)
@@ -191,12 +238,34 @@ static ssize_t write_plain(struct wire *w, const struct iovec *iov, int n)
     return r < 0 ? -errno : r;
 }
 
-ssize_t wire_write(struct wire *w, const struct iovec *iov, int n)
+/* The kernel bounds how many descriptors of a user are in sockets at once, all together. */
+static ssize_t send_lending(struct wire *w, const struct iovec *iov, int n, int lend)
+{
+    union lend_room room = {.head = {.cmsg_level = SOL_SOCKET,
+                                     .cmsg_type = SCM_RIGHTS,
+                                     .cmsg_len = CMSG_LEN(sizeof(lend))}};
+    struct msghdr m = {.msg_iov = (struct iovec *)iov,
+                       .msg_iovlen = (size_t)n,
+                       .msg_control = &room,
+                       .msg_controllen = sizeof(room)};
+    memcpy(CMSG_DATA(&room.head), &lend, sizeof(lend));
+    ssize_t r = sendmsg(w->out, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (r < 0 && errno == ETOOMANYREFS) {
+        m.msg_control = NULL;
+        m.msg_controllen = 0;
+        r = sendmsg(w->out, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+    }
+    return r < 0 ? -errno : r;
+}
+
+ssize_t wire_write(struct wire *w, const struct iovec *iov, int n, const int *lend)
 {
     struct msghdr m = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n};
     ssize_t r;
     do {
-        if (w->chan.io)
+        if (lend && w->lends)
+            r = send_lending(w, iov, n, *lend);
+        else if (w->chan.io)
             r = w->chan.io->write(&w->chan, iov, n);
         else if (!w->out_sock)
             r = without_sigpipe(w, iov, n, write_plain);

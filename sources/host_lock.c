@@ -14,6 +14,7 @@
  * `locks.mutex` guards owners and the files' lists of them; no system call is made under it.
  */
 #include "base/cred.h"
+#include "base/futex.h"
 #include "sources/host.h"
 
 #include <errno.h>
@@ -280,26 +281,19 @@ static void wake(void *arg)
     pthread_mutex_unlock(&h->locks.mutex);
 }
 
-static int64_t now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000LL + t.tv_nsec;
-}
-
 #define PAUSE_MIN 5000000
 #define PAUSE_MAX 250000000
 
 /* Waits until a lock of ours is dropped, the pause is over, or the call. */
 static int wait_turn(struct host *h, struct pl_call *call, uint64_t gen, int64_t pause)
 {
-    int64_t until = now() + pause;
+    int64_t until = mono_now() + pause;
     if (call->deadline && call->deadline < until)
         until = call->deadline;
     struct timespec t = {until / 1000000000, until % 1000000000};
     int r;
     pthread_mutex_lock(&h->locks.mutex);
-    while (!(r = pl_call_over(call)) && gen == h->locks.gen && now() < until)
+    while (!(r = pl_call_over(call)) && gen == h->locks.gen && mono_now() < until)
         pthread_cond_timedwait(&h->locks.cond, &h->locks.mutex, &t);
     pthread_mutex_unlock(&h->locks.mutex);
     return r;

@@ -265,7 +265,7 @@ int pl_p9_open(struct p9_conn *conn, const struct pl_p9_opts *opts, struct pl_tr
 {
     struct p9s_tree *t = calloc(1, sizeof(*t));
     struct pl_call call;
-    bool old = p9_dialect(conn) != P9_L, again = opts->again && !old;
+    bool old = p9_dialect(conn) != P9_L, again = opts->again;
     if (t) {
         t->aname = strdup(opts->aname ? opts->aname : "");
         t->nodes = pl_nodes_new();
@@ -294,6 +294,7 @@ int pl_p9_open(struct p9_conn *conn, const struct pl_p9_opts *opts, struct pl_tr
     pthread_mutex_init(&t->aside_mutex, NULL);
     pl_cond_init(&t->appended);
     t->sync = opts->sync || old;
+    atomic_init(&t->borrows, !old && p9_borrows(conn));
     pl_tree_init(&t->tree, old ? &old_ops : t->ext ? &own_ops : &plain_ops, NULL);
     t->tree.flags =
         PL_TREE_REMOTE | (old ? 0 : PL_TREE_LOCKS | PL_TREE_XATTR) | (t->ext ? PL_TREE_PLUS : 0);

@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* The thread that gets a tree another connection, and those who wait for it: see p9_again.h. */
 #include "sources/p9_again.h"
+#include "base/backoff.h"
 #include "base/futex.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
-#define RETRY_FIRST_NS 50000000LL    /* after a server that let us in, but is not what we had ... */
-#define RETRY_LAST_NS  10000000000LL /* ... growing to this */
+#define LOOK_NS 50000000LL /* between two looks whether all are done with a connection */
 #define RELOCK_NS                                                                                  \
     2000000000LL /* so long a server may hold our locks for the connection that is                 \
                     over */
@@ -138,48 +137,35 @@ int p9s_op_begin(struct p9s_tree *t, struct pl_call *call, struct p9_msg *m, boo
     if (!a || m->op || !p9s_has_op(m))
         return 0;
     pthread_mutex_lock(&a->mutex);
-    bool may = a->remembers, free = !a->op_busy[a->next_op % LIMIT_SESSION_OPS];
-    if (may && free) {
-        m->op = a->next_op++;
-        a->op_busy[m->op % LIMIT_SESSION_OPS] = true;
-    }
+    bool may = a->remembers;
     pthread_mutex_unlock(&a->mutex);
-    if (!may || free)
+    if (!may)
         return 0;
-    if (!wait)
-        return -EAGAIN;
-    /* The window is full: the one that is as many below must be answered first. */
-    int r = p9s_block(a, call);
-    if (r < 0)
-        return r;
-    pthread_mutex_lock(&a->mutex);
-    while (a->op_busy[a->next_op % LIMIT_SESSION_OPS] && !(r = pl_call_over(call)))
-        p9s_wait_cond(a, call, 0);
-    pthread_mutex_unlock(&a->mutex);
-    pl_call_unblock(call);
-    return r < 0 ? r : p9s_op_begin(t, call, m, wait);
+    if (wait)
+        return p9_op_get(t->fids, call, &m->op);
+    m->op = p9_op_try(t->fids);
+    return m->op ? 0 : -EAGAIN;
 }
 
 void p9s_op_end(struct p9s_tree *t, const struct p9_msg *m)
 {
-    struct p9s_again *a = t->again;
-    if (!a || !m->op)
-        return;
-    pthread_mutex_lock(&a->mutex);
-    a->op_busy[m->op % LIMIT_SESSION_OPS] = false;
-    pthread_cond_broadcast(&a->cond);
-    pthread_mutex_unlock(&a->mutex);
+    if (t->again && m->op)
+        p9_op_put(t->fids, m->op);
 }
 
-/* Says whose operations are to come. One that does not know the question remembers nothing. */
+/* Says whose operations are to come; each tree for itself, where several have one connection. One
+ * that does not know the question remembers nothing. */
 static int session(struct p9s_tree *t, struct pl_call *call)
 {
     struct p9s_again *a = t->again;
-    struct p9_msg m = {.type = P9_Tsession, .id = {a->id[0], a->id[1]}};
+    struct p9_msg m = {.type = P9_Tsession};
     struct p9_answer ans;
     if (!t->ext)
         return 0;
-    int r = p9_rpc(t->conn, call, &m, &ans, NULL, 0);
+    int r = p9_ops_id(t->fids, m.id);
+    if (r < 0)
+        return r;
+    r = p9_rpc(t->conn, call, &m, &ans, NULL, 0);
     uint32_t flags = r == 0 ? ans.r.flags : 0;
     p9_answer_free(&ans);
     pthread_mutex_lock(&a->mutex);
@@ -233,6 +219,8 @@ static void clunk_orphans(struct p9s_tree *t)
 static int fits(struct p9s_tree *t, struct p9_conn *conn, struct pl_err *err)
 {
     const char *peer = p9_conn_peer(conn);
+    if (t->dialect != p9_dialect(conn))
+        return pl_fail(err, -EPROTO, "%s: speaks another dialect than the server before it", peer);
     if (t->ext && !p9_extended(conn))
         return pl_fail(err, -EPROTO, "%s: speaks plain 9P2000.L, unlike the server before it",
                        peer);
@@ -265,7 +253,7 @@ static void wait_for_pins(struct p9s_tree *t)
     while (a->pins) {
         pthread_mutex_unlock(&a->mutex);
         p9s_aside_let_go(t);
-        int64_t until = mono_now() + RETRY_FIRST_NS;
+        int64_t until = mono_now() + LOOK_NS;
         struct timespec ts = {until / 1000000000, until % 1000000000};
         pthread_mutex_lock(&a->mutex);
         if (a->pins)
@@ -277,7 +265,7 @@ static void wait_for_pins(struct p9s_tree *t)
 static int come_back(struct p9s_tree *t, struct pl_err *err)
 {
     struct p9s_again *a = t->again;
-    int64_t pause = RETRY_FIRST_NS;
+    int64_t pause = 0; /* after a server that let us in, but is not what we had */
     wait_for_pins(t);
     for (;;) {
         struct p9_conn *conn;
@@ -298,9 +286,9 @@ static int come_back(struct p9s_tree *t, struct pl_err *err)
             p9_conn_abort(conn);
             if (a->changed)
                 a->changed(a->arg, err->text);
-            if ((r = pl_call_sleep(&a->call, pause)) < 0)
+            pause = backoff_next(pause);
+            if ((r = pl_call_sleep(&a->call, backoff_jitter(pause))) < 0)
                 return r;
-            pause = pause * 2 < RETRY_LAST_NS ? pause * 2 : RETRY_LAST_NS;
         }
         p9_conn_wait(conn, NULL);
     }
@@ -347,7 +335,6 @@ struct p9s_again *p9s_again_new(const struct pl_p9_opts *opts)
     a->arg = opts->again_arg;
     a->soft = opts->soft;
     a->gen = 1;
-    a->next_op = 1;
     pl_call_init_self(&a->call);
     pthread_mutex_init(&a->mutex, NULL);
     pl_cond_init(&a->cond);
@@ -357,9 +344,6 @@ struct p9s_again *p9s_again_new(const struct pl_p9_opts *opts)
 int p9s_again_start(struct p9s_tree *t)
 {
     struct p9s_again *a = t->again;
-    /* An identity that another could guess would let it take our answers. */
-    if (getrandom(a->id, sizeof(a->id), 0) != sizeof(a->id))
-        return -EIO;
     int r = session(t, &a->call);
     if (r < 0)
         return r;

@@ -22,10 +22,11 @@
  *
  * Twice. What was under way when the connection was lost is sent again if that does no harm: which
  * messages these are is said by the table in p9_repeat.c. The others carry an operation identity
- * where the peer remembers operations. Where it does not, and some of the message had gone out, the
+ * where the peer remembers operations; trees that share a connection are one client there, and
+ * share the numbers (p9/conn.h). Where it does not, and some of the message had gone out, the
  * answer is -EREMOTEIO.
  *
- * Locks. again.mutex guards the state, pins, operations, the list of open files and `busy` of the
+ * Locks. again.mutex guards the state, pins, the list of open files and `busy` of the
  * records. A record is otherwise written by who makes the fid, before others know the number, or by
  * who has set `busy`. tree.mutex guards places and what is held of locks. Neither is taken with the
  * other held.
@@ -50,7 +51,7 @@ struct p9s_more {
     uint32_t n_uname;
     struct p9_qid qid; /* of the named entry, once learned */
     bool known, open;
-    uint32_t flags;        /* of Tlopen */
+    uint32_t flags;        /* of Tlopen; the mode of Topen */
     struct p9s_file *file; /* whose fid it is */
 };
 
@@ -74,17 +75,14 @@ struct p9s_again {
     bool live; /* the thread runs: from here on the end of a connection is waited out */
     pthread_t thread;
     struct pl_call call; /* the thread's, cancelled at the tree's end */
-    uint64_t id[2];      /* whose operations they are */
 
     pthread_mutex_t mutex;
-    pthread_cond_t cond; /* broadcast: state, pins, busy, an operation done */
+    pthread_cond_t cond; /* broadcast: state, pins, busy */
     enum p9s_state state;
     uint32_t gen; /* changed only while nobody pins it */
     unsigned pins;
     int64_t down_since, relock_until;
-    bool remembers, knows; /* the peer, of operations in general; of our earlier ones */
-    uint64_t next_op;
-    bool op_busy[LIMIT_SESSION_OPS];
+    bool remembers, knows;  /* the peer, of operations in general; of our earlier ones */
     struct p9s_file *files; /* open ones */
     struct orphan {
         uint32_t fid, gen;
@@ -159,6 +157,8 @@ bool p9s_fid_is_there(struct p9s_tree *t, uint32_t fid);
 void p9s_fid_clear(struct p9s_tree *t, uint32_t fid);
 /* A negative errno when an open file had what no server can give it again. */
 int p9s_gone_with_it(struct p9s_file *f);
+/* Opens a fid that was made again as it was open. */
+struct p9_msg p9s_reopen_msg(const struct p9s_tree *t, uint32_t fid, const struct p9s_more *more);
 
 /* ---- p9_reopen.c ---- */
 int p9s_reopen_all(struct p9s_tree *t, struct pl_call *call);

@@ -227,10 +227,13 @@ static int walk_to(struct p9s_tree *t, struct pl_call *call, uint32_t dfid, cons
     return r;
 }
 
+/* `keep`: as in struct p9s_sent, or NULL. */
 static int old_remove(struct p9s_tree *t, struct pl_call *call, uint32_t dfid, const char *name,
-                      int flags)
+                      int flags, struct p9s_node *keep)
 {
     struct p9_msg m = {.type = P9_Tremove};
+    struct p9s_sent s = {.m = &m, .keep = keep};
+    struct p9_answer a;
     struct p9_qid qid;
     int r = walk_to(t, call, dfid, name, &m.fid, &qid);
     if (r < 0)
@@ -240,7 +243,8 @@ static int old_remove(struct p9s_tree *t, struct pl_call *call, uint32_t dfid, c
         p9s_clunk(t, m.fid);
         return isdir ? -EISDIR : -ENOTDIR;
     }
-    r = p9s_tell(t, call, &m);
+    r = p9s_ask_into(t, call, &s, &a);
+    p9_answer_free(&a);
     /* the fid is gone whatever the answer */
     if (r == -EINTR || r == -ETIMEDOUT)
         p9s_clunk(t, m.fid);
@@ -308,7 +312,10 @@ int p9s_remove(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
     if (r == 0)
         r = move(t, call, user, &mv);
     if (r == -EOPNOTSUPP && !t->ext) {
-        r = old_remove(t, call, m.dfid, name, flags);
+        struct p9s_node *keep = p9s_place_node(t, mv.olddir, name);
+        r = old_remove(t, call, m.dfid, name, flags, keep);
+        if (keep)
+            pl_node_unref(&keep->h.node);
         if (r == 0)
             moved(t, &mv.s, NULL);
     }
@@ -316,16 +323,22 @@ int p9s_remove(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
     return r;
 }
 
-static int old_rename(struct p9s_tree *t, struct pl_call *call, const struct p9_msg *at)
+static int old_rename(struct p9s_tree *t, struct pl_call *call, const struct p9_msg *at,
+                      struct p9s_node *keep)
 {
     struct p9_msg m = {.type = P9_Trename, .dfid = at->newdfid, .name = at->name2};
+    struct p9s_sent s = {.m = &m, .keep = keep};
+    struct p9_answer a;
     struct p9_qid qid;
     if (t->dialect != P9_L && at->dfid != at->newdfid)
         return -EXDEV; /* Twstat changes the name, and no more */
     int r = walk_to(t, call, at->dfid, at->name.s, &m.fid, &qid);
     if (r < 0)
         return r;
-    r = t->dialect == P9_L ? p9s_tell(t, call, &m) : p9s_old_rename(t, call, m.fid, m.name.s);
+    if (t->dialect != P9_L)
+        m = p9s_rename_msg(m.fid, &at->name2);
+    r = p9s_ask_into(t, call, &s, &a);
+    p9_answer_free(&a);
     p9s_clunk(t, m.fid);
     return r;
 }
@@ -359,7 +372,10 @@ int p9s_rename(struct pl_tree *tree, struct pl_call *call, struct pl_node *olddi
     if (r == 0)
         r = move(t, call, user, &mv);
     if (r == -EOPNOTSUPP && !t->ext) {
-        r = old_rename(t, call, &m);
+        struct p9s_node *keep = p9s_place_node(t, mv.newdir, newname);
+        r = old_rename(t, call, &m, keep);
+        if (keep)
+            pl_node_unref(&keep->h.node);
         if (r == 0)
             moved(t, &mv.s, NULL);
     }

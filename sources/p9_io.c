@@ -106,8 +106,12 @@ ssize_t p9s_read(struct pl_tree *tree, struct pl_call *call, struct pl_file *fil
     struct p9s_tree *t = p9s_of(tree);
     struct p9s_file *f = (struct p9s_file *)file;
     ssize_t r = n ? p9s_settle(t, call, (struct p9s_node *)file->node) : 0;
-    if (r == 0 && n)
-        r = p9s_ahead_read(t, call, f, buf, n, off);
+    if (r < 0 || n == 0)
+        return r;
+    r = p9s_lent_read(t, call, f, buf, n, off);
+    if (r != P9S_NOT_LENT)
+        return r;
+    r = p9s_ahead_read(t, call, f, buf, n, off);
     if (r < 0 || (size_t)r == n)
         return r;
     struct run x = {.t = t,
@@ -122,7 +126,9 @@ ssize_t p9s_read(struct pl_tree *tree, struct pl_call *call, struct pl_file *fil
     return x.error ? x.error : r + (ssize_t)x.done; /* fewer would mean the end of the file */
 }
 
-/* The older dialects have no appending: the offset is found, and nobody here appends meanwhile. */
+/* The older dialects have no appending: the offset is found, and nobody here appends meanwhile. A
+ * server of 9P2000.u that was told at open may write at the end all the same, and twice if it is
+ * asked twice. */
 static ssize_t old_write(struct pl_tree *tree, struct pl_call *call, struct pl_file *file,
                          const void *buf, size_t n, uint64_t off)
 {
@@ -136,6 +142,7 @@ static ssize_t old_write(struct pl_tree *tree, struct pl_call *call, struct pl_f
                     .buf = (uint8_t *)buf,
                     .off = off,
                     .n = n,
+                    .once = append && t->dialect == P9_U,
                     .window = file->stream || append ? 1 : WINDOW};
     atomic_store(&f->dirty, true);
     int r = append ? p9s_append_begin(t, call, file, &x.off) : 0;
@@ -161,7 +168,12 @@ ssize_t p9s_write(struct pl_tree *tree, struct pl_call *call, struct pl_file *fi
         return old_write(tree, call, file, buf, n, off);
     atomic_store(&f->dirty, true);
     p9s_touch(t, file->node);
-    ssize_t r = p9s_behind_write(t, call, f, buf, n, off);
+    ssize_t r = p9s_lent_write(t, call, f, buf, n, off);
+    if (r != P9S_NOT_LENT) {
+        p9s_touch(t, file->node);
+        return r;
+    }
+    r = p9s_behind_write(t, call, f, buf, n, off);
     if (r < 0 || (size_t)r == n)
         return r;
     struct run x = {.t = t,

@@ -5,7 +5,7 @@
  * for symlinks, links, devices and owners, -EXDEV for a rename to another directory, -EOPNOTSUPP
  * for extended attributes and the rest.
  */
-#include "sources/p9_tree.h"
+#include "sources/p9_again.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -75,17 +75,28 @@ static void attr_of(struct p9s_tree *t, const struct p9_stat *st, struct p9_attr
         out->size = st->extension.len;
 }
 
+struct p9_msg p9s_attr_msg(const struct p9s_tree *t, uint32_t fid)
+{
+    if (t->dialect != P9_L)
+        return (struct p9_msg){.type = P9_Tstat, .fid = fid};
+    return (struct p9_msg){.type = P9_Tgetattr, .fid = fid, .mask = P9_GETATTR_ALL};
+}
+
+void p9s_attr_told(struct p9s_tree *t, const struct p9_msg *answer, struct p9_attr *ret)
+{
+    if (t->dialect != P9_L)
+        attr_of(t, &answer->stat, ret);
+    else
+        *ret = answer->attr;
+}
+
 int p9s_ask_attr(struct p9s_tree *t, struct pl_call *call, uint32_t fid, struct p9_attr *ret)
 {
-    struct p9_msg m = {.type = P9_Tgetattr, .fid = fid, .mask = P9_GETATTR_ALL};
+    struct p9_msg m = p9s_attr_msg(t, fid);
     struct p9_answer a;
-    if (t->dialect != P9_L)
-        m.type = P9_Tstat;
     int r = p9s_ask(t, call, &m, &a);
-    if (r == 0 && t->dialect != P9_L)
-        attr_of(t, &a.r.stat, ret);
-    else if (r == 0)
-        *ret = a.r.attr;
+    if (r == 0)
+        p9s_attr_told(t, &a.r, ret);
     p9_answer_free(&a);
     return r;
 }
@@ -192,11 +203,11 @@ int p9s_old_set(struct p9s_tree *t, struct pl_call *call, uint32_t fid,
     return r;
 }
 
-int p9s_old_rename(struct p9s_tree *t, struct pl_call *call, uint32_t fid, const char *name)
+struct p9_msg p9s_rename_msg(uint32_t fid, const struct p9_str *name)
 {
-    struct p9_stat st = P9_STAT_SAME;
-    st.name = p9_str(name);
-    return wstat(t, call, fid, &st);
+    struct p9_msg m = {.type = P9_Twstat, .fid = fid, .stat = P9_STAT_SAME};
+    m.stat.name = *name;
+    return m;
 }
 
 int p9s_old_fsync(struct pl_tree *tree, struct pl_call *call, struct pl_file *file, bool data_only)
@@ -257,7 +268,7 @@ static int make(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, s
         return r;
     }
     r = p9s_tell(t, call, m);
-    p9_clunk_later(t->conn, m->fid);
+    p9s_clunk(t, m->fid);
     return r;
 }
 
@@ -318,8 +329,11 @@ int p9s_old_link(struct pl_tree *tree, struct pl_call *call, struct pl_node *nod
     if (r < 0)
         return r;
     snprintf(ext, sizeof(ext), "%u", fid);
-    struct p9_msg m = {
-        .type = P9_Tcreate, .name = p9_str(name), .mode = P9_DMLINK, .extension = p9_str(ext)};
+    struct p9_msg m = {.type = P9_Tcreate,
+                       .name = p9_str(name),
+                       .mode = P9_DMLINK,
+                       .extension = p9_str(ext),
+                       .fid2 = fid};
     r = make(t, call, dir, &m);
     return r < 0 ? r : p9s_getattr_fid(t, call, (struct p9s_node *)node, fid, attr);
 }

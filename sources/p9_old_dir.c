@@ -3,30 +3,49 @@
  * Reading directories through the 9P source where they are files full of stats, which can only be
  * read on from where the last read ended. What has been read is kept with the open directory, so
  * that a position in it stays what it was; a position is a place in these bytes. Going back to the
- * beginning reads it anew. `mutex` guards the rest.
+ * beginning reads it anew. At another connection the peer, too, begins at the beginning: then what
+ * has been kept is known by name, and passed over. `mutex` guards the rest.
  */
 #include "base/cursor.h"
-#include "sources/p9_tree.h"
+#include "sources/p9_again.h"
 #include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <uthash.h>
 
 enum { ASK = 64 << 10, HEAD = 8 + 1 + 1, DOTS = 2 /* positions before the first byte */ };
 
+struct known {
+    UT_hash_handle hh;
+    char name[];
+};
+
 struct p9s_old_dir {
     pthread_mutex_t mutex;
-    uint64_t off; /* at the peer */
+    uint64_t off;        /* at the peer */
+    uint32_t gen;        /* ... over this connection */
+    struct known *known; /* what was kept before it: not to be kept again */
     bool end;
     uint64_t last;    /* a position that was told to be good */
     size_t len, room; /* entries: number[8] type[1] length[1] and the name with NUL */
     uint8_t *buf;
 };
 
+static void forget_known(struct p9s_old_dir *d)
+{
+    struct known *k, *next;
+    HASH_ITER (hh, d->known, k, next) {
+        HASH_DEL(d->known, k);
+        free(k);
+    }
+}
+
 void p9s_old_dir_free(struct p9s_old_dir *d)
 {
     if (!d)
         return;
+    forget_known(d);
     pthread_mutex_destroy(&d->mutex);
     free(d->buf);
     free(d);
@@ -58,10 +77,14 @@ static uint8_t type_of(const struct p9s_tree *t, const struct p9_stat *st)
 static int keep(struct p9s_tree *t, struct p9s_old_dir *d, const struct p9_stat *st)
 {
     size_t n = HEAD + (size_t)st->name.len + 1;
+    struct known *known;
     if (st->name.len == 0 || memchr(st->name.s, '/', st->name.len))
         return -EIO;
     if (!strcmp(st->name.s, ".") || !strcmp(st->name.s, ".."))
         return 0; /* these we have ourselves */
+    HASH_FIND(hh, d->known, st->name.s, st->name.len, known);
+    if (known)
+        return 0;
     if (d->len + n > LIMIT_DIRECTORY)
         return -EOVERFLOW;
     if (d->len + n > d->room) {
@@ -81,16 +104,58 @@ static int keep(struct p9s_tree *t, struct p9s_old_dir *d, const struct p9_stat 
     return 0;
 }
 
+/* From the beginning, but for what is kept. */
+static int anew(struct p9s_old_dir *d, uint32_t gen)
+{
+    forget_known(d);
+    for (size_t at = 0; at < d->len;) {
+        size_t n = d->buf[at + 9];
+        struct known *k = malloc(sizeof(*k) + n);
+        if (!k)
+            return -ENOMEM;
+        memcpy(k->name, d->buf + at + HEAD, n);
+        HASH_ADD_KEYPTR(hh, d->known, k->name, n, k);
+        at += HEAD + n + 1;
+    }
+    d->off = 0;
+    d->gen = gen;
+    return 0;
+}
+
+/* Reads on where the last read over this connection has ended. */
+static int read_on(struct p9s_tree *t, struct pl_call *call, struct p9s_old_dir *d,
+                   struct p9_msg *m, struct p9_answer *a)
+{
+    int r;
+    do {
+        struct p9s_sent s = {.m = m};
+        a->buf = NULL;
+        r = p9s_pin(t, call);
+        if (r < 0)
+            return r;
+        uint32_t gen = p9s_generation(t);
+        if (gen != d->gen)
+            r = anew(d, gen);
+        m->offset = d->off;
+        if (r == 0) {
+            p9s_send(t, call, &s);
+            r = p9s_wait(t, call, &s, a);
+        }
+        p9s_unpin(t);
+    } while (r == P9S_LOST);
+    return r;
+}
+
 /* Asks for more: 1, 0 at the end. */
 static int read_more(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f,
                      struct p9s_old_dir *d)
 {
     uint32_t n = t->chunk < ASK ? t->chunk : ASK;
-    struct p9_msg m = {.type = P9_Tread, .fid = f->fid, .offset = d->off, .count = n};
+    struct p9_msg m = {.type = P9_Tread, .fid = f->fid, .count = n};
     struct p9_answer a;
     if (d->end)
         return 0;
-    int r = p9s_ask(t, call, &m, &a);
+    int r = read_on(t, call, d, &m, &a);
     if (r == 0 && a.r.count > n)
         r = -EIO;
     uint32_t got = r == 0 ? a.r.count : 0;
@@ -160,6 +225,7 @@ int p9s_old_readdir(struct pl_tree *tree, struct pl_call *call, struct pl_file *
         return -ENOMEM;
     pthread_mutex_lock(&d->mutex);
     if (off == 0) {
+        forget_known(d);
         d->off = d->len = 0;
         d->end = false;
     }

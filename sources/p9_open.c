@@ -34,6 +34,7 @@ static struct pl_file *opened(struct p9s_tree *t, struct p9s_file *f, const stru
     atomic_init(&f->user, user);
     f->fid = fid;
     f->file.fd = -1;
+    atomic_init(&f->lent, P9S_NOT_ASKED);
     if (t->ext) {
         f->file.direct = qid->type & P9_QTDIRECT;
         f->file.stream = qid->type & P9_QTSTREAM;
@@ -406,8 +407,10 @@ int p9s_close(struct pl_tree *tree, struct pl_call *call, struct pl_file *file)
     struct p9s_tree *t = p9s_of(tree);
     struct p9s_file *f = (struct p9s_file *)file;
     p9s_behind_close(t, call, f);
+    p9s_lent_close(t, f);
     p9s_dir_free(t, f->dir);
     p9s_ahead_free(t, f->ahead);
+    p9s_old_dir_free(f->old_dir);
     if (t->again) {
         p9s_held_close(t, f);
         if (!unlist(t->again, f))
@@ -417,7 +420,6 @@ int p9s_close(struct pl_tree *tree, struct pl_call *call, struct pl_file *file)
         p9s_clunk_now(t, call, f->fid);
     else
         p9s_clunk(t, f->fid);
-    p9s_old_dir_free(f->old_dir);
     free(f);
     return 0;
 }

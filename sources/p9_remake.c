@@ -156,6 +156,14 @@ void p9s_note_sent(struct p9s_tree *t, const struct p9_msg *m)
     }
 }
 
+/* What makes or empties nothing the second time. */
+static uint32_t open_again(const struct p9_msg *m)
+{
+    if (m->type == P9_Topen || m->type == P9_Tcreate)
+        return m->omode & ~(uint32_t)P9_OTRUNC;
+    return m->flags & ~(uint32_t)(P9_TRUNC | P9_EXCL | P9_CREATE);
+}
+
 void p9s_note_done(struct p9s_tree *t, const struct p9_msg *m, const struct p9_answer *a)
 {
     struct p9s_rec *rec;
@@ -168,21 +176,23 @@ void p9s_note_done(struct p9s_tree *t, const struct p9_msg *m, const struct p9_a
         }
         break;
     case P9_Tlopen:
+    case P9_Topen:
         rec = p9s_rec(t, m->fid);
         if (!rec->more && rec->how == P9S_OBJECT)
             rec->more = more_new(NULL, 0);
         if (rec->more) {
             rec->more->open = true;
-            rec->more->flags = m->flags & ~(uint32_t)(P9_TRUNC | P9_EXCL | P9_CREATE);
+            rec->more->flags = open_again(m);
         }
         break;
+    case P9_Tcreate:
     case P9_Tlcreate: {
         rec = p9s_rec(t, m->fid);
         struct p9s_more *more = more_new(m->name.s, m->name.len);
         if (more) {
             more->open = more->known = true;
             more->qid = a->r.qid;
-            more->flags = m->flags & ~(uint32_t)(P9_TRUNC | P9_EXCL | P9_CREATE);
+            more->flags = open_again(m);
         }
         rec_set(rec, more ? P9S_OBJECT : P9S_STEP, rec->user, rec->node, more);
         break;
@@ -266,10 +276,13 @@ static int check(struct p9s_tree *t, struct pl_call *call, uint32_t fid,
                  const struct p9s_node *node)
 {
     struct p9_answer a;
-    struct p9_msg m = {.type = P9_Tgetattr, .fid = fid, .mask = P9_GETATTR_ALL};
+    struct p9_attr attr;
+    struct p9_msg m = p9s_attr_msg(t, fid);
     int r = rpc(t, call, &m, &a);
-    if (r == 0 && !p9s_same(node, &a.r.attr))
-        r = -ESTALE;
+    if (r == 0) {
+        p9s_attr_told(t, &a.r, &attr);
+        r = p9s_same(node, &attr) ? 0 : -ESTALE;
+    }
     p9_answer_free(&a);
     return r;
 }
@@ -350,11 +363,18 @@ int p9s_gone_with_it(struct p9s_file *f)
     return atomic_load(&f->lost);
 }
 
+struct p9_msg p9s_reopen_msg(const struct p9s_tree *t, uint32_t fid, const struct p9s_more *more)
+{
+    if (t->dialect != P9_L)
+        return (struct p9_msg){.type = P9_Topen, .fid = fid, .omode = (uint8_t)more->flags};
+    return (struct p9_msg){.type = P9_Tlopen, .fid = fid, .flags = more->flags};
+}
+
 static int reopen(struct p9s_tree *t, struct pl_call *call, uint32_t fid,
                   const struct p9s_more *more)
 {
     struct p9_answer a;
-    struct p9_msg m = {.type = P9_Tlopen, .fid = fid, .flags = more->flags};
+    struct p9_msg m = p9s_reopen_msg(t, fid, more);
     int r = rpc(t, call, &m, &a);
     p9_answer_free(&a);
     if (r == 0 && more->file)

@@ -84,9 +84,11 @@ static void finish_find(struct p9s_tree *t, struct pl_call *call, struct reopeni
 /* Stage two: it is opened, and looked at. */
 static void start_open(struct p9s_tree *t, struct pl_call *call, struct reopening *o)
 {
-    struct p9_msg get = {.type = P9_Tgetattr, .fid = o->f->fid, .mask = P9_GETATTR_ALL};
-    struct p9_msg open = {.type = P9_Tlopen, .fid = o->f->fid, .flags = o->rec->more->flags};
-    if (o->r == 0 && o->walked)
+    if (o->r < 0)
+        return; /* and it may have nothing to be opened by */
+    struct p9_msg get = p9s_attr_msg(t, o->f->fid);
+    struct p9_msg open = p9s_reopen_msg(t, o->f->fid, o->rec->more);
+    if (o->walked)
         start(t, call, o, &get, &o->get);
     if (o->r == 0)
         start(t, call, o, &open, &o->open);
@@ -95,9 +97,12 @@ static void start_open(struct p9s_tree *t, struct pl_call *call, struct reopenin
 static void finish_open(struct p9s_tree *t, struct pl_call *call, struct reopening *o)
 {
     struct p9_answer a;
+    struct p9_attr attr;
     finish(t, call, o, o->get, &a);
-    if (o->r == 0 && o->get && !p9s_same(o->rec->node, &a.r.attr))
-        o->r = -ESTALE;
+    if (o->r == 0 && o->get) {
+        p9s_attr_told(t, &a.r, &attr);
+        o->r = p9s_same(o->rec->node, &attr) ? 0 : -ESTALE;
+    }
     p9_answer_free(&a);
     finish(t, call, o, o->open, &a);
     p9_answer_free(&a);

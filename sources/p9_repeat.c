@@ -47,11 +47,16 @@ static const struct row {
     ROW(Tread, FREELY, FID), /* of a stream: ONCE, its caller says so */
     ROW(Twrite, SAME, FID),  /* to the end of a file or into a stream: the same */
     ROW(Twrite2, ONCE, FID | OP),
+    ROW(Topen, FREELY, FID), /* with OTRUNC: SAME */
+    ROW(Tcreate, ONCE, FID), /* also a link to another fid: see p9s_names() */
+    ROW(Tstat, FREELY, FID),
+    ROW(Twstat, SAME, FID),      /* with a name: ONCE */
     ROW(Tclunk, SAME, FID | OP), /* of a written attribute: ONCE, if it depends on the one before */
     ROW(Tremove, ONCE, FID | OP),
     ROW(Tkey, FREELY, FID),
     ROW(Tfind, FREELY, FID),
     ROW(Tlist, FREELY, FID),
+    ROW(Tlend, FREELY, FID),
     ROW(Trename2, ONCE, DFID | NEWDFID | OP),
     ROW(Tfallocate, SAME, FID | OP), /* what moves bytes: ONCE */
     ROW(Tseek, FREELY, FID),
@@ -72,7 +77,11 @@ enum p9s_repeat p9s_repeat(const struct p9_msg *m)
         return P9S_ONCE;
     if (m->type == P9_Tlopen && (m->flags & P9_TRUNC))
         return P9S_SAME;
+    if (m->type == P9_Topen && (m->omode & P9_OTRUNC))
+        return P9S_SAME;
     if (m->type == P9_Tlcreate && (m->flags & P9_EXCL))
+        return P9S_ONCE;
+    if (m->type == P9_Twstat && m->stat.name.len)
         return P9S_ONCE;
     if (m->type == P9_Tfallocate && (m->mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE)))
         return P9S_ONCE;
@@ -94,7 +103,7 @@ int p9s_names(const struct p9_msg *m, uint32_t fids[3])
         fids[n++] = m->dfid;
     if (what & NEWDFID)
         fids[n++] = m->newdfid;
-    if (what & FID2)
-        fids[n++] = m->fid2;
+    if (what & FID2 || (m->type == P9_Tcreate && (m->mode & P9_DMLINK)))
+        fids[n++] = m->fid2; /* of a link in 9P2000.u the text says it */
     return n;
 }

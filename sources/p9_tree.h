@@ -81,7 +81,9 @@ struct p9s_tree {
     struct p9s_user *users; /* beyond main */
     unsigned nusers;
     struct p9s_places places;
-    atomic_bool no_keys; /* the peer's tree has none */
+    atomic_bool no_keys;       /* the peer's tree has none */
+    atomic_bool borrows;       /* descriptors may be asked for */
+    atomic_uint lent, refused; /* how many there are; how often there was none, since there was */
 };
 
 struct p9s_fid {
@@ -112,6 +114,8 @@ struct p9s_key {
     uint8_t bytes[PL_KEY_MAX];
 };
 
+enum { P9S_NOT_LENT = -4097 /* no errno */, P9S_NOT_ASKED };
+
 struct p9s_dir;     /* what was read ahead of an open directory */
 struct p9s_old_dir; /* the same in an older dialect */
 
@@ -125,6 +129,9 @@ struct p9s_file {
     _Atomic(struct p9s_ahead *) ahead; /* what was read ahead; NULL: nothing ever */
     unsigned heard;                    /* of the errors of what was written behind */
     bool created;                      /* by this open */
+    atomic_int lent;                   /* p9_lent.c: a descriptor, or one of the two below */
+    atomic_bool used;                  /* read or written before */
+    uint32_t lent_by;                  /* the generation; set before `lent` by who asks */
     struct pl_attr *made; /* one that was made by this open: how it is, for all we know; or NULL */
 
     /* In a tree that lives on; guarded by again.mutex. */
@@ -359,6 +366,14 @@ void p9s_behind_known(struct p9s_tree *t, struct p9s_node *node, const struct pl
 void p9s_behind_close(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f);
 void p9s_behind_free(struct p9s_tree *t, struct p9s_node *node);
 
+/* ---- p9_lent.c ---- */
+/* Through a descriptor that the server has lent; P9S_NOT_LENT: there is none, it is to be asked. */
+ssize_t p9s_lent_read(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f, void *buf,
+                      size_t n, uint64_t off);
+ssize_t p9s_lent_write(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f,
+                       const void *buf, size_t n, uint64_t off);
+void p9s_lent_close(struct p9s_tree *t, struct p9s_file *f);
+
 /* ---- p9_locks.c, p9_open.c ---- */
 struct p9s_owner {
     char text[64];
@@ -367,7 +382,10 @@ struct p9_lock p9s_wire_lock(const struct p9s_tree *t, const struct pl_lock *loc
                              struct p9s_owner *buf);
 void p9s_file_unref(struct p9s_tree *t, struct p9s_file *f);
 /* ---- p9_old.c, p9_old_dir.c: what differs in the older dialects ---- */
-/* Asks for the attributes of what the fid is, in the peer's dialect. */
+/* Asks for the attributes of what the fid is, in the peer's dialect: the request, what its answer
+ * tells (good as long as that is), and both. */
+struct p9_msg p9s_attr_msg(const struct p9s_tree *t, uint32_t fid);
+void p9s_attr_told(struct p9s_tree *t, const struct p9_msg *answer, struct p9_attr *ret);
 int p9s_ask_attr(struct p9s_tree *t, struct pl_call *call, uint32_t fid, struct p9_attr *ret);
 uint32_t p9s_wire_flags(int flags); /* of open(2), as Tlopen has them */
 /* Tlopen or Topen of a fid that was cloned for it; Tcreate, which the older dialects have. */
@@ -378,7 +396,7 @@ struct p9_msg p9s_create_msg(const struct p9s_tree *t, uint32_t fid, const char 
 int p9s_old_there(struct p9s_tree *t, struct pl_call *call, struct pl_node *dir, const char *name);
 int p9s_old_set(struct p9s_tree *t, struct pl_call *call, uint32_t fid,
                 const struct pl_setattr *set);
-int p9s_old_rename(struct p9s_tree *t, struct pl_call *call, uint32_t fid, const char *name);
+struct p9_msg p9s_rename_msg(uint32_t fid, const struct p9_str *name);
 int p9s_append_begin(struct p9s_tree *t, struct pl_call *call, struct pl_file *file, uint64_t *off);
 void p9s_append_end(struct p9s_tree *t);
 void p9s_old_dir_free(struct p9s_old_dir *dir);

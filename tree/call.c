@@ -3,6 +3,7 @@
  * Calls. `lock` guards the wake registration: pl_call_cancel runs wake() under it, so that after
  * pl_call_unblock() it cannot be running. Order of locks: call->lock, then whatever wake() takes.
  */
+#include "base/futex.h"
 #include <errno.h>
 #include <plenum/call.h>
 #include <stdlib.h>
@@ -55,18 +56,11 @@ int pl_call_groups(struct pl_call *call)
     return r;
 }
 
-static int64_t now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000LL + t.tv_nsec;
-}
-
 int pl_call_over(struct pl_call *call)
 {
     if (atomic_load_explicit(&call->cancelled, memory_order_acquire))
         return -EINTR;
-    return call->deadline && now() >= call->deadline ? -ETIMEDOUT : 0;
+    return call->deadline && mono_now() >= call->deadline ? -ETIMEDOUT : 0;
 }
 
 void pl_call_cancel(struct pl_call *call)
@@ -138,11 +132,11 @@ int pl_call_sleep(struct pl_call *call, int64_t ns)
     pl_cond_init(&s.cond);
     int r = pl_call_block(call, wake_sleeper, &s);
     if (r == 0) {
-        int64_t until = now() + ns;
+        int64_t until = mono_now() + ns;
         int64_t wait = call->deadline && call->deadline < until ? call->deadline : until;
         struct timespec t = {wait / 1000000000, wait % 1000000000};
         pthread_mutex_lock(&s.mutex);
-        while (!(r = pl_call_over(call)) && now() < until)
+        while (!(r = pl_call_over(call)) && mono_now() < until)
             pthread_cond_timedwait(&s.cond, &s.mutex, &t);
         pthread_mutex_unlock(&s.mutex);
         pl_call_unblock(call);

@@ -2,7 +2,8 @@
 /*
  * A client whose connection breaks again and again while it is used: a layer over its tree breaks
  * it off before one op of a few, whatever other threads have under way. The server remembers what
- * it has done.
+ * it has done; in the older dialects it cannot, and the connection is only broken off when nothing
+ * is under way.
  *
  * What no connection survives is spared: a file that has lost its name, or was given another by
  * another client, is not found again. Once there may be one there are no more breaks.
@@ -19,7 +20,7 @@ struct line { /* outlives the layer: the tree beneath goes after it */
     struct level *level;
     pthread_mutex_t mutex; /* guards the rest */
     struct p9_conn *conn;  /* NULL while there is none */
-    unsigned seed;
+    unsigned seed, under_way;
 };
 
 struct cut {
@@ -35,6 +36,9 @@ static void maybe_break(struct line *c)
 {
     pthread_mutex_lock(&c->mutex);
     bool now = rand_r(&c->seed) / 7 % ONE_IN == 0;
+    if (c->level->kind != S_CUT && c->under_way)
+        now = false;
+    c->under_way++;
     if (now && c->conn && !atomic_load(&fragile))
         p9_conn_abort(c->conn);
     pthread_mutex_unlock(&c->mutex);
@@ -49,9 +53,18 @@ static int before(struct pl_tree *t, struct pl_call *call, const struct pl_event
     return 0;
 }
 
+static void after(struct pl_tree *t, struct pl_call *call, const struct pl_event *ev,
+                  int64_t result)
+{
+    struct line *c = ((struct cut *)t)->line;
+    pthread_mutex_lock(&c->mutex);
+    c->under_way--;
+    pthread_mutex_unlock(&c->mutex);
+}
+
 static void done(struct pl_tree *t) {}
 
-static const struct pl_ops ops = {.name = "cut", .before = before, .done = done};
+static const struct pl_ops ops = {.name = "cut", .before = before, .after = after, .done = done};
 
 static int again(void *arg, struct pl_call *call, struct p9_conn *old, struct p9_conn **ret,
                  struct pl_err *err)
@@ -67,6 +80,11 @@ static int again(void *arg, struct pl_call *call, struct p9_conn *old, struct p9
     c->conn = *ret;
     pthread_mutex_unlock(&c->mutex);
     return 0;
+}
+
+bool level_is_cut(const struct level *l)
+{
+    return l->kind == S_CUT || l->kind == S_CUT_P9U || l->kind == S_CUT_P9BASE;
 }
 
 int level_cut(struct level *l, struct pl_tree **ret, struct pl_err *err)

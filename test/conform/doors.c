@@ -45,15 +45,25 @@ static int serve_one(struct p9_level *p, struct chan *ret, struct pl_err *err)
     return r;
 }
 
+static const char *version_of(const struct level *l)
+{
+    switch (l->kind) {
+    case S_P9BASE:
+    case S_CUT_P9BASE:
+        return P9_VERSION;
+    case S_P9U:
+    case S_CUT_P9U:
+        return P9_VERSION_U;
+    default:
+        return NULL;
+    }
+}
+
 int level_connect(struct level *l, struct pl_call *call, struct p9_conn **ret, struct pl_err *err)
 {
     struct p9_level *p = l->p9;
     struct chan chan;
-    struct p9_conn_opts opts = {.crew = p->client_crew,
-                                .use = true,
-                                .version = l->kind == S_P9BASE ? P9_VERSION
-                                           : l->kind == S_P9U  ? P9_VERSION_U
-                                                               : NULL};
+    struct p9_conn_opts opts = {.crew = p->client_crew, .use = true, .version = version_of(l)};
     pthread_mutex_lock(&p->mutex);
     int r = serve_one(p, &chan, err);
     pthread_mutex_unlock(&p->mutex);
@@ -67,7 +77,7 @@ int level_connect(struct level *l, struct pl_call *call, struct p9_conn **ret, s
 int level_dial(struct level *l, struct pl_tree **ret, struct pl_err *err)
 {
     struct p9_conn *conn;
-    if (l->kind == S_CUT)
+    if (level_is_cut(l))
         return level_cut(l, ret, err);
     int r = level_connect(l, me, &conn, err);
     return r < 0 ? r
@@ -92,7 +102,7 @@ int level_unserve(struct level *l, struct pl_err *err)
     int r = 0;
     for (size_t i = 0; i < p->nconns; i++) {
         int r2 = p9_conn_wait(p->conn[i], err);
-        r = r < 0 || l->kind == S_CUT ? r : r2;
+        r = r < 0 || level_is_cut(l) ? r : r2;
         p9_conn_free(p->conn[i]);
     }
     level_cut_free();

@@ -61,8 +61,8 @@ static const struct {
     OLD(whiteout, "the older dialects have none"),
     OLD(noreplace, "9P2000.u replaces, and 9P2000 never does anything else"),
 #undef OLD
-    {"*p9base(*", F_device, "9P2000 has none"},
-    {"*p9base(*", F_parent_nlink, "9P2000 has no link counts"},
+    {"*p9base*(*", F_device, "9P2000 has none"},
+    {"*p9base*(*", F_parent_nlink, "9P2000 has no link counts"},
     {"fuse*(*", F_key_moved, "the kernel's handles do not outlive its cache: names are the keys"},
     {"*fuse*(*", F_shift, "the kernel's FUSE client does not pass them on"},
     {"*host*", F_version, "host file systems do not tell their change counters"},

@@ -15,13 +15,14 @@
 #include <unistd.h>
 
 static const char *const kind_name[] = {
-    [S_MEM] = "mem",     [S_HOST] = "host",
-    [S_NULL] = "null",   [S_TRACE] = "trace",
-    [S_DELAY] = "delay", [S_MAP] = "map",
-    [S_UNION] = "union", [S_WHITE] = "white",
-    [S_P9] = "p9",       [S_CUT] = "p9-cut",
-    [S_P9U] = "p9u",     [S_P9BASE] = "p9base",
-    [S_FUSE] = "fuse",   [S_NOOPEN] = "fuse-noopen",
+    [S_MEM] = "mem",         [S_HOST] = "host",
+    [S_NULL] = "null",       [S_TRACE] = "trace",
+    [S_DELAY] = "delay",     [S_MAP] = "map",
+    [S_UNION] = "union",     [S_WHITE] = "white",
+    [S_P9] = "p9",           [S_CUT] = "p9-cut",
+    [S_P9U] = "p9u",         [S_P9BASE] = "p9base",
+    [S_CUT_P9U] = "p9u-cut", [S_CUT_P9BASE] = "p9base-cut",
+    [S_FUSE] = "fuse",       [S_NOOPEN] = "fuse-noopen",
 };
 
 static struct level *stack; /* the one that stack_open() built */
@@ -33,7 +34,7 @@ static bool is_mount(const struct level *l)
 
 static bool is_served(const struct level *l)
 {
-    return l->kind >= S_P9 && l->kind <= S_P9BASE;
+    return l->kind >= S_P9 && l->kind <= S_CUT_P9BASE;
 }
 
 static bool is_union(const struct level *l)

@@ -19,6 +19,8 @@ enum level_kind {
     S_CUT,
     S_P9U,
     S_P9BASE,
+    S_CUT_P9U,
+    S_CUT_P9BASE,
     S_FUSE,
     S_NOOPEN,
     S_COUNT
@@ -56,6 +58,7 @@ int level_connect(struct level *l, struct pl_call *call, struct p9_conn **ret, s
 /* cut.c: one more client, whose connection breaks again and again. */
 int level_cut(struct level *l, struct pl_tree **ret, struct pl_err *err);
 void level_cut_free(void);
+bool level_is_cut(const struct level *l);
 int level_unserve(struct level *l, struct pl_err *err);
 /* doors.c: mounts the inner stack from a process of its own, and opens the mount as a tree. */
 int level_mount(struct level *l, const char *scratch, struct pl_tree **ret, struct pl_err *err);

@@ -437,6 +437,25 @@ def test_server_on_a_unix_socket(plenum):
     assert (far / "f").read_text() == "2"
 
 
+@pytest.mark.parametrize("version", ["9p2000.u", "9p2000"])
+def test_server_of_an_older_dialect(plenum, version):
+    """It is killed and started again: files are found by name, and open ones go on."""
+    far, at = plenum.dir("far"), plenum.dir("at")
+    server = plenum.serve(far, "tcp!127.0.0.1!0")
+    plenum.run("mount", "-o", "hard", f"9p:{server.addr},version={version}", at)
+    os.mkdir(at / "d")
+    with open(at / "d/f", "w", buffering=1) as f:
+        for i in range(3):
+            f.write(f"{i}\n")
+            server.kill()
+            server = serve_again(plenum, server, far)
+            os.rename(at / "d/f", at / "d/g")
+            os.rename(at / "d/g", at / "d/f")
+        f.write("end\n")
+    assert (far / "d/f").read_text() == "0\n1\n2\nend\n"
+    assert os.listdir(at / "d") == ["f"]
+
+
 def test_both_servers_die(plenum):
     """Of the mount, and what it mounts: the one that follows waits for the other."""
     far, at = plenum.dir("far"), plenum.dir("at")
@@ -452,6 +471,57 @@ def test_both_servers_die(plenum):
     f.write("after")
     f.close()
     assert (far / "open").read_text() == "before\nafter\n"
+
+
+def gets(call):
+    """The errno that a call fails with; None if it does not."""
+    try:
+        call()
+    except OSError as e:
+        return e.errno
+
+
+def test_both_servers_die_and_callers_do_not_wait_for_ever(plenum):
+    """Whoever waits while the one that follows does gets ETIMEDOUT after `soft`, and whoever comes at once.
+    Then all goes on where it was."""
+    far, at = plenum.dir("far"), plenum.dir("at")
+    server = plenum.serve(far, "tcp!127.0.0.1!0")
+    plenum.run("mount", "-o", "soft=5", f"9p:{server.addr}", at)
+    f, g = Held(at / "open"), Held(at / "closed")
+    f.write("before")
+    e = plenum.entry(at)
+    server.kill()
+    os.kill(e["server"], signal.SIGKILL)
+    assert gets(lambda: os.stat(at / "newer")) == errno.ETIMEDOUT
+    for _ in range(3):
+        assert gets(lambda: os.mkdir(at / "d")) == errno.ETIMEDOUT
+        assert gets(lambda: os.listdir(at)) == errno.ETIMEDOUT
+    gets(g.close)
+    server = serve_again(plenum, server, far)
+    wait_for(lambda: plenum.entry(at)["state"] == "up", "it does not come back")
+    f.write("after")
+    f.close()
+    assert (far / "open").read_text() == "before\nafter\n"
+    os.mkdir(at / "d")
+    assert sorted(os.listdir(at)) == ["closed", "d", "open"]
+
+
+def test_both_servers_die_and_callers_end(plenum):
+    """Who waits for the one that follows can be interrupted, also where the wait itself has no end."""
+    far, at = plenum.dir("far"), plenum.dir("at")
+    server = plenum.serve(far, "tcp!127.0.0.1!0")
+    plenum.run("mount", "-o", "hard", f"9p:{server.addr}", at)
+    e = plenum.entry(at)
+    server.kill()
+    os.kill(e["server"], signal.SIGKILL)
+    is_down(plenum, at)
+    for sig in signal.SIGINT, signal.SIGTERM, signal.SIGKILL:
+        waits = subprocess.Popen(["stat", at / "new"], stderr=subprocess.DEVNULL)
+        stat = pathlib.Path(f"/proc/{waits.pid}/stat")
+        wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] in "SD", "it does not wait")
+        waits.send_signal(sig)
+        assert waits.wait(60) == -sig
+    plenum.run("umount", "-f", at)
 
 
 def test_locks_of_a_killed_server_of_a_mount(plenum):
@@ -583,6 +653,25 @@ def test_ssh_is_killed_and_we_end(plenum, host, which):
     wait_for(lambda: not mounts_under(plenum.tmp), "a mount stays")
     wait_for(lambda: not any(alive(e[x]) for e in far for x in ("keeper", "server") if e[x]),
              "the far end stays")
+
+
+@ssh_there
+def test_ssh_that_does_not_listen_is_not_waited_for(plenum, host):
+    """The duct is unmounted while its ssh is run again, which hangs, and does not mind SIGTERM. (Who happens
+    to look at the mount just then is let go by `soft`.)"""
+    at, there = plenum.dir("at"), plenum.dir("there")
+    p = host.start("-o", "soft=1", "-L", f"{at}:{there}", host.name)
+    wait_for(lambda: mounted(at) or p.poll() is not None, plenum.err(p))
+    hangs = host.dir / "hangs"
+    host.ssh.write_text(f"#!/bin/sh\ntrap '' TERM HUP INT\necho $$ >> {hangs}\nwhile :; do sleep 1; done\n")
+    kill_ssh(host)
+    wait_for(hangs.exists, "it is not dialed again")
+    plenum.run("umount", at)
+    plenum.ended(p, None)
+    wait_for(lambda: not any(alive(int(x)) for x in hangs.read_text().split()), "an ssh stays")
+    for e in host.far():  # nobody could tell it
+        os.kill(e["server"], signal.SIGTERM)
+    wait_for(lambda: not host.far(), "the far end stays")
 
 
 @ssh_there

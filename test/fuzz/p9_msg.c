@@ -42,10 +42,12 @@ static void strings(const uint8_t *buf, size_t n, const struct p9_msg *m)
     string(buf, n, &m->uname, LIMIT_STRING);
     string(buf, n, &m->aname, LIMIT_STRING);
     string(buf, n, &m->version, LIMIT_STRING);
-    string(buf, n, &m->lock.client_id, LIMIT_STRING);
+    if (m->type == P9_Tlock || m->type == P9_Tgetlock || m->type == P9_Rgetlock)
+        string(buf, n, &m->lock.client_id, LIMIT_STRING);
     string(buf, n, &m->ename, LIMIT_STRING);
     string(buf, n, &m->extension, LIMIT_STRING);
-    stat_strings(buf, n, &m->stat);
+    if (m->type == P9_Rstat || m->type == P9_Twstat)
+        stat_strings(buf, n, &m->stat);
     check(m->nwname <= LIMIT_WALK && m->nwqid <= LIMIT_WALK);
     for (int i = 0; i < m->nwname; i++)
         string(buf, n, &m->wname[i], LIMIT_NAME);

@@ -37,6 +37,7 @@ struct line { /* one connection */
 };
 
 struct broken {
+    const char *version; /* that the client offers; NULL: the best */
     bool plain, remembers;
     bool real;           /* the server remembers, and has keys; not the relay */
     bool unreal;         /* it does not */
@@ -158,13 +159,20 @@ static inline bool own_business(struct line *l, struct p9_msg *m)
     return true;
 }
 
+static inline enum p9_dialect dialect_of(const struct broken *w)
+{
+    if (!w->version)
+        return P9_L;
+    return strcmp(w->version, P9_VERSION) ? P9_U : P9_BASE;
+}
+
 /* A message from the client: false when the line is to break. */
 static inline bool pass_on(struct line *l, uint8_t *buf, size_t n)
 {
     struct p9_msg m;
     uint8_t *copy = malloc(n);
     memcpy(copy, buf, n);
-    int r = p9_decode(copy, n, &m);
+    int r = p9_decode_as(dialect_of(l->w), copy, n, &m);
     assert_true(r == 0 || r == -EOPNOTSUPP);
     enum when when = NEVER;
     if (m.type % 2) {
@@ -313,7 +321,7 @@ static inline struct p9_conn *line_new(struct broken *w, struct pl_call *c)
     lines_free(w, false);
     struct chan here = {
         .in = more[1], .out = more[1], .role = CHAN_DIALED, .uid = (uid_t)-1, .peer = "server"};
-    struct p9_conn_opts opts = {.crew = w->crew, .use = true};
+    struct p9_conn_opts opts = {.crew = w->crew, .use = true, .version = w->version};
     struct p9_conn *conn;
     assert_int_equal(p9_conn_new(&here, &opts, &conn, &err), 0);
     assert_int_equal(p9_use(conn, c, &err), 0);
@@ -375,6 +383,7 @@ static unsigned worlds; /* that there are */
 /* What a world is: which requests it has, and what it remembers. */
 struct kind {
     bool plain, remembers, real;
+    const char *version;
 };
 
 static inline struct broken *broken_over(struct pl_tree *mem, const struct kind *kind, int64_t soft)
@@ -382,6 +391,7 @@ static inline struct broken *broken_over(struct pl_tree *mem, const struct kind 
     struct broken *w = calloc(1, sizeof(*w));
     struct pl_attr attr;
     struct pl_err err = {0};
+    w->version = kind->version;
     w->plain = kind->plain;
     w->remembers = kind->remembers;
     w->real = kind->real;

@@ -234,8 +234,7 @@ static void run(int servers)
     for (unsigned i = 0; i < THREADS; i++)
         pthread_join(w[i].thread, NULL);
     print_message("%u rounds, %u in doubt\n", atomic_load(&c.rounds), atomic_load(&c.doubts));
-    if (servers == 1) /* with two one is still left in doubt now and then */
-        assert_int_equal(atomic_load(&c.doubts), 0);
+    assert_int_equal(atomic_load(&c.doubts), 0);
     client_close(&c);
     command('k');
     if (servers == 2)

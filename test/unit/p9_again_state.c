@@ -4,6 +4,8 @@
 
 static struct kind ours = {.remembers = true}, stock = {.plain = true};
 static struct kind real = {.remembers = true, .real = true};
+static struct kind u = {.plain = true, .version = P9_VERSION_U};
+static struct kind base = {.plain = true, .version = P9_VERSION};
 
 static struct pl_node *mkdir_in(struct pl_tree *t, struct pl_node *dir, const char *name)
 {
@@ -647,73 +649,16 @@ static void given_up(void **state)
     broken_free(w);
 }
 
-/* ---- two trees on one connection, which is neither's ---- */
-
-struct shared {
-    struct broken *w;
-    pthread_mutex_t mutex;
-    struct p9_conn *conn[8];
-    unsigned n;
-};
-
-/* The first to come makes the next connection, the other is given the same. */
-static int next_shared(void *arg, struct pl_call *c, struct p9_conn *old, struct p9_conn **ret,
-                       struct pl_err *err)
-{
-    struct shared *s = arg;
-    pthread_mutex_lock(&s->mutex);
-    if (s->conn[s->n - 1] == old) {
-        s->conn[s->n] = line_new(s->w, c);
-        s->n++;
-    }
-    *ret = s->conn[s->n - 1];
-    pthread_mutex_unlock(&s->mutex);
-    return 0;
-}
-
-static void shared_connection(void **state)
-{
-    struct broken *w = new_of(state);
-    struct shared s = {.w = w, .n = 1};
-    struct pl_tree *t[2];
-    struct pl_node *top[2], *node[2];
-    struct pl_attr attr;
-    struct pl_file *f[2];
-    char buf[8];
-    pthread_mutex_init(&s.mutex, NULL);
-    s.conn[0] = line_new(w, &call);
-    for (int i = 0; i < 2; i++) {
-        struct pl_p9_opts opts = {.again = next_shared, .again_arg = &s};
-        assert_int_equal(pl_p9_open(s.conn[0], &opts, &t[i], NULL), 0);
-        assert_int_equal(pl_attach(t[i], &call, "", &top[i], &attr), 0);
-        f[i] = create(t[i], top[i], i ? "b" : "a", O_RDWR, &node[i]);
-        assert_int_equal(pl_write(t[i], &call, f[i], i ? "B" : "A", 1, 0), 1);
-    }
-    for (int round = 0; round < 3; round++) {
-        p9_conn_abort(s.conn[s.n - 1]);
-        for (int i = 0; i < 2; i++) {
-            assert_int_equal(pl_read(t[i], &call, f[i], buf, 8, 0), 1);
-            assert_int_equal(buf[0], i ? 'B' : 'A');
-            assert_int_equal(pl_getattr(t[i], &call, node[i], NULL, &attr), 0);
-        }
-    }
-    for (int i = 0; i < 2; i++) {
-        pl_close(t[i], &call, f[i]);
-        pl_node_unref(node[i]);
-        pl_node_unref(top[i]);
-        pl_tree_unref(t[i]);
-    }
-    assert_int_equal(s.n, 4);
-    for (unsigned i = 0; i < s.n; i++)
-        p9_conn_free(s.conn[i]);
-    pthread_mutex_destroy(&s.mutex);
-    broken_free(w);
-}
-
 #define EACH(test)                                                                                 \
     {#test, test, NULL, NULL, &ours}, {#test " (real)", test, NULL, NULL, &real},                  \
     {                                                                                              \
 #test " (stock)", test, NULL, NULL, &stock                                                 \
+    }
+/* ... and in the older dialects, where it is about what they have */
+#define EACH_OLD(test)                                                                             \
+    {#test " (9P2000.u)", test, NULL, NULL, &u},                                                   \
+    {                                                                                              \
+#test " (9P2000)", test, NULL, NULL, &base                                                 \
     }
 
 int main(void)
@@ -735,11 +680,22 @@ int main(void)
         EACH(soft),
         EACH(never_sent),
         EACH(given_up),
-        EACH(shared_connection),
         {"odd_files", odd_files, NULL, NULL, &ours},
         {"odd_files (real)", odd_files, NULL, NULL, &real},
         EACH(users),
         EACH(wrong_servers),
+        EACH_OLD(deep),
+        EACH_OLD(renamed_by_others),
+        EACH_OLD(rings),
+        EACH_OLD(lazily),
+        EACH_OLD(many_files),
+        EACH_OLD(unlinked),
+        EACH_OLD(interrupted),
+        EACH_OLD(soft),
+        EACH_OLD(never_sent),
+        EACH_OLD(given_up),
+        EACH_OLD(wrong_servers),
+        {"users (9P2000.u)", users, NULL, NULL, &u},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -85,6 +85,8 @@ static const struct size sizes_l[] = {
     {187, 8 + 13 + 12 + 5 * 8 + 8 * 8 + 16},
     {188, 16},
     {189, 4 + 5},
+    {190, 4},
+    {191, 0},
     {200, 0},
     {201, 0},
     {202, 4 + 5 + 4 + 5 + 4},
@@ -406,7 +408,7 @@ static void test_unknown(void **state)
     uint8_t buf[16] = {7, 0, 0, 0, 6, 1, 2};
     struct p9_msg m = {.type = 6};
     assert_int_equal(p9_encode_size(&m), 0);
-    assert_int_equal(p9_encode(&m, buf, sizeof(buf)), -EINVAL);
+    assert_int_equal(p9_encode(&m, buf, sizeof(buf)), -EOPNOTSUPP);
     assert_int_equal(p9_decode(buf, 7, &m), -EOPNOTSUPP);
     assert_int_equal(m.type, 6);
     assert_int_equal(m.tag, 0x201);

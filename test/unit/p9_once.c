@@ -27,11 +27,13 @@ static void sessions(void **state)
         RPC(&a, .type = P9_Tmkdir, .dfid = 0, .name = p9_str("x"), .mode = 0755, .op = 1),
         -EPROTO); /* whose? */
     assert_int_equal(introduce(&a, ME), P9_SESSION_REMEMBERS);
-    assert_int_equal(introduce(&a, ME), -EPROTO);
+    assert_int_equal(introduce(&a, ME), P9_SESSION_REMEMBERS); /* another tree of the same */
+    assert_int_equal(introduce(&a, OTHER), -EPROTO);
     dial_me(w, &b, OTHER, P9_SESSION_REMEMBERS);
     raw_close(&b);
     raw_close(&a);
     dial_me(w, &a, ME, P9_SESSION_REMEMBERS | P9_SESSION_KNOWN);
+    assert_int_equal(introduce(&a, ME), P9_SESSION_REMEMBERS | P9_SESSION_KNOWN);
     raw_close(&a);
 }
 
@@ -82,6 +84,32 @@ static uint64_t size_of(struct raw *c)
 {
     assert_int_equal(RPC(c, .type = P9_Tgetattr, .fid = 1, .mask = P9_GETATTR_ALL), 0);
     return c->r.attr.size;
+}
+
+/* Two trees say whose their connection is while another still has it: both wait for that. */
+static void both_ask(void **state)
+{
+    struct world *w = *state;
+    struct raw a, b;
+    dial_me(w, &a, ME, P9_SESSION_REMEMBERS);
+    open_log(&a);
+    atomic_store(&w->tree->hold, true);
+    raw_send(&a, (struct p9_msg){.type = P9_Tread, .fid = 1, .count = 10});
+    counting_wait_read(w->tree);
+    dial_as(w, &b, P9_VERSION_OWN);
+    uint16_t tags = 0;
+    for (int i = 0; i < 2; i++)
+        tags += raw_send(&b, (struct p9_msg){.type = P9_Tsession, .id = {ME, ~(uint64_t)ME}});
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(raw_recv(&b), 0);
+        assert_int_equal(b.r.flags, P9_SESSION_REMEMBERS | P9_SESSION_KNOWN);
+        tags -= b.r.tag;
+    }
+    assert_int_equal(tags, 0);
+    assert_int_equal(atomic_load(&w->tree->files), 0);
+    atomic_store(&w->tree->hold, false);
+    raw_close(&a);
+    raw_close(&b);
 }
 
 /* The last so many are known, and what is older is refused, not done. */
@@ -385,6 +413,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(sessions, setup, teardown),
+        cmocka_unit_test_setup_teardown(both_ask, setup, teardown),
         cmocka_unit_test_setup_teardown(again, setup, teardown),
         cmocka_unit_test_setup_teardown(window, setup, teardown),
         cmocka_unit_test_setup_teardown(two_clients, setup, teardown),

@@ -336,6 +336,45 @@ static void two_servers(void **state)
     server_kill();
 }
 
+/* A server is asked something by a client that comes once: it is up, and keeps nothing of that. */
+static void see_up(void)
+{
+    struct raw c;
+    meet(&c, OTHER, P9_SESSION_REMEMBERS);
+    assert_int_equal(RPC(&c, .type = P9_Tend), 0);
+    raw_close(&c);
+}
+
+/* What remembers nothing yet is not swept away from under it by another server that starts. */
+static void started_later(void **state)
+{
+    struct raw a;
+    struct p9_msg m = {.type = P9_Tmkdir, .name = S("d"), .mode = 0755, .gid = getegid(), .op = 1};
+    clean();
+    server_start(NULL);
+    see_up();
+    pid_t first = server;
+    int at_first = listener;
+    listener = new_listener();
+    server_start(NULL);
+    see_up();
+    pid_t second = server;
+    int at_second = listener;
+    listener = at_first;
+    meet(&a, ME, P9_SESSION_REMEMBERS);
+    assert_int_equal(ask(&a, m), 0);
+    server = first;
+    server_kill();
+    raw_close(&a);
+    close(at_first);
+    listener = at_second;
+    server = second;
+    meet(&a, ME, P9_SESSION_REMEMBERS | P9_SESSION_KNOWN);
+    assert_int_equal(ask(&a, m), 0);
+    raw_close(&a);
+    server_kill();
+}
+
 /* Whatever is in a file: it is recognised, or it is as it was. */
 static void damaged(void **state)
 {
@@ -383,7 +422,8 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, once_setup, once_teardown)
     const struct CMUnitTest tests[] = {
-        T(errors),  T(one_winner), T(both_in_hand), T(appended),    T(appended_by_both),
-        T(limited), T(driven_out), T(old),          T(two_servers), T(damaged)};
+        T(errors),           T(one_winner),    T(both_in_hand), T(appended),
+        T(appended_by_both), T(limited),       T(driven_out),   T(old),
+        T(two_servers),      T(started_later), T(damaged)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
