@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/servicedial.h"
+#include "base/confine.h"
 #include "base/log.h"
 #include "cmd/pump.h"
 #include <errno.h>
@@ -28,6 +29,7 @@ static void *carry(void *arg)
     struct carried *c = arg;
     sigset_t all;
     sigfillset(&all);
+    sigdelset(&all, CONFINE_SIGNAL);
     pthread_sigmask(SIG_BLOCK, &all, NULL);
     pump_run(&c->chan, c->fd);
     free(c);
@@ -105,6 +107,8 @@ int servicedial_new(const char *name, const char *addr, struct service_dialer *r
         return -ENOMEM;
     snprintf(d->name, sizeof(d->name), "%s", name);
     memcpy(d->addr, addr, n);
+    if (!strncmp(addr, "exec", 4))
+        confine_need(CONFINE_COMMANDS); /* it is started anew when it has ended */
     *ret = (struct service_dialer){
         .dial = dial, .hung_up = hung_up, .changed = changed, .done = free, .arg = d};
     return 0;

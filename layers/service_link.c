@@ -4,6 +4,7 @@
  * are on their callers' stacks. `cond` is for all that changes: answers, room, the state.
  */
 #include "layers/service_link.h"
+#include "base/confine.h"
 #include "base/futex.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -654,6 +655,7 @@ static void *run(void *arg)
     sigset_t all;
     bool said = false;
     sigfillset(&all);
+    sigdelset(&all, CONFINE_SIGNAL);
     pthread_sigmask(SIG_BLOCK, &all, NULL);
     for (;;) {
         struct pl_err err = {0};
