@@ -129,3 +129,22 @@ int64_t text_size(const char *s)
     }
     return v >> (63 - shift) ? -1 : (int64_t)(v << shift);
 }
+
+#define ERRNOS 134
+
+int text_errno(const char *name)
+{
+    for (int e = 1; e < ERRNOS; e++) {
+        const char *n = strerrorname_np(e);
+        if (n && !strcmp(n, name))
+            return e;
+    }
+    return -1;
+}
+
+const char *text_errno_name(char buf[16], int error)
+{
+    const char *name = strerrorname_np(error);
+    snprintf(buf, 16, "E%d", error);
+    return name ? name : buf;
+}

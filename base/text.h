@@ -23,4 +23,10 @@ char *text_time(char dst[24], int64_t ns);
 /* "64k", "1M", "2GiB", plain bytes: the number, or -1. */
 int64_t text_size(const char *s);
 
+/* "ENOENT": the errno of that name (positive), or -1. */
+int text_errno(const char *name);
+
+/* The other way round; numbers without a name as "E123". A constant, or into buf; returns it. */
+const char *text_errno_name(char buf[16], int error);
+
 #endif

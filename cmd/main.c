@@ -9,13 +9,13 @@
 
 extern const struct cmd cmd_mount, cmd_umount, cmd_serve, cmd_duct, cmd_ssh, cmd_listen, cmd_dial,
     cmd_ls, cmd_cat, cmd_stat, cmd_get, cmd_put, cmd_mkdir, cmd_rm, cmd_status, cmd_trace,
-    cmd_upgrade, cmd_key, cmd_version, cmd_help_cmd, cmd_relink, cmd_run, cmd_vpath;
+    cmd_upgrade, cmd_key, cmd_run, cmd_vpath, cmd_replicate, cmd_version, cmd_help_cmd, cmd_relink;
 
 const struct cmd *const cmd_table[] = {
-    &cmd_mount, &cmd_umount, &cmd_serve,   &cmd_duct,     &cmd_ssh,     &cmd_listen,
-    &cmd_dial,  &cmd_ls,     &cmd_cat,     &cmd_stat,     &cmd_get,     &cmd_put,
-    &cmd_mkdir, &cmd_rm,     &cmd_status,  &cmd_trace,    &cmd_upgrade, &cmd_key,
-    &cmd_run,   &cmd_vpath,  &cmd_version, &cmd_help_cmd, NULL,
+    &cmd_mount, &cmd_umount, &cmd_serve,     &cmd_duct,    &cmd_ssh,      &cmd_listen,
+    &cmd_dial,  &cmd_ls,     &cmd_cat,       &cmd_stat,    &cmd_get,      &cmd_put,
+    &cmd_mkdir, &cmd_rm,     &cmd_status,    &cmd_trace,   &cmd_upgrade,  &cmd_key,
+    &cmd_run,   &cmd_vpath,  &cmd_replicate, &cmd_version, &cmd_help_cmd, NULL,
 };
 
 /* Run by other processes of ours alone, and not in the help. */

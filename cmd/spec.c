@@ -2,6 +2,7 @@
 #include "cmd/spec.h"
 #include "base/text.h"
 #include "cmd/far.h"
+#include "cmd/servicedial.h"
 #include "cmd/util.h"
 #include "sources/host.h"
 #include <errno.h>
@@ -31,10 +32,11 @@ struct spec {
     int op, error;  /* fault */
     uint64_t skip, count;
     struct pl_map *map;
-    uint32_t flags;     /* union: enum pl_space_flags */
-    bool ro;            /* union */
-    struct spec *lower; /* a layer's */
-    struct spec *next;  /* of the trees of a union: the one behind */
+    uint32_t flags;                /* union: enum pl_space_flags */
+    bool ro;                       /* union */
+    struct service_attrs *service; /* its name is in rest, its address the first */
+    struct spec *lower;            /* a layer's */
+    struct spec *next;             /* of the trees of a union: the one behind */
 };
 
 struct opening {
@@ -337,16 +339,6 @@ static int delay_parse(struct spec *s, char *text, char **lower, struct pl_err *
     return asprintf(&s->text, "delay(%s,", time) < 0 ? no_memory(err) : 0;
 }
 
-static int errno_by_name(const char *name)
-{
-    for (int e = 1; e < 134; e++) {
-        const char *n = strerrorname_np(e);
-        if (n && !strcmp(n, name))
-            return e;
-    }
-    return -1;
-}
-
 static int fault_op(struct spec *s, const char *name, struct pl_err *err)
 {
     const char *names[PL_OP_COUNT + 2];
@@ -393,7 +385,7 @@ static int fault_parse(struct spec *s, char *text, char **lower, struct pl_err *
     int r = fault_op(s, op, err);
     if (r < 0)
         return r;
-    s->error = errno_by_name(error);
+    s->error = text_errno(error);
     if (s->error < 0)
         return pl_fail(err, -EINVAL,
                        "fault(%s,%s,...): not the name of an error (as in ENOSPC, EIO)", op, error);
@@ -468,6 +460,41 @@ static int map_parse(struct spec *s, char *text, char **lower, struct pl_err *er
 static struct pl_tree *map_over(const struct spec *s, struct pl_tree *lower)
 {
     return pl_map_new(pl_map_ref(s->map), lower);
+}
+
+static int service_parse(struct spec *s, char *text, char **lower, struct pl_err *err)
+{
+    char *attrs = argument(&text), *addr = attrs ? argument(&text) : NULL;
+    if (!addr)
+        return pl_fail(err, -EINVAL,
+                       "service(%s): NAME/ATTRIBUTES, an address and a SPEC are needed (as in "
+                       "service(log/monitor/call=open+close,unix!/run/log,/srv))",
+                       attrs ? attrs : text);
+    if (asprintf(&s->text, "service(%s,%s,", attrs, addr) < 0)
+        return no_memory(err);
+    size_t n = strcspn(attrs, "/");
+    s->rest = strndup(attrs, n);
+    s->service = calloc(1, sizeof(*s->service));
+    s->addrs[0] = strdup(addr);
+    s->naddrs = 1;
+    *lower = text;
+    if (!s->rest || !s->service || !s->addrs[0])
+        return no_memory(err);
+    if (!service_name_ok(s->rest))
+        return pl_fail(err, -EINVAL, "service(%s,...): not a name (letters, digits, '_.-')",
+                       s->rest);
+    int r = service_attrs_parse(attrs + n, s->service, err);
+    return r < 0 ? r : chan_check(addr, err);
+}
+
+static struct pl_tree *service_over(const struct spec *s, struct pl_tree *lower)
+{
+    struct service_dialer dialer;
+    if (servicedial_new(s->rest, s->addrs[0], &dialer) < 0) {
+        pl_tree_unref(lower);
+        return NULL;
+    }
+    return service_new(s->rest, s->service, &dialer, lower);
 }
 
 static struct pl_tree *null_over(const struct spec *s, struct pl_tree *lower)
@@ -572,6 +599,10 @@ static const struct spec_kind kinds[] = {
      "operation OP (or any) fails with ERROR, after skip, count times",
      "plenum mount 'fault(write,ENOSPC,skip=3,/srv)' /mnt", true, false, fault_parse, NULL,
      fault_over},
+    {"service", "service(NAME[/ATTR]...,ADDR,SPEC)",
+     "a server at ADDR watches or answers for the tree (docs/services.md)",
+     "plenum mount 'service(log/monitor/call=open+close,unix!/run/log,/srv)' /mnt", true, false,
+     service_parse, NULL, service_over},
 };
 #define KINDS (sizeof(kinds) / sizeof(*kinds))
 
@@ -612,6 +643,7 @@ void spec_free(struct spec *s)
         free(s->version);
         free(s->uname);
         pl_map_unref(s->map);
+        free(s->service);
         free(s);
         s = lower;
     }

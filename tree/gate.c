@@ -30,11 +30,33 @@ static int64_t before(struct pl_tree *t, struct pl_call *c, struct pl_event *ev,
     return watched && t->ops->before ? t->ops->before(t, c, ev) : 0;
 }
 
-static void after(struct pl_tree *t, struct pl_call *c, struct pl_event *ev, int64_t r,
-                  bool watched)
+/* Whether the op gives out a node or a file, which could not be taken back. */
+static bool gives(enum pl_op op)
 {
-    if (watched && t->ops->after)
-        t->ops->after(t, c, ev, r);
+    switch (op) {
+    case PL_OP_attach:
+    case PL_OP_lookup:
+    case PL_OP_make:
+    case PL_OP_open:
+    case PL_OP_create:
+    case PL_OP_tmpfile:
+    case PL_OP_find:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* What the caller is told: the result, unless the watcher has another word for it. */
+static int64_t after(struct pl_tree *t, struct pl_call *c, struct pl_event *ev, int64_t r,
+                     bool watched)
+{
+    int told = 0;
+    if (!watched || !t->ops->after)
+        return r;
+    ev->told = r >= 0 && !gives(ev->op) ? &told : NULL;
+    t->ops->after(t, c, ev, r);
+    return told < 0 ? told : r;
 }
 
 /* A result that no door could pass on is a bug in the source: caught here in a debug build. */
@@ -71,7 +93,7 @@ static int64_t checked(int64_t r, int64_t max)
             if (r_ == 0)                                                                           \
                 r_ = !t->ops->name && t->lower ? CALL_LOWER(name, args)                            \
                                                : OWN(name, args, otherwise);                       \
-            after(t, c, ev_, r_, true);                                                            \
+            r_ = after(t, c, ev_, r_, true);                                                       \
         }                                                                                          \
         checked(r_, max);                                                                          \
     })
@@ -158,6 +180,7 @@ void pl_tree_init(struct pl_tree *tree, const struct pl_ops *ops, struct pl_tree
     tree->ops = ops;
     tree->lower = lower;
     tree->flags = lower ? lower->flags : 0;
+    atomic_init(&tree->leavers, NULL);
     atomic_init(&tree->refs, 1);
 }
 
@@ -220,7 +243,7 @@ int pl_file_fd(struct pl_tree *t, struct pl_file *file)
 
 static int root_of(struct pl_tree *t, struct pl_call *c, struct pl_node **ret, const char *path)
 {
-    struct pl_event ev = {.op = PL_OP_attach, .name = path};
+    struct pl_event ev = {.op = PL_OP_attach, .name = path, .found = ret};
     bool watched = watches(t);
     int r = (int)before(t, c, &ev, watched);
     if (r == 0)
@@ -265,7 +288,8 @@ int pl_lookup(struct pl_tree *t, struct pl_call *c, struct pl_node *dir, const c
     int r = entry_ok(dir, name);
     if (r < 0 && (r != -EINVAL || strcmp(name, "..")))
         return r;
-    r = (int)PASS(lookup, 0, EV(.node = dir, .name = name), (dir, name, ret, attr), -EOPNOTSUPP);
+    r = (int)PASS(lookup, 0, EV(.node = dir, .name = name, .found = ret, .attr = attr),
+                  (dir, name, ret, attr), -EOPNOTSUPP);
     return got_node(r, ret, attr);
 }
 
@@ -273,7 +297,8 @@ int pl_getattr(struct pl_tree *t, struct pl_call *c, struct pl_node *node, struc
                struct pl_attr *attr)
 {
     mine(t, node);
-    int r = (int)PASS(getattr, 0, EV(.node = node, .file = file), (node, file, attr), -EOPNOTSUPP);
+    int r = (int)PASS(getattr, 0, EV(.node = node, .file = file, .attr = attr), (node, file, attr),
+                      -EOPNOTSUPP);
     return got_node(r, &node, attr);
 }
 
@@ -293,9 +318,10 @@ int pl_setattr(struct pl_tree *t, struct pl_call *c, struct pl_node *node, struc
     }
     if (!(set->valid & ~(uint32_t)PL_SET_CTIME))
         return pl_getattr(t, c, node, file, attr);
-    return (int)PASS(setattr, 0,
-                     EV(.node = node, .file = file, .flags = set->valid, .len = set->size),
-                     (node, file, set, attr), -EOPNOTSUPP);
+    return (int)PASS(
+        setattr, 0,
+        EV(.node = node, .file = file, .flags = set->valid, .len = set->size, .attr = attr),
+        (node, file, set, attr), -EOPNOTSUPP);
 }
 
 static int default_access(struct pl_tree *t, struct pl_call *c, struct pl_node *node, int mask)
@@ -350,7 +376,8 @@ int pl_make(struct pl_tree *t, struct pl_call *c, struct pl_node *dir, const cha
         return -EINVAL;
     }
     r = (int)PASS(make, 0,
-                  EV(.node = dir, .name = name, .name2 = make->target, .flags = make->mode),
+                  EV(.node = dir, .name = name, .name2 = make->target, .flags = make->mode,
+                     .found = ret, .attr = attr),
                   (dir, name, make, ret, attr), -EPERM);
     return got_node(r, ret, attr);
 }
@@ -365,8 +392,8 @@ int pl_link(struct pl_tree *t, struct pl_call *c, struct pl_node *node, struct p
         return r == -EINVAL ? -EEXIST : r;
     if (S_ISDIR(node->fmt))
         return -EPERM;
-    return (int)PASS(link, 0, EV(.node = node, .node2 = dir, .name = name), (node, dir, name, attr),
-                     -EPERM);
+    return (int)PASS(link, 0, EV(.node = node, .node2 = dir, .name = name, .attr = attr),
+                     (node, dir, name, attr), -EPERM);
 }
 
 int pl_remove(struct pl_tree *t, struct pl_call *c, struct pl_node *dir, const char *name,
@@ -445,8 +472,10 @@ int pl_create(struct pl_tree *t, struct pl_call *c, struct pl_node *dir, const c
     if (flags & O_DIRECTORY)
         return -EINVAL;
     mode &= 07777;
-    r = (int)PASS(create, 0, EV(.node = dir, .name = name, .flags = (uint32_t)flags),
-                  (dir, name, flags, mode, ret, attr, ret_file), -EPERM);
+    r = (int)PASS(
+        create, 0,
+        EV(.node = dir, .name = name, .flags = (uint32_t)flags, .found = ret, .attr = attr),
+        (dir, name, flags, mode, ret, attr, ret_file), -EPERM);
     if (r == 0)
         opened(t, *ret_file, *ret, flags & ~O_EXCL);
     return got_node(r, ret, attr);
@@ -462,8 +491,9 @@ int pl_tmpfile(struct pl_tree *t, struct pl_call *c, struct pl_node *dir, int fl
         return -EINVAL;
     flags = (flags & ~(OPEN_DROPS | __O_TMPFILE | O_DIRECTORY)) | (flags & O_EXCL);
     mode &= 07777;
-    int r = (int)PASS(tmpfile, 0, EV(.node = dir, .flags = (uint32_t)flags),
-                      (dir, flags, mode, ret, attr, ret_file), -EOPNOTSUPP);
+    int r =
+        (int)PASS(tmpfile, 0, EV(.node = dir, .flags = (uint32_t)flags, .found = ret, .attr = attr),
+                  (dir, flags, mode, ret, attr, ret_file), -EOPNOTSUPP);
     if (r == 0)
         opened(t, *ret_file, *ret, flags & ~O_EXCL);
     return got_node(r, ret, attr);
@@ -473,7 +503,7 @@ int pl_tmpfile(struct pl_tree *t, struct pl_call *c, struct pl_node *dir, int fl
 int pl_close(struct pl_tree *t, struct pl_call *c, struct pl_file *file)
 {
     struct pl_node *node = file->node;
-    struct pl_event ev = {.op = PL_OP_close, .node = node, .file = file};
+    struct pl_event ev = {.op = PL_OP_close, .node = node, .file = file, .flags = file->flags};
     bool watched = watches(t);
     if (watched)
         pl_node_ref(node); /* for `after`: below, the file's reference goes */
@@ -483,7 +513,7 @@ int pl_close(struct pl_tree *t, struct pl_call *c, struct pl_file *file)
     ev.file = NULL;
     if (said < 0)
         r = said;
-    after(t, c, &ev, r, watched);
+    r = (int)after(t, c, &ev, r, watched);
     if (watched)
         pl_node_unref(node);
     if (source)
@@ -510,7 +540,7 @@ int pl_flush(struct pl_tree *t, struct pl_call *c, struct pl_file *file, uint64_
                           : default_flush(t, c, file, owner);
     if (said < 0)
         r = said;
-    after(t, c, &ev, r, watched);
+    r = (int)after(t, c, &ev, r, watched);
     return (int)checked(r, 0);
 }
 
@@ -536,7 +566,8 @@ ssize_t pl_write(struct pl_tree *t, struct pl_call *c, struct pl_file *file, con
         return r;
     if (!range_ok(off, n))
         return off > PL_OFF_MAX ? -EINVAL : -EFBIG;
-    return PASS(write, (int64_t)n, EV(.node = file->node, .file = file, .off = off, .len = n),
+    return PASS(write, (int64_t)n,
+                EV(.node = file->node, .file = file, .off = off, .len = n, .data = buf),
                 (file, buf, n, off), -EINVAL);
 }
 
@@ -670,9 +701,10 @@ int pl_setxattr(struct pl_tree *t, struct pl_call *c, struct pl_node *node, cons
         return r;
     if (size > PL_XATTR_MAX)
         return -E2BIG;
-    return (int)PASS(setxattr, 0,
-                     EV(.node = node, .name = name, .len = size, .flags = (uint32_t)flags),
-                     (node, name, buf, size, flags), -EOPNOTSUPP);
+    return (int)PASS(
+        setxattr, 0,
+        EV(.node = node, .name = name, .len = size, .flags = (uint32_t)flags, .data = buf),
+        (node, name, buf, size, flags), -EOPNOTSUPP);
 }
 
 int pl_removexattr(struct pl_tree *t, struct pl_call *c, struct pl_node *node, const char *name)
@@ -767,26 +799,7 @@ int pl_find(struct pl_tree *t, struct pl_call *c, const uint8_t *key, size_t len
 {
     if (len == 0 || len > PL_KEY_MAX)
         return -EINVAL;
-    int r = (int)PASS(find, 0, EV(.len = len), (key, len, ret, attr), -EOPNOTSUPP);
+    int r = (int)PASS(find, 0, EV(.len = len, .found = ret, .attr = attr), (key, len, ret, attr),
+                      -EOPNOTSUPP);
     return got_node(r, ret, attr);
-}
-
-int pl_may(struct pl_call *c, const struct pl_attr *attr, int mask)
-{
-    uint32_t mode = attr->mode;
-    if (c->cred.uid == 0) {
-        bool x = S_ISDIR(mode) || (mode & 0111);
-        return (mask & X_OK) && !x ? -EACCES : 0;
-    }
-    if (c->cred.uid == attr->uid) {
-        mode >>= 6;
-    } else {
-        bool member = c->cred.gid == attr->gid;
-        if (!member && pl_call_groups(c) == 0)
-            for (uint32_t i = 0; i < c->cred.ngroups && !member; i++)
-                member = c->cred.groups[i] == attr->gid;
-        if (member)
-            mode >>= 3;
-    }
-    return (mask & 7 & ~mode) ? -EACCES : 0;
 }

@@ -5,6 +5,8 @@
  * The table is 64 shards, each an open hash of chains under its own mutex. A node whose count has
  * reached zero may still be in a chain until its source's release takes it out: a lookup meanwhile
  * fails to take a reference, and a put takes its place.
+ *
+ * `leaving` guards all lists of leavers; it is taken for reading where one is told.
  */
 #include <assert.h>
 #include <plenum/tree.h>
@@ -34,14 +36,59 @@ bool pl_node_tryref(struct pl_node *node)
     return false;
 }
 
+static pthread_rwlock_t leaving = PTHREAD_RWLOCK_INITIALIZER;
+
+static void tell_leavers(struct pl_node *node)
+{
+    pthread_rwlock_rdlock(&leaving);
+    for (struct pl_leaver *l = atomic_load(&node->tree->leavers); l; l = l->next)
+        l->left(l, node);
+    pthread_rwlock_unlock(&leaving);
+}
+
+static struct pl_tree *bottom(struct pl_tree *tree)
+{
+    while (tree->lower)
+        tree = tree->lower;
+    return tree;
+}
+
+void pl_leaver_add(struct pl_tree *tree, struct pl_leaver *leaver)
+{
+    tree = bottom(tree);
+    pthread_rwlock_wrlock(&leaving);
+    leaver->next = atomic_load(&tree->leavers);
+    atomic_store_explicit(&tree->leavers, leaver, memory_order_release);
+    pthread_rwlock_unlock(&leaving);
+}
+
+void pl_leaver_del(struct pl_tree *tree, struct pl_leaver *leaver)
+{
+    tree = bottom(tree);
+    pthread_rwlock_wrlock(&leaving);
+    struct pl_leaver *l = atomic_load(&tree->leavers);
+    if (l == leaver) {
+        atomic_store(&tree->leavers, leaver->next);
+    } else {
+        while (l && l->next != leaver)
+            l = l->next;
+        if (l)
+            l->next = leaver->next;
+    }
+    pthread_rwlock_unlock(&leaving);
+}
+
 void pl_node_unref(struct pl_node *node)
 {
     if (!node)
         return;
     unsigned was = atomic_fetch_sub_explicit(&node->refs, 1, memory_order_acq_rel);
     assert(was > 0);
-    if (was == 1)
+    if (was == 1) {
+        if (atomic_load_explicit(&node->tree->leavers, memory_order_acquire))
+            tell_leavers(node);
         node->tree->ops->release(node->tree, node);
+    }
 }
 
 #define SHARDS 64

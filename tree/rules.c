@@ -9,6 +9,26 @@
 #include <plenum/tree.h>
 #include <string.h>
 
+int pl_may(struct pl_call *c, const struct pl_attr *attr, int mask)
+{
+    uint32_t mode = attr->mode;
+    if (c->cred.uid == 0) {
+        bool x = S_ISDIR(mode) || (mode & 0111);
+        return (mask & X_OK) && !x ? -EACCES : 0;
+    }
+    if (c->cred.uid == attr->uid) {
+        mode >>= 6;
+    } else {
+        bool member = c->cred.gid == attr->gid;
+        if (!member && pl_call_groups(c) == 0)
+            for (uint32_t i = 0; i < c->cred.ngroups && !member; i++)
+                member = c->cred.groups[i] == attr->gid;
+        if (member)
+            mode >>= 3;
+    }
+    return (mask & 7 & ~mode) ? -EACCES : 0;
+}
+
 static bool in_group(struct pl_call *call, gid_t gid)
 {
     if (call->cred.gid == gid)

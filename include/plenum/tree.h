@@ -174,14 +174,21 @@ struct pl_event {
     struct pl_file *file;
     const char *name, *name2; /* a name in node; of rename the new name; an xattr's name */
     uint64_t off, len;
-    uint32_t flags; /* open, rename, remove, fallocate, setattr's valid, make's mode */
+    uint32_t flags;   /* open, rename, remove, fallocate, setattr's valid, make's mode */
+    const void *data; /* the bytes of write and setxattr, `len` of them */
+    struct pl_node *const
+        *found;                 /* where the op puts its node, and what its attributes are: to be */
+    const struct pl_attr *attr; /* looked at by `after`, when the result is 0 */
+    /* In `after`, of an op that succeeded and gave out no node and no file: a negative errno put
+     * here is what the caller is told, though the op is done. Else NULL. */
+    int *told;
 };
 
 struct pl_ops {
     const char *name; /* "host", "ro" */
 
     /* Layers only. `before` may end the op by returning a negative errno (the op is not done, and
-     * `after` still sees that result). Neither may keep the event's pointers. close and flush
+     * `after` still sees that result). Neither may keep what the event points to. close and flush
      * cannot be stopped: their `before` result replaces what the caller is told, and the op is done
      * all the same. */
     int (*before)(struct pl_tree *, struct pl_call *, const struct pl_event *);
@@ -347,7 +354,20 @@ struct pl_tree {
     struct pl_tree *lower; /* a layer's; owned. NULL in a source */
     atomic_uint refs;
     uint32_t flags; /* enum pl_tree_flags; a layer starts with its lower tree's */
+    struct pl_leaver *_Atomic leavers; /* a source's: see pl_leaver_add() */
 };
+
+/* A layer that knows things of the nodes it shares is told when one goes: `left` runs when nobody
+ * holds `node` any more, before the source's `release`. It may compare and forget the pointer, and
+ * look at node->refs (not 0: the source has given it out again meanwhile), and call nothing of the
+ * tree. Threads of anybody who drops a reference. */
+struct pl_leaver {
+    void (*left)(struct pl_leaver *, struct pl_node *node);
+    struct pl_leaver *next;
+};
+/* From now on; of the source below `tree`. When pl_leaver_del() returns, `left` runs no more. */
+PL_API void pl_leaver_add(struct pl_tree *tree, struct pl_leaver *leaver);
+PL_API void pl_leaver_del(struct pl_tree *tree, struct pl_leaver *leaver);
 
 /* Sets up the embedded tree with one reference, the caller's; takes over `lower`'s. */
 PL_API void pl_tree_init(struct pl_tree *tree, const struct pl_ops *ops, struct pl_tree *lower);
