@@ -541,19 +541,17 @@ static int union_parse(struct spec *s, char *text, char **lower, struct pl_err *
                : 0;
 }
 
-/* Opens all its trees; one that is far is dialed again by itself, but not told of. */
+/* Opens all its trees. What is kept for a successor, and told of a link, is the first one's. */
 static int union_open(const struct spec *s, const struct opening *o, struct pl_tree **ret,
                       struct pl_err *err)
 {
     struct pl_tree *tree[PL_SPACE_STACK];
-    struct spec_watch watch = o->watch ? *o->watch : (struct spec_watch){0};
     size_t n = 0;
     int r = 0;
-    watch.keep = NULL; /* which is for one tree */
     for (const struct spec *l = s->lower; r == 0 && l; l = l->next, n += r == 0)
         r = n == PL_SPACE_STACK
                 ? pl_fail(err, -E2BIG, "%s: more than %d trees", s->text, PL_SPACE_STACK)
-                : spec_open(l, n || !o->watch ? NULL : &watch, n ? NULL : o->far, &tree[n], err);
+                : spec_open(l, n ? NULL : o->watch, n ? NULL : o->far, &tree[n], err);
     if (r == 0)
         r = pl_union_new(tree, n, !s->ro, s->flags, ret, err);
     while (n)

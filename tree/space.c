@@ -26,6 +26,14 @@ static int space_root(SPACE_T, struct pl_node **ret)
     return 0;
 }
 
+/* What the first tree keeps; the others do without. */
+static void space_keep(struct pl_tree *tree, struct pl_keep *keep)
+{
+    const struct space_table *t = atomic_load(&space_of(tree)->table);
+    if (t->root->point->n)
+        pl_keep(space_tree(t->root->point, 0), keep);
+}
+
 static const struct pl_ops space_ops = {
     .name = "space",
     .done = space_done,
@@ -62,6 +70,8 @@ static const struct pl_ops space_ops = {
     .ioctl = space_ioctl,
     .statfs = space_statfs,
     .syncfs = space_syncfs,
+    .keep = space_keep,
+    .resume = space_resume,
 };
 
 /* ---- setting up ---- */
@@ -83,7 +93,7 @@ static int own_cred(struct space *s)
  * or no ACLs, it says so itself. */
 static uint32_t flags_of(const struct space_table *t)
 {
-    const uint32_t all = PL_TREE_PRIVATE;
+    const uint32_t all = PL_TREE_PRIVATE | PL_TREE_LASTING;
     const uint32_t any = PL_TREE_GENERATED | PL_TREE_REMOTE | PL_TREE_POSIX_ACL | PL_TREE_XATTR;
     uint32_t flags = all | PL_TREE_LOCKS;
     for (size_t i = 0; i < t->n; i++) {

@@ -40,11 +40,12 @@
 
 #include <plenum/space.h>
 
-#define SPACE_HIDDEN ".wh."     /* how names begin that are ours */
-#define SPACE_OPAQUE ".wh..opq" /* in a directory: nothing behind counts */
-#define SPACE_TEMP   ".wh..t."  /* what has not got its name yet */
-#define SPACE_ORIGIN "user.plenum.origin"
-#define SPACE_IMPURE "user.plenum.impure" /* of a directory: in it are objects with an origin */
+#define SPACE_HIDDEN         ".wh."     /* how names begin that are ours */
+#define SPACE_OPAQUE         ".wh..opq" /* in a directory: nothing behind counts */
+#define SPACE_TEMP           ".wh..t."  /* what has not got its name yet */
+#define SPACE_ORIGIN         "user.plenum.origin"
+#define SPACE_TRUSTED_ORIGIN "trusted.plenum.origin"
+#define SPACE_IMPURE         "user.plenum.impure" /* of a directory: in it are objects with an origin */
 
 /* ---- the table of bindings ---- */
 
@@ -243,6 +244,8 @@ bool space_place(struct space *s, struct snode *n, struct snode **parent,
 /* It has got this place / the name that is its place was removed. */
 int space_moved(struct space *s, struct snode *n, struct snode *dir, const char *name);
 void space_lost(struct space *s, struct snode *n, struct snode *dir, const char *name);
+/* The number that what was found has. */
+uint64_t space_found_number(struct space *s, struct pl_call *call, const struct space_found *f);
 bool space_is_under(struct space *s, struct snode *n, const struct snode *top);
 void space_release(struct pl_tree *tree, struct pl_node *node);
 uint64_t space_number(const struct space_point *p, int k, uint64_t ino);
@@ -392,6 +395,8 @@ int space_may_add(struct space *s, struct pl_call *call, const struct space_side
 int space_is_empty(struct space *s, struct pl_call *call, const struct space_found *f);
 /* Have the layers behind w the name too? 1, 0 or an error. */
 int space_is_behind(struct space *s, struct pl_call *call, const struct space_side *side, int w);
+/* The number of what is there, 0: nothing. */
+uint64_t space_number_at(struct space *s, struct pl_call *call, struct space_side *side);
 /* Its name is given to nothing, or to something else. */
 void space_forget(struct space *s, struct space_side *side);
 bool space_is_ours(const struct space *s, const char *name); /* not a name that can be made */
@@ -406,6 +411,7 @@ int space_open(SPACE_T, struct pl_node *node, int flags, struct pl_file **ret);
 int space_opened(struct space *s, struct pl_call *call, struct space_stack *st, struct pl_tree *in,
                  struct pl_file *lower, struct pl_file **ret);
 int space_close(SPACE_T, struct pl_file *file);
+int space_resume(SPACE_T, struct pl_node *node, int flags, int kept, struct pl_file **ret);
 int space_flush(SPACE_T, struct pl_file *file, uint64_t owner);
 ssize_t space_read(SPACE_T, struct pl_file *file, void *buf, size_t n, uint64_t off);
 ssize_t space_write(SPACE_T, struct pl_file *file, const void *buf, size_t n, uint64_t off);

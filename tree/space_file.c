@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 int space_opened(struct space *s, struct pl_call *call, struct space_stack *st, struct pl_tree *in,
                  struct pl_file *lower, struct pl_file **ret)
@@ -26,6 +27,7 @@ int space_opened(struct space *s, struct pl_call *call, struct space_stack *st, 
     f->tree = in;
     f->lower = lower;
     f->file.fd = lower ? pl_file_fd(in, lower) : -1;
+    f->file.kept = lower ? lower->kept : 0;
     f->file.direct = lower && lower->direct;
     f->file.stream = lower && lower->stream;
     pthread_mutex_init(&f->mutex, NULL);
@@ -74,6 +76,78 @@ int space_open(SPACE_T, struct pl_node *node, int flags, struct pl_file **ret)
         return r;
     r = open_front(s, call, st, flags, ret);
     space_stack_unref(st);
+    return r;
+}
+
+/* The lower file that a predecessor kept open, as an object of the top that has no name any more.
+ */
+static int resume_nameless(struct space *s, struct pl_call *call, int flags, int kept,
+                           struct pl_file **ret)
+{
+    struct space_stack *root = space_stack(s, s->root);
+    struct space_point *p = root->point;
+    int k = p->top < 0 ? 0 : p->top;
+    struct pl_file *lower;
+    struct snode *n;
+    struct pl_attr attr;
+    int r = p->n ? pl_resume(space_tree(p, k), call, NULL, flags, kept, &lower) : -ESTALE;
+    if (r == 0)
+        r = pl_getattr(space_tree(p, k), call, lower->node, lower, &attr);
+    if (r < 0) {
+        space_stack_unref(root);
+        return r;
+    }
+    struct space_found f = {.table = space_table_ref(root->table),
+                            .point = p,
+                            .n = 1,
+                            .fmt = lower->node->fmt,
+                            .again = true,
+                            .attr = attr};
+    f.e[0] = (struct space_entry){k, pl_node_ref(lower->node)};
+    r = f.fmt == S_IFREG ? space_node(s, call, NULL, NULL, &f, &n) : -ESTALE;
+    if (r == 0) {
+        struct space_stack *st = space_stack(s, n);
+        r = space_opened(s, call, st, space_tree(p, k), lower, ret);
+        space_stack_unref(st);
+        if (r == 0)
+            (*ret)->node = &n->node;
+        else
+            pl_node_unref(&n->node);
+    } else {
+        pl_close(space_tree(p, k), call, lower);
+    }
+    space_stack_unref(root);
+    return r;
+}
+
+int space_resume(SPACE_T, struct pl_node *node, int flags, int kept, struct pl_file **ret)
+{
+    struct space *s = space_of(tree);
+    int r;
+    if (!node) {
+        r = resume_nameless(s, call, flags, kept, ret);
+    } else {
+        struct space_stack *st = space_stack(s, snode_of(node));
+        struct pl_tree *in = st->n ? space_tree(st->point, st->e[0].k) : NULL;
+        struct pl_file *lower = NULL;
+        r = 0;
+        if (in) {
+            r = pl_resume(in, call, st->e[0].node, flags, kept, &lower);
+            if (r == -ESTALE && kept > 0) /* it was open before it was copied up */
+                r = pl_resume(in, call, st->e[0].node, flags, 0, &lower);
+        } else if (kept > 0) {
+            close(kept);
+        }
+        if (r == 0)
+            r = space_opened(s, call, st, in, lower, ret);
+        if (r == 0)
+            (*ret)->node = pl_node_ref(node);
+        space_stack_unref(st);
+    }
+    if (r == 0) {
+        (*ret)->tree = tree;
+        (*ret)->flags = (uint32_t)flags;
+    }
     return r;
 }
 

@@ -289,7 +289,8 @@ static int list_new(struct space *s, struct pl_call *call, struct snode *dir,
     }
     if (r == 0) {
         number(s, call, dir, st, l);
-        qsort(l->name, l->n, sizeof(*l->name), by_pos);
+        if (l->n)
+            qsort(l->name, l->n, sizeof(*l->name), by_pos);
     }
     space_back(call, &as);
     for (size_t i = 1; r == 0 && i < l->n; i++)

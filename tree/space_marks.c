@@ -17,7 +17,7 @@
 bool space_own_xattr(const char *name)
 {
     return !strncmp(name, TRUSTED, sizeof(TRUSTED) - 1) || !strncmp(name, USER, sizeof(USER) - 1) ||
-           !strncmp(name, "user.plenum.", 12);
+           !strncmp(name, "user.plenum.", 12) || !strcmp(name, SPACE_TRUSTED_ORIGIN);
 }
 
 /* ---- reading ---- */
@@ -71,11 +71,17 @@ int space_marks(struct pl_call *call, struct pl_tree *tree, struct pl_node *node
     return n == -EINTR || n == -ETIMEDOUT ? (int)n : 0;
 }
 
+/* Only files and directories may have user.* xattrs; of others it can be noted by root alone. */
+static const char *origin_name(const struct pl_node *node)
+{
+    return node->fmt == S_IFREG || node->fmt == S_IFDIR ? SPACE_ORIGIN : SPACE_TRUSTED_ORIGIN;
+}
+
 uint64_t space_origin(struct pl_call *call, struct pl_tree *tree, struct pl_node *node)
 {
     char value[32];
-    if (!(tree->flags & PL_TREE_XATTR) || (node->fmt != S_IFREG && node->fmt != S_IFDIR) ||
-        !mark(call, tree, node, SPACE_ORIGIN, value, sizeof(value)))
+    if (!(tree->flags & PL_TREE_XATTR) ||
+        !mark(call, tree, node, origin_name(node), value, sizeof(value)))
         return 0;
     return strtoull(value, NULL, 16);
 }
@@ -95,8 +101,7 @@ void space_note_origin(struct pl_call *call, struct space_bind *b, struct pl_nod
 {
     char value[32];
     snprintf(value, sizeof(value), "%llx", (unsigned long long)ino);
-    if (node->fmt == S_IFREG || node->fmt == S_IFDIR)
-        put(call, b->tree, node, SPACE_ORIGIN, value);
+    put(call, b->tree, node, origin_name(node), value);
 }
 
 void space_note_impure(struct pl_call *call, struct space_bind *b, struct pl_node *dir)

@@ -108,6 +108,14 @@ void space_forget(struct space *s, struct space_side *side)
     pl_node_unref(&n->node);
 }
 
+uint64_t space_number_at(struct space *s, struct pl_call *call, struct space_side *side)
+{
+    struct snode *n = side->there ? space_node_at(s, side->dir, side->name, &side->f) : NULL;
+    uint64_t ino = n ? n->ino : side->there ? space_found_number(s, call, &side->f) : 0;
+    pl_node_unref(n ? &n->node : NULL);
+    return ino;
+}
+
 /* ---- new names ---- */
 
 /* A new name in the top. `st`: the directory's stack, with an entry there. */
@@ -476,9 +484,7 @@ static int remove_held(struct space *s, struct pl_call *call, struct space_side 
         return 1;
     struct pl_intent *intent = call->intent;
     if (intent) {
-        struct snode *n = space_node_at(s, side->dir, side->name, f);
-        atomic_store(&intent->ino, n ? n->ino : 0);
-        pl_node_unref(n ? &n->node : NULL);
+        atomic_store(&intent->ino, space_number_at(s, call, side));
     }
     call->intent = NULL;
     r = take_out(s, call, side, w, flags);

@@ -332,7 +332,7 @@ uint64_t space_number(const struct space_point *p, int k, uint64_t ino)
     return n ? n : ino;
 }
 
-static uint64_t number_of(struct space *s, struct pl_call *call, const struct space_found *f)
+uint64_t space_found_number(struct space *s, struct pl_call *call, const struct space_found *f)
 {
     if (f->n == 0)
         return f->spot->ino;
@@ -505,7 +505,7 @@ int space_node(struct space *s, struct pl_call *call, struct snode *dir, const c
         *ret = n;
         return 0;
     }
-    uint64_t ino = n && f->fmt != S_IFDIR ? n->ino : number_of(s, call, f);
+    uint64_t ino = n && f->fmt != S_IFDIR ? n->ino : space_found_number(s, call, f);
     struct snode *fresh = alloc_node(s, f, ino);
     char *copy = dir ? strdup(name) : NULL;
     struct space_stack *st = space_stack_new(f);

@@ -273,14 +273,11 @@ static void tell_nodes(struct renaming *r)
     pl_node_unref(was ? &was->node : NULL);
 }
 
+/* For a successor: see struct pl_intent. */
 static void note_intent(struct renaming *r)
 {
-    struct snode *n = space_node_at(r->s, r->from.dir, r->from.name, &r->from.f);
-    struct snode *was = r->to.there ? space_node_at(r->s, r->to.dir, r->to.name, &r->to.f) : NULL;
-    atomic_store(&r->call->intent->ino2, was ? was->ino : 0);
-    atomic_store(&r->call->intent->ino, n ? n->ino : 0);
-    pl_node_unref(n ? &n->node : NULL);
-    pl_node_unref(was ? &was->node : NULL);
+    atomic_store(&r->call->intent->ino2, space_number_at(r->s, r->call, &r->to));
+    atomic_store(&r->call->intent->ino, space_number_at(r->s, r->call, &r->from));
 }
 
 static int same_object(const struct renaming *r)

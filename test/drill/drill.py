@@ -37,7 +37,7 @@ class Broken(Exception):
 class Drill:
     """A mount, what is done to it, and what a load needs to know."""
 
-    def __init__(self, plenum, build, faults, how="kill", options="", under="/tmp"):
+    def __init__(self, plenum, build, faults, how="kill", options="", under="/tmp", spec="host:{}"):
         self.plenum, self.fsx, self.faults, self.how = plenum, f"{build}/test/fsx", faults, how
         self.base = pathlib.Path(tempfile.mkdtemp(prefix="plenum-drill.", dir=under))
         self.scratch = tempfile.mkdtemp(prefix="plenum-drill-native.")
@@ -45,6 +45,8 @@ class Drill:
         self.below.mkdir()
         self.mount.mkdir()
         self.options = options
+        (self.base / "behind").mkdir()
+        self.spec = spec.format(self.below, self.base / "behind")
         self.done, self.pauses = 0, []
         self.stop, self.failed = threading.Event(), None
         self.dir = self.back = self.keeper = None
@@ -55,7 +57,7 @@ class Drill:
     def up(self):
         cmd = [self.plenum, "mount", "-f"] + (["-o", self.options] if self.options else [])
         with open(f"{self.scratch}/log", "wb") as log:
-            self.keeper = subprocess.Popen(cmd + [f"host:{self.below}", str(self.mount)], stdin=subprocess.DEVNULL,
+            self.keeper = subprocess.Popen(cmd + [self.spec, str(self.mount)], stdin=subprocess.DEVNULL,
                                            stdout=subprocess.DEVNULL, stderr=log)
         self.server()
 

@@ -23,9 +23,9 @@ BUILD = os.environ.get("PLENUM_BUILD", str(pathlib.Path(PLENUM).parent))
 pytestmark = [fuse, root]
 
 
-def survive(load, how="kill", options="", faults=FAULTS, under="/tmp"):
+def survive(load, how="kill", options="", faults=FAULTS, under="/tmp", spec="host:{}"):
     d = drills.drill(loads.LOADS[load], plenum=PLENUM, build=BUILD, faults=faults, how=how, options=options,
-                     under=under)
+                     under=under, spec=spec)
     assert d.done >= faults
 
 
@@ -42,6 +42,11 @@ def test_killed_with_bytes_by_messages(load):
 @pytest.mark.parametrize("load", ["exclusive", "untar", "renames", "unlinked"])
 def test_killed_when_opens_do_not_reach_it(load):
     survive(load, options="noopen")
+
+
+@pytest.mark.parametrize("load", ["exclusive", "appends", "unlinked", "renames", "listing", "held_lock"])
+def test_killed_when_it_is_a_union(load):
+    survive(load, spec="union({},{})")
 
 
 @pytest.mark.parametrize("load", ["exclusive", "appends", "held_lock", "untar"])

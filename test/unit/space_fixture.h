@@ -49,7 +49,7 @@ static bool is_there(struct pl_tree *t, const char *path)
     return n != NULL;
 }
 
-static struct pl_attr attr_of(struct pl_tree *t, const char *path)
+static __attribute__((unused)) struct pl_attr attr_of(struct pl_tree *t, const char *path)
 {
     pl_node_unref(must(t, path));
     return at;
