@@ -263,7 +263,8 @@ const int *trap_numbers(void);
 #define CALL_FNS(X)                                                                                \
     X(open)                                                                                        \
     X(creat)                                                                                       \
-    X(openat) X(openat2) X(stat) X(lstat) X(fstat) X(newfstatat) X(statx) X(access) X(faccessat)   \
+    X(openat)                                                                                      \
+    X(openat2) X(stat) X(lstat) X(fstat) X(newfstatat) X(statx) X(access) X(faccessat)             \
         X(faccessat2) X(readlink) X(readlinkat) X(mkdir) X(mkdirat) X(rmdir) X(unlink) X(unlinkat) \
             X(rename) X(renameat) X(renameat2) X(link) X(linkat) X(symlink) X(symlinkat) X(mknod)  \
                 X(mknodat) X(chmod) X(fchmod) X(fchmodat) X(fchmodat2) X(chown) X(lchown)          \
@@ -277,7 +278,8 @@ const int *trap_numbers(void);
                                                 X(setuid) X(setgid) X(setreuid) X(setregid)        \
                                                     X(setresuid) X(setresgid) X(setgroups)         \
                                                         X(setfsuid) X(setfsgid) X(clone) X(clone3) \
-                                                            X(fork) X(vfork)
+                                                            X(fork) X(vfork) X(setrlimit)          \
+                                                                X(prlimit64)
 #define X(name) int64_t call_##name(struct tcall *c);
 CALL_FNS(X)
 #undef X
