@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define FD(i)   SCMP_CMP32(i, SCMP_CMP_EQ, (uint32_t)fd)
@@ -116,6 +117,11 @@ static int trap(scmp_filter_ctx f)
     for (const int *nr = trap_numbers(); r == 0 && *nr >= 0; nr++) {
         if (*nr == SCMP_SYS(sendto)) /* without an address it is a plain write */
             r = seccomp_rule_add(f, SCMP_ACT_NOTIFY, *nr, 1, SCMP_A4(SCMP_CMP_NE, 0));
+        else if (*nr == SCMP_SYS(setrlimit))
+            r = seccomp_rule_add(f, SCMP_ACT_NOTIFY, *nr, 1, SCMP_A0(SCMP_CMP_EQ, RLIMIT_NOFILE));
+        else if (*nr == SCMP_SYS(prlimit64))
+            r = seccomp_rule_add(f, SCMP_ACT_NOTIFY, *nr, 2, SCMP_A1(SCMP_CMP_EQ, RLIMIT_NOFILE),
+                                 SCMP_A2(SCMP_CMP_NE, 0));
         else
             r = seccomp_rule_add(f, SCMP_ACT_NOTIFY, *nr, 0);
     }

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -226,6 +227,33 @@ static int64_t changes(struct tcall *c)
 {
     atomic_store(&c->w->stale, true);
     return TRAP_NATIVE;
+}
+
+/* The state can only be replaced below the limit of descriptors, which may be raised for the moment
+ * but not above the hard one: that stays high enough. */
+static int64_t limit(struct tcall *c, pid_t pid, uint64_t addr, uint64_t old_addr)
+{
+    struct rlimit lim, old;
+    int r = addr ? peek(c, addr, &lim, sizeof(lim)) : TRAP_NATIVE;
+    if (r == 0 && (lim.rlim_cur > lim.rlim_max || lim.rlim_max > (rlim_t)c->t->state_fd))
+        r = TRAP_NATIVE;
+    if (r != 0)
+        return r;
+    lim.rlim_max = (rlim_t)c->t->state_fd + 1;
+    as_caller(c);
+    r = prlimit(pid ? pid : c->w->tgid, RLIMIT_NOFILE, &lim, &old) < 0 ? -errno : 0;
+    as_self();
+    return r == 0 && old_addr ? poke(c, old_addr, &old, sizeof(old)) : r;
+}
+
+int64_t call_setrlimit(struct tcall *c)
+{
+    return limit(c, 0, ADDR(1), 0);
+}
+
+int64_t call_prlimit64(struct tcall *c)
+{
+    return limit(c, ARG(0), ADDR(2), ADDR(3));
 }
 
 /* A process is made: its view is up to date (see renew()), and is inherited. */

@@ -112,8 +112,7 @@ int64_t call_fstat(struct tcall *c)
     return r;
 }
 
-/* The descriptor itself, as fstat(2) of most C libraries asks for it: 1, or 0 for a path. */
-static int is_empty(struct tcall *c, uint64_t path, int flags)
+int path_is_empty(struct tcall *c, uint64_t path, int flags)
 {
     char first = 0;
     if (!(flags & AT_EMPTY_PATH))
@@ -128,7 +127,7 @@ int64_t call_newfstatat(struct tcall *c)
 {
     if (ARG(3) & ~(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | AT_STATX_SYNC_TYPE))
         return -EINVAL;
-    int r = is_empty(c, ADDR(1), ARG(3));
+    int r = path_is_empty(c, ADDR(1), ARG(3));
     if (r == 1 && ARG(0) >= 0) {
         struct seccomp_data d = *c->d;
         d.args[1] = d.args[2];

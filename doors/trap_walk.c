@@ -530,6 +530,15 @@ static int walk_empty(struct walk *w, int dirfd)
     return 0;
 }
 
+static int walk_rest(struct walk *w)
+{
+    int r = as_caller(w->c); /* who may search where is asked as well */
+    if (r == 0)
+        r = steps(w);
+    as_self();
+    return r < 0 ? r : finish(w);
+}
+
 static int walk_from(struct walk *w, int dirfd, const char *path)
 {
     char full[2 * PATH_MAX];
@@ -553,17 +562,24 @@ static int walk_from(struct walk *w, int dirfd, const char *path)
     }
     if (r != 0)
         return r < 0 ? r : -ENOTDIR;
-    if (!w->at.top && !w->went_in && !scoped && join(w->at.path, path, full, PATH_MAX) &&
-        is_native(w, full)) {
+    bool clean = !w->at.top && !w->went_in && !scoped && join(w->at.path, path, full, PATH_MAX);
+    const struct top *top =
+        w->at.top ? NULL : view_top_at(w->c->view, clean ? full : w->at.path, false);
+    if (clean && !top && is_native(w, full)) {
         size_t n = strlen(path);
         w->ret->native = true;
         snprintf(w->ret->path, sizeof(w->ret->path), "%s%s", full,
                  n > 1 && path[n - 1] == '/' ? "/" : ""); /* shorter than w->at and path */
         return 0;
     }
-    const struct top *top = w->at.top ? NULL : view_top_at(w->c->view, w->at.path, false);
+    if (clean && top && full[top->len]) { /* by the letters: what leads there has no links */
+        size_t n = strlen(path);
+        enter(w, top);
+        snprintf(w->rest, sizeof(w->rest), "%s%s", full + top->len, path[n - 1] == '/' ? "/" : "");
+        return walk_rest(w);
+    }
     if (top) { /* a descriptor from before has a place beneath a tree open */
-        snprintf(full, sizeof(full), "%s/%s", w->at.path, path);
+        snprintf(full, sizeof(full), "%s/%s", path[0] == '/' ? "" : w->at.path, path);
         w->went_in = true;
         strcpy(w->at.path, "/");
         path = full;
@@ -573,10 +589,7 @@ static int walk_from(struct walk *w, int dirfd, const char *path)
     if (scoped)
         pos_copy(&w->base, &w->at);
     snprintf(w->rest, sizeof(w->rest), "%s", path);
-    if ((r = as_caller(w->c)) == 0) /* who may search where is asked as well */
-        r = steps(w);
-    as_self();
-    return r < 0 ? r : finish(w);
+    return walk_rest(w);
 }
 
 int walk_text(struct tcall *c, int dirfd, const char *path, unsigned flags, struct target *ret)

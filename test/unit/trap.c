@@ -91,7 +91,8 @@ static void print_stat(const char *name, int r, const struct stat *st)
     else
         printf("%s: %o n%lu s%ld t%ld\n", name, st->st_mode,
                S_ISDIR(st->st_mode) ? 0 : (unsigned long)st->st_nlink,
-               S_ISREG(st->st_mode) ? (long)st->st_size : 0, (long)st->st_mtime % 1000);
+               S_ISREG(st->st_mode) ? (long)st->st_size : 0,
+               st->st_mtime > 2000000 ? 0 : (long)st->st_mtime);
 }
 
 static void stats(const char *dir)
