@@ -49,10 +49,10 @@ def test_program(trees, door, case):
     assert there, why
     low_before = run([], f"{trees}/low", STATE_IN)
     view = [PLENUM, "run", f"--door={door}", "--view", f"{trees}/top", f"{trees}/low", "--"]
-    want, status = run([], f"{trees}/plain", script(case))
+    want, status = run([], f"{trees}/mix", script(case))
     got, got_status = run(view, f"{trees}/top", script(case))
     assert got == want
     assert got_status == status
     # Seen by another run of the same view: nothing was remembered only.
-    assert run(view, f"{trees}/top", STATE_IN) == run([], f"{trees}/plain", STATE_IN)
+    assert run(view, f"{trees}/top", STATE_IN) == run([], f"{trees}/mix", STATE_IN)
     assert run([], f"{trees}/low", STATE_IN) == low_before, "what is behind was written to"
