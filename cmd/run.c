@@ -159,9 +159,9 @@ static void make_view(struct options *o)
         no_memory(o->run.cmd);
     int r = view_change(empty, o->cwd, (const char *const *)o->words, o->n, is_file, NULL,
                         &o->run.view, &err);
+    view_unref(empty);
     if (r < 0)
         exit(r == -EINVAL ? cmd_wrong(o->run.cmd, &err) : cmd_error(o->run.cmd, &err));
-    view_unref(empty);
     o->run.cwd = o->cwd;
 }
 
@@ -202,6 +202,20 @@ static int choose(struct options *o)
     return run_mount(&o->run);
 }
 
+static void done(struct options *o)
+{
+    for (size_t i = 0; i < o->n; i++)
+        free(o->words[i]);
+    free(o->words);
+    for (size_t i = 0; i < o->run.nbinds; i++) {
+        free(o->run.binds[i].dir);
+        free(o->run.binds[i].sub);
+        spec_free(o->run.binds[i].spec);
+    }
+    free(o->run.binds);
+    view_unref(o->run.view);
+}
+
 static int run(const struct cmd *self, int argc, char **argv)
 {
     struct options o = {.run = {.cmd = self}, .door = "auto"};
@@ -210,9 +224,11 @@ static int run(const struct cmd *self, int argc, char **argv)
     parse(&o, argc, argv);
     make_view(&o);
     o.run.depth = depth_now() + 1;
-    if (o.run.depth > RUN_DEPTH)
-        return cmd_fail(self, "more than %d views in one another", RUN_DEPTH);
-    return choose(&o);
+    int status = o.run.depth > RUN_DEPTH
+                     ? cmd_fail(self, "more than %d views in one another", RUN_DEPTH)
+                     : choose(&o);
+    done(&o);
+    return status;
 }
 
 const struct cmd cmd_run = {
