@@ -159,9 +159,9 @@ static void make_view(struct options *o)
         no_memory(o->run.cmd);
     int r = view_change(empty, o->cwd, (const char *const *)o->words, o->n, is_file, NULL,
                         &o->run.view, &err);
+    view_unref(empty);
     if (r < 0)
         exit(r == -EINVAL ? cmd_wrong(o->run.cmd, &err) : cmd_error(o->run.cmd, &err));
-    view_unref(empty);
     o->run.cwd = o->cwd;
 }
 
@@ -192,14 +192,32 @@ static int choose(struct options *o)
 {
     const struct cmd *cmd = o->run.cmd;
     struct pl_err err;
-    bool any = !strcmp(o->door, "auto");
-    if (!any && strcmp(o->door, "mount") != 0)
-        cmd_usage(cmd, "--door=%s: there is no such door (auto, mount)", o->door);
-    if (viewns_possible(&err) < 0)
+    bool any = !strcmp(o->door, "auto"), trap = !strcmp(o->door, "trap");
+    if (!any && !trap && strcmp(o->door, "mount") != 0)
+        cmd_usage(cmd, "--door=%s: there is no such door (auto, mount, trap)", o->door);
+    int r = trap ? -ENOENT : viewns_possible(&err);
+    if (r < 0 && !any && !trap)
         return cmd_fail(cmd, "the door mount is closed here: %s", err.text);
-    if (o->run.verbose)
-        util_say("plenum: run: door mount, %s", any ? "which is open here" : "as was asked for");
-    return run_mount(&o->run);
+    if (o->run.verbose && r < 0 && any)
+        util_say("plenum: run: door trap, since the door mount is closed here: %s", err.text);
+    else if (o->run.verbose)
+        util_say("plenum: run: door %s, %s", trap ? "trap" : "mount",
+                 any ? "which is open here" : "as was asked for");
+    return r < 0 ? run_trap(&o->run) : run_mount(&o->run);
+}
+
+static void done(struct options *o)
+{
+    for (size_t i = 0; i < o->n; i++)
+        free(o->words[i]);
+    free(o->words);
+    for (size_t i = 0; i < o->run.nbinds; i++) {
+        free(o->run.binds[i].dir);
+        free(o->run.binds[i].sub);
+        spec_free(o->run.binds[i].spec);
+    }
+    free(o->run.binds);
+    view_unref(o->run.view);
 }
 
 static int run(const struct cmd *self, int argc, char **argv)
@@ -210,9 +228,11 @@ static int run(const struct cmd *self, int argc, char **argv)
     parse(&o, argc, argv);
     make_view(&o);
     o.run.depth = depth_now() + 1;
-    if (o.run.depth > RUN_DEPTH)
-        return cmd_fail(self, "more than %d views in one another", RUN_DEPTH);
-    return choose(&o);
+    int status = o.run.depth > RUN_DEPTH
+                     ? cmd_fail(self, "more than %d views in one another", RUN_DEPTH)
+                     : choose(&o);
+    done(&o);
+    return status;
 }
 
 const struct cmd cmd_run = {
@@ -225,8 +245,8 @@ const struct cmd cmd_run = {
         "  --bind SPEC DIR   DIR is the tree that SPEC names (plenum help spec); a file on a\n"
         "                    file\n"
         "  --restore FILE    the pairs in FILE, as plenum vpath prints them\n"
-        "  --door=DOOR       mount: namespaces with mounts in them; auto (the default): what is\n"
-        "                    open here\n"
+        "  --door=DOOR       mount: namespaces with mounts in them; trap: system calls are\n"
+        "                    intercepted; auto (the default): the first that is open here\n"
         "  -v, --verbose     says which door was chosen, and why\n\n"
         "Whatever CMD starts is in the view too, and stays in it. It is changed with plenum\n"
         "vpath, from within or, with -p, from outside. Exit status: that of CMD; 127 and 126 if\n"

@@ -23,7 +23,11 @@ struct run {
  * the sentence was printed. */
 int run_mount(const struct run *run);
 
-/* What both end with: this process becomes the program. Returns 127 (there is none) or 126. */
+/* The same, but the program is a child of a supervisor: passes its status on. */
+int run_trap(const struct run *run);
+
+/* What run_mount ends with: this process becomes the program. Returns 127 (there is none) or 126.
+ */
 int run_exec(const struct run *run);
 
 #endif

@@ -32,6 +32,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -413,14 +414,11 @@ static int set_up(struct host *h, struct pl_err *err)
     return r < 0 ? r : make_place(h->place, err);
 }
 
-int run_mount(const struct run *run)
+static int run_host(struct host *h)
 {
-    struct host *h = calloc(1, sizeof(*h)); /* the starter's servers have it too */
+    const struct run *run = h->run;
     struct pl_err err = {0};
     int pair[2];
-    if (!h)
-        return cmd_fail(run->cmd, "out of memory");
-    *h = (struct host){.run = run, .notices = -1, .meet = -1, .err = -1, .first = getpid()};
     mountopt_init(&h->opts);
     h->opts.mount.source = "view";
     /* In a user namespace all are one user, whose rights the server has too: it asks the files. */
@@ -450,4 +448,17 @@ int run_mount(const struct run *run)
     if (status) /* it has said why */
         return EXIT_FAILED;
     return bind_tops(h, &err) < 0 ? cmd_error(run->cmd, &err) : run_exec(run);
+}
+
+int run_mount(const struct run *run)
+{
+    struct host *h = calloc(1, sizeof(*h)); /* the starter's servers have it too */
+    if (!h)
+        return cmd_fail(run->cmd, "out of memory");
+    *h = (struct host){.run = run, .notices = -1, .meet = -1, .err = -1, .first = getpid()};
+    int status = run_host(h);
+    if (h->space.kept)
+        munmap(h->space.kept, sizeof(*h->space.kept));
+    free(h);
+    return status;
 }

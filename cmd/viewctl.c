@@ -210,12 +210,11 @@ static void serve(struct viewctl *c, int sock)
 
 /* ---- who asks ---- */
 
-/* A socket for the process that made the call: to this view's control or to that of the view that
- * it is in, within this one. Or a negative errno. */
-static int line_for(struct viewctl *c, pid_t pid)
+int viewctl_line(struct viewctl *c, pid_t pid)
 {
     char name[32];
     uint64_t ns;
+    int pair[2];
     int r = viewlink_namespace(pid, &ns);
     if (r < 0)
         return r;
@@ -223,12 +222,6 @@ static int line_for(struct viewctl *c, pid_t pid)
         viewlink_name(ns, name);
         return reg_meet_dial(name);
     }
-    return viewctl_line(c);
-}
-
-int viewctl_line(struct viewctl *c)
-{
-    int pair[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return -errno;
     serve(c, pair[0]);
@@ -240,7 +233,7 @@ static void take_notice(struct viewctl *c)
     struct seccomp_notif n = {0};
     if (ioctl(c->set.notices, SECCOMP_IOCTL_NOTIF_RECV, &n) < 0)
         return; /* the caller was killed meanwhile */
-    int fd = line_for(c, (pid_t)n.pid);
+    int fd = viewctl_line(c, (pid_t)n.pid);
     struct seccomp_notif_addfd add = {.id = n.id,
                                       .flags = SECCOMP_ADDFD_FLAG_SEND,
                                       .srcfd = (uint32_t)fd,

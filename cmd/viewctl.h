@@ -42,8 +42,9 @@ struct viewctl_setup {
 int viewctl_new(const struct viewctl_setup *setup, struct viewctl **ret);
 void viewctl_free(struct viewctl *ctl); /* waits for what is under way; NULL is fine */
 
-/* A connection to it: a descriptor, or a negative errno. */
-int viewctl_line(struct viewctl *ctl);
+/* A connection for the process `pid`, which asks for one: to this control, or to that of the view
+ * within this one that it is in. A descriptor, or a negative errno. */
+int viewctl_line(struct viewctl *ctl, pid_t pid);
 /* A line of the option debug, if it is set: `what` and `object`. Called by the door. */
 void viewctl_say(struct viewctl *ctl, const char *what, const char *object);
 

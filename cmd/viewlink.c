@@ -128,6 +128,25 @@ void viewlink_name(uint64_t ns, char ret[32])
     snprintf(ret, 32, "view.%llu", (unsigned long long)ns);
 }
 
+void viewlink_trap_name(pid_t supervisor, char ret[32])
+{
+    snprintf(ret, 32, "trap.%d", supervisor);
+}
+
+static pid_t parent_of(pid_t pid)
+{
+    char path[64], text[512];
+    snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+    FILE *f = fopen(path, "re");
+    size_t n = f ? fread(text, 1, sizeof(text) - 1, f) : 0;
+    if (f)
+        fclose(f);
+    text[n] = 0;
+    const char *end = strrchr(text, ')'); /* of the name, which may have any characters */
+    int parent = 0;
+    return end && sscanf(end, ") %*c %d", &parent) == 1 ? parent : 0;
+}
+
 int viewlink_dial(pid_t pid)
 {
     char name[32];
@@ -142,7 +161,13 @@ int viewlink_dial(pid_t pid)
     }
     /* Another filter may be in the way; and so ask those who are outside. */
     viewlink_name(ns, name);
-    return reg_meet_dial(name);
+    int sock = reg_meet_dial(name);
+    /* A supervisor is an ancestor of all that it supervises. */
+    for (pid = pid ? pid : getpid(); sock == -ENOENT && pid > 1; pid = parent_of(pid)) {
+        viewlink_trap_name(pid, name);
+        sock = reg_meet_dial(name);
+    }
+    return sock;
 }
 
 int viewlink_ask(int sock, const struct viewlink *request, struct viewlink *ret, struct pl_err *err)

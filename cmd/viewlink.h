@@ -44,6 +44,9 @@ void viewlink_done(struct viewlink *m); /* frees the words and closes `err` */
 int viewlink_namespace(pid_t pid, uint64_t *ret);
 void viewlink_name(uint64_t ns, char ret[32]);
 
+/* ... and by the process id of a supervisor (the trap door). */
+void viewlink_trap_name(pid_t supervisor, char ret[32]);
+
 /* A connection to the view that this process is in, or that `pid` (not 0) is in. -ENOENT: it is in
  * none (or of another user); -EACCES: not permitted to look. */
 int viewlink_dial(pid_t pid);

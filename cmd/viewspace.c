@@ -99,7 +99,10 @@ static void add(struct table *t, int slot, const char *at, struct pl_tree *tree,
     }
     struct pl_binding *b = &t->b[t->n];
     char *path, *copy = strdup(sub);
-    if (!copy || asprintf(&path, "/%d%s", slot, strcmp(at, "/") ? at : "") < 0) {
+    char number[16] = "";
+    if (slot >= 0)
+        snprintf(number, sizeof(number), "/%d", slot);
+    if (!copy || asprintf(&path, "%s%s", number, slot >= 0 && !strcmp(at, "/") ? "" : at) < 0) {
         free(copy);
         t->failed = true;
         return;
@@ -119,20 +122,20 @@ static void table_free(struct table *t)
 
 /* What is at `top` and beneath it: the host's directory, or what is bound there; what is bound
  * beneath; then what all that is over. */
-static int add_top(struct viewspace *s, const struct view *view, const char *top, struct table *t)
+static int add_top(struct viewspace *s, const struct view *view, const char *top, int slot,
+                   struct table *t)
 {
     struct pl_binding *b;
     size_t n;
-    int slot = viewspace_slot(s, top);
-    if (slot < 0 || view_bindings(view, top, s->host, &b, &n) < 0)
-        return slot < 0 ? slot : -ENOMEM;
+    if (view_bindings(view, top, s->host, &b, &n) < 0)
+        return -ENOMEM;
     add(t, slot, "/", b[0].tree, b[0].sub, b[0].how);
     for (size_t i = 0; i < s->nbinds; i++) {
         const struct viewbind *bind = &s->binds[i];
         const char *rest;
         if (view_beneath(bind->dir, top, &rest))
-            add(t, slot, rest, bind->tree ? bind->tree : s->host, bind->spec ? "/" : bind->sub,
-                PL_BIND_REPLACE | PL_BIND_CREATE);
+            add(t, slot, *rest ? rest : "/", bind->tree ? bind->tree : s->host,
+                bind->spec ? "/" : bind->sub, PL_BIND_REPLACE | PL_BIND_CREATE);
     }
     for (size_t i = 1; i < n; i++)
         add(t, slot, b[i].path, b[i].tree, b[i].sub, b[i].how);
@@ -144,10 +147,17 @@ static int table_of(struct viewspace *s, const struct view *view, struct table *
 {
     const char **top = viewspace_tops(s, view);
     int r = top ? 0 : -ENOMEM;
-    for (size_t i = 0; r == 0 && top[i]; i++)
-        r = add_top(s, view, top[i], t);
+    for (size_t i = 0; r == 0 && top[i]; i++) {
+        int slot = viewspace_slot(s, top[i]);
+        r = slot < 0 ? slot : add_top(s, view, top[i], slot, t);
+    }
     free(top);
     return r;
+}
+
+static uint32_t space_flags(const struct view *view)
+{
+    return PL_SPACE_DOTS | (view->classic ? PL_SPACE_CLASSIC : 0u);
 }
 
 int viewspace_set(struct viewspace *s, struct view *view, struct pl_err *err)
@@ -160,8 +170,7 @@ int viewspace_set(struct viewspace *s, struct view *view, struct pl_err *err)
     else if (s->space)
         r = pl_space_set(s->space, t.b, t.n, err);
     else
-        r = pl_space_new(t.b, t.n, PL_SPACE_DOTS | (view->classic ? PL_SPACE_CLASSIC : 0u),
-                         &s->space, err);
+        r = pl_space_new(t.b, t.n, space_flags(view), &s->space, err);
     table_free(&t);
     if (r < 0)
         return r;
@@ -188,28 +197,6 @@ static const char *last_name(const char *path)
     return slash ? slash + 1 : path;
 }
 
-/* Is `dir` the directory of `path` in the view? */
-static bool is_parent(struct viewspace *s, const struct view *view, struct pl_tree *tree,
-                      struct pl_call *call, struct pl_node *dir, const char *path)
-{
-    char at[VIEW_PATH + 16];
-    const char **top = viewspace_tops(s, view), *rest = NULL;
-    struct pl_node *node = NULL;
-    struct pl_attr attr;
-    size_t i = 0;
-    while (top && top[i] && !view_beneath(path, top[i], &rest))
-        i++;
-    if (top && top[i] && *rest) {
-        int slot = viewspace_slot(s, top[i]);
-        snprintf(at, sizeof(at), "%d%.*s", slot, (int)(strrchr(rest, '/') - rest), rest);
-        if (slot < 0 || pl_attach(tree, call, at, &node, &attr) < 0)
-            node = NULL;
-    }
-    free(top);
-    pl_node_unref(node);
-    return node && node == dir;
-}
-
 /* The n-th word of a list, less the words there are: true if it was among them. */
 static bool nth(const char *list, size_t *n, char *ret)
 {
@@ -226,26 +213,120 @@ static bool nth(const char *list, size_t *n, char *ret)
     }
 }
 
-/* Of the path, then of the name, then of any. */
-static bool choose_version(void *arg, struct pl_tree *lower, struct pl_call *call,
-                           struct pl_node *dir, const char *name, size_t n, char *ret)
+/* What has versions: `dir` of `tree`. */
+struct asked {
+    struct viewspace *s; /* NULL: */
+    const char *top;     /* ... the root of `tree` */
+    struct pl_tree *tree;
+    struct pl_call *call;
+    struct pl_node *dir;
+};
+
+/* Is it the directory of `path` in the view? */
+static bool is_parent(const struct asked *a, const struct view *view, const char *path)
 {
-    struct viewspace *s = arg;
-    pthread_mutex_lock(&s->lock);
-    struct view *view = view_ref(s->view);
-    pthread_mutex_unlock(&s->lock);
+    char at[VIEW_PATH + 16] = "";
+    const char **top = a->s ? viewspace_tops(a->s, view) : NULL, *rest = NULL;
+    struct pl_node *node = NULL;
+    struct pl_attr attr;
+    size_t i = 0;
+    bool in = !a->s && view_beneath(path, a->top, &rest);
+    while (top && top[i] && !view_beneath(path, top[i], &rest))
+        i++;
+    if (top && top[i]) {
+        snprintf(at, sizeof(at), "%d", viewspace_slot(a->s, top[i]));
+        in = true;
+    }
+    if (in && *rest) {
+        size_t n = strlen(at);
+        snprintf(at + n, sizeof(at) - n, "%.*s", (int)(strrchr(rest, '/') - rest), rest);
+        if (pl_attach(a->tree, a->call, at, &node, &attr) < 0)
+            node = NULL;
+    }
+    free(top);
+    pl_node_unref(node);
+    return node && node == a->dir;
+}
+
+/* Of the path, then of the name, then of any. */
+static bool choose(const struct asked *a, const struct view *view, const char *name, size_t n,
+                   char *ret)
+{
     bool found = false;
     for (int rank = 0; !found && rank < 3; rank++)
         for (size_t i = 0; !found && i < view->nvmaps; i++) {
             const struct view_vmap *m = &view->vmaps[i];
             bool path = strchr(m->name, '/');
             if ((rank == 0 && path && !strcmp(last_name(m->name), name) &&
-                 is_parent(s, view, lower, call, dir, m->name)) ||
+                 is_parent(a, view, m->name)) ||
                 (rank == 1 && !path && !strcmp(m->name, name)) || (rank == 2 && !*m->name))
                 found = nth(m->versions, &n, ret);
         }
+    return found;
+}
+
+static bool choose_version(void *arg, struct pl_tree *lower, struct pl_call *call,
+                           struct pl_node *dir, const char *name, size_t n, char *ret)
+{
+    struct viewspace *s = arg;
+    const struct asked a = {s, NULL, lower, call, dir};
+    pthread_mutex_lock(&s->lock);
+    struct view *view = view_ref(s->view);
+    pthread_mutex_unlock(&s->lock);
+    bool found = choose(&a, view, name, n, ret);
     view_unref(view);
     return found;
+}
+
+/* ---- one top by itself ---- */
+
+struct one {
+    struct view *view;
+    char top[VIEW_PATH];
+};
+
+static bool one_active(void *arg)
+{
+    const struct one *o = arg;
+    return o->view->nvmaps;
+}
+
+static bool one_choose(void *arg, struct pl_tree *lower, struct pl_call *call, struct pl_node *dir,
+                       const char *name, size_t n, char *ret)
+{
+    const struct one *o = arg;
+    const struct asked a = {NULL, o->top, lower, call, dir};
+    return choose(&a, o->view, name, n, ret);
+}
+
+static void one_done(void *arg)
+{
+    struct one *o = arg;
+    view_unref(o->view);
+    free(o);
+}
+
+int viewspace_top(struct viewspace *s, struct view *view, const char *top, struct pl_tree **ret,
+                  struct pl_err *err)
+{
+    struct table t = {0};
+    struct pl_tree *space;
+    struct one *o = malloc(sizeof(*o));
+    int r = o ? add_top(s, view, top, -1, &t) : -ENOMEM;
+    r = r < 0 ? pl_fail(err, r, "out of memory")
+              : pl_space_new(t.b, t.n, space_flags(view), &space, err);
+    table_free(&t);
+    if (r < 0) {
+        free(o);
+        return r;
+    }
+    o->view = view_ref(view);
+    strcpy(o->top, top);
+    *ret = version_new(&(struct version_chooser){one_active, one_choose, one_done, o}, space);
+    if (*ret)
+        return 0;
+    one_done(o);
+    return pl_fail(err, -ENOMEM, "out of memory");
 }
 
 /* The view as the text says that is valid. */
@@ -278,7 +359,7 @@ int viewspace_open(struct viewspace *s, const struct spec_watch *watch, struct p
     view_unref(view);
     if (r < 0)
         return r;
-    const struct version_chooser by = {has_versions, choose_version, s};
+    const struct version_chooser by = {has_versions, choose_version, NULL, s};
     s->tree = version_new(&by, pl_tree_ref(s->space));
     return s->tree ? 0 : pl_fail(err, -ENOMEM, "out of memory");
 }
@@ -362,33 +443,53 @@ static const char *spec_of(const struct viewspace *s, const struct pl_tree *tree
     return "?";
 }
 
-/* In the slot of `top`; rest is what follows. */
-static int where_in(struct viewspace *s, struct pl_call *call, const char *top, const char *rest,
-                    char *ret)
+/* At `way` in `tree`, which has the space `space` below. */
+static int where_at(struct viewspace *s, struct pl_tree *tree, struct pl_tree *space,
+                    const char *way, char *ret)
 {
-    char way[VIEW_PATH + 16], path[PATH_MAX];
+    char path[PATH_MAX];
     struct pl_node *root, *node;
     struct pl_attr attr;
-    struct pl_tree *tree;
-    snprintf(way, sizeof(way), "/%d%s", viewspace_slot(s, top), rest);
-    int r = pl_attach(s->tree, call, "", &root, &attr);
-    r = r < 0 ? r : walk(s->tree, call, root, way, &node);
+    struct pl_call call;
+    struct pl_tree *in;
+    pl_call_init_self(&call);
+    int r = pl_attach(tree, &call, "", &root, &attr);
+    r = r < 0 ? r : walk(tree, &call, root, way, &node);
+    if (r == 0) {
+        r = pl_space_where(space, &call, node, &in, path, sizeof(path));
+        pl_node_unref(node);
+    }
+    pl_call_done(&call);
     if (r < 0)
         return r;
-    r = pl_space_where(s->space, call, node, &tree, path, sizeof(path));
-    pl_node_unref(node);
-    if (r < 0)
-        return r;
-    bool native = tree == s->host;
+    bool native = in == s->host;
     int n =
-        snprintf(ret, PATH_MAX, "%s%s%s", native ? "" : spec_of(s, tree), native ? "" : ":", path);
+        snprintf(ret, PATH_MAX, "%s%s%s", native ? "" : spec_of(s, in), native ? "" : ":", path);
     return n < PATH_MAX ? 0 : -ENAMETOOLONG;
 }
 
-int viewspace_where(struct viewspace *s, const char *path, char *ret, struct pl_err *err)
+/* `path` is `top` and `rest`. */
+static int where_top(struct viewspace *s, struct view *view, const char *top, const char *rest,
+                     char *ret)
 {
-    const char **top = viewspace_tops(s, s->view), *rest = NULL;
-    struct pl_call call;
+    char way[VIEW_PATH + 16];
+    struct pl_tree *tree;
+    if (s->space) {
+        snprintf(way, sizeof(way), "/%d%s", viewspace_slot(s, top), rest);
+        return where_at(s, s->tree, s->space, way, ret);
+    }
+    int r = viewspace_top(s, view, top, &tree, NULL);
+    if (r < 0)
+        return r;
+    r = where_at(s, tree, tree->lower, rest, ret);
+    pl_tree_unref(tree);
+    return r;
+}
+
+int viewspace_where_in(struct viewspace *s, struct view *view, const char *path, char *ret,
+                       struct pl_err *err)
+{
+    const char **top = viewspace_tops(s, view), *rest = NULL;
     struct stat st;
     size_t i = 0;
     if (!top)
@@ -396,13 +497,15 @@ int viewspace_where(struct viewspace *s, const char *path, char *ret, struct pl_
     while (top[i] && !view_beneath(path, top[i], &rest))
         i++;
     int r = lstat(path, &st) < 0 ? -errno : 0;
-    if (top[i]) {
-        pl_call_init_self(&call);
-        r = where_in(s, &call, top[i], rest, ret);
-        pl_call_done(&call);
-    } else if (r == 0) {
+    if (top[i])
+        r = where_top(s, view, top[i], rest, ret);
+    else if (r == 0)
         snprintf(ret, PATH_MAX, "%s", path);
-    }
     free(top);
     return r < 0 ? pl_fail(err, r, "%s: %s", path, strerror(-r)) : 0;
+}
+
+int viewspace_where(struct viewspace *s, const char *path, char *ret, struct pl_err *err)
+{
+    return viewspace_where_in(s, s->view, path, ret, err);
 }

@@ -68,6 +68,11 @@ int viewspace_slot(struct viewspace *s, const char *top);
 /* Makes the space that of `view`: takes its own reference. The old one stays if that fails. */
 int viewspace_set(struct viewspace *s, struct view *view, struct pl_err *err);
 
+/* The tree of one outermost directory by itself, as the space of `view` has it; for doors that need
+ * no slots. s->host and the binds' trees must be open. */
+int viewspace_top(struct viewspace *s, struct view *view, const char *top, struct pl_tree **ret,
+                  struct pl_err *err);
+
 /* Makes what is missing of the directory `top` on the host, noted so that viewspace_clear() can
  * remove it. -errno with a sentence. */
 int viewspace_make(struct viewkept *kept, const char *top, struct pl_err *err);
@@ -77,5 +82,8 @@ void viewspace_clear(struct viewkept *kept);
 /* The physical path of `path` (absolute, clean), into PATH_MAX bytes: of a file of another tree
  * than the host's "SPEC:/path". -ENOENT and others, with a sentence. */
 int viewspace_where(struct viewspace *s, const char *path, char *ret, struct pl_err *err);
+/* The same in `view`, which need not be that of the space (there need be none). */
+int viewspace_where_in(struct viewspace *s, struct view *view, const char *path, char *ret,
+                       struct pl_err *err);
 
 #endif

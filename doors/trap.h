@@ -55,7 +55,8 @@ struct trap_opts {
     const char *cwd;  /* where the program begins; NULL: where this process is */
     int fd_max;       /* the number of the state; 0: TRAP_FD. Tests */
     /* mount(2) was called with these strings (each "" when it was NULL or cannot be read): -ENOSYS
-     * lets the kernel see to it, anything else is the call's result. `pid` is the caller; the
+     * lets the kernel see to it, 0 or another negative errno is the call's result, and a
+     * descriptor (above 0) is handed on, close-on-exec, and closed here. `pid` is the caller; the
      * function may call trap_set_view. NULL: the kernel's. Any thread. */
     int (*mount)(void *arg, struct trap *trap, pid_t pid, const char *source, const char *target,
                  const char *type, const char *data);

@@ -211,6 +211,11 @@ int64_t call_mount(struct tcall *c)
         r = c->t->opts.mount(c->t->opts.mount_arg, c->t, c->w->tgid, s[0], s[1], s[2], s[3]);
     for (int i = 0; i < 4; i++)
         free(s[i]);
+    if (r > 0) { /* a descriptor */
+        int fd = (int)r;
+        r = give_fd(c, fd, true);
+        close(fd);
+    }
     return r == -ENOSYS ? TRAP_NATIVE : r;
 }
 

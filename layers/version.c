@@ -128,8 +128,16 @@ static int version_readdir(struct pl_tree *t, struct pl_call *call, struct pl_fi
                      : pl_readdir(t->lower, call, dir, off, to, arg);
 }
 
+static void version_done(struct pl_tree *t)
+{
+    struct version_tree *v = (struct version_tree *)t;
+    if (v->by.done)
+        v->by.done(v->by.arg);
+}
+
 static const struct pl_ops version_ops = {
     .name = "version",
+    .done = version_done,
     .lookup = version_lookup,
     .remove = version_remove,
     .rename = version_rename,

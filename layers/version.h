@@ -18,6 +18,7 @@ struct version_chooser {
      * there are no more. It may call `lower`. Any thread. */
     bool (*choose)(void *arg, struct pl_tree *lower, struct pl_call *call, struct pl_node *dir,
                    const char *name, size_t n, char *ret);
+    void (*done)(void *arg); /* the tree is freed; may be NULL */
     void *arg;
 };
 

@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The door "trap": a supervisor resolves the paths of the program and of all that it starts
+ * (doors/trap.h).
+ *
+ *     plenum run --fork--> supervisor --trap_start--> CMD
+ *
+ * plenum run waits for the word how CMD ended and ends so, and hands on the signals that others
+ * send it (those of the terminal CMD gets by itself: all are in one group). The supervisor lives as
+ * long as anything that CMD has left behind.
+ *
+ * A change of the view makes the trees of its tops anew, for the processes that it is for; what the
+ * others have, and what is open, stays with the old ones.
+ */
+#include "base/fdpass.h"
+#include "base/log.h"
+#include "cmd/run.h"
+#include "cmd/util.h"
+#include "cmd/viewctl.h"
+#include "cmd/viewlink.h"
+#include "doors/trap.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <plenum/sources.h>
+#include <plenum/space.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { MSG_STARTED = 1, MSG_FAILED, MSG_ENDED /* value: the pid, an errno, a status */ };
+
+/* Views that processes have or had. */
+struct had {
+    struct trap_view *trap;
+    struct view *view;
+};
+
+struct super {
+    const struct run *run;
+    struct viewspace space; /* host and binds; it has no space of its own */
+    struct viewctl *ctl;
+    struct viewctl_door door;
+    struct trap *trap;
+    struct had *had; /* with the control's lock, but for the first */
+    size_t nhad;
+    int null;
+};
+
+/* ---- views ---- */
+
+static int where_is(void *arg, struct pl_tree *tree, struct pl_call *call, struct pl_node *node,
+                    char *path, size_t size)
+{
+    struct super *s = arg;
+    struct pl_tree *in = NULL;
+    while (tree && strcmp(tree->ops->name, "space") != 0)
+        tree = tree->lower;
+    int r = tree ? pl_space_where(tree, call, node, &in, path, size) : -EXDEV;
+    return r == 0 && in != s->space.host ? -EXDEV : r;
+}
+
+/* The view as the door takes it, remembered. */
+static int make_view(struct super *s, struct view *view, struct trap_view **ret, struct pl_err *err)
+{
+    const char **top = viewspace_tops(&s->space, view);
+    struct trap_top *t = calloc(VIEW_PAIRS + VIEW_BINDS + 1, sizeof(*t));
+    struct had *more = reallocarray(s->had, s->nhad + 1, sizeof(*more));
+    size_t n = 0;
+    int r = top && t && more ? 0 : pl_fail(err, -ENOMEM, "out of memory");
+    s->had = more ? more : s->had;
+    for (; r == 0 && top[n]; n++) {
+        t[n].path = top[n];
+        r = viewspace_top(&s->space, view, top[n], &t[n].tree, err);
+        if (r == 0 && s->ctl && !(t[n].tree = viewctl_trace(s->ctl, t[n].tree)))
+            r = pl_fail(err, -ENOMEM, "out of memory");
+    }
+    r = r < 0 ? r : trap_view_new(t, n, where_is, s, ret, err);
+    for (size_t i = 0; t && i < n; i++)
+        pl_tree_unref(t[i].tree);
+    if (r == 0)
+        s->had[s->nhad++] = (struct had){trap_view_ref(*ret), view_ref(view)};
+    free(t);
+    free(top);
+    return r;
+}
+
+static int view_of(void *arg, pid_t pid, struct view **ret)
+{
+    struct super *s = arg;
+    struct trap_view *has;
+    if (!s->trap) {
+        *ret = view_ref(s->run->view);
+        return 0;
+    }
+    if (trap_get_view(s->trap, pid ? pid : trap_pid(s->trap), &has) < 0)
+        return -ESRCH;
+    int r = -ESRCH;
+    for (size_t i = 0; r < 0 && i < s->nhad; i++)
+        if (s->had[i].trap == has) {
+            *ret = view_ref(s->had[i].view);
+            r = 0;
+        }
+    trap_view_unref(has);
+    return r;
+}
+
+static int apply(void *arg, pid_t pid, struct view *was, struct view *view, struct pl_err *err)
+{
+    struct super *s = arg;
+    struct trap_view *has;
+    int r = make_view(s, view, &has, err);
+    if (r < 0)
+        return r;
+    r = trap_set_view(s->trap, pid ? pid : trap_pid(s->trap), has);
+    trap_view_unref(has);
+    return r < 0 ? pl_fail(err, r, "process %d: is not in this view", pid ? pid : trap_pid(s->trap))
+                 : 0;
+}
+
+static int where(void *arg, pid_t pid, const char *path, char *ret, struct pl_err *err)
+{
+    struct super *s = arg;
+    struct view *view;
+    int r = view_of(arg, pid, &view);
+    if (r < 0)
+        return pl_fail(err, r, "process %d: is not in this view", pid);
+    r = viewspace_where_in(&s->space, view, path, ret, err);
+    view_unref(view);
+    return r;
+}
+
+static int on_mount(void *arg, struct trap *trap, pid_t pid, const char *source, const char *target,
+                    const char *type, const char *data)
+{
+    struct super *s = arg;
+    if (strcmp(source, "vpath") != 0 || *target)
+        return -ENOSYS;
+    return viewctl_line(s->ctl, pid);
+}
+
+/* ---- the supervisor ---- */
+
+/* The descriptors that CMD is given: they are not for us to hold. */
+static int *inherited(int but)
+{
+    DIR *d = opendir("/proc/self/fd");
+    size_t n = 0;
+    int *list = calloc(65536, sizeof(*list));
+    for (struct dirent *de; d && list && n < 65535 && (de = readdir(d));) {
+        int fd = atoi(de->d_name);
+        if (fd > 2 && fd != dirfd(d) && fd != but)
+            list[n++] = fd;
+    }
+    if (d)
+        closedir(d);
+    return list;
+}
+
+static void let_go(const struct super *s, const int *given)
+{
+    static const int ignored[] = {SIGINT, SIGQUIT, SIGHUP, SIGTSTP, SIGTTIN, SIGTTOU};
+    for (size_t i = 0; i < sizeof(ignored) / sizeof(*ignored); i++)
+        signal(ignored[i], SIG_IGN);
+    for (; given && *given; given++)
+        close(*given);
+    for (int fd = 0; fd < 3; fd++)
+        dup2(s->null, fd);
+    log_background();
+    if (chdir("/") < 0)
+        return;
+}
+
+static void say(int sock, uint32_t type, int64_t value, const char *text)
+{
+    struct fdpass m = {.type = type, .value = value};
+    m.len = text ? strnlen(text, sizeof(m.data) - 1) : 0;
+    if (m.len)
+        memcpy(m.data, text, m.len);
+    fdpass_send(sock, &m);
+}
+
+static int open_trees(struct super *s, struct pl_err *err)
+{
+    int r = pl_host_open("/", &s->space.host, err);
+    for (size_t i = 0; r == 0 && i < s->space.nbinds; i++)
+        if (s->space.binds[i].spec)
+            r = spec_open(s->space.binds[i].spec, NULL, NULL, &s->space.binds[i].tree, err);
+    return r;
+}
+
+/* Control, then the program: 0, or a negative errno with the sentence. */
+static int begin(struct super *s, struct reg_page *page, int meet, struct pl_err *err)
+{
+    struct trap_view *view;
+    uint64_t ns = 0;
+    s->door = (struct viewctl_door){"trap", view_of, apply, where, s};
+    viewlink_namespace(0, &ns);
+    const struct viewctl_setup setup = {.door = &s->door,
+                                        .ns = ns,
+                                        .notices = -1,
+                                        .meet = meet,
+                                        .depth = s->run->depth,
+                                        .page = page,
+                                        .err = 2};
+    int r = viewctl_new(&setup, &s->ctl);
+    if (r < 0)
+        return pl_fail(err, r, "the view's control cannot be started: %s", strerror(-r));
+    r = make_view(s, s->run->view, &view, err);
+    if (r < 0)
+        return r;
+    struct trap_opts opts = {.cwd = s->run->cwd, .mount = on_mount, .mount_arg = s};
+    util_pipe_signal();
+    r = trap_start(view, &opts, s->run->argv, &s->trap, err);
+    signal(SIGPIPE, SIG_IGN);
+    trap_view_unref(view);
+    return r;
+}
+
+static void fill_page(const struct super *s, struct reg_page *page)
+{
+    snprintf(page->view.door, sizeof(page->view.door), "trap");
+    atomic_store(&page->view.first, trap_pid(s->trap));
+    atomic_store(&page->view.depth, s->run->depth);
+    reg_set_state(page, "up");
+}
+
+static _Noreturn void supervise(struct super *s, int sock)
+{
+    int *given = inherited(sock), dir, status = 0;
+    struct reg_entry *entry = NULL;
+    struct reg_page *page = NULL;
+    struct pl_err err = {0};
+    char name[32], *text = view_text(s->run->view);
+    prctl(PR_SET_NAME, "plenum-trap");
+    util_many_descriptors();
+    s->null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    viewlink_trap_name(getpid(), name);
+    int meet = reg_meet(name, &dir);
+    reg_add("view", "", text ? text : "", &entry, &page);
+    if (page)
+        atomic_store(&page->server, getpid());
+    int r = open_trees(s, &err);
+    r = r < 0 ? r : begin(s, page, meet, &err);
+    if (r < 0) {
+        say(sock, MSG_FAILED, r, err.text);
+        reg_del(entry);
+        _exit(1);
+    }
+    if (page)
+        fill_page(s, page);
+    say(sock, MSG_STARTED, trap_pid(s->trap), NULL);
+    let_go(s, given);
+    r = trap_wait(s->trap, &status);
+    say(sock, MSG_ENDED, r < 0 ? 1 << 8 : status, NULL);
+    close(sock);
+    trap_end(s->trap);
+    if (meet >= 0)
+        reg_meet_end(name, meet, dir);
+    reg_del(entry);
+    _exit(0);
+}
+
+/* ---- plenum run itself ---- */
+
+static volatile sig_atomic_t program;
+
+/* What a process has sent is for the program; what the terminal sends it has got too. */
+static void hand_on(int sig, siginfo_t *info, void *context)
+{
+    if (info->si_code <= 0 && program > 0)
+        kill((pid_t)program, sig);
+}
+
+static void watch_signals(void)
+{
+    static const int signals[] = {SIGINT,  SIGQUIT, SIGTERM,  SIGHUP,
+                                  SIGUSR1, SIGUSR2, SIGWINCH, SIGALRM};
+    struct sigaction old, act = {.sa_sigaction = hand_on, .sa_flags = SA_SIGINFO | SA_RESTART};
+    for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
+        if (sigaction(signals[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
+            sigaction(signals[i], &act, NULL);
+}
+
+/* Ends as the program did. */
+static int end_as(int status)
+{
+    if (!WIFSIGNALED(status))
+        return WEXITSTATUS(status);
+    const struct rlimit none = {0, 0};
+    setrlimit(RLIMIT_CORE, &none);
+    signal(WTERMSIG(status), SIG_DFL);
+    raise(WTERMSIG(status));
+    return 128 + WTERMSIG(status);
+}
+
+static int follow(const struct run *run, int sock)
+{
+    struct fdpass m;
+    int r;
+    while ((r = fdpass_recv(sock, &m)) > 0 || r == -EINTR) {
+        if (r < 0)
+            continue;
+        if (m.type == MSG_FAILED) {
+            cmd_fail(run->cmd, "%s", m.data);
+            return m.value == -ENOENT ? 127 : m.value == -EACCES ? 126 : EXIT_FAILED;
+        }
+        if (m.type == MSG_ENDED)
+            return end_as((int)m.value);
+        program = (sig_atomic_t)m.value;
+    }
+    return cmd_fail(run->cmd, "the supervisor of the view has ended");
+}
+
+int run_trap(const struct run *run)
+{
+    struct super *s = calloc(1, sizeof(*s));
+    int pair[2];
+    if (!s || fdpass_pair(pair) < 0)
+        return cmd_fail(run->cmd, "out of memory or of descriptors");
+    s->run = run;
+    s->space.binds = run->binds;
+    s->space.nbinds = run->nbinds;
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        close(pair[0]);
+        supervise(s, pair[1]);
+    }
+    close(pair[1]);
+    if (pid < 0)
+        return cmd_fail(run->cmd, "no process: %s", strerror(errno));
+    watch_signals();
+    return follow(run, pair[0]);
+}
