@@ -413,17 +413,19 @@ static void *worker(void *arg)
     return NULL;
 }
 
-/* Hears of what was closed, until the end. */
+/* Hears of what was closed, and looks after those that wait, until the end. */
 static void *closer(void *arg)
 {
     struct trap *t = arg;
-    for (;;) {
+    for (bool any = false;;) {
+        char byte;
         struct pollfd p[2] = {{.fd = t->inotify, .events = POLLIN},
                               {.fd = t->stop[0], .events = POLLIN}};
-        poll(p, 2, -1);
-        if (p[1].revents)
+        poll(p, 2, any ? 20 : -1);
+        if (p[1].revents && read(t->stop[0], &byte, 1) == 1 && byte == 's')
             return NULL;
         items_closed(t);
+        any = wait_look(t);
     }
 }
 
@@ -517,6 +519,16 @@ static int pick_number(struct trap *t, struct pl_err *err)
     return 0;
 }
 
+/* Each directory that a program has open is open here as well. */
+static void more_descriptors(void)
+{
+    struct rlimit lim;
+    if (getrlimit(RLIMIT_NOFILE, &lim) == 0 && lim.rlim_cur < lim.rlim_max) {
+        lim.rlim_cur = lim.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &lim);
+    }
+}
+
 static struct trap *trap_new(struct trap_view *view, const struct trap_opts *opts)
 {
     struct trap *t = calloc(1, sizeof(*t));
@@ -559,6 +571,7 @@ int trap_start(struct trap_view *view, const struct trap_opts *opts, char *const
         return r;
     }
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+    wait_init();
     t->child = fork();
     if (t->child == 0) {
         close(sock[0]);
@@ -566,6 +579,7 @@ int trap_start(struct trap_view *view, const struct trap_opts *opts, char *const
     }
     close(sock[1]);
     close(state);
+    more_descriptors();
     r = t->child < 0 ? pl_fail(err, -errno, "fork: %s", strerror(errno))
                      : begin(t, sock[0], argv[0], err);
     close(sock[0]);
@@ -748,7 +762,7 @@ void trap_end(struct trap *t)
         pthread_cond_wait(&t->crew_gone, &t->crew_lock);
     pthread_mutex_unlock(&t->crew_lock);
     if (t->closing) {
-        while (write(t->stop[1], "", 1) < 0 && errno == EINTR)
+        while (write(t->stop[1], "s", 1) < 0 && errno == EINTR)
             ;
         pthread_join(t->closer, NULL);
     }
