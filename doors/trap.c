@@ -358,16 +358,19 @@ static void serve(struct trap *t, struct seccomp_notif *n)
 
 static void *worker(void *arg);
 
-static void more_workers(struct trap *t)
+static bool more_workers(struct trap *t)
 {
     pthread_t id;
+    bool started = false;
     pthread_mutex_lock(&t->crew_lock);
     if (t->nthreads < t->opts.threads && pthread_create(&id, NULL, worker, t) == 0) {
         pthread_detach(id);
         t->nthreads++;
         atomic_fetch_add(&t->idle, 1);
+        started = true;
     }
     pthread_mutex_unlock(&t->crew_lock);
+    return started;
 }
 
 /* 0: the last process with the filter is gone. */
@@ -479,9 +482,9 @@ static int begin(struct trap *t, int sock, const char *name, struct pl_err *err)
                                    : "the kernel needs CONFIG_SECCOMP_FILTER, from 5.9 on");
     }
     ioctl(t->listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP);
-    more_workers(t);
+    bool started = more_workers(t);
     t->closing = pthread_create(&t->closer, NULL, closer, t) == 0;
-    if (t->nthreads == 0 || !t->closing)
+    if (!started || !t->closing)
         return pl_fail(err, -EAGAIN, "no thread can be started");
     fdpass_send(sock, &(struct fdpass){.type = 'g'});
     r = fdpass_recv(sock, &msg);
