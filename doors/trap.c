@@ -358,16 +358,19 @@ static void serve(struct trap *t, struct seccomp_notif *n)
 
 static void *worker(void *arg);
 
-static void more_workers(struct trap *t)
+static bool more_workers(struct trap *t)
 {
     pthread_t id;
+    bool started = false;
     pthread_mutex_lock(&t->crew_lock);
     if (t->nthreads < t->opts.threads && pthread_create(&id, NULL, worker, t) == 0) {
         pthread_detach(id);
         t->nthreads++;
         atomic_fetch_add(&t->idle, 1);
+        started = true;
     }
     pthread_mutex_unlock(&t->crew_lock);
+    return started;
 }
 
 /* 0: the last process with the filter is gone. */
@@ -413,17 +416,19 @@ static void *worker(void *arg)
     return NULL;
 }
 
-/* Hears of what was closed, until the end. */
+/* Hears of what was closed, and looks after those that wait, until the end. */
 static void *closer(void *arg)
 {
     struct trap *t = arg;
-    for (;;) {
+    for (bool any = false;;) {
+        char byte;
         struct pollfd p[2] = {{.fd = t->inotify, .events = POLLIN},
                               {.fd = t->stop[0], .events = POLLIN}};
-        poll(p, 2, -1);
-        if (p[1].revents)
+        poll(p, 2, any ? 20 : -1);
+        if (p[1].revents && read(t->stop[0], &byte, 1) == 1 && byte == 's')
             return NULL;
         items_closed(t);
+        any = wait_look(t);
     }
 }
 
@@ -477,9 +482,9 @@ static int begin(struct trap *t, int sock, const char *name, struct pl_err *err)
                                    : "the kernel needs CONFIG_SECCOMP_FILTER, from 5.9 on");
     }
     ioctl(t->listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP);
-    more_workers(t);
+    bool started = more_workers(t);
     t->closing = pthread_create(&t->closer, NULL, closer, t) == 0;
-    if (t->nthreads == 0 || !t->closing)
+    if (!started || !t->closing)
         return pl_fail(err, -EAGAIN, "no thread can be started");
     fdpass_send(sock, &(struct fdpass){.type = 'g'});
     r = fdpass_recv(sock, &msg);
@@ -515,6 +520,16 @@ static int pick_number(struct trap *t, struct pl_err *err)
     if ((rlim_t)t->state_fd >= lim.rlim_cur)
         t->state_fd = (int)lim.rlim_cur - 1;
     return 0;
+}
+
+/* Each directory that a program has open is open here as well. */
+static void more_descriptors(void)
+{
+    struct rlimit lim;
+    if (getrlimit(RLIMIT_NOFILE, &lim) == 0 && lim.rlim_cur < lim.rlim_max) {
+        lim.rlim_cur = lim.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &lim);
+    }
 }
 
 static struct trap *trap_new(struct trap_view *view, const struct trap_opts *opts)
@@ -559,6 +574,7 @@ int trap_start(struct trap_view *view, const struct trap_opts *opts, char *const
         return r;
     }
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+    wait_init();
     t->child = fork();
     if (t->child == 0) {
         close(sock[0]);
@@ -566,6 +582,7 @@ int trap_start(struct trap_view *view, const struct trap_opts *opts, char *const
     }
     close(sock[1]);
     close(state);
+    more_descriptors();
     r = t->child < 0 ? pl_fail(err, -errno, "fork: %s", strerror(errno))
                      : begin(t, sock[0], argv[0], err);
     close(sock[0]);
@@ -748,7 +765,7 @@ void trap_end(struct trap *t)
         pthread_cond_wait(&t->crew_gone, &t->crew_lock);
     pthread_mutex_unlock(&t->crew_lock);
     if (t->closing) {
-        while (write(t->stop[1], "", 1) < 0 && errno == EINTR)
+        while (write(t->stop[1], "s", 1) < 0 && errno == EINTR)
             ;
         pthread_join(t->closer, NULL);
     }

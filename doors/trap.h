@@ -61,18 +61,19 @@ struct trap_opts {
     int (*mount)(void *arg, struct trap *trap, pid_t pid, const char *source, const char *target,
                  const char *type, const char *data);
     void *mount_arg;
-    /* Calls from code at these addresses are let through, except those that the state's descriptor
-     * depends on: the preload's own. 0, 0: none. */
+    /* Calls from code at these addresses, which lie in one stretch of 4 GiB, are let through: the
+     * preload's own. 0, 0: none. */
     uintptr_t pass_from, pass_to;
     char *const *env; /* of the program; NULL: this process's */
 };
 
 /* Starts `argv` (argv[0] is looked for in PATH, in the view) with that view; the supervisor's
  * threads run when this returns. The caller becomes the reaper of what the program leaves behind
- * (PR_SET_CHILD_SUBREAPER). `opts` may be NULL; what it points to is used until trap_end(). 0, or
- * with the sentence: -ENOSYS (the kernel has no such filters), -EPERM, -EBUSY (this process is
- * itself under a supervisor's filter), what exec said of the program (-ENOENT, -EACCES), -EMFILE,
- * -ENOMEM. */
+ * (PR_SET_CHILD_SUBREAPER), its soft limit of descriptors becomes the hard one, and SIGRTMAX, if
+ * nobody has it, a signal that does nothing. `opts` may be NULL; what it points to is used until
+ * trap_end(). 0, or with the sentence: -ENOSYS (the kernel has no such filters), -EPERM, -EBUSY
+ * (this process is itself under a supervisor's filter), what exec said of the program (-ENOENT,
+ * -EACCES), -EMFILE, -ENOMEM. */
 int trap_start(struct trap_view *view, const struct trap_opts *opts, char *const argv[],
                struct trap **ret, struct pl_err *err);
 

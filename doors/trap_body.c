@@ -82,15 +82,16 @@ static int new_body(struct tcall *c, const struct target *t, struct place *place
         return r < 0 ? r : -ENOMEM;
     it->fd = again(content, O_RDONLY);
     it->stamp = stamp(content);
+    it->file = *file;
     atomic_fetch_add(&c->t->nbodies, 1);
     r = it->fd < 0 ? it->fd : item_add(c->t, it, content, IN_CLOSE_WRITE);
     if (r < 0) {
         atomic_fetch_sub(&c->t->nbodies, 1);
+        it->file = NULL;
         item_put(c->t, it);
         return r;
     }
-    it->file = *file;
-    *file = NULL;
+    *file = NULL; /* from here on the item may be gone at any time */
     return 0;
 }
 

@@ -63,10 +63,13 @@ static int64_t with_socket(struct tcall *c, const char *path, sock_fn *fn)
     int dir, sock = who_fd(c->w, ARG(0));
     if (sock < 0)
         return sock;
+    struct waiting w; /* for room in a queue */
     as_caller(c);
     int64_t r = unix_addr(path, &un, &dir);
+    wait_begin(c, &w);
     if (r == 0)
         r = fn(c, sock, &un);
+    wait_end(&w);
     as_self();
     if (dir >= 0)
         close(dir);

@@ -44,9 +44,14 @@ static int64_t open_host(struct tcall *c, const char *path, int flags, mode_t mo
 {
     if (flags & O_PATH) /* such descriptors cannot be handed over: the next best */
         flags = (flags & ~O_PATH) | O_RDONLY | O_NONBLOCK;
+    struct waiting w; /* perhaps, for a FIFO's other end */
     as_caller(c);
+    if (!(flags & O_NONBLOCK))
+        wait_begin(c, &w);
     int fd = open(path, flags | O_CLOEXEC | O_NOCTTY, mode);
     int r = fd < 0 ? -errno : 0;
+    if (!(flags & O_NONBLOCK))
+        wait_end(&w);
     as_self();
     return r < 0 ? r : hand_over(c, fd, flags);
 }

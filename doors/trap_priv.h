@@ -110,6 +110,13 @@ struct pending {
     struct trap_view *view;
 };
 
+/* A worker that waits for the other end of something in the caller's name. */
+struct waiting {
+    struct waiting *next, **at;
+    struct tcall *c;
+    pthread_t thread;
+};
+
 struct trap {
     int listener, inotify, scratch;
     int wd_fd;
@@ -117,8 +124,9 @@ struct trap {
     int state_fd; /* the number */
     pid_t child;
     struct trap_opts opts;
-    bool poll_first; /* RECV does not end by itself */
-    int stop[2];     /* a pipe: the closer is to end */
+    bool poll_first;         /* RECV does not end by itself */
+    int stop[2];             /* a pipe to the closer: 's', it is to end; 'w', somebody waits */
+    struct waiting *waiting; /* crew_lock */
     pthread_t closer;
     bool closing;
     pthread_mutex_t closed_lock; /* one at a time hears of what was closed; before t->lock */
@@ -244,6 +252,15 @@ const struct top *view_top_at(const struct trap_view *view, const char *path, bo
  * kernel's answer is right. `opens`: not to be read, but for what it leads to. */
 int proc_link(struct tcall *c, const char *path, bool opens, char buf[PATH_MAX]);
 
+/* ---- trap_wait.c ---- */
+/* Between these a system call that waits is interrupted (EINTR) when the caller was killed, or has
+ * a signal to handle. */
+void wait_begin(struct tcall *c, struct waiting *w);
+void wait_end(struct waiting *w);
+/* Looks after those that wait: true if there are any. */
+bool wait_look(struct trap *t);
+void wait_init(void);
+
 /* ---- answers (trap.c) ---- */
 /* Gives the caller a copy of fd, whose number is the result of the call. */
 int64_t give_fd(struct tcall *c, int fd, bool cloexec);
@@ -265,13 +282,16 @@ const int *trap_numbers(void);
     X(creat)                                                                                       \
     X(openat)                                                                                      \
     X(openat2)                                                                                     \
-    X(stat) X(lstat) X(fstat) X(newfstatat) X(statx) X(access) X(faccessat) X(faccessat2)          \
-        X(readlink) X(readlinkat) X(mkdir) X(mkdirat) X(rmdir) X(unlink) X(unlinkat) X(rename)     \
-            X(renameat) X(renameat2) X(link) X(linkat) X(symlink) X(symlinkat) X(mknod) X(mknodat) \
-                X(chmod) X(fchmod) X(fchmodat) X(fchmodat2) X(chown) X(lchown) X(fchown)           \
-                    X(fchownat) X(utime) X(utimes) X(futimesat) X(utimensat) X(truncate) X(statfs) \
-                        X(fstatfs) X(getxattr) X(lgetxattr) X(fgetxattr) X(setxattr) X(lsetxattr)  \
-                            X(fsetxattr) X(listxattr) X(llistxattr) X(flistxattr) X(removexattr)   \
+    X(stat)                                                                                        \
+    X(lstat)                                                                                       \
+    X(fstat)                                                                                       \
+    X(newfstatat) X(statx) X(access) X(faccessat) X(faccessat2) X(readlink) X(readlinkat) X(mkdir) \
+        X(mkdirat) X(rmdir) X(unlink) X(unlinkat) X(rename) X(renameat) X(renameat2) X(link)       \
+            X(linkat) X(symlink) X(symlinkat) X(mknod) X(mknodat) X(chmod) X(fchmod) X(fchmodat)   \
+                X(fchmodat2) X(chown) X(lchown) X(fchown) X(fchownat) X(utime) X(utimes)           \
+                    X(futimesat) X(utimensat) X(truncate) X(statfs) X(fstatfs) X(getxattr)         \
+                        X(lgetxattr) X(fgetxattr) X(setxattr) X(lsetxattr) X(fsetxattr)            \
+                            X(listxattr) X(llistxattr) X(flistxattr) X(removexattr)                \
                                 X(lremovexattr) X(fremovexattr) X(chdir) X(fchdir) X(getcwd)       \
                                     X(chroot) X(mount) X(inotify_add_watch) X(fanotify_mark)       \
                                         X(name_to_handle_at) X(bind) X(connect) X(sendto)          \
