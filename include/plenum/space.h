@@ -22,9 +22,13 @@
  * Where changes go. The first tree of the stack that was bound with PL_BIND_CREATE takes what is
  * new. What is found before it, or in it, is changed in place, if its tree lets it be; what is
  * found behind it is copied up into it first (content with its holes, attributes, times, xattrs),
- * with the directories above it. A stack without PL_BIND_CREATE is -EROFS, except in what its
- * first tree itself holds where it is alone. What is removed and still exists behind is hidden by a
- * whiteout.
+ * with the directories above it. Where no tree of a path was bound with PL_BIND_CREATE all changes
+ * are -EROFS, unless it is one tree alone: that is what it is without the space. What is removed
+ * and still exists behind is hidden by a whiteout.
+ *
+ * Who may. What a tree does for a caller it judges itself. Looking behind the first tree, copying
+ * up and whiteouts are done as the process that made the space, after the caller's right to the
+ * change was judged by the first tree.
  *
  * Live: nothing of the trees is remembered that they do not say they would tell of. A change in a
  * tree below is seen as soon as that tree shows it.
@@ -53,15 +57,17 @@ enum pl_space_flags {
     /* n-DFS's way to delete: a name removed from the front shows what is behind it again, and what
      * exists only behind cannot be removed (-EROFS). Without it, whiteouts. */
     PL_SPACE_CLASSIC = 1 << 0,
-    /* "..." in a directory is the next lower view of it: its stack without the first. */
+    /* "..." in a directory is the next lower view of it: what its bindings have without the first
+     * of them, read-only. It is not listed. */
     PL_SPACE_DOTS = 1 << 1,
 };
 
 /* A new space of `n` bindings, applied in order. A path that exists in nothing bound before it is
  * shown all the same, with the directories leading to it (read-only, mode 0555). May block (looking
- * the directories up). 0; -ENOTDIR, -ENOENT, -ELOOP (a space in itself), -EINVAL (a path that is
- * not absolute, or goes up), -E2BIG (more than PL_SPACE_STACK trees at one path), -ENOMEM, each with
- * the sentence. */
+ * the directories up). 0; -ENOTDIR (a path, or a sub, leads through a file; or a file is not alone
+ * at its path), -ELOOP (a space in itself), -EINVAL (a path that is not absolute, or goes up),
+ * -E2BIG (more than PL_SPACE_STACK trees at one path), -ENOMEM, or what a tree says, each with the
+ * sentence. */
 PL_API int pl_space_new(const struct pl_binding *bindings, size_t n, uint32_t flags,
                         struct pl_tree **ret, struct pl_err *err);
 #define PL_SPACE_STACK 32
@@ -79,7 +85,7 @@ PL_API int pl_space_unbind(struct pl_tree *space, const char *path, struct pl_tr
                            struct pl_err *err);
 
 /* The bindings as they stand, in order, each valid during the call of `each`, which may not change
- * the space. Its result, if it is not 0, ends it and is returned. */
+ * the space. Its result, if it is not 0, ends it and is returned. -EINVAL: it is no space. */
 PL_API int pl_space_each(struct pl_tree *space, int (*each)(void *arg, const struct pl_binding *),
                          void *arg);
 
