@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "base/idmap.h"
+#include "base/confine.h"
 #include "base/limits.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -90,6 +91,7 @@ static int item_names(struct build *b, int sort, const char *path)
                               : "passwd",
                        path ? strerror(errno) : "a file is missing (passwd FILE)");
     b->some[sort] = true;
+    confine_path(path, CONFINE_READ);
     while (r == 0) {
         struct passwd *pw = sort ? NULL : fgetpwent(f), *own = pw ? getpwnam(pw->pw_name) : NULL;
         struct group *gr = sort ? fgetgrent(f) : NULL, *gown = gr ? getgrnam(gr->gr_name) : NULL;
@@ -156,6 +158,7 @@ static int item_file(struct build *b, const char *path, int depth)
         return pl_fail(b->err, -ELOOP, "%s: more than %d files of maps that name one another", path,
                        DEPTH);
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    confine_path(path, CONFINE_READ); /* an access file's maps are read again */
     if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size > LIMIT_MAP_FILE) {
         int r = fd < 0 ? -errno : -EINVAL;
         if (fd >= 0)

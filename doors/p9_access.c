@@ -4,6 +4,7 @@
  * lives as long as its rules. `lock` guards the rules, which a reload replaces, and their views.
  */
 #include "doors/p9_access.h"
+#include "base/confine.h"
 #include "base/limits.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -135,6 +136,7 @@ static int parse_map(struct rule *rule, const char *file, bool files, struct pl_
         return -ENOMEM;
     int r = pl_map_parse(items, &rule->map, err);
     free(items);
+    confine_parent(file, CONFINE_READ); /* it may be another file when it is read again */
     rule->as = P9_AS_MAP;
     return r;
 }
