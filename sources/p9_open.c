@@ -72,6 +72,14 @@ static int see_emptied(struct p9s_tree *t, struct pl_call *call, struct p9s_node
     return attr->size ? p9s_setattr(&t->tree, call, &node->h.node, NULL, &empty, attr) : 0;
 }
 
+/* What nobody will get, and the gate has not completed. */
+static void unopen(struct pl_tree *tree, struct pl_call *call, struct pl_node *node,
+                   struct pl_file *file)
+{
+    file->node = node;
+    p9s_close(tree, call, file);
+}
+
 /* In a tree that lives on, the first to open a file asks for its key, in the same breath. */
 static bool wants_key(struct p9s_tree *t, struct p9s_node *node)
 {
@@ -163,7 +171,7 @@ int p9s_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *n, int 
     *ret = opened(t, f, user, node, lopen.fid, flags, &qid);
     r = see_emptied(t, call, node, lopen.fid, flags, NULL);
     if (r < 0) {
-        p9s_close(tree, call, *ret);
+        unopen(tree, call, n, *ret);
         return r;
     }
     f->file.direct |= looks_generated(t, call, node, flags);
@@ -358,7 +366,7 @@ static int old_create(struct pl_tree *tree, struct pl_call *call, struct pl_node
     if (r == 0)
         r = p9s_open(tree, call, node, flags, ret_file);
     if (r == 0 && (flags & O_TRUNC) && (r = p9s_getattr(tree, call, node, NULL, attr)) < 0)
-        p9s_close(tree, call, *ret_file);
+        unopen(tree, call, node, *ret_file);
     if (r < 0)
         pl_node_unref(node);
     else
@@ -376,7 +384,7 @@ int p9s_create(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
             return r;
         r = see_emptied(p9s_of(tree), call, (struct p9s_node *)*ret, P9_NOFID, flags, attr);
         if (r < 0) {
-            p9s_close(tree, call, *ret_file);
+            unopen(tree, call, *ret, *ret_file);
             pl_node_unref(*ret);
         }
         return r;
