@@ -22,8 +22,9 @@ static void help(const char *name, FILE *out)
     fprintf(
         out,
         "usage: %s [-f] [-o OPT,...] DIR    mounts the tree on DIR (-f: stays in the foreground)\n"
-        "       %s --serve [--access FILE] ADDR...   exports it over 9P (FILE: who may attach\n"
-        "             what, how, and as whom; plenum help access)\n"
+        "       %s --serve ADDR...          exports it over 9P (--access FILE: who may attach "
+        "what,\n"
+        "                                  how, and as whom; plenum help access)\n"
         "       %s --stdio                  speaks 9P on its standard input and output\n\n"
         "Mount options:\n" MOUNTOPT_HELP "\n"
         "Example:\n  %s /mnt && ls /mnt; plenum umount /mnt\n",
