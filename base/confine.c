@@ -47,6 +47,9 @@ uint64_t confine_keep(unsigned what, uint64_t have)
         may |= BIT(CAP_CHOWN) | BIT(CAP_DAC_OVERRIDE) | BIT(CAP_DAC_READ_SEARCH) | BIT(CAP_FOWNER) |
                BIT(CAP_FSETID) | BIT(CAP_LINUX_IMMUTABLE) | BIT(CAP_MKNOD) | BIT(CAP_SETFCAP) |
                BIT(CAP_SETGID) | BIT(CAP_SETUID) | BIT(CAP_SYS_RESOURCE);
+    if (what & CONFINE_READS)
+        may |= BIT(CAP_DAC_OVERRIDE) | BIT(CAP_DAC_READ_SEARCH) | BIT(CAP_FOWNER) |
+               BIT(CAP_SETGID) | BIT(CAP_SETUID);
     if (what & CONFINE_ADMIN)
         may |= BIT(CAP_SYS_ADMIN);
     return have & may;
@@ -225,7 +228,19 @@ static bool processes_hidden(void)
     return hidden;
 }
 
-static int confine(bool by_cap, bool *ret_paths)
+/* Which paths an exporter is held to. */
+static enum confine_paths hold(unsigned what, uint64_t left)
+{
+    bool handles = what & (CONFINE_FILES | CONFINE_READS) && left & BIT(CAP_DAC_READ_SEARCH);
+    if (what & CONFINE_COMMANDS || (handles && what & CONFINE_FILES))
+        return CONFINED_NOT;
+    atomic_store(&paths, paths_rules(handles));
+    if (atomic_load(&paths) < 0)
+        return CONFINED_NOT;
+    return handles ? CONFINED_CHANGES : CONFINED_ALL;
+}
+
+static int confine(bool by_cap, enum confine_paths *ret_paths)
 {
     struct __user_cap_data_struct cap[2];
     unsigned what = atomic_load(&needs);
@@ -235,7 +250,7 @@ static int confine(bool by_cap, bool *ret_paths)
     if (what & CONFINE_ADMIN && !initial_namespace())
         what &= ~(unsigned)CONFINE_ADMIN;
     uint64_t left = confine_keep(what, have);
-    if (what & CONFINE_FILES && processes_hidden())
+    if (what & (CONFINE_FILES | CONFINE_READS) && processes_hidden())
         left |= have & BIT(CAP_SYS_PTRACE);
     if (by_cap)
         left |= BIT(CAP_IPC_LOCK);
@@ -244,15 +259,13 @@ static int confine(bool by_cap, bool *ret_paths)
             memory_flusher();
         return 0;
     }
-    bool handles = what & CONFINE_FILES && left & BIT(CAP_DAC_READ_SEARCH);
-    if (ret_paths && !handles && !(what & CONFINE_COMMANDS))
-        atomic_store(&paths, paths_rules());
     if (ret_paths)
-        *ret_paths = atomic_load(&paths) >= 0;
+        *ret_paths = hold(what, left);
     atomic_store(&keep, left);
     int r = confine_threads();
     cred_limit(left); /* not before: each thread needs SETPCAP once more */
-    filter_load();    /* the kernel may have no filters */
+    /* The kernel may have no filters. */
+    filter_load(what & CONFINE_READS && !(what & (CONFINE_FILES | CONFINE_COMMANDS)));
     return r;
 }
 
@@ -262,8 +275,8 @@ int confine_server(void)
     return confine(memory_lock() == MEMORY_BY_CAP, NULL);
 }
 
-int confine_exporter(bool *ret_paths)
+int confine_exporter(enum confine_paths *ret)
 {
-    *ret_paths = false;
-    return confine(false, ret_paths);
+    *ret = CONFINED_NOT;
+    return confine(false, ret);
 }

@@ -6,7 +6,8 @@
  *  - Capabilities: those of the needs below stay, as far as the process had them; the others go,
  *    for good, from every set.
  *  - no_new_privs: set-user-ID programs and file capabilities give nothing to what it starts.
- *  - System calls that no file server makes (base/filter.h) fail with EPERM.
+ *  - System calls that no file server makes (base/filter.h) fail with EPERM; where all that is
+ *    reached of the host's files is only read, so do those that change their attributes.
  *
  * All of it holds for every thread that there is and will be, and for every process that is
  * started from then on. What a tree started before (the ssh or the command that it speaks to) is as
@@ -25,6 +26,9 @@ enum confine_need {
      * DAC_READ_SEARCH (file handles too), FOWNER, FSETID, LINUX_IMMUTABLE, MKNOD, SETFCAP, SETGID,
      * SETUID, SYS_RESOURCE (what is reserved for root, quotas). */
     CONFINE_FILES = 1 << 0,
+    /* The same, but changes nothing: DAC_OVERRIDE (to tell what root could execute),
+     * DAC_READ_SEARCH, FOWNER (O_NOATIME), SETGID, SETUID. */
+    CONFINE_READS = 1 << 4,
     /* SYS_ADMIN: trusted.* attributes, fanotify, descriptors for the kernel to read and write by
      * itself. Stays in the initial user namespace only, where alone it is of use for these. */
     CONFINE_ADMIN = 1 << 1,
@@ -56,7 +60,8 @@ enum confine_path {
     CONFINE_LOAD = 1 << 3,   /* read, execute */
 };
 int confine_path(const char *path, unsigned what);
-int confine_path_of(int fd, unsigned what); /* where that is now */
+int confine_path_of(int fd, unsigned what);          /* where that is now */
+int confine_parent(const char *path, unsigned what); /* the directory that it is in */
 
 /* Gives all the rest up, in all threads, and prepares the process to make progress without memory
  * (base/memory.h). May be called with other threads at work. What the kernel does not support is
@@ -67,7 +72,9 @@ int confine_server(void);
 /* The same for a process that exports trees and mounts none: its memory is as it was, and it can
  * open no file but by confine_path(), as far as the kernel has landlock. Not so when a tree starts
  * commands, nor when it reaches the host's files with CAP_DAC_READ_SEARCH: then it opens them by
- * their handles, and landlock refuses what has no name in memory. (*ret_paths: it is so.) */
-int confine_exporter(bool *ret_paths);
+ * their handles, and landlock refuses what has no name in memory. With CONFINE_READS alone such a
+ * process can still open what it likes, but change only what confine_path() says. */
+enum confine_paths { CONFINED_NOT, CONFINED_CHANGES, CONFINED_ALL };
+int confine_exporter(enum confine_paths *ret);
 
 #endif

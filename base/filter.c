@@ -46,15 +46,43 @@ static const char *const denied[] = {
     /* keys that the kernel holds for users */
     "add_key", "request_key", "keyctl"};
 
-static int deny(scmp_filter_ctx f)
+/* What landlock does not see (base/paths.c), for who only reads. */
+static const char *const attributes[] = {
+    "chmod",       "fchmod",       "fchmodat",     "fchmodat2",     "chown",       "chown32",
+    "fchown",      "fchown32",     "lchown",       "lchown32",      "fchownat",    "utime",
+    "utimes",      "futimesat",    "setxattr",     "lsetxattr",     "fsetxattr",   "setxattrat",
+    "removexattr", "lremovexattr", "fremovexattr", "removexattrat", "file_setattr"};
+
+static int deny(scmp_filter_ctx f, const char *const names[], size_t n)
 {
-    for (size_t i = 0; i < sizeof(denied) / sizeof(*denied); i++) {
-        int nr = seccomp_syscall_resolve_name(denied[i]);
+    for (size_t i = 0; i < n; i++) {
+        int nr = seccomp_syscall_resolve_name(names[i]);
         int r = nr == __NR_SCMP_ERROR ? 0 : seccomp_rule_add(f, SCMP_ACT_ERRNO(EPERM), nr, 0);
         if (r < 0 && r != -EDOM) /* not a call of one of the architectures */
             return r;
     }
     return 0;
+}
+
+/* Times may be set to now (the files of --state are), flags of files (FS_IOC_SETFLAGS, with any
+ * size, and FS_IOC_FSSETXATTR) may not. */
+static int deny_attributes(scmp_filter_ctx f)
+{
+    static const char *const times[] = {"utimensat", "utimensat_time64"};
+    static const struct {
+        uint32_t mask, value;
+    } ioctls[] = {{0xc000ffff, 0x40006602}, {0xc000ffff, 0x40005820}};
+    int r = deny(f, attributes, sizeof(attributes) / sizeof(*attributes));
+    for (size_t i = 0; r == 0 && i < 2; i++) {
+        int nr = seccomp_syscall_resolve_name(times[i]);
+        if (nr != __NR_SCMP_ERROR)
+            r = seccomp_rule_add(f, SCMP_ACT_ERRNO(EPERM), nr, 1, SCMP_A2(SCMP_CMP_NE, 0));
+        r = r == -EDOM ? 0 : r;
+    }
+    for (size_t i = 0; r == 0 && i < sizeof(ioctls) / sizeof(*ioctls); i++)
+        r = seccomp_rule_add(f, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(ioctl), 1,
+                             SCMP_A1(SCMP_CMP_MASKED_EQ, ioctls[i].mask, ioctls[i].value));
+    return r;
 }
 
 /* A namespace of one's own is full of rights. unshare(CLONE_FS) gives a thread its own umask
@@ -93,7 +121,7 @@ static int add_architectures(scmp_filter_ctx f)
     return seccomp_attr_set(f, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_ERRNO(EPERM));
 }
 
-int filter_load(void)
+int filter_load(bool no_attributes)
 {
     scmp_filter_ctx f = seccomp_init(SCMP_ACT_ALLOW);
     if (!f)
@@ -105,7 +133,9 @@ int filter_load(void)
     if (r == 0 && seccomp_api_get() >= 4)
         r = seccomp_attr_set(f, SCMP_FLTATR_CTL_SSB, 1);
     if (r == 0)
-        r = deny(f);
+        r = deny(f, denied, sizeof(denied) / sizeof(*denied));
+    if (r == 0 && no_attributes)
+        r = deny_attributes(f);
     if (r == 0)
         r = deny_namespaces(f);
     if (r == 0)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "base/idmap.h"
+#include "base/confine.h"
 #include "base/limits.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -90,6 +91,7 @@ static int item_names(struct build *b, int sort, const char *path)
                               : "passwd",
                        path ? strerror(errno) : "a file is missing (passwd FILE)");
     b->some[sort] = true;
+    confine_path(path, CONFINE_READ);
     while (r == 0) {
         struct passwd *pw = sort ? NULL : fgetpwent(f), *own = pw ? getpwnam(pw->pw_name) : NULL;
         struct group *gr = sort ? fgetgrent(f) : NULL, *gown = gr ? getgrnam(gr->gr_name) : NULL;
@@ -156,6 +158,7 @@ static int item_file(struct build *b, const char *path, int depth)
         return pl_fail(b->err, -ELOOP, "%s: more than %d files of maps that name one another", path,
                        DEPTH);
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    confine_path(path, CONFINE_READ); /* an access file's maps are read again */
     if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size > LIMIT_MAP_FILE) {
         int r = fd < 0 ? -errno : -EINVAL;
         if (fd >= 0)
@@ -329,17 +332,20 @@ static int finish_sort(struct build *b, int sort, struct idmap_table *t)
     static const struct idmap_range none = {UINT32_MAX, UINT32_MAX, 1};
     const struct list *ranges = &b->range[sort], *names = &b->name[sort];
     struct list all = {calloc(ranges->n + names->n + 1, sizeof(none)), 0};
-    size_t at;
+    const struct idmap_range *in;
+    size_t at = 0;
     if (!b->some[sort]) {
         free(all.at);
         return 0;
     }
     int r = all.at ? sort_table(ranges->at, ranges->n, t) : -ENOMEM;
-    if (r == 0 &&
-        ((at = clash(t->by_server, t->n, false)) || (at = clash(t->by_client, t->n, true))))
+    in = t->by_server;
+    if (r == 0 && !(at = clash(in, t->n, false)))
+        at = clash(in = t->by_client, t->n, true);
+    if (at)
         r = pl_fail(b->err, -EINVAL, "%s: an id would be two (look at %u:%u and %u:%u)",
-                    sort ? "gid" : "uid", t->by_server[at].server, t->by_server[at].client,
-                    t->by_client[at].server, t->by_client[at].client);
+                    sort ? "gid" : "uid", in[at - 1].server, in[at - 1].client, in[at].server,
+                    in[at].client);
     if (r == 0) {
         if (ranges->n)
             memcpy(all.at, ranges->at, ranges->n * sizeof(none));

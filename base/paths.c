@@ -7,6 +7,7 @@
 #include "base/confine.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <limits.h>
 #include <pthread.h>
 #include <stdint.h>
@@ -28,6 +29,7 @@ enum {
     TRUNCATE = 1 << 14,
     IOCTL_DEV = 1 << 15,
     FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV,
+    READS = EXECUTE | READ_FILE | READ_DIR,
     RULE_PATH_BENEATH = 1,
     CREATE_VERSION = 1,
 };
@@ -43,16 +45,19 @@ static struct rule *rules; /* guarded by mutex */
 int confine_path(const char *path, unsigned what)
 {
     size_t n = strlen(path) + 1;
-    struct rule *r = malloc(sizeof(*r) + n);
-    if (!r)
-        return -ENOMEM;
-    r->what = what;
-    memcpy(r->path, path, n);
     pthread_mutex_lock(&mutex);
-    r->next = rules;
-    rules = r;
+    struct rule *r = rules;
+    while (r && (r->what != what || strcmp(r->path, path) != 0))
+        r = r->next;
+    bool known = r;
+    if (!known && (r = malloc(sizeof(*r) + n))) {
+        r->what = what;
+        memcpy(r->path, path, n);
+        r->next = rules;
+        rules = r;
+    }
     pthread_mutex_unlock(&mutex);
-    return 0;
+    return r ? 0 : -ENOMEM;
 }
 
 int confine_path_of(int fd, unsigned what)
@@ -64,6 +69,14 @@ int confine_path_of(int fd, unsigned what)
         return -errno;
     path[n] = 0;
     return confine_path(path, what);
+}
+
+int confine_parent(const char *path, unsigned what)
+{
+    char *copy = strdup(path);
+    int r = copy ? confine_path(dirname(copy), what) : -ENOMEM;
+    free(copy);
+    return r;
 }
 
 static uint64_t handled(long version)
@@ -127,12 +140,12 @@ static const struct {
               {"/dev/urandom", CONFINE_READ},
               {"/dev/null", CONFINE_READ | CONFINE_CHANGE}};
 
-int paths_rules(void)
+int paths_rules(bool changes)
 {
     long version = syscall(SYS_landlock_create_ruleset, NULL, 0, CREATE_VERSION);
     if (version < 0)
         return -errno;
-    uint64_t all = handled(version);
+    uint64_t all = handled(version) & ~(uint64_t)(changes ? READS : 0);
     int fd = (int)syscall(SYS_landlock_create_ruleset, &all, sizeof(all), 0);
     if (fd < 0)
         return -errno;

@@ -6,8 +6,8 @@
 #include <stdbool.h>
 
 /* The rules for what confine_path() was told: a descriptor, or a negative errno (the kernel has no
- * landlock). */
-int paths_rules(void);
+ * landlock). `changes`: only what changes something is ruled, anything may be read. */
+int paths_rules(bool changes);
 /* The calling thread, and those it starts, keep to the rules from now on. Needs no_new_privs.
  * Signal-safe. */
 void paths_keep(int rules);

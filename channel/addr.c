@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "channel/addr.h"
+#include "channel/keys.h"
 #include <errno.h>
 #include <linux/vm_sockets.h>
 #include <stdio.h>
@@ -236,6 +237,8 @@ int chan_check(const char *addr, struct pl_err *err)
 {
     struct addr a;
     int rc = addr_parse(addr, &a, err);
+    if (rc == 0 && a.kind == ADDR_TLS) /* it is about to be used, now or when another is away */
+        keys_needed();
     return rc == -ENAMETOOLONG ? 0 : rc; /* well-formed, and will fail */
 }
 

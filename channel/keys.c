@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "channel/keys.h"
+#include "base/confine.h"
 #include "base/limits.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -139,6 +140,13 @@ int keys_path(const char *file, char *ret, struct pl_err *err)
         return n;
     snprintf(ret + n, PATH_MAX - (size_t)n, "/%s", file);
     return 0;
+}
+
+void keys_needed(void)
+{
+    char path[PATH_MAX];
+    if (directory(path, NULL) > 0)
+        confine_path(path, CONFINE_READ);
 }
 
 /* Whether what is open is ours alone. */

@@ -52,6 +52,8 @@ int keys_psk_line(char *line, struct keys_psk *ret);
 
 /* The path of `file` ("id.pem") in our directory, into a buffer of PATH_MAX. */
 int keys_path(const char *file, char *ret, struct pl_err *err);
+/* They can still be read when this process is confined (base/confine.h): for handshakes to come. */
+void keys_needed(void);
 
 /* A whole file into memory with a NUL behind it, to be freed: its size, -ENOENT (no sentence), or
  * negative with the sentence when it is not as it must be. `secret`: readable for nobody else. */

@@ -12,6 +12,7 @@
 struct app {
     const char *name;
     struct pl_tree *tree;
+    const char *access; /* the access file, or NULL */
     bool foreground, serve, stdio;
     struct mountopt opts;
 };
@@ -21,7 +22,9 @@ static void help(const char *name, FILE *out)
     fprintf(
         out,
         "usage: %s [-f] [-o OPT,...] DIR    mounts the tree on DIR (-f: stays in the foreground)\n"
-        "       %s --serve ADDR...          exports it over 9P\n"
+        "       %s --serve ADDR...          exports it over 9P (--access FILE: who may attach "
+        "what,\n"
+        "                                  how, and as whom; plenum help access)\n"
         "       %s --stdio                  speaks 9P on its standard input and output\n\n"
         "Mount options:\n" MOUNTOPT_HELP "\n"
         "Example:\n  %s /mnt && ls /mnt; plenum umount /mnt\n",
@@ -34,6 +37,7 @@ static int options(struct app *a, int argc, char **argv)
     static const struct option longs[] = {{"help", no_argument, NULL, 'h'},
                                           {"serve", no_argument, NULL, 's'},
                                           {"stdio", no_argument, NULL, 'i'},
+                                          {"access", required_argument, NULL, 'a'},
                                           {NULL, 0, NULL, 0}};
     struct pl_err err;
     int o;
@@ -52,6 +56,9 @@ static int options(struct app *a, int argc, char **argv)
             break;
         case 'i':
             a->stdio = true;
+            break;
+        case 'a':
+            a->access = optarg;
             break;
         case 'o':
             if (mountopt_parse(&a->opts, optarg, &err) == 0)
@@ -74,6 +81,7 @@ static int serve(struct app *a, char *const *addrs, size_t n)
                         .tree = a->tree,
                         .addrs = addrs,
                         .n = n,
+                        .access = a->access,
                         .linger = LINKOPT_CALLED};
     a->tree = NULL;
     return serving_run(&s);
@@ -101,12 +109,13 @@ static int run(struct app *a, int argc, char **argv)
         return serve(a, stdio, 1);
     if (a->serve && !a->stdio && n > 0)
         return serve(a, argv + optind, (size_t)n);
-    if (!a->serve && !a->stdio && n == 1)
+    if (!a->serve && !a->stdio && !a->access && n == 1)
         return mount(a, argv[optind]);
     fprintf(stderr, "%s: %s (see %s --help)\n", a->name,
-            a->serve   ? "--serve takes addresses"
-            : a->stdio ? "--stdio takes no argument"
-                       : "one directory to mount on is needed",
+            a->serve    ? "--serve takes addresses"
+            : a->stdio  ? "--stdio takes no argument"
+            : a->access ? "--access goes with --serve"
+                        : "one directory to mount on is needed",
             a->name);
     return 2;
 }

@@ -375,6 +375,10 @@ static int open_channel(struct far *f, int cancel, bool silent, struct chan *ret
         pthread_mutex_lock(&f->lock);
         f->at = r == 0 ? i : f->at;
         pthread_mutex_unlock(&f->lock);
+        if (r < 0 && r != -ECANCELED && i > 1 && err) {
+            struct pl_err last = *err;
+            pl_fail(err, r, "none of the %zu servers answers; the last: %s", i, last.text);
+        }
         return r;
     }
     struct sshlink ssh = *f->how.ssh;

@@ -34,8 +34,7 @@ static void addr_help(void)
 static void access_help(void)
 {
     puts(
-        "An access file (plenum serve --access, plenum duct --access) says who may attach what, "
-        "how,\n"
+        "An access file (--access of plenum serve, duct and ssh) says who may attach what, how,\n"
         "and as whom. The first line that fits decides; if none does, the attach is refused.\n\n"
         "  WHO            PATH       ro|rw  AS\n"
         "  cert:laptop    /home/ann  rw     ann\n"

@@ -123,7 +123,7 @@ static int apply(struct mountopt *o, const struct option_row *row, const char *v
         [NODES] = "a number from 1 to 16777216",
         [SECONDS] = "a number of seconds from 0 to 86400",
         [SIZE] = "a size from 4k to 1M",
-        [SOFT] = "a time of at least a nanosecond (callers that wait for ever: hard)",
+        [SOFT] = "a time, as in 60s (to wait for ever: hard)",
     };
     char *at = (char *)o + row->at;
     if (row->kind == MASK)

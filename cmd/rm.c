@@ -28,7 +28,7 @@ static void remove_tree(struct walk *w, struct pl_node *dir, const char *name, c
 {
     /* Tried as a file first: it saves a look at each. */
     int r = pl_remove(w->tree, &w->call, dir, name, 0);
-    if (r == -EISDIR || r == -EPERM) {
+    if (r == -EISDIR || r == -EPERM || r == -ENOTEMPTY) { /* NFS-Ganesha tries both */
         struct pl_node *node;
         struct pl_attr attr;
         int look = pl_lookup(w->tree, &w->call, dir, name, &node, &attr);

@@ -13,7 +13,6 @@
 #include "keeper/registry.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -384,13 +383,9 @@ static int remember(struct server *sv)
 /* From here on nothing is opened but what is served. */
 static void confine(struct server *sv)
 {
-    bool paths;
-    if (sv->s->access) { /* it may be another file when it is read again */
-        char *copy = strdup(sv->s->access);
-        if (copy)
-            confine_path(dirname(copy), CONFINE_READ);
-        free(copy);
-    }
+    enum confine_paths paths;
+    if (sv->s->access) /* it may be another file when it is read again */
+        confine_parent(sv->s->access, CONFINE_READ);
     if (sv->s->confine && confine_exporter(&paths) < 0)
         fprintf(stderr, "%s: a thread keeps the rights that the server was started with\n",
                 sv->s->prefix);

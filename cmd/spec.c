@@ -42,6 +42,7 @@ struct spec {
 struct opening {
     const struct spec_watch *watch;
     struct spec_far *far;
+    bool reads; /* an ro layer is above */
 };
 
 struct spec_kind {
@@ -148,7 +149,8 @@ static int path_parse(struct spec *s, char *text, char **lower, struct pl_err *e
 static int dir_open(const struct spec *s, const struct opening *o, struct pl_tree **ret,
                     struct pl_err *err)
 {
-    return host_open_kept(s->rest, o->watch ? o->watch->keep : NULL, ret, err);
+    return host_open_kept(s->rest, o->reads ? HOST_READS : HOST_CHANGES,
+                          o->watch ? o->watch->keep : NULL, ret, err);
 }
 
 static int mem_parse(struct spec *s, char *text, char **lower, struct pl_err *err)
@@ -790,16 +792,14 @@ int spec_parse(const char *text, struct spec **ret, struct pl_err *err)
     return parse(text, 0, ret, err);
 }
 
-int spec_open(const struct spec *s, const struct spec_watch *watch, struct spec_far *far,
-              struct pl_tree **ret, struct pl_err *err)
+static int open_kind(const struct spec *s, struct opening o, struct pl_tree **ret,
+                     struct pl_err *err)
 {
-    if (!s->kind->over) {
-        if (far)
-            *far = (struct spec_far){.peer = ""};
-        return s->kind->open(s, &(struct opening){.watch = watch, .far = far}, ret, err);
-    }
     struct pl_tree *lower, *tree;
-    int r = spec_open(s->lower, watch, far, &lower, err);
+    if (!s->kind->over)
+        return s->kind->open(s, &o, ret, err);
+    o.reads = o.reads || s->kind->over == ro_over;
+    int r = open_kind(s->lower, o, &lower, err);
     if (r < 0)
         return r;
     tree = s->kind->over(s, lower); /* takes lower over */
@@ -807,6 +807,14 @@ int spec_open(const struct spec *s, const struct spec_watch *watch, struct spec_
         return no_memory(err);
     *ret = tree;
     return 0;
+}
+
+int spec_open(const struct spec *s, const struct spec_watch *watch, struct spec_far *far,
+              struct pl_tree **ret, struct pl_err *err)
+{
+    if (far)
+        *far = (struct spec_far){.peer = ""};
+    return open_kind(s, (struct opening){.watch = watch, .far = far}, ret, err);
 }
 
 int pl_tree_open(const char *text, struct pl_tree **ret, struct pl_err *err)

@@ -2,6 +2,8 @@
 #include "cmd/cmd.h"
 #include "cmd/ductrun.h"
 #include "cmd/sshlink.h"
+#include "cmd/util.h"
+#include "doors/p9_access.h"
 #include "keeper/mount.h"
 #include <errno.h>
 #include <limits.h>
@@ -18,8 +20,9 @@
 #define SECOND      INT64_C(1000000000)
 #define PATIENCE_MS 5000 /* so long may ssh and the far end take to end by themselves */
 
-enum { OPT_REMOTE_PLENUM = 256 };
+enum { OPT_REMOTE_PLENUM = 256, OPT_ACCESS };
 static const struct option longs[] = {{"remote-plenum", required_argument, NULL, OPT_REMOTE_PLENUM},
+                                      {"access", required_argument, NULL, OPT_ACCESS},
                                       {"quiet", no_argument, NULL, 'q'},
                                       {NULL, 0, NULL, 0}};
 
@@ -106,6 +109,12 @@ static int check_ours(const struct duct *d)
     for (size_t i = 0; i < d->nmounts; i++)
         if (mount_check(d->mounts[i].dir, d->opts.mount.nonempty, path, &err) < 0)
             return cmd_error(d->cmd, &err);
+    if (d->access) {
+        struct p9_access *access;
+        if (p9_access_open(d->access, &access, &err) < 0)
+            return cmd_error(d->cmd, &err);
+        p9_access_free(access);
+    }
     for (size_t i = 0; i < d->nexports; i++) {
         struct pl_tree *tree;
         if (spec_open(d->exports[i].spec, NULL, NULL, &tree, &err) < 0)
@@ -166,6 +175,8 @@ static int run(const struct cmd *self, int argc, char **argv)
             d->quiet = true;
         else if (o == OPT_REMOTE_PLENUM)
             link.remote_plenum = optarg;
+        else if (o == OPT_ACCESS)
+            d->access = util_absolute(optarg); /* for as long as the program runs */
         else if (mountopt_parse(&d->opts, optarg, &err) < 0)
             status = cmd_wrong(self, &err);
     }
@@ -199,18 +210,22 @@ static int run(const struct cmd *self, int argc, char **argv)
 
 const struct cmd cmd_ssh = {
     .name = "ssh",
-    .args = "[-L LOCALDIR:REMOTEDIR]... [-R REMOTEDIR:LOCALDIR]... [-q] [-o OPT,...]\n"
-            "                  [--remote-plenum PATH] [USER@]HOST [-- SSH-OPTION...]",
+    .args =
+        "[-L LOCALDIR:REMOTEDIR]... [-R REMOTEDIR:LOCALDIR]... [-q] [-o OPT,...]\n"
+        "                  [--access FILE] [--remote-plenum PATH] [USER@]HOST [-- SSH-OPTION...]",
     .summary = "Mounts directories of both hosts on each other, over one ssh connection",
-    .help = "  -L LOCALDIR:REMOTEDIR  mounts REMOTEDIR of HOST on LOCALDIR here\n"
-            "  -R REMOTEDIR:LOCALDIR  mounts LOCALDIR of this host on REMOTEDIR there\n"
-            "  -q, --quiet            does not say what is exported and mounted\n"
-            "  -o OPT,...             mount options, as of plenum mount, for the mounts here\n"
-            "      --remote-plenum PATH  the program there, if it is neither in PATH nor in\n"
-            "                         /usr/local/bin\n\n"
-            "It runs until all is unmounted on both sides, or until Ctrl-C, which unmounts all.\n"
-            "A ':' in the first directory is written '\\:'. PLENUM_SSH names a program to use\n"
-            "instead of ssh.\n",
+    .help =
+        "  -L LOCALDIR:REMOTEDIR  mounts REMOTEDIR of HOST on LOCALDIR here\n"
+        "  -R REMOTEDIR:LOCALDIR  mounts LOCALDIR of this host on REMOTEDIR there\n"
+        "      --access FILE      what HOST may do with our LOCALDIRs, and as whom (plenum help\n"
+        "                         access): it is \"ssh\", their paths are /R0, /R1, ...\n"
+        "  -q, --quiet            does not say what is exported and mounted\n"
+        "  -o OPT,...             mount options, as of plenum mount, for the mounts here\n"
+        "      --remote-plenum PATH  the program there, if it is neither in PATH nor in\n"
+        "                         /usr/local/bin\n\n"
+        "It runs until all is unmounted on both sides, or until Ctrl-C, which unmounts all.\n"
+        "A ':' in the first directory is written '\\:'. PLENUM_SSH names a program to use\n"
+        "instead of ssh.\n",
     .example = "  plenum ssh -L /n/src:/home/me/project -R /n/inc:/usr/include me@host1\n",
     .run = run,
 };

@@ -114,6 +114,15 @@ int walk_start(struct walk *w, const struct cmd *cmd, struct pl_tree *tree)
     return walk_close(w);
 }
 
+/* Why nothing goes on: for who looks on. */
+static void link_changed(void *arg, const char *down)
+{
+    const struct cmd *cmd = arg;
+    if (isatty(2))
+        fprintf(stderr, "plenum: %s: %s%s\n", cmd->name, down ? "no link: " : "linked again",
+                down ? down : "");
+}
+
 int walk_open(struct walk *w, const struct cmd *cmd, const char *text)
 {
     struct spec *spec;
@@ -122,8 +131,12 @@ int walk_open(struct walk *w, const struct cmd *cmd, const char *text)
     if (spec_parse(text, &spec, &err) < 0)
         return cmd_wrong(cmd, &err);
     start_watch(); /* before the engine has threads, which must not take the signals */
+    /* As of a mount (docs/links.md): for as long as the program runs. */
+    static struct spec_watch watch = {.changed = link_changed};
     struct spec_far far;
-    int r = spec_open(spec, NULL, &far, &tree, &err);
+    linkopt_init(&watch.link);
+    watch.arg = (void *)cmd;
+    int r = spec_open(spec, &watch, &far, &tree, &err);
     spec_free(spec);
     if (r < 0)
         return cmd_error(cmd, &err);

@@ -4,6 +4,7 @@
  * lives as long as its rules. `lock` guards the rules, which a reload replaces, and their views.
  */
 #include "doors/p9_access.h"
+#include "base/confine.h"
 #include "base/limits.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -135,6 +136,7 @@ static int parse_map(struct rule *rule, const char *file, bool files, struct pl_
         return -ENOMEM;
     int r = pl_map_parse(items, &rule->map, err);
     free(items);
+    confine_parent(file, CONFINE_READ); /* it may be another file when it is read again */
     rule->as = P9_AS_MAP;
     return r;
 }
@@ -220,7 +222,8 @@ static int read_file(const char *path, char **ret, struct pl_err *err)
     struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK), r = 0;
     if (fd < 0 || fstat(fd, &st) < 0)
-        r = pl_fail(err, -errno, "%s: %s", path, strerror(errno));
+        r = pl_fail(err, -errno, "%s: %s (an access file is wanted: plenum help access)", path,
+                    strerror(errno));
     else if (!S_ISREG(st.st_mode) || st.st_size > LIMIT_KEY_FILE)
         r = pl_fail(err, -EINVAL, "%s: not a file, or longer than %d bytes", path, LIMIT_KEY_FILE);
     else if ((st.st_uid != geteuid() && st.st_uid != 0) || (st.st_mode & 022))

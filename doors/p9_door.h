@@ -218,6 +218,9 @@ void p9d_fill_attr(struct p9_attr *out, const struct pl_attr *attr);
 int p9d_name_ok(const char *name);
 /* The directory of the fid, and no attribute: 0 or -ENOTDIR, -EBADF. */
 int p9d_dir_ok(const struct p9d_fid *fid);
+/* Changes the attributes of a fid's file, as clients mean it. `implied`: members of enum pl_set
+ * that some clients send with a size only because a truncation brings them about. */
+int p9d_set_attr(struct p9d_op *op, struct pl_setattr *set, uint32_t implied);
 /* True when the peer agreed on our own messages. */
 bool p9d_own(const struct p9d_op *op);
 

@@ -251,16 +251,11 @@ static int rename_to(struct p9d_op *op, struct pl_node *dir, const char *from, c
 static int change_attr(struct p9d_op *op, struct change *ch)
 {
     struct p9d_fid *fid = op->fid;
-    struct pl_file *file = p9d_file(fid);
-    struct pl_attr attr;
     uint32_t was = p9d_special(op->session->door, fid->node);
     int r = ch->special ? p9d_special_set(op->session->door, fid->node, ch->dm) : 0;
     if (r < 0 || !ch->set.valid)
         return r;
-    /* a file that is open for reading need not stand in the way of truncating it */
-    if (file && (ch->set.valid & PL_SET_SIZE) && (file->flags & O_ACCMODE) == O_RDONLY)
-        file = NULL;
-    r = pl_setattr(fid->at->tree, op->call, fid->node, file, &ch->set, &attr);
+    r = p9d_set_attr(op, &ch->set, PL_SET_MTIME | PL_SET_MODE);
     if (r < 0 && ch->special)
         p9d_special_set(op->session->door, fid->node, was);
     return r;

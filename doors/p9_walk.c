@@ -346,22 +346,40 @@ static int get_setattr(const struct p9_setattr *in, struct pl_setattr *set)
     return r;
 }
 
-int p9d_setattr(struct p9d_op *op)
+/* Is that a truncation, with no more than comes of it: the times, and the mode without set-id bits?
+ */
+static bool only_truncates(const struct pl_setattr *set, uint32_t implied, uint32_t mode)
 {
-    struct pl_setattr set;
-    struct pl_attr attr;
+    return (set->valid & PL_SET_SIZE) && !(set->valid & ~(implied | PL_SET_SIZE)) &&
+           (!(set->valid & PL_SET_MODE) || set->mode == (mode & 07777) ||
+            set->mode == (mode & 01777) || set->mode == (mode & 03777));
+}
+
+int p9d_set_attr(struct p9d_op *op, struct pl_setattr *set, uint32_t implied)
+{
     struct p9d_fid *fid = op->fid;
-    if (p9d_xattr(fid))
-        return -EBADF;
-    int r = get_setattr(&op->in->set, &set);
-    if (r < 0)
-        return r;
+    struct pl_attr attr, now;
     /* A file that is open for reading is no help in truncating it, and need not stand in the way:
      * Linux sends truncate(2) on whatever fid it has. */
     struct pl_file *file = p9d_file(fid);
-    if (file && (set.valid & PL_SET_SIZE) && (file->flags & O_ACCMODE) == O_RDONLY)
+    if (file && (set->valid & PL_SET_SIZE) && (file->flags & O_ACCMODE) == O_RDONLY)
         file = NULL;
-    return pl_setattr(fid->at->tree, op->call, fid->node, file, &set, &attr);
+    int r = pl_setattr(fid->at->tree, op->call, fid->node, file, set, &attr);
+    /* Who may write to it but does not own it may truncate it, and set nothing of that. */
+    if (r != -EPERM || pl_getattr(fid->at->tree, op->call, fid->node, file, &now) < 0 ||
+        !only_truncates(set, implied, now.mode))
+        return r;
+    set->valid = PL_SET_SIZE;
+    return pl_setattr(fid->at->tree, op->call, fid->node, file, set, &attr);
+}
+
+int p9d_setattr(struct p9d_op *op)
+{
+    struct pl_setattr set;
+    if (p9d_xattr(op->fid))
+        return -EBADF;
+    int r = get_setattr(&op->in->set, &set);
+    return r < 0 ? r : p9d_set_attr(op, &set, PL_SET_MTIME_NOW | PL_SET_CTIME | PL_SET_MODE);
 }
 
 int p9d_readlink(struct p9d_op *op)

@@ -455,6 +455,7 @@ static int get_stat(struct cursor *c, struct p9_stat *st, unsigned dialect)
 HOT int get_field(struct cursor *c, const struct field *f, const struct apart *apart,
                   struct p9_msg *msg)
 {
+    size_t said;
     int r = 0;
     switch (f->kind) {
     case WNAMES:
@@ -472,7 +473,8 @@ HOT int get_field(struct cursor *c, const struct field *f, const struct apart *a
             get_qid(c, &msg->wqid[i]);
         return 0;
     case STATS:
-        if (cursor_get(c, 2) != cursor_left(c))
+        said = cursor_get(c, 2);
+        if (said != cursor_left(c) && (said || msg->type != P9_Rstat)) /* QEMU always says 0 */
             return -EPROTO;
         return get_stat(c, (struct p9_stat *)member_of(msg, f), msg->dialect);
     case BYTES:

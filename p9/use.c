@@ -515,6 +515,14 @@ static bool is_error(const struct p9_msg *r)
     return r->type == P9_Rlerror || r->type == P9_Rerror;
 }
 
+/* In 9P2000.L there is no Rerror; NFS-Ganesha sends Rlerror's body by that name, and Linux's client
+ * takes it. */
+static void name_error(struct p9_pending *p)
+{
+    if (p->conn->use_dialect == P9_L && p->buf[4] == P9_Rerror && p->nbuf == P9_HDRSZ + 4)
+        p->buf[4] = P9_Rlerror;
+}
+
 /* What the peer said, as a result. */
 int use_decode(struct p9_pending *p, struct p9_answer *ret)
 {
@@ -523,6 +531,7 @@ int use_decode(struct p9_pending *p, struct p9_answer *ret)
     ret->r.type = 0;
     if (p->result < 0)
         return p->result;
+    name_error(p);
     int r = p->into_n != SIZE_MAX && p->into && p->buf[4] == p->expect
                 ? p9_decode_split(p->buf, p->nbuf, p->into, p->into_n, &ret->r)
                 : p9_decode_as(p->conn->use_dialect, p->buf, p->nbuf, &ret->r);

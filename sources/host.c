@@ -215,7 +215,7 @@ static void reserve_fds(int any)
         close(fd);
 }
 
-static struct host *new_host(dev_t root_dev)
+static struct host *new_host(dev_t root_dev, enum host_use use)
 {
     struct host *h = calloc(1, sizeof(*h));
     if (!h)
@@ -237,7 +237,7 @@ static struct host *new_host(dev_t root_dev)
     h->idle.prev = h->idle.next = &h->idle;
     h->max_fds = fd_bound();
     h->acts = cred_able();
-    confine_need(CONFINE_FILES | CONFINE_ADMIN);
+    confine_need(CONFINE_ADMIN | (use == HOST_READS ? CONFINE_READS : CONFINE_FILES));
     h->root_dev = root_dev;
     h->mountinfo = h->root_fd = -1;
     return h;
@@ -256,10 +256,11 @@ static uint32_t flags_of(int fd)
 
 int pl_host_open(const char *dir, struct pl_tree **ret, struct pl_err *err)
 {
-    return host_open_kept(dir, NULL, ret, err);
+    return host_open_kept(dir, HOST_CHANGES, NULL, ret, err);
 }
 
-int host_open_kept(const char *dir, struct pl_keep *keep, struct pl_tree **ret, struct pl_err *err)
+int host_open_kept(const char *dir, enum host_use use, struct pl_keep *keep, struct pl_tree **ret,
+                   struct pl_err *err)
 {
     int fd = host_kept_root(keep);
     if (fd < 0)
@@ -269,7 +270,7 @@ int host_open_kept(const char *dir, struct pl_keep *keep, struct pl_tree **ret, 
     struct statx stx;
     int r = check_root(dir, fd, err);
     if (r == 0)
-        confine_path_of(fd, CONFINE_READ | CONFINE_CHANGE);
+        confine_path_of(fd, CONFINE_READ | (use == HOST_READS ? 0u : CONFINE_CHANGE));
     if (r == 0 && (r = host_statx(fd, &stx)) < 0)
         r = pl_fail(err, r, "%s: its attributes cannot be read: %s", dir, strerror(-r));
     if (r < 0) {
@@ -277,7 +278,7 @@ int host_open_kept(const char *dir, struct pl_keep *keep, struct pl_tree **ret, 
         return r;
     }
     reserve_fds(fd);
-    struct host *h = new_host(makedev(stx.stx_dev_major, stx.stx_dev_minor));
+    struct host *h = new_host(makedev(stx.stx_dev_major, stx.stx_dev_minor), use);
     struct pl_attr attr;
     r = h ? host_adopt(h, NULL, NULL, fd, true, true, &h->root, &attr) : -ENOMEM;
     if (r == 0) {

@@ -235,8 +235,11 @@ int host_find(struct pl_tree *, struct pl_call *, const uint8_t *key, size_t len
 
 /* ---- host_last.c: what outlives this process ---- */
 /* pl_host_open(), but the root is the directory that a predecessor served, wherever `dir` leads by
- * now (onto our own mount, perhaps). */
-int host_open_kept(const char *dir, struct pl_keep *keep, struct pl_tree **ret, struct pl_err *err);
+ * now (onto our own mount, perhaps). HOST_READS: nothing is changed through it (there is an ro
+ * layer above), and a process that gives up rights gives up those too (base/confine.h). */
+enum host_use { HOST_CHANGES, HOST_READS };
+int host_open_kept(const char *dir, enum host_use use, struct pl_keep *keep, struct pl_tree **ret,
+                   struct pl_err *err);
 void host_keep(struct pl_tree *tree, struct pl_keep *keep);
 /* A descriptor of the predecessor's root, or -1. */
 int host_kept_root(struct pl_keep *keep);

@@ -146,12 +146,26 @@ static int make_and_find(struct p9s_tree *t, struct pl_call *call, struct p9s_no
     return r;
 }
 
+/* NFS-Ganesha makes no regular files by Tmknod. */
+static int make_file(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir,
+                     const char *name, mode_t mode, struct pl_node **ret, struct pl_attr *attr)
+{
+    struct pl_file *file;
+    int flags = O_CREAT | O_EXCL | O_RDONLY;
+    int r = pl_create(tree, call, dir, name, flags, mode & 07777, ret, attr, &file);
+    if (r == 0)
+        pl_close(tree, call, file);
+    return r;
+}
+
 int p9s_make(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, const char *name,
              const struct pl_make *make, struct pl_node **ret, struct pl_attr *attr)
 {
     struct p9s_tree *t = p9s_of(tree);
     struct p9_msg m = {.name = p9_str(name), .gid = call->cred.gid};
     uint32_t mode;
+    if (S_ISREG(make->mode) && !t->ext && t->dialect == P9_L)
+        return make_file(tree, call, dir, name, make->mode, ret, attr);
     int r = p9s_my_fid(t, call, dir, &m.dfid);
     if (r == 0 && !S_ISLNK(make->mode))
         r = p9s_mode(t, call, dir, make->mode, &mode);

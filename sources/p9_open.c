@@ -56,6 +56,30 @@ static bool looks_generated(struct p9s_tree *t, struct pl_call *call, struct p9s
            p9s_getattr_fid(t, call, node, fid, &attr) == 0 && attr.size == 0;
 }
 
+/* Linux's client does not rely on O_TRUNC, so that some servers heed it in no Tlopen (NFS-Ganesha).
+ * `attr` was asked for since, or NULL. */
+static int see_emptied(struct p9s_tree *t, struct pl_call *call, struct p9s_node *node,
+                       uint32_t fid, int flags, struct pl_attr *attr)
+{
+    struct pl_setattr empty = {.valid = PL_SET_SIZE};
+    struct pl_attr now;
+    if (t->ext || t->dialect != P9_L || !(flags & O_TRUNC) || !S_ISREG(node->h.node.fmt))
+        return 0;
+    if (!attr && p9s_getattr_fid(t, call, node, fid, &now) < 0)
+        return 0; /* a server by path, whose name for it is gone: it was asked, and that is all */
+    if (!attr)
+        attr = &now;
+    return attr->size ? p9s_setattr(&t->tree, call, &node->h.node, NULL, &empty, attr) : 0;
+}
+
+/* What nobody will get, and the gate has not completed. */
+static void unopen(struct pl_tree *tree, struct pl_call *call, struct pl_node *node,
+                   struct pl_file *file)
+{
+    file->node = node;
+    p9s_close(tree, call, file);
+}
+
 /* In a tree that lives on, the first to open a file asks for its key, in the same breath. */
 static bool wants_key(struct p9s_tree *t, struct p9s_node *node)
 {
@@ -145,6 +169,11 @@ int p9s_open(struct pl_tree *tree, struct pl_call *call, struct pl_node *n, int 
         return p9s_stale(t, node, r);
     }
     *ret = opened(t, f, user, node, lopen.fid, flags, &qid);
+    r = see_emptied(t, call, node, lopen.fid, flags, NULL);
+    if (r < 0) {
+        unopen(tree, call, n, *ret);
+        return r;
+    }
     f->file.direct |= looks_generated(t, call, node, flags);
     /* positions in a directory are good for this open of it */
     f->file.direct |= t->dialect != P9_L && S_ISDIR(n->fmt);
@@ -337,7 +366,7 @@ static int old_create(struct pl_tree *tree, struct pl_call *call, struct pl_node
     if (r == 0)
         r = p9s_open(tree, call, node, flags, ret_file);
     if (r == 0 && (flags & O_TRUNC) && (r = p9s_getattr(tree, call, node, NULL, attr)) < 0)
-        p9s_close(tree, call, *ret_file);
+        unopen(tree, call, node, *ret_file);
     if (r < 0)
         pl_node_unref(node);
     else
@@ -349,8 +378,17 @@ int p9s_create(struct pl_tree *tree, struct pl_call *call, struct pl_node *dir, 
                int flags, mode_t mode, struct pl_node **ret, struct pl_attr *attr,
                struct pl_file **ret_file)
 {
-    if (p9s_of(tree)->dialect == P9_L)
-        return create_new(tree, call, dir, name, flags, mode, ret, attr, ret_file);
+    if (p9s_of(tree)->dialect == P9_L) {
+        int r = create_new(tree, call, dir, name, flags, mode, ret, attr, ret_file);
+        if (r < 0 || (flags & O_EXCL))
+            return r;
+        r = see_emptied(p9s_of(tree), call, (struct p9s_node *)*ret, P9_NOFID, flags, attr);
+        if (r < 0) {
+            unopen(tree, call, *ret, *ret_file);
+            pl_node_unref(*ret);
+        }
+        return r;
+    }
     int r = -EEXIST; /* another may come to be there between looking and making */
     for (int i = 0; i < 4 && (i == 0 || (r == -EEXIST && !(flags & O_EXCL))); i++)
         r = old_create(tree, call, dir, name, flags, mode, ret, attr, ret_file);

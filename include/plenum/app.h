@@ -6,7 +6,7 @@
  *
  * makes a program with this command line:
  *     PROG [-f] [-o OPT,...] DIR   mounts the tree (returns when the mount works; -f: stays)
- *     PROG --serve ADDR...         exports it over 9P
+ *     PROG --serve ADDR...         exports it over 9P; --access FILE says who may attach what
  *     PROG --stdio                 speaks 9P on its standard input and output
  *     PROG --help
  *

@@ -290,3 +290,30 @@ def test_serve_noconfine(plenum):
         assert t == ours()
     server.terminate()
     plenum.ended(server)
+
+
+@pytest.mark.parametrize("user", [pytest.param(False, marks=root), True], ids=["root", "user"])
+def test_serve_ro(plenum, user):
+    """What is served read-only can be read as ever; the server has no rights left to change it
+    (test/unit/confine.c tries), but those that it needs for itself: the state of operations, its socket."""
+    if user and os.geteuid() != 0:
+        pytest.skip("as root, which can be nobody")
+    server, src, addr = serving(plenum, user, f"ro(null({plenum.tmp}/src))")
+    if not user:
+        reads = sum(CAPS[c] for c in ("DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "SETGID", "SETUID"))
+        admin = CAPS["SYS_ADMIN"] if in_initial_namespace() else 0
+        check_confined(server.pid, kept(reads | admin, lock=False))
+    (src / "d").mkdir()
+    for i in range(200):
+        (src / "d" / str(i)).write_text(f"text {i}\n")
+    (src / "d/0").chmod(0o600)  # for root as the client, by its rights
+    assert len(plenum.run("ls", "-l", f"9p:{addr}", "d").out.splitlines()) == 200
+    assert plenum.run("cat", f"9p:{addr}", "d/7").out == "text 7\n"
+    assert plenum.run("cat", f"9p:{addr}", "d/0", rc=1 if user else 0).out == ("" if user else "text 0\n")
+    for args in (["mkdir", f"9p:{addr}", "e"], ["rm", f"9p:{addr}", "d/7"],
+                 ["put", f"9p:{addr}", src / "d/7", "new"]):
+        assert "Read-only file system" in plenum.error(*args)
+    assert plenum.run("ls", f"9p:{addr}", "d", "d").returncode == 0
+    server.terminate()
+    plenum.ended(server)
+    assert not (plenum.tmp / "run/s").exists()

@@ -151,6 +151,22 @@ def test_cut_amid_a_transfer(plenum):
     plenum.run("umount", far.at)
 
 
+def test_commands_that_run_once(plenum):
+    """put, get and cat of much, with the connection cut amid it."""
+    d = plenum.dir("far")
+    server = plenum.serve(d, "tcp!127.0.0.1!0")
+    relay = Relay(port_of(server.addr))
+    spec, blob = f"9p:{relay.addr}", os.urandom(16 << 20)
+    (plenum.dir("near") / "blob").write_bytes(blob)
+    for args in ["put", spec, plenum.tmp / "near/blob", "copy"], ["get", spec, "copy", plenum.tmp / "got"], \
+            ["cat", spec, "copy"]:
+        cuts = relay.cuts
+        relay.cut_every(2 << 20, 3)
+        p = plenum.run(*args)
+        assert relay.cuts - cuts >= 3 and p.err.count("encrypted") == p.err.count("\n")
+    assert p.stdout == blob == (d / "copy").read_bytes() == (plenum.tmp / "got").read_bytes()
+
+
 def test_many_small_ones(plenum):
     """Each mutation is applied once: a second time would fail, or leave another size."""
     far = Far(plenum)

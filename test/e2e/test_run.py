@@ -459,13 +459,13 @@ def test_programs_of_a_user(plenum, case):
     low = state(views, views.dir / "low")
     text = programs.script(case)
     want, got = (views.plain(*view, "bash", "-c", text, rc=None, env=views.env | {"V": str(where), "HOME": str(where)})
-                 for view, where in (([], views.dir / "plain"),
+                 for view, where in (([], views.dir / "mix"),
                                      ([PLENUM, "run", "--view", "top", "low", "--"], views.dir / "top")))
     assert (got.stdout + got.stderr).replace(f"{views.dir}/top", "V") == \
-        (want.stdout + want.stderr).replace(f"{views.dir}/plain", "V")
+        (want.stdout + want.stderr).replace(f"{views.dir}/mix", "V")
     assert got.returncode == want.returncode
     inside = views.plain(PLENUM, "run", "--view", "top", "low", "--", "bash", "-c", programs.STATE_IN,
                          env=views.env | {"V": str(views.dir / "top")})
-    assert inside.stdout == state(views, views.dir / "plain")
+    assert inside.stdout == state(views, views.dir / "mix")
     assert state(views, views.dir / "low") == low
     views.gone()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """plenum ssh, and ssh: trees, through a real sshd of our own on the loopback interface."""
+import errno
 import os
 import pathlib
 import pwd
@@ -110,6 +111,29 @@ def test_both_ways(plenum, host, first):
     says = plenum.ended(p, 0)
     assert "lost" not in says
     assert not mounts_under(plenum.tmp)
+
+
+def test_access(plenum, host):
+    """What the other host may do with our directories: an access file, in which it is "ssh"."""
+    dirs = [tree(plenum, f"t{i}", str(i)) for i in range(2)]
+    at = [plenum.dir(f"at{i}") for i in range(2)]
+    access = plenum.tmp / "access"
+    access.write_text("ssh /R0 ro caller+root\nssh /R1 rw caller+root\n")
+    args = ["--access", "access", "-R", f"{at[0]}:{dirs[0]}", "-R", f"{at[1]}:{dirs[1]}", host.name]
+    p = host.start(*args)
+    up(plenum, p, *at)
+    assert (at[0] / "who").read_text() == "0" and (at[1] / "who").read_text() == "1"
+    with pytest.raises(OSError) as e:
+        (at[0] / "new").touch()
+    assert e.value.errno == errno.EROFS
+    (at[1] / "new").touch()
+    for d in at:
+        plenum.run("umount", d)
+    plenum.ended(p, 0)
+    access.write_text("* / rx caller\n")  # told before there is an ssh
+    runs = host.runs()
+    assert "line 1: rx: neither ro nor rw" in plenum.error("ssh", *args, env=host.env)
+    assert host.runs() == runs
 
 
 def test_several(plenum, host):

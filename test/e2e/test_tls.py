@@ -484,6 +484,36 @@ def test_access_by_certificate_and_key(world, plenum):
     assert files(world.ls().out) == ["d", "hello", "pub"]
 
 
+@root
+def test_who_is_confined_reads_its_files_again(world, plenum):
+    """Keys for each handshake, the access file and its maps when it is told to: also where the server
+    can open nothing else any more."""
+    maps = plenum.dir("maps")
+    ids, names = maps / "ids", maps / "passwd"
+    names.write_text("root:x:0:0::/:/bin/sh\n")
+    ids.write_text(f"passwd {names}\n")
+    access = plenum.dir("rules") / "access"
+    access.write_text(f"cert:alice / rw map:{ids}\n")
+    s = plenum.serve("--access", access, "mem:", "tls!127.0.0.1!0", env=world.server)
+    spec = "9p:" + s.addr
+    plenum.error("ls", spec, env=world.alice)
+    world.friends()
+    plenum.run("mkdir", spec, "d", env=world.alice)
+    for f in access, ids:  # replaced, as an editor does
+        (maps / "new").write_text(f.read_text() + "\n")
+        os.rename(maps / "new", f)
+        s.send_signal(signal.SIGHUP)
+        wait_for(lambda: plenum.err(s).count("read again") == (1 if f == access else 2), plenum.err(s))
+    assert plenum.run("ls", spec, env=world.alice).out == "d\n"
+    # It dials tls! itself, again and again.
+    t = plenum.serve(spec, f"unix!{plenum.tmp}/t", env=world.alice)
+    assert plenum.run("ls", "9p:" + t.addr).out == "d\n"
+    s.kill()
+    s.wait()
+    plenum.serve("--access", access, "mem:", s.addr, env=world.server)
+    assert plenum.run("ls", "9p:" + t.addr).out == ""
+
+
 def test_access_on_a_unix_socket(world, plenum):
     access = plenum.tmp / "access"
     access.write_text(f"uid:{own_id()} / ro caller\n")

@@ -69,6 +69,9 @@ static void message(enum p9_dialect dialect, uint8_t *buf, size_t n)
         int len = p9_encode(&m, again, n + 4);
         bool old = m.type == P9_Tfsync && n == P9_HDRSZ + 4;
         check(len == (int)n + (old ? 4 : 0) && p9_encode_size(&m) == (size_t)len);
+        bool zero = m.type == P9_Rstat && !orig[P9_HDRSZ] && !orig[P9_HDRSZ + 1];
+        if (zero)
+            memcpy(orig + P9_HDRSZ, again + P9_HDRSZ, 2);
         check(old || !memcmp(orig, again, n));
     }
     free(orig);

@@ -621,6 +621,19 @@ def users(d):
     as_user(4321, run)
     as_user(4322, lambda: fails(errno.EACCES, (d / "mine").read_text))
     as_user(4322, lambda: fails(errno.EACCES, os.listdir, d / "mydir"))
+    # Who may write may truncate: this client then sets the time too, and the mode without set-id bits,
+    # which only the owner may.
+    for mode in 0o666, 0o6777:
+        (d / "all").write_text("somebody's")
+        (d / "all").chmod(mode)
+
+        def truncate():
+            with open(d / "all", "r+") as f:
+                f.truncate(4)
+            assert (d / "all").read_text() == "some"
+            (d / "all").write_text("")
+        as_user(4322, truncate)
+        assert (d / "all").stat().st_size == 0 and (d / "all").stat().st_mode & 0o7777 == mode & 0o777
     assert (d / "mydir/x").read_text() == "x"
     # the group of a set-group-ID directory
     (d / "sg").mkdir()
@@ -652,34 +665,69 @@ def read_only(d):
     fails(errno.EROFS, os.setxattr, d / "a", "user.x", b"x")
 
 
-# What v9fs cannot do, whoever serves it: groups of cases of test/conform, or cases, that may fail.
-# Of a name that is gone it knows no more than that; a host tree names files by open paths, which it
-# cannot open again; locks of one process are its own; users walk from the root of the mount.
-V9FS_LACKS = """
-attrs.new_file attrs.several_at_once attrs.of_an_unlinked_node attrs.version clients.many
-dirs.made_again_is_another files.tmpfile files.tmpfile_for_good keys.of_what_is_gone
-links.of_a_symlink locks.what_is_in_the_way locks.close_leaves_nothing locks.whole_file
-locks.two_kinds_do_not_meet rename.noreplace rename.exchange rename.exchange_errors
-rename.exchange_while_open rename.whiteout sparse.* special.devices special.devices_are_not_for_all
-statfs.of_an_unlinked_node times.* xattrs.empty_value xattrs.permission xattrs.acl_is_obeyed
-xattrs.default_acl perms.*
-""".split()
-# In 9P2000.u no locks beyond the client, no extended attributes, no statfs, renames only within a
-# directory; and its client reads directories without "." and "..", from where it left off.
-V9FS_U_LACKS = """
-attrs.numbers cancel.* clients.* deep.three_hundred_levels dirs.read_an_empty_one dirs.types
-dirs.ten_thousand_entries dirs.seek_and_rewind dirs.two_readers dirs.from_the_end_to_the_start
-dirs.positions_that_nobody_gave dirs.opened_as_something_else keys.of_what_was_moved locks.*
-names.of_255_bytes rename.* statfs.* threads.one_renames_it_away threads.anything_at_once xattrs.*
-""".split()
+# What v9fs cannot do, whoever serves it: cases of test/conform (or groups) that may fail, with the
+# reason. Nearly all were seen to fail in the same way on diod's server (1.0.24), with which the other
+# half of them end before they get there; the rest is in the client's source (fs/9p of Linux 6.1).
+V9FS_LACKS = {
+    "it sets times in whole seconds, and none before 1970 (vfs_inode_dotl.c)":
+        "attrs.several_at_once times.to_the_nanosecond times.one_alone times.long_ago_and_far_ahead "
+        "times.of_an_open_file",
+    "new times are the server's clock, here the guest's is another": "attrs.new_file times.now",
+    "no birth times, no O_TMPFILE, no RENAME_ flags (EINVAL in v9fs_vfs_rename), no fallocate, no SEEK_HOLE":
+        "times.birth files.tmpfile files.tmpfile_for_good rename.noreplace rename.exchange rename.exchange_errors "
+        "rename.exchange_while_open rename.whiteout sparse.holes_are_known sparse.holes_past_four_gigabytes "
+        "sparse.allocate sparse.allocate_and_keep_the_size sparse.punch sparse.punched_is_a_hole sparse.zero_range "
+        "sparse.collapse_and_insert sparse.fallocate_errors sparse.fallocate_after_unlink times.by_fallocate",
+    "what has lost its name, or is open with O_PATH, is found by name or not at all":
+        "attrs.of_an_unlinked_node clients.many keys.of_what_is_gone links.of_a_symlink special.devices "
+        "statfs.of_an_unlinked_node times.of_a_file_linked xattrs.default_acl",
+    "a qid's version is not part of what it compares inodes by": "dirs.made_again_is_another",
+    "flock and fcntl are one kind of lock, and so an exclusive one wants a file open for writing, as on NFS":
+        "locks.what_is_in_the_way locks.close_leaves_nothing locks.whole_file locks.two_kinds_do_not_meet",
+    "9P names the caller by uid alone: whose groups count is the server's":
+        "perms.groups perms.search_by_group perms.setgid_directory_of_members perms.setgid_by_a_member "
+        "perms.chgrp_by_the_owner perms.many_groups xattrs.acl_is_obeyed",
+    "an empty value is sent as the removal": "xattrs.empty_value",
+}
+# Its caches (loose, fscache) keep ctime, in 9P2000.u the link count too, and clear set-id bits before a
+# write in the name of who writes.
+V9FS_CACHE_LACKS = """
+times.of_a_file times.of_replaced_files times.by_xattrs times.by_copy perms.write_clears_setuid
+"""
+V9FS_U_CACHE_LACKS = "links.one_object links.a_thousand"
+# 9P2000.u, and its client: docs/peers.md, "The older dialects".
+V9FS_U_LACKS = {
+    "renames within a directory only":
+        "attrs.numbers deep.three_hundred_levels keys.of_what_was_moved names.of_255_bytes "
+        "perms.changes_to_a_directory rename.* threads.one_renames_it_away threads.anything_at_once "
+        "times.of_directories",
+    "locks are the client's own": "cancel.* clients.locks clients.one_goes_away locks.*",
+    "no extended attributes, no statfs, no version": "xattrs.* times.by_xattrs statfs.* attrs.version",
+    "directories without . and .., read on from where reading ended; DT_REG for what is special":
+        "dirs.read_an_empty_one dirs.types dirs.ten_thousand_entries dirs.seek_and_rewind dirs.two_readers "
+        "dirs.from_the_end_to_the_start dirs.positions_that_nobody_gave",
+    "fsync is a Twstat, which wants no directory": "dirs.opened_as_something_else",
+    "ctime is mtime, and all times are whole seconds that the client sends":
+        "times.of_a_file times.of_directories_left_alone times.of_replaced_files perms.times",
+    "Tcreate has no group": "perms.new_files_belong_to_the_caller",
+}
+
+
+def excused(options):
+    lists = [*V9FS_LACKS.values()]
+    if "9p2000.u" in options:
+        lists += V9FS_U_LACKS.values()
+    if "cache=loose" in options or "cache=fscache" in options:
+        lists += [V9FS_CACHE_LACKS] + ([V9FS_U_CACHE_LACKS] if "9p2000.u" in options else [])
+    return " ".join(lists).split()
 
 
 @case
 def conform(d):
     """The conformance suite by system calls: of what fails nothing but what v9fs cannot do."""
-    p = subprocess.run([f"{BUILD}/test/conform", "-t", "60", f"host:{d}"], capture_output=True, text=True,
+    p = subprocess.run([f"{BUILD}/test/conform", "-t", "300", f"host:{d}"], capture_output=True, text=True,
                        errors="replace")
-    lacks = V9FS_LACKS + (V9FS_U_LACKS if "9p2000.u" in OPTIONS else [])
+    lacks = excused(OPTIONS)
     failed = [x for x in p.stdout.splitlines() if x.startswith("FAIL")]
     new = [x for x in failed if not any(fnmatch.fnmatch(x.split()[1], y) for y in lacks)]
     passed = int(p.stdout.splitlines()[-1].split()[0])
@@ -752,9 +800,10 @@ def mounters(d):
         work_at(at)
         sh(f"9umount {at} 2>/dev/null || umount {at}")
         assert not os.path.ismount(at)
-    if shutil.which("mount.diod"):
-        for aname in "/", "/sub":
-            sh(f"mount.diod -n {HOST}:{aname} {at} -o port={PORT},uname=root")
+    if shutil.which("mount.diod"):  # and diodmount, the same program; the first of several hosts that is there
+        for program, where, aname in (("mount.diod", HOST, "/"), ("mount.diod", HOST, "/sub"), ("diodmount", HOST, "/"),
+                                      ("diodmount", "192.168.99.2,192.168.99.1", "/")):
+            sh(f"{program} -n {where}:{aname} {at} -o port={PORT},uname=root")
             work_at(at)
             umount(at)
 

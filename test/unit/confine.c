@@ -5,6 +5,7 @@
 #include "base/filter.h"
 #include "base/memory.h"
 #include "sanitizer.h"
+#include "sources/host.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -93,6 +94,9 @@ static void needs(void **state)
     assert_int_equal(confine_keep(CONFINE_NOTHING | CONFINE_FILES, 12345), 12345);
     uint64_t files = confine_keep(CONFINE_FILES, UINT64_MAX);
     assert_true(files & BIT(CAP_CHOWN) && files & BIT(CAP_DAC_READ_SEARCH));
+    uint64_t reads = confine_keep(CONFINE_READS, UINT64_MAX);
+    assert_true(reads & BIT(CAP_DAC_READ_SEARCH) && !(reads & ~files));
+    assert_false(reads & (BIT(CAP_CHOWN) | BIT(CAP_MKNOD) | BIT(CAP_LINUX_IMMUTABLE)));
     assert_false(files & (BIT(CAP_SYS_ADMIN) | BIT(CAP_SYS_PTRACE) | BIT(CAP_SYS_MODULE) |
                           BIT(CAP_NET_ADMIN) | BIT(CAP_SETPCAP) | BIT(CAP_SYS_BOOT) |
                           BIT(CAP_SYS_TIME) | BIT(CAP_SYS_RAWIO) | BIT(CAP_KILL)));
@@ -160,7 +164,7 @@ static int filter(void)
     pthread_t before, after;
     void *result;
     WANT(pthread_create(&before, NULL, denied_thread, &go) == 0);
-    WANT(filter_load() == 0);
+    WANT(filter_load(false) == 0);
     WANT(denied() == 0);
     atomic_store(&go, true);
     WANT(pthread_create(&after, NULL, denied_thread, &go) == 0); /* without clone3 */
@@ -339,7 +343,7 @@ static void *opens(void *arg)
 static int exporter(void)
 {
     char served[200], sibling[200];
-    bool paths;
+    enum confine_paths paths;
     pthread_t t;
     snprintf(served, sizeof(served), "%s/served", tree);
     snprintf(sibling, sizeof(sibling), "%s/sibling", tree);
@@ -353,9 +357,9 @@ static int exporter(void)
     WANT(confine_exporter(&paths) == 0);
     atomic_store(&stop, true);
     WANT(pthread_join(t, NULL) == 0);
-    if (!paths) /* an old kernel */
+    if (paths == CONFINED_NOT) /* an old kernel */
         return 0;
-    WANT(atomic_load(&bad) == 0);
+    WANT(paths == CONFINED_ALL && atomic_load(&bad) == 0);
     WANT(open_in("served/f", O_RDWR | O_TRUNC) == 0);
     WANT(open_in("served/g", O_WRONLY | O_CREAT) == 0);
     WANT(renameat(dir, "g", dir, "h") == 0 && unlinkat(dir, "h", 0) == 0);
@@ -384,9 +388,9 @@ static void paths(void **state)
 /* With a need that paths would stand in the way of, nothing is said of them. */
 static int commands(void)
 {
-    bool paths;
+    enum confine_paths paths;
     confine_need(CONFINE_COMMANDS);
-    WANT(confine_exporter(&paths) == 0 && !paths);
+    WANT(confine_exporter(&paths) == 0 && paths == CONFINED_NOT);
     WANT(system("cat /etc/hostname >/dev/null") == 0);
     return 0;
 }
@@ -396,6 +400,68 @@ static void paths_not(void **state)
     if (THREAD_SANITIZER)
         skip();
     assert_int_equal(in_child(commands), 0);
+}
+
+/* A host directory that is only read, without the ro layer that refuses at once what would change
+ * it: the kernel does. */
+static int reader(void)
+{
+    enum confine_paths paths;
+    char path[200];
+    struct pl_tree *h;
+    struct pl_err err;
+    struct pl_call call;
+    struct pl_node *root, *f, *made;
+    struct pl_file *file;
+    struct pl_attr attr;
+    snprintf(path, sizeof(path), "%s/read", tree);
+    WANT(mkdir(path, 0755) == 0 && open_in("read/f", O_RDWR | O_CREAT) == 0);
+    WANT(open_in("state", O_RDWR | O_CREAT) == 0 && confine_parent(path, CONFINE_READ) == 0);
+    snprintf(path, sizeof(path), "%s/state", tree);
+    WANT(confine_path(path, CONFINE_CHANGE) == 0);
+    snprintf(path, sizeof(path), "%s/read", tree);
+    WANT(host_open_kept(path, HOST_READS, NULL, &h, &err) == 0);
+    pl_call_init_self(&call);
+    WANT(confine_exporter(&paths) == 0);
+    WANT(confined(confine_keep(CONFINE_READS | CONFINE_ADMIN, had)));
+    if (had & BIT(CAP_DAC_READ_SEARCH)) /* all can be read: by handles, which have no paths */
+        WANT(paths != CONFINED_ALL && open_in("state", O_RDONLY) == 0);
+    WANT(pl_attach(h, &call, "", &root, &attr) == 0);
+    WANT(pl_lookup(h, &call, root, "f", &f, &attr) == 0);
+    WANT(pl_open(h, &call, f, O_RDONLY, &file) == 0 && pl_close(h, &call, file) == 0);
+    struct pl_setattr mode = {.valid = PL_SET_MODE, .mode = 0666},
+                      owner = {.valid = PL_SET_UID, .uid = 12},
+                      time = {.valid = PL_SET_MTIME, .mtime = {.tv_sec = 1}};
+    WANT(pl_setattr(h, &call, f, NULL, &mode, &attr) == -EPERM);
+    WANT(pl_setattr(h, &call, f, NULL, &owner, &attr) == -EPERM);
+    WANT(pl_setattr(h, &call, f, NULL, &time, &attr) == -EPERM);
+    WANT(pl_setxattr(h, &call, f, "user.x", "x", 1, 0) < 0);
+    if (paths == CONFINED_NOT) /* an old kernel */
+        return 0;
+    struct pl_setattr size = {.valid = PL_SET_SIZE, .size = 1};
+    struct pl_make dir = {.mode = S_IFDIR | 0755};
+    WANT(pl_open(h, &call, f, O_RDWR, &file) == -EACCES);
+    WANT(pl_open(h, &call, f, O_RDONLY | O_TRUNC, &file) == -EACCES);
+    WANT(pl_setattr(h, &call, f, NULL, &size, &attr) == -EACCES);
+    WANT(pl_make(h, &call, root, "d", &dir, &made, &attr) == -EACCES);
+    WANT(pl_create(h, &call, root, "g", O_RDWR, 0600, &made, &attr, &file) == -EACCES);
+    WANT(pl_remove(h, &call, root, "f", 0) == -EACCES);
+    WANT(pl_rename(h, &call, root, "f", root, "g", 0) == -EACCES);
+    WANT(pl_link(h, &call, f, root, "g", &attr) == -EACCES);
+    WANT(open_in("state", O_WRONLY) == 0 && open_in("f", O_WRONLY | O_CREAT) == -EACCES);
+    return 0;
+}
+
+static void reads(void **state)
+{
+    char cmd[100];
+    if (THREAD_SANITIZER)
+        skip();
+    assert_non_null(mkdtemp(strcpy(tree, "/tmp/confine.XXXXXX")));
+    int r = in_child(reader);
+    snprintf(cmd, sizeof(cmd), "rm -r %s", tree);
+    assert_int_equal(system(cmd), 0);
+    assert_int_equal(r, 0);
 }
 
 /* ---- memory ---- */
@@ -446,6 +512,7 @@ int main(void)
         cmocka_unit_test(nothing_given_up),
         cmocka_unit_test(paths),
         cmocka_unit_test(paths_not),
+        cmocka_unit_test(reads),
         cmocka_unit_test(locking),
     };
     had = caps_now().permitted;

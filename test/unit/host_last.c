@@ -19,7 +19,7 @@ static void tree_open(void)
     struct pl_err err;
     pl_call_init_self(c);
     c->own = true;
-    MUST(host_open_kept(real, keep, &t, &err) == 0);
+    MUST(host_open_kept(real, HOST_CHANGES, keep, &t, &err) == 0);
     pl_keep(t, keep);
     MUST(t->flags & PL_TREE_LASTING);
     MUST(pl_attach(t, c, "", &root, &at) == 0);

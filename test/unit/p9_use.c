@@ -198,6 +198,13 @@ static void test_rpc(void **state)
         assert_int_equal(joined(f), e[i].result);
         p9_answer_free(&f->a);
     }
+    /* As NFS-Ganesha says it: 11 bytes by the type of Rerror. */
+    const uint8_t enoent[] = {11, 0, 0, 0, P9_Rerror, 0, 0, ENOENT, 0, 0, 0};
+    begin_rpc(f, getattr(7));
+    peer_expect(&f->p, P9_Tgetattr, 0);
+    peer_raw(&f->p, enoent, sizeof(enoent));
+    assert_int_equal(joined(f), -ENOENT);
+    p9_answer_free(&f->a);
     stop(f);
 }
 
