@@ -19,6 +19,8 @@
  *    (space_node). Numbers: the first layer's stay; those of the others are mixed with their slot.
  *    An object that was copied up has the number of its origin, noted in its xattr
  *    user.plenum.origin, or while it is known.
+ *  - What a lookup found may be copied up, and its node be gone again, before it has a node of its
+ *    own: then that would be one of the past. `changes` tells, and it looks again (space_child).
  *  - What is done behind a caller's back (looking behind the first layer, copying up, whiteouts) is
  *    done as the owner of the space, this process: his call is lent our credentials for that time
  *    (space_self), so that it can still be cancelled. What the caller may do was judged before, by
@@ -117,6 +119,7 @@ struct snode {
     bool held;          /* guarded by `holds` */
     bool rises;         /* its locks are ours: it was found where it may be copied up from */
     atomic_bool gone;   /* its name at its place was removed. Written with `names` held */
+    atomic_bool raised; /* it was copied up while it was known */
     atomic_uint hidden; /* names of a lower file that whiteouts have taken away */
     uint8_t nkeys;      /* of key[]: the second is of the copy. From here on guarded by `names` */
     uint64_t ino;       /* never changes */
@@ -145,6 +148,7 @@ struct space {
     bool moving;   /* the hold `moves` */
     bool counting; /* the hold `links` */
     atomic_uint_fast64_t next_temp;
+    atomic_uint_fast64_t changes; /* counts copies that got their name, and names that moved */
 };
 
 /* An open file. `lower` is of the first entry of the stack as it was then; NULL: of a directory
@@ -156,8 +160,11 @@ struct sfile {
     struct pl_tree *tree;
     struct pl_file *lower;
     struct pl_lock_owners owners;
-    pthread_mutex_t mutex; /* guards list */
+    bool below;            /* its object could be copied up since */
+    pthread_mutex_t mutex; /* guards the two below, and that `copy` is set once */
     struct space_list *list;
+    struct pl_tree *copy_tree;
+    struct pl_file *_Atomic copy; /* what is read after it was copied up; NULL until then */
 };
 
 #define SPACE_T struct pl_tree *tree, struct pl_call *call
