@@ -25,8 +25,8 @@ static int read_name(struct tcall *c, struct xattr_call *x)
     return r == -ENAMETOOLONG || r == 0 || r > XATTR_NAME_MAX ? -ERANGE : r < 0 ? r : 0;
 }
 
-/* What it is about: 0, TRAP_NATIVE, or an error. `writes`: never on the host path of what is in a
- * tree. */
+/* What it is about: 0, TRAP_NATIVE, or an error. What is in a tree is the tree's to answer: it may
+ * keep notes of its own there. */
 static int about(struct tcall *c, enum how how, bool writes, struct xattr_call *x)
 {
     int r = how == BY_FD ? target_of_fd(c, (int)ADDR(0), writes, &x->t)
@@ -37,7 +37,7 @@ static int about(struct tcall *c, enum how how, bool writes, struct xattr_call *
         return r;
     if (x->t.top && !x->t.node)
         return -ENOENT;
-    x->host = (!x->t.top || !writes) && target_host(c, &x->t, x->path) == 0;
+    x->host = !x->t.top && target_host(c, &x->t, x->path) == 0;
     return 0;
 }
 

@@ -310,6 +310,41 @@ static bool prepend(char *buf, char **at, const char *part)
     return true;
 }
 
+/* Where layer k has a directory that was moved in one before it; "": under its name. */
+static int moved_from(struct space *s, struct pl_call *call, const struct space_stack *st, int k,
+                      char ret[PL_PATH_MAX + 1])
+{
+    int r = 0;
+    struct space_marks *m = st->n > 1 ? malloc(sizeof(*m)) : NULL;
+    struct space_as as = space_self(s, call);
+    *ret = 0;
+    for (int i = 0; m && r == 0 && i < st->n && st->e[i].k < k; i++) {
+        r = space_marks(call, space_tree(st->point, st->e[i].k), st->e[i].node, m);
+        if (r == 0 && m->redirect[0])
+            strcpy(ret, m->redirect);
+    }
+    space_back(call, &as);
+    free(m);
+    return st->n > 1 && !m ? -ENOMEM : r;
+}
+
+/* The directory of the stack's point above n, a reference for which n's is given. */
+static struct snode *point_root(struct space *s, struct snode *n)
+{
+    struct space_stack *st = space_stack(s, n);
+    struct snode *up;
+    char name[PL_NAME_MAX + 1];
+    while (!(st->spot && st->spot->here) && space_place(s, n, &up, name)) {
+        struct space_stack *above = space_stack(s, up);
+        pl_node_unref(&n->node);
+        space_stack_unref(st);
+        n = up;
+        st = above;
+    }
+    space_stack_unref(st);
+    return n;
+}
+
 /* The path in layer k's tree: names up to where the layer begins, then that. A directory that was
  * moved is elsewhere behind. */
 static int where(struct space *s, struct pl_call *call, struct snode *n, char *buf, char **at,
@@ -321,7 +356,7 @@ static int where(struct space *s, struct pl_call *call, struct snode *n, char *b
     while (r == 0) {
         struct space_layer *l = &st->point->layer[k];
         struct snode *up;
-        char name[PL_NAME_MAX + 1];
+        char name[PL_NAME_MAX + 1], from[PL_PATH_MAX + 1];
         *ret_tree = l->bind->tree;
         if (st->spot && st->spot->here && l->own) {
             r = strcmp(l->bind->sub, "/") && !prepend(buf, at, l->bind->sub + 1) ? -ERANGE : 1;
@@ -331,10 +366,19 @@ static int where(struct space *s, struct pl_call *call, struct snode *n, char *b
             r = -ENOENT;
             break;
         }
+        r = S_ISDIR(n->node.fmt) ? moved_from(s, call, st, k, from) : 0;
+        if (r == 0 && S_ISDIR(n->node.fmt) && *from) {
+            r = prepend(buf, at, from + (*from == '/')) ? 0 : -ERANGE;
+            pl_node_unref(&n->node);
+            n = *from == '/' ? point_root(s, up) : up;
+            space_stack_unref(st);
+            st = space_stack(s, n);
+            continue;
+        }
         struct space_stack *above = space_stack(s, up);
         if (above->point != st->point)
             k = st->spot && st->spot->here ? k - st->point->above : k + 1; /* of "..." */
-        if (strcmp(name, "...") || above->point == st->point)
+        if (r == 0 && (strcmp(name, "...") || above->point == st->point))
             r = prepend(buf, at, name) ? 0 : -ERANGE;
         space_stack_unref(st);
         pl_node_unref(&n->node);

@@ -45,6 +45,8 @@ def door_there(door):
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("case", CASES)
 def test_program(trees, door, case):
+    if case == "numbers" and door != "mount":
+        pytest.skip("descriptors are those of the files, whose number changes when they are copied up")
     there, why = door_there(door)
     assert there, why
     low_before = run([], f"{trees}/low", STATE_IN)
