@@ -29,5 +29,7 @@ int run_trap(const struct run *run);
 /* What run_mount ends with: this process becomes the program. Returns 127 (there is none) or 126.
  */
 int run_exec(const struct run *run);
+/* That the program could not be run, for `error`: the same. */
+int run_failed(const struct run *run, int error);
 
 #endif
