@@ -165,8 +165,9 @@ static void make_view(struct options *o)
     o->run.cwd = o->cwd;
 }
 
-/* How many views this process is in, one in the other. */
-static unsigned depth_now(void)
+/* How many views this process is in, one in the other; *ret_trap: the innermost by the door trap.
+ */
+static unsigned depth_now(bool *ret_trap)
 {
     const struct viewlink q = {.op = VIEWLINK_ABOUT, .err = -1};
     struct viewlink a;
@@ -174,6 +175,7 @@ static unsigned depth_now(void)
     if (sock < 0)
         return 0;
     unsigned depth = viewlink_ask(sock, &q, &a, NULL) < 0 ? 0 : a.index;
+    *ret_trap = a.n && !strcmp(a.words[0], "trap");
     viewlink_done(&a);
     close(sock);
     return depth;
@@ -201,6 +203,10 @@ static int check(const struct run *run)
         root |= !strcmp(run->binds[i].dir, "/");
     if (root)
         return cmd_fail(run->cmd, "/: the root directory cannot be a top");
+    if (run->trapped)
+        return cmd_fail(run->cmd,
+                        "there can be no view in a view of the door trap (change that one: "
+                        "plenum vpath)");
     if (run->depth > RUN_DEPTH)
         return cmd_fail(run->cmd, "more than %d views in one another", RUN_DEPTH);
     return EXIT_OK;
@@ -258,7 +264,7 @@ static int run(const struct cmd *self, int argc, char **argv)
         return cmd_fail(self, "the current directory: %s", strerror(errno));
     parse(&o, argc, argv);
     make_view(&o);
-    o.run.depth = depth_now() + 1;
+    o.run.depth = depth_now(&o.run.trapped) + 1;
     int status = check(&o.run);
     status = status ? status : choose(&o);
     done(&o);

@@ -16,6 +16,7 @@ struct run {
     char **argv;     /* the program and its arguments, NULL-terminated */
     const char *cwd; /* absolute */
     unsigned depth;  /* of the new view: 1 in no other */
+    bool trapped;    /* this process is in a view of the door trap */
     bool verbose;
 };
 

@@ -348,8 +348,12 @@ def only_mount(views):
 
 def test_depth(views):
     if views.door == "trap":
-        assert "a process has one supervisor" in views.run("", '"$P" run --door=trap -- true', rc=1).stderr
+        for door in ("trap", "mount", "auto"):
+            error = views.run("", f'"$P" run --door={door} -- true', rc=1).stderr
+            assert error.startswith("plenum: run: there can be no view in a view of the door trap"), error
         return
+    error = views.run("", '"$P" run --door=trap -- true', rc=1).stderr
+    assert "a process has one supervisor" in error
     run = '"$P" run --door=$D -- '
     views.out("", run * 7 + "true")
     p = views.run("", run * 8 + "true", rc=1)
