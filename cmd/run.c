@@ -165,8 +165,9 @@ static void make_view(struct options *o)
     o->run.cwd = o->cwd;
 }
 
-/* How many views this process is in, one in the other. */
-static unsigned depth_now(void)
+/* How many views this process is in, one in the other; *ret_trap: the innermost by the door trap.
+ */
+static unsigned depth_now(bool *ret_trap)
 {
     const struct viewlink q = {.op = VIEWLINK_ABOUT, .err = -1};
     struct viewlink a;
@@ -174,18 +175,50 @@ static unsigned depth_now(void)
     if (sock < 0)
         return 0;
     unsigned depth = viewlink_ask(sock, &q, &a, NULL) < 0 ? 0 : a.index;
+    *ret_trap = a.n && !strcmp(a.words[0], "trap");
     viewlink_done(&a);
     close(sock);
     return depth;
+}
+
+int run_failed(const struct run *run, int error)
+{
+    cmd_fail(run->cmd, "%s: %s", run->argv[0],
+             error == ENOENT ? "no such program" : strerror(error));
+    return error == ENOENT ? 127 : 126;
 }
 
 int run_exec(const struct run *run)
 {
     util_pipe_signal();
     execvp(run->argv[0], run->argv);
-    int e = errno;
-    cmd_fail(run->cmd, "%s: %s", run->argv[0], e == ENOENT ? "no such program" : strerror(e));
-    return e == ENOENT ? 127 : 126;
+    return run_failed(run, errno);
+}
+
+/* What no door can. */
+static int check(const struct run *run)
+{
+    bool root = run->view->ntops && !strcmp(run->view->tops[0].path, "/");
+    for (size_t i = 0; i < run->nbinds; i++)
+        root |= !strcmp(run->binds[i].dir, "/");
+    if (root)
+        return cmd_fail(run->cmd, "/: the root directory cannot be a top");
+    if (run->trapped)
+        return cmd_fail(run->cmd,
+                        "there can be no view in a view of the door trap (change that one: "
+                        "plenum vpath)");
+    if (run->depth > RUN_DEPTH)
+        return cmd_fail(run->cmd, "more than %d views in one another", RUN_DEPTH);
+    return EXIT_OK;
+}
+
+/* What the door trap cannot: the sentence, or NULL. */
+static const char *trap_closed(const struct run *run)
+{
+    for (size_t i = 0; i < run->nbinds; i++)
+        if (!run->binds[i].spec)
+            return "a file can be bound by the door mount alone";
+    return run->depth > 1 ? "a process has one supervisor, and this is a view already" : NULL;
 }
 
 static int choose(struct options *o)
@@ -196,8 +229,12 @@ static int choose(struct options *o)
     if (!any && !trap && strcmp(o->door, "mount") != 0)
         cmd_usage(cmd, "--door=%s: there is no such door (auto, mount, trap)", o->door);
     int r = trap ? -ENOENT : viewns_possible(&err);
-    if (r < 0 && !any && !trap)
-        return cmd_fail(cmd, "the door mount is closed here: %s", err.text);
+    const char *closed = r < 0 && (any || trap) ? trap_closed(&o->run) : NULL;
+    if (r < 0 && !trap && (!any || closed))
+        return cmd_fail(cmd, "the door mount is closed here: %s%s%s", err.text,
+                        closed ? "; and the door trap: " : "", closed ? closed : "");
+    if (closed)
+        return cmd_fail(cmd, "the door trap is closed here: %s", closed);
     if (o->run.verbose && r < 0 && any)
         util_say("plenum: run: door trap, since the door mount is closed here: %s", err.text);
     else if (o->run.verbose)
@@ -227,10 +264,9 @@ static int run(const struct cmd *self, int argc, char **argv)
         return cmd_fail(self, "the current directory: %s", strerror(errno));
     parse(&o, argc, argv);
     make_view(&o);
-    o.run.depth = depth_now() + 1;
-    int status = o.run.depth > RUN_DEPTH
-                     ? cmd_fail(self, "more than %d views in one another", RUN_DEPTH)
-                     : choose(&o);
+    o.run.depth = depth_now(&o.run.trapped) + 1;
+    int status = check(&o.run);
+    status = status ? status : choose(&o);
     done(&o);
     return status;
 }

@@ -16,6 +16,7 @@ struct run {
     char **argv;     /* the program and its arguments, NULL-terminated */
     const char *cwd; /* absolute */
     unsigned depth;  /* of the new view: 1 in no other */
+    bool trapped;    /* this process is in a view of the door trap */
     bool verbose;
 };
 
@@ -29,5 +30,7 @@ int run_trap(const struct run *run);
 /* What run_mount ends with: this process becomes the program. Returns 127 (there is none) or 126.
  */
 int run_exec(const struct run *run);
+/* That the program could not be run, for `error`: the same. */
+int run_failed(const struct run *run, int error);
 
 #endif

@@ -78,7 +78,6 @@ static int move_tops(struct host *h, const char *const *a, const char *const *b,
         if (among(b, a[i]))
             continue;
         m[n++] = (struct viewns_mount){.top = a[i], .slot = viewspace_slot(&h->space, a[i])};
-        viewctl_say(h->ctl, make ? "vpath: over others now: " : "vpath: itself again: ", a[i]);
     }
     if (n)
         r = viewns_change(h->ns, h->place, h->mount.dev, m, n, make, err);
@@ -119,8 +118,6 @@ static int apply(void *arg, pid_t pid, struct view *was, struct view *view, stru
         r = pl_fail(err, -EBUSY,
                     "/#option/del: chosen when a view begins (plenum run --view - "
                     "/#option/del=classic)");
-    if (r == 0 && new[0] && !strcmp(new[0], "/"))
-        r = pl_fail(err, -EINVAL, "/: the whole root needs plenum run --door=trap");
     r = r < 0 ? r : make_missing(h, new, err);
     r = r < 0 ? r : set_space(h, view, err);
     if (r == 0) {
@@ -401,9 +398,7 @@ static int set_up(struct host *h, struct pl_err *err)
         return pl_fail(err, -ENOMEM, "out of memory");
     for (size_t i = 0; r == 0 && top[i]; i++) {
         struct stat st;
-        if (!strcmp(top[i], "/"))
-            r = pl_fail(err, -EINVAL, "/: the whole root needs --door=trap");
-        else if (stat(top[i], &st) < 0)
+        if (stat(top[i], &st) < 0)
             r = viewspace_make(h->space.kept, top[i], err);
         if (r == 0 && viewspace_slot(&h->space, top[i]) < 0)
             r = pl_fail(err, -E2BIG, "more than %d tops", VIEW_SLOTS);

@@ -34,7 +34,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { MSG_STARTED = 1, MSG_FAILED, MSG_ENDED /* value: the pid, an errno, a status */ };
+/* value: the pid; an errno (index 1: of the program); a status */
+enum { MSG_STARTED = 1, MSG_FAILED, MSG_ENDED };
 
 /* Views that processes have or had. */
 struct had {
@@ -51,6 +52,7 @@ struct super {
     struct had *had; /* with the control's lock, but for the first */
     size_t nhad;
     int null;
+    bool begun; /* as far as the program */
 };
 
 /* ---- views ---- */
@@ -177,9 +179,9 @@ static void let_go(const struct super *s, const int *given)
         return;
 }
 
-static void say(int sock, uint32_t type, int64_t value, const char *text)
+static void say(int sock, uint32_t type, uint32_t index, int64_t value, const char *text)
 {
-    struct fdpass m = {.type = type, .value = value};
+    struct fdpass m = {.type = type, .index = index, .value = value};
     m.len = text ? strnlen(text, sizeof(m.data) - 1) : 0;
     if (m.len)
         memcpy(m.data, text, m.len);
@@ -218,6 +220,7 @@ static int begin(struct super *s, struct reg_page *page, int meet, struct pl_err
     struct trap_opts opts = {.cwd = s->run->cwd, .mount = on_mount, .mount_arg = s};
     util_pipe_signal();
     r = trap_start(view, &opts, s->run->argv, &s->trap, err);
+    s->begun = true;
     signal(SIGPIPE, SIG_IGN);
     trap_view_unref(view);
     return r;
@@ -249,16 +252,16 @@ static _Noreturn void supervise(struct super *s, int sock)
     int r = open_trees(s, &err);
     r = r < 0 ? r : begin(s, page, meet, &err);
     if (r < 0) {
-        say(sock, MSG_FAILED, r, err.text);
+        say(sock, MSG_FAILED, s->begun, r, err.text);
         reg_del(entry);
         _exit(1);
     }
     if (page)
         fill_page(s, page);
-    say(sock, MSG_STARTED, trap_pid(s->trap), NULL);
+    say(sock, MSG_STARTED, 0, trap_pid(s->trap), NULL);
     let_go(s, given);
     r = trap_wait(s->trap, &status);
-    say(sock, MSG_ENDED, r < 0 ? 1 << 8 : status, NULL);
+    say(sock, MSG_ENDED, 0, r < 0 ? 1 << 8 : status, NULL);
     close(sock);
     trap_end(s->trap);
     if (meet >= 0)
@@ -307,10 +310,10 @@ static int follow(const struct run *run, int sock)
     while ((r = fdpass_recv(sock, &m)) > 0 || r == -EINTR) {
         if (r < 0)
             continue;
-        if (m.type == MSG_FAILED) {
-            cmd_fail(run->cmd, "%s", m.data);
-            return m.value == -ENOENT ? 127 : m.value == -EACCES ? 126 : EXIT_FAILED;
-        }
+        if (m.type == MSG_FAILED && m.index && (m.value == -ENOENT || m.value == -EACCES))
+            return run_failed(run, (int)-m.value);
+        if (m.type == MSG_FAILED)
+            return cmd_fail(run->cmd, "%s", m.data);
         if (m.type == MSG_ENDED)
             return end_as((int)m.value);
         program = (sig_atomic_t)m.value;

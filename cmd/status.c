@@ -79,6 +79,8 @@ static struct json_object *view_json(struct reg_page *p)
     struct json_object *o = json_object_new_object(), *processes = json_object_new_array();
     if (ns)
         viewns_each(ns, add_process, processes);
+    else
+        viewns_below(atomic_load(&p->server), add_process, processes);
     json_object_object_add(o, "door", attr_string(p->view.door));
     json_object_object_add(o, "depth", json_object_new_int64(atomic_load(&p->view.depth)));
     json_object_object_add(o, "first", json_object_new_int(atomic_load(&p->view.first)));
@@ -194,6 +196,8 @@ static void add_view(struct reg_page *p)
            atomic_load(&p->view.depth), safe(table, sizeof(table), p->view.table));
     if (ns)
         viewns_each(ns, count_process, &n);
+    else
+        viewns_below(atomic_load(&p->server), count_process, &n);
     puts(n ? "" : "-");
 }
 

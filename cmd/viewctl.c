@@ -64,7 +64,7 @@ static void tell(struct viewctl *c, const char *what, const char *text)
         dprintf(c->trace, "%s%s\n", what, text);
 }
 
-void viewctl_say(struct viewctl *c, const char *what, const char *object)
+static void say(struct viewctl *c, const char *what, const char *object)
 {
     if (atomic_load(&c->debug))
         tell(c, what, object);
@@ -76,6 +76,33 @@ static void show_table(struct viewctl *c, const struct view *view)
     if (text && c->set.page)
         reg_set_table(c->set.page, text);
     free(text);
+}
+
+static const struct view_top *top_of(const struct view *view, const char *path)
+{
+    for (size_t i = 0; i < view->ntops; i++)
+        if (!strcmp(view->tops[i].path, path))
+            return &view->tops[i];
+    return NULL;
+}
+
+/* For the option debug: what is in `a`, and not in `b`. */
+static void say_tops(struct viewctl *c, const char *what, const struct view *a,
+                     const struct view *b)
+{
+    for (size_t i = 0; i < a->ntops; i++)
+        if (!top_of(b, a->tops[i].path))
+            say(c, what, a->tops[i].path);
+}
+
+/* What went well: told, and shown. */
+static void changed(struct viewctl *c, const struct view *was, const struct view *view, int err)
+{
+    if (view->trace != was->trace || view->debug != was->debug)
+        set_trace(c, view, err);
+    say_tops(c, "vpath: over others now: ", view, was);
+    say_tops(c, "vpath: itself again: ", was, view);
+    show_table(c, view);
 }
 
 static int change(struct viewctl *c, const struct viewlink *q, struct pl_err *err)
@@ -90,12 +117,13 @@ static int change(struct viewctl *c, const struct viewlink *q, struct pl_err *er
         return pl_fail(err, r, "process %d: is not in this view", pid);
     r = view_change(was, q->words[0], (const char *const *)q->words + 1, q->n - 1, is_file, NULL,
                     &view, err);
-    if (r == 0) {
+    if (r == 0 && view->ntops && !strcmp(view->tops[0].path, "/")) {
+        r = pl_fail(err, -EINVAL, "/: the root directory cannot be a top");
+        view_unref(view);
+    } else if (r == 0) {
         r = d->apply(d->arg, pid, was, view, err);
-        if (r == 0 && (view->trace != was->trace || view->debug != was->debug))
-            set_trace(c, view, q->err);
         if (r == 0)
-            show_table(c, view);
+            changed(c, was, view, q->err);
         view_unref(view);
     }
     view_unref(was);

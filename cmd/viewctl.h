@@ -45,9 +45,6 @@ void viewctl_free(struct viewctl *ctl); /* waits for what is under way; NULL is 
 /* A connection for the process `pid`, which asks for one: to this control, or to that of the view
  * within this one that it is in. A descriptor, or a negative errno. */
 int viewctl_line(struct viewctl *ctl, pid_t pid);
-/* A line of the option debug, if it is set: `what` and `object`. Called by the door. */
-void viewctl_say(struct viewctl *ctl, const char *what, const char *object);
-
 /* A layer over `lower` (taken over) that tells what is done, as long as the view has the option
  * trace. NULL: no memory. */
 struct pl_tree *viewctl_trace(struct viewctl *ctl, struct pl_tree *lower);

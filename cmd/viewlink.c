@@ -133,7 +133,7 @@ void viewlink_trap_name(pid_t supervisor, char ret[32])
     snprintf(ret, 32, "trap.%d", supervisor);
 }
 
-static pid_t parent_of(pid_t pid)
+pid_t viewlink_parent(pid_t pid)
 {
     char path[64], text[512];
     snprintf(path, sizeof(path), "/proc/%d/stat", pid);
@@ -163,7 +163,7 @@ int viewlink_dial(pid_t pid)
     viewlink_name(ns, name);
     int sock = reg_meet_dial(name);
     /* A supervisor is an ancestor of all that it supervises. */
-    for (pid = pid ? pid : getpid(); sock == -ENOENT && pid > 1; pid = parent_of(pid)) {
+    for (pid = pid ? pid : getpid(); sock == -ENOENT && pid > 1; pid = viewlink_parent(pid)) {
         viewlink_trap_name(pid, name);
         sock = reg_meet_dial(name);
     }

@@ -47,6 +47,9 @@ void viewlink_name(uint64_t ns, char ret[32]);
 /* ... and by the process id of a supervisor (the trap door). */
 void viewlink_trap_name(pid_t supervisor, char ret[32]);
 
+/* Its parent, or 0. */
+pid_t viewlink_parent(pid_t pid);
+
 /* A connection to the view that this process is in, or that `pid` (not 0) is in. -ENOENT: it is in
  * none (or of another user); -EACCES: not permitted to look. */
 int viewlink_dial(pid_t pid);

@@ -168,19 +168,44 @@ static int unmount(dev_t dev, const struct viewns_mount *m, size_t n, struct pl_
     return 0;
 }
 
-int viewns_each(uint64_t ns, int (*each)(void *arg, pid_t pid), void *arg)
+/* All processes for which `is` is true. */
+static int each_process(bool (*is)(const void *what, pid_t pid), const void *what,
+                        int (*each)(void *arg, pid_t pid), void *arg)
 {
     DIR *d = opendir("/proc");
     int r = 0;
     for (struct dirent *de; d && r == 0 && (de = readdir(d));) {
-        uint64_t its;
         pid_t pid = isdigit((unsigned char)*de->d_name) ? atoi(de->d_name) : 0;
-        if (pid > 0 && viewlink_namespace(pid, &its) == 0 && its == ns)
+        if (pid > 0 && is(what, pid))
             r = each(arg, pid);
     }
     if (d)
         closedir(d);
     return r;
+}
+
+static bool is_in(const void *what, pid_t pid)
+{
+    uint64_t its;
+    return viewlink_namespace(pid, &its) == 0 && its == *(const uint64_t *)what;
+}
+
+int viewns_each(uint64_t ns, int (*each)(void *arg, pid_t pid), void *arg)
+{
+    return each_process(is_in, &ns, each, arg);
+}
+
+static bool is_below(const void *what, pid_t pid)
+{
+    pid_t top = *(const pid_t *)what;
+    while (pid > 1 && (pid = viewlink_parent(pid)) != top)
+        ;
+    return pid > 1;
+}
+
+int viewns_below(pid_t pid, int (*each)(void *arg, pid_t pid), void *arg)
+{
+    return each_process(is_below, &pid, each, arg);
 }
 
 /* Descriptors of a process's namespaces. */

@@ -40,4 +40,7 @@ int viewns_change(uint64_t ns, const char *place, dev_t dev, const struct viewns
  * return 0, and returns that. */
 int viewns_each(uint64_t ns, int (*each)(void *arg, pid_t pid), void *arg);
 
+/* The same for every process that descends from `pid`. */
+int viewns_below(pid_t pid, int (*each)(void *arg, pid_t pid), void *arg);
+
 #endif

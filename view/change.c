@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Pairs of words, each a change of a view that is not yet made. */
 #include "base/limits.h"
+#include "base/service_attrs.h"
 #include "view/priv.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -140,11 +141,8 @@ static int option(const struct change *c, const char *text)
 
 static bool name_ok(const char *name)
 {
-    size_t n = strlen(name);
-    return n && n < VIEW_NAME && name[0] != '.' && name[0] != '-' &&
-           strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") == n &&
-           strcmp(name, "fs") != 0 && strcmp(name, "option") != 0 && strcmp(name, "vmap") != 0 &&
-           strcmp(name, "escaped") != 0;
+    return service_name_ok(name) && strcmp(name, "fs") != 0 && strcmp(name, "option") != 0 &&
+           strcmp(name, "vmap") != 0 && strcmp(name, "escaped") != 0;
 }
 
 static struct view_service *service(struct view *v, const char *name)
@@ -162,72 +160,37 @@ static void drop_service(struct view *v, struct view_service *s)
             cut_put(v, i);
     free(s->name);
     free(s->addr);
-    free(s->call);
-    free(s->ack);
-    free(s->match);
+    free(s->attrs);
     cut(v->services, &v->nservices, sizeof(*s), (size_t)(s - v->services));
 }
 
-/* "call=a,b": names of calls, letters and digits. */
-static bool calls_ok(const char *list)
+/* The attributes of "/#fs/NAME/ATTR/ATTR...": on and off are for here, the rest is checked. */
+static int define(const struct change *c, struct view_service *s, const char *name,
+                  const char *addr, const char *text)
 {
-    return *list && strspn(list, "abcdefghijklmnopqrstuvwxyz0123456789_,") == strlen(list) &&
-           *list != ',' && !strstr(list, ",,") && list[strlen(list) - 1] != ',';
-}
-
-static int attribute(const struct change *c, struct view_service *s, const char *attr)
-{
-    static const struct {
-        const char *word;
-        uint32_t bit;
-    } bits[] = {{"monitor", VIEW_MONITOR}, {"regular", VIEW_REGULAR}, {"write", VIEW_WRITE}};
-    for (size_t i = 0; i < sizeof(bits) / sizeof(*bits); i++)
-        if (!strcmp(attr, bits[i].word)) {
-            s->attrs |= bits[i].bit;
-            return 0;
-        }
-    if (!strcmp(attr, "on") || !strcmp(attr, "off")) {
-        s->on = attr[1] == 'n';
-        return 0;
-    }
-    if (!strncmp(attr, "call=", 5) && calls_ok(attr + 5))
-        return set(c, &s->call, attr + 5);
-    if (!strncmp(attr, "ack=", 4) && calls_ok(attr + 4))
-        return set(c, &s->ack, attr + 4);
-    if (!strncmp(attr, "match=", 6) && attr[6])
-        return set(c, &s->match, attr + 6);
-    return pl_fail(c->err, -EINVAL,
-                   "%s: no such attribute of service %s (monitor, regular, write, call=LIST, "
-                   "ack=LIST, match=PATTERN, on, off)",
-                   attr, s->name);
-}
-
-/* The attributes of "/#fs/NAME/ATTR/ATTR...", each of which has no '/'. */
-static int attributes(const struct change *c, struct view_service *s, const char *text)
-{
-    int r = 0;
-    while (r == 0 && *text) {
-        char attr[VIEW_PATH];
+    char attrs[VIEW_PATH], *end = attrs;
+    struct service_attrs parsed;
+    struct pl_err why;
+    bool on = true;
+    while (*text) {
         size_t n = strcspn(text, "/");
-        memcpy(attr, text, n);
-        attr[n] = 0;
-        r = n ? attribute(c, s, attr) : 0;
+        if ((n == 2 && !strncmp(text, "on", 2)) || (n == 3 && !strncmp(text, "off", 3))) {
+            on = n == 2;
+        } else if (n) {
+            if (end > attrs)
+                *end++ = '/';
+            end = mempcpy(end, text, n);
+        }
         text += n + (text[n] == '/');
     }
-    return r;
-}
-
-static int define(const struct change *c, struct view_service *s, const char *name,
-                  const char *addr, const char *attrs)
-{
-    int r = s->name ? 0 : set(c, &s->name, name);
-    s->attrs = 0;
-    s->on = true;
+    *end = 0;
+    int r = service_attrs_parse(attrs, &parsed, &why);
+    if (r < 0)
+        return pl_fail(c->err, r, "/#fs/%s: %s", name, why.text);
+    r = s->name ? 0 : set(c, &s->name, name);
     r = r < 0 ? r : set(c, &s->addr, addr);
-    r = r < 0 ? r : set(c, &s->call, "");
-    r = r < 0 ? r : set(c, &s->ack, "");
-    r = r < 0 ? r : set(c, &s->match, "");
-    return r < 0 ? r : attributes(c, s, attrs);
+    s->on = on;
+    return r < 0 ? r : set(c, &s->attrs, attrs);
 }
 
 static int fs(const struct change *c, const char *addr, const char *text)

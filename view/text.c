@@ -24,15 +24,10 @@ static void put(struct out *o, const char *head, const char *tail)
 
 static void put_service(struct out *o, const struct view_service *s)
 {
-    char attrs[3 * VIEW_PATH + 128];
-    snprintf(attrs, sizeof(attrs), "%s%s%s%s%s%s%s%s%s%s%s", s->name,
-             s->attrs & VIEW_MONITOR ? "/monitor" : "", s->attrs & VIEW_REGULAR ? "/regular" : "",
-             s->attrs & VIEW_WRITE ? "/write" : "", *s->call ? "/call=" : "", s->call,
-             *s->ack ? "/ack=" : "", s->ack, *s->match ? "/match=" : "", s->match,
-             s->on ? "" : "/off");
+    char attrs[2 * VIEW_PATH];
     /* Only "on", "off" and "-" alone would mean something else without an address. */
-    if (!s->on && !s->attrs && !*s->call && !*s->ack && !*s->match && !*s->addr)
-        snprintf(attrs, sizeof(attrs), "%s//off", s->name);
+    const char *off = s->on ? "" : !*s->attrs && !*s->addr ? "//off" : "/off";
+    snprintf(attrs, sizeof(attrs), "%s%s%s%s", s->name, *s->attrs ? "/" : "", s->attrs, off);
     put(o, *s->addr ? s->addr : "-", "");
     put(o, "/#fs/", attrs);
 }

@@ -31,9 +31,7 @@ void view_unref(struct view *view)
         struct view_service *s = &view->services[i];
         free(s->name);
         free(s->addr);
-        free(s->call);
-        free(s->ack);
-        free(s->match);
+        free(s->attrs);
     }
     for (size_t i = 0; i < view->nputs; i++) {
         free(view->puts[i].dir);
@@ -80,9 +78,8 @@ static bool copy_parts(struct view *v, const struct view *from)
         const struct view_service *f = &from->services[i];
         struct view_service *s = view_grow(&v->services, &v->nservices, sizeof(*s));
         if (!s || !dup_to(&s->name, f->name) || !dup_to(&s->addr, f->addr) ||
-            !dup_to(&s->call, f->call) || !dup_to(&s->ack, f->ack) || !dup_to(&s->match, f->match))
+            !dup_to(&s->attrs, f->attrs))
             return false;
-        s->attrs = f->attrs;
         s->on = f->on;
     }
     for (size_t i = 0; i < from->nputs; i++) {

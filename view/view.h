@@ -44,14 +44,7 @@ enum {
                            nested in PL_SPACE_STACK */
     VIEW_PAIRS = 1024,  /* pairs in a view */
     VIEW_PATH = 4096,   /* bytes of a word, with its NUL */
-    VIEW_NAME = 64,     /* bytes of a service's name, with its NUL: letters, digits, "_.-" */
     VIEW_VERSIONS = 64, /* in one list of versions */
-};
-
-enum view_attr {
-    VIEW_MONITOR = 1 << 0, /* calls run here and are told to the service */
-    VIEW_REGULAR = 1 << 1, /* of regular files alone */
-    VIEW_WRITE = 1 << 2,   /* of files open for writing alone */
 };
 
 struct view_map {
@@ -60,10 +53,7 @@ struct view_map {
 
 struct view_service {
     char *name, *addr; /* addr "": none */
-    uint32_t attrs;    /* enum view_attr */
-    char *call;        /* comma-separated names of calls that it is told of; "": all */
-    char *ack;         /* likewise: those that wait for its acknowledgement; "": none */
-    char *match;       /* only names that match this pattern (fnmatch(3)); "": all */
+    char *attrs; /* as service_attrs_parse() takes them (base/service_attrs.h), without on, off */
     bool on;
 };
 

@@ -85,9 +85,7 @@ static void services(void **state)
     assert_text(view, text);
     const struct view_service *s = view_service_at(view, "/home/u/d1/x", 0);
     assert_non_null(s);
-    assert_string_equal(s->call, "open,close,write");
-    assert_string_equal(s->ack, "write");
-    assert_int_equal(s->attrs, VIEW_MONITOR | VIEW_REGULAR | VIEW_WRITE);
+    assert_string_equal(s->attrs, "monitor/regular/write/call=open,close,write/ack=write");
     assert_true(s->on);
     assert_null(view_service_at(view, "/home/u/d1/x", 1));
     assert_null(view_service_at(view, "/home/u/d10", 0));
@@ -129,8 +127,8 @@ static void wrong_words(void **state)
     assert_wrong("/a /#option/trace", -EINVAL, "whole view");
     assert_wrong("/a /#nil", -EINVAL, "/#nil: no such service (define it");
     assert_wrong("- /#fs/nil/on", -ENOENT, "/#fs/nil: no such service");
-    assert_wrong("x /#fs/a/monitr", -EINVAL, "monitr: no such attribute of service a");
-    assert_wrong("x /#fs/a/call=", -EINVAL, "no such attribute");
+    assert_wrong("x /#fs/a/monitr", -EINVAL, "/#fs/a: monitr: no such attribute");
+    assert_wrong("x /#fs/a/call=", -EINVAL, "no such call");
     assert_wrong("x /#fs/../on", -EINVAL, "not a name");
     assert_wrong("//#x /a", -EINVAL, "no path begins with /#");
     assert_wrong("/a -", -ENOENT, "/a: is over nothing");
