@@ -36,6 +36,8 @@ static int top_path(const char *path, char **ret)
 {
     char dir[PATH_MAX], real[PATH_MAX];
     const char *slash = strrchr(path, '/');
+    if (strcmp(path, "/") == 0)
+        return (*ret = strdup(path)) ? 0 : -ENOMEM;
     if (path[0] != '/' || !slash[1] || strlen(path) >= sizeof(dir))
         return -EINVAL;
     snprintf(dir, sizeof(dir), "%.*s", (int)(slash == path ? 1 : slash - path), path);
@@ -49,7 +51,7 @@ static int top_init(struct top *top, const struct trap_top *from, size_t i, stru
     int r = top_path(from->path, &top->path);
     if (r < 0)
         return pl_fail(err, r, "%s: no absolute path of a directory", from->path);
-    top->len = strlen(top->path);
+    top->len = top->path[1] ? strlen(top->path) : 0;
     top->dev = makedev(0, (unsigned)(0xfff00 + i));
     struct pl_call call;
     pl_call_init_self(&call);

@@ -34,7 +34,7 @@
 
 struct top {
     char *path;
-    size_t len;
+    size_t len; /* of path; 0: it is "/" */
     struct pl_tree *tree;
     struct pl_node *root;
     dev_t dev; /* what st_dev says of files that are nowhere on the host */
@@ -285,9 +285,10 @@ const int *trap_numbers(void);
     X(stat)                                                                                        \
     X(lstat)                                                                                       \
     X(fstat)                                                                                       \
-    X(newfstatat) X(statx) X(access) X(faccessat) X(faccessat2) X(readlink) X(readlinkat) X(mkdir) \
-        X(mkdirat) X(rmdir) X(unlink) X(unlinkat) X(rename) X(renameat) X(renameat2) X(link)       \
-            X(linkat) X(symlink) X(symlinkat) X(mknod) X(mknodat) X(chmod) X(fchmod) X(fchmodat)   \
+    X(newfstatat)                                                                                  \
+    X(statx) X(access) X(faccessat) X(faccessat2) X(readlink) X(readlinkat) X(mkdir) X(mkdirat)    \
+        X(rmdir) X(unlink) X(unlinkat) X(rename) X(renameat) X(renameat2) X(link) X(linkat)        \
+            X(symlink) X(symlinkat) X(mknod) X(mknodat) X(chmod) X(fchmod) X(fchmodat)             \
                 X(fchmodat2) X(chown) X(lchown) X(fchown) X(fchownat) X(utime) X(utimes)           \
                     X(futimesat) X(utimensat) X(truncate) X(statfs) X(fstatfs) X(getxattr)         \
                         X(lgetxattr) X(fgetxattr) X(setxattr) X(lsetxattr) X(fsetxattr)            \
