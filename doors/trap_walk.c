@@ -253,7 +253,7 @@ static bool is_native(struct walk *w, const char *full)
     int fd = (int)syscall(SYS_openat2, AT_FDCWD, full, &how, sizeof(how));
     if (fd >= 0)
         close(fd);
-    return fd >= 0 || errno != ELOOP;
+    return fd >= 0 || (errno != ELOOP && errno != EMFILE && errno != ENFILE);
 }
 
 /* "." and ".." are in directories only, which on the host nobody has looked at yet. */
