@@ -36,6 +36,8 @@ static int top_path(const char *path, char **ret)
 {
     char dir[PATH_MAX], real[PATH_MAX];
     const char *slash = strrchr(path, '/');
+    if (strcmp(path, "/") == 0)
+        return (*ret = strdup(path)) ? 0 : -ENOMEM;
     if (path[0] != '/' || !slash[1] || strlen(path) >= sizeof(dir))
         return -EINVAL;
     snprintf(dir, sizeof(dir), "%.*s", (int)(slash == path ? 1 : slash - path), path);
@@ -49,7 +51,7 @@ static int top_init(struct top *top, const struct trap_top *from, size_t i, stru
     int r = top_path(from->path, &top->path);
     if (r < 0)
         return pl_fail(err, r, "%s: no absolute path of a directory", from->path);
-    top->len = strlen(top->path);
+    top->len = top->path[1] ? strlen(top->path) : 0;
     top->dev = makedev(0, (unsigned)(0xfff00 + i));
     struct pl_call call;
     pl_call_init_self(&call);
@@ -229,12 +231,11 @@ static bool know(struct tcall *c)
         c->w = who_get(c->t, (pid_t)c->n->pid);
         if (!c->w)
             return false;
-        int fd = who_fd(c->w, c->t->state_fd);
-        if (fd >= 0) {
-            c->state = item_find(c->t, fd);
+        int fd;
+        c->state = item_of(c, c->t->state_fd, &fd);
+        if (fd >= 0)
             close(fd);
-        }
-        if (fd != -ESRCH && fd != -EBADF)
+        if (c->state || c->broken)
             break;
         who_drop(c->t, c->w); /* of another thread, that had the number before */
         if (tries == 0) {
@@ -339,15 +340,17 @@ static void serve(struct trap *t, struct seccomp_notif *n)
     cred_reset();
     if (at_once(&c))
         return;
-    if (!know(&c)) { /* it was killed, or may not be looked into */
+    if (!know(&c) && (who_spare(t), !know(&c))) { /* it was killed, or may not be looked into */
         trap_answer(&c, -EPERM);
         return;
     }
     if (atomic_load(&t->npending))
         renew(&c);
     trap_fn *fn = trap_handler(n->data.nr);
-    int64_t r = fn ? fn(&c) : TRAP_NATIVE;
+    int64_t r = c.broken ? c.broken : fn ? fn(&c) : TRAP_NATIVE;
     as_self();
+    if (c.broken && r != TRAP_DONE)
+        r = c.broken;
     atomic_fetch_add(r == TRAP_NATIVE ? &t->native : &t->done, 1);
     if (r != TRAP_DONE)
         trap_answer(&c, r);

@@ -27,7 +27,8 @@
 
 #define TRAP_FD 1023 /* or one less than the soft limit of descriptors, if that is lower */
 
-/* A tree, and the path at which it is seen. No two of a view lie in each other. */
+/* A tree, and the path at which it is seen. No two of a view lie in each other. At "/" it is seen
+ * everywhere but in /proc, /dev and /sys, which stay the kernel's. */
 struct trap_top {
     const char *path; /* absolute; of its parent, symbolic links are resolved once, here. It need
                          not exist */

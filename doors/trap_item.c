@@ -260,6 +260,12 @@ struct item *item_of(struct tcall *c, int fd, int *ret_fd)
     if (ret_fd)
         *ret_fd = -1;
     int copy = who_fd(c->w, fd);
+    if (copy == -EMFILE || copy == -ENFILE) {
+        who_spare(c->t);
+        copy = who_fd(c->w, fd);
+    }
+    if (copy == -EMFILE || copy == -ENFILE)
+        c->broken = -ENFILE; /* not to be taken for the kernel's */
     if (copy < 0)
         return NULL;
     struct item *it = item_find(c->t, copy);

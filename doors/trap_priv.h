@@ -34,7 +34,7 @@
 
 struct top {
     char *path;
-    size_t len;
+    size_t len; /* of path; 0: it is "/" */
     struct pl_tree *tree;
     struct pl_node *root;
     dev_t dev; /* what st_dev says of files that are nowhere on the host */
@@ -158,6 +158,7 @@ struct tcall {
     struct item *state;
     struct trap_view *view;
     struct pl_call call;
+    int broken; /* why we cannot tell what a descriptor is: the call fails with it */
 };
 
 /* What a path leads to. */
@@ -190,6 +191,8 @@ void who_umask(struct trap *t, pid_t tgid, mode_t mask);
 void who_done(struct trap *t);
 /* A descriptor of the caller, or a negative errno. */
 int who_fd(struct who *w, int fd);
+/* Forgets those that do not call just now: each has a descriptor. */
+void who_spare(struct trap *t);
 /* From memory of the caller: 0 or the length, -EFAULT, -ENAMETOOLONG, -ESRCH when the caller is
  * gone. */
 int peek(struct tcall *c, uint64_t addr, void *buf, size_t n);
@@ -285,21 +288,22 @@ const int *trap_numbers(void);
     X(stat)                                                                                        \
     X(lstat)                                                                                       \
     X(fstat)                                                                                       \
-    X(newfstatat) X(statx) X(access) X(faccessat) X(faccessat2) X(readlink) X(readlinkat) X(mkdir) \
-        X(mkdirat) X(rmdir) X(unlink) X(unlinkat) X(rename) X(renameat) X(renameat2) X(link)       \
-            X(linkat) X(symlink) X(symlinkat) X(mknod) X(mknodat) X(chmod) X(fchmod) X(fchmodat)   \
-                X(fchmodat2) X(chown) X(lchown) X(fchown) X(fchownat) X(utime) X(utimes)           \
-                    X(futimesat) X(utimensat) X(truncate) X(statfs) X(fstatfs) X(getxattr)         \
-                        X(lgetxattr) X(fgetxattr) X(setxattr) X(lsetxattr) X(fsetxattr)            \
-                            X(listxattr) X(llistxattr) X(flistxattr) X(removexattr)                \
-                                X(lremovexattr) X(fremovexattr) X(chdir) X(fchdir) X(getcwd)       \
-                                    X(chroot) X(mount) X(inotify_add_watch) X(fanotify_mark)       \
-                                        X(name_to_handle_at) X(bind) X(connect) X(sendto)          \
-                                            X(execve) X(execveat) X(getdents64) X(umask) X(setuid) \
-                                                X(setgid) X(setreuid) X(setregid) X(setresuid)     \
-                                                    X(setresgid) X(setgroups) X(setfsuid)          \
-                                                        X(setfsgid) X(clone) X(clone3) X(fork)     \
-                                                            X(vfork) X(setrlimit) X(prlimit64)
+    X(newfstatat)                                                                                  \
+    X(statx)                                                                                       \
+    X(access) X(faccessat) X(faccessat2) X(readlink) X(readlinkat) X(mkdir) X(mkdirat) X(rmdir)    \
+        X(unlink) X(unlinkat) X(rename) X(renameat) X(renameat2) X(link) X(linkat) X(symlink)      \
+            X(symlinkat) X(mknod) X(mknodat) X(chmod) X(fchmod) X(fchmodat) X(fchmodat2) X(chown)  \
+                X(lchown) X(fchown) X(fchownat) X(utime) X(utimes) X(futimesat) X(utimensat)       \
+                    X(truncate) X(statfs) X(fstatfs) X(getxattr) X(lgetxattr) X(fgetxattr)         \
+                        X(setxattr) X(lsetxattr) X(fsetxattr) X(listxattr) X(llistxattr)           \
+                            X(flistxattr) X(removexattr) X(lremovexattr) X(fremovexattr) X(chdir)  \
+                                X(fchdir) X(getcwd) X(chroot) X(mount) X(inotify_add_watch)        \
+                                    X(fanotify_mark) X(name_to_handle_at) X(bind) X(connect)       \
+                                        X(sendto) X(execve) X(execveat) X(getdents64) X(umask)     \
+                                            X(setuid) X(setgid) X(setreuid) X(setregid)            \
+                                                X(setresuid) X(setresgid) X(setgroups) X(setfsuid) \
+                                                    X(setfsgid) X(clone) X(clone3) X(fork)         \
+                                                        X(vfork) X(setrlimit) X(prlimit64)
 #define X(name) int64_t call_##name(struct tcall *c);
 CALL_FNS(X)
 #undef X

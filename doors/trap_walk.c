@@ -34,12 +34,24 @@ struct walk {
     char rest[2 * PATH_MAX], name[NAME_MAX + 1];
 };
 
+static bool is_in(const char *path, const char *dir, size_t len)
+{
+    return strncmp(path, dir, len) == 0 && (path[len] == 0 || path[len] == '/');
+}
+
+/* A tree that is seen at "/" leaves these to the kernel. */
+static bool is_kernels(const char *path)
+{
+    return is_in(path, "/proc", 5) || is_in(path, "/dev", 4) || is_in(path, "/sys", 4);
+}
+
 const struct top *view_top_at(const struct trap_view *view, const char *path, bool exact)
 {
     for (size_t i = 0; i < view->n; i++) {
         const struct top *top = &view->tops[i];
-        if (strncmp(path, top->path, top->len) == 0 &&
-            (path[top->len] == 0 || (!exact && path[top->len] == '/')))
+        if (exact      ? strcmp(path, top->path) == 0
+            : top->len ? is_in(path, top->path, top->len)
+                       : !is_kernels(path))
             return top;
     }
     return NULL;
@@ -241,7 +253,7 @@ static bool is_native(struct walk *w, const char *full)
     int fd = (int)syscall(SYS_openat2, AT_FDCWD, full, &how, sizeof(how));
     if (fd >= 0)
         close(fd);
-    return fd >= 0 || errno != ELOOP;
+    return fd >= 0 || (errno != ELOOP && errno != EMFILE && errno != ENFILE);
 }
 
 /* "." and ".." are in directories only, which on the host nobody has looked at yet. */
@@ -422,6 +434,18 @@ static int read_link(struct walk *w, struct pl_node *node, char link[PATH_MAX])
     return n < 0 ? n : follow(w, link);
 }
 
+/* From a tree at "/" to what is the kernel's all the same. */
+static bool leaves_root(struct walk *w)
+{
+    char path[NAME_MAX + 2];
+    if (w->at.path[1])
+        return false;
+    snprintf(path, sizeof(path), "/%s", w->name);
+    if (is_kernels(path))
+        pos_host(&w->at, w->at.path);
+    return !w->at.top;
+}
+
 /* One name in a tree: 1, go on; 0, the target is found, or known to be missing. */
 static int step_tree(struct walk *w)
 {
@@ -432,6 +456,8 @@ static int step_tree(struct walk *w)
     struct pl_attr attr;
     if (!S_ISDIR(at->node->fmt))
         return -ENOTDIR;
+    if (at->top->len == 0 && leaves_root(w))
+        return step_host(w);
     int r = pl_lookup(at->top->tree, &w->c->call, at->node, w->name, &node, &attr);
     if (r == -ENOENT && last)
         node = NULL;
@@ -464,7 +490,12 @@ static int step_tree(struct walk *w)
 static int steps(struct walk *w)
 {
     int r;
-    while ((r = next_name(w)) == 1) {
+    for (;;) {
+        const struct top *top = w->at.top ? NULL : view_top_at(w->c->view, w->at.path, true);
+        if (top) /* by an absolute link, or ".." */
+            enter(w, top);
+        if ((r = next_name(w)) != 1)
+            break;
         if (takes_dots(w->name)) {
             r = dots_ok(w);
             if (r == 0 && w->name[1])

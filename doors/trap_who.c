@@ -164,6 +164,16 @@ void who_umask(struct trap *t, pid_t tgid, mode_t mask)
     pthread_mutex_unlock(&t->who_lock);
 }
 
+void who_spare(struct trap *t)
+{
+    struct who *w, *next;
+    pthread_mutex_lock(&t->who_lock);
+    HASH_ITER (hh, t->whos, w, next)
+        if (w->refs == 0)
+            unlink_who(t, w);
+    pthread_mutex_unlock(&t->who_lock);
+}
+
 void who_done(struct trap *t)
 {
     struct who *w, *next;

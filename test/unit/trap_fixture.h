@@ -146,7 +146,7 @@ static inline struct trap_view *mem_view(void)
     return new_view(in_base("mem"), tree);
 }
 
-/* `low` behind `up`, seen at `up`. */
+/* `low` (NULL: nothing) behind `up`, seen at `up`. */
 static inline struct trap_view *union_view(const char *up, const char *low)
 {
     struct pl_tree *tree;
@@ -155,7 +155,7 @@ static inline struct trap_view *union_view(const char *up, const char *low)
         {.path = "/", .tree = host, .sub = up, .how = PL_BIND_CREATE},
         {.path = "/", .tree = host, .sub = low, .how = PL_BIND_AFTER},
     };
-    if (pl_space_new(b, 2, 0, &tree, &err) < 0)
+    if (pl_space_new(b, low ? 2 : 1, 0, &tree, &err) < 0)
         fail_msg("%s", err.text);
     return new_view(up, tree);
 }
