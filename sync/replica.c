@@ -136,10 +136,14 @@ static void add_id(struct ids *ids, const struct note *n)
     ids->v[ids->n++] = n->id;
 }
 
-/* Its times are not the source's any more, by our doing. */
-static void touch(struct replica *r, const struct note *dir)
+/* Its times are not the source's any more, by our doing: so it is noted until they are. */
+static void touch(struct replica *r, struct note *dir)
 {
     add_id(&r->p->touched, dir);
+    if (!(dir->flags & NOTE_LOST)) {
+        dir->flags |= NOTE_LOST;
+        notes_put(r->notes, dir);
+    }
 }
 
 static void doom(struct replica *r, struct note *n)
@@ -883,7 +887,7 @@ static void begin(struct replica *r)
 {
     spot_clear(&r->p->sdir);
     spot_clear(&r->p->ddir);
-    r->p->deep.n = r->p->touched.n = 0;
+    r->p->deep.n = 0;
 }
 
 /* ---- what is in a directory ---- */
@@ -1129,9 +1133,13 @@ int replica_open(struct replica *r)
         e = pl_attach(r->dst, r->call, "", &r->p->droot, &attr);
     if (e == 0)
         e = finish_intent(r);
-    for (struct note *n = e == 0 ? r->notes->root->children : NULL; n; n = n->hh.next)
-        if (in_limbo(n))
+    for (uint32_t i = 0; e == 0 && i < r->notes->nids; i++) {
+        struct note *n = r->notes->by_id[i];
+        if (n && S_ISDIR(n->fmt) && (n->flags & NOTE_LOST))
+            add_id(&r->p->touched, n);
+        if (n && in_limbo(n))
             doom(r, n);
+    }
     if (e < 0)
         replica_close(r);
     return e;
