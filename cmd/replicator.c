@@ -291,9 +291,10 @@ void replicator_event(struct replicator *r, struct step_event ev)
 }
 
 /* A copy of what is to be carried out: the journal may be merged meanwhile. */
-static struct journal_record *next_records(struct replicator_worker *w, size_t *ret_n)
+static struct journal_record *next_records(struct replicator_worker *w, size_t *ret_n, bool *more)
 {
     const struct journal_record *from = journal_after(&w->r->journal, w->notes.applied, ret_n);
+    *more = *ret_n > AT_ONCE;
     *ret_n = *ret_n < AT_ONCE ? *ret_n : AT_ONCE;
     struct journal_record *v = *ret_n ? calloc(*ret_n, sizeof(*v)) : NULL;
     for (size_t i = 0; v && i < *ret_n; i++) {
@@ -322,9 +323,10 @@ static struct step_event work(struct replicator_worker *w, enum step_do job, str
     struct step_event ev = {.replica = w->i, .what = STEP_DONE, .seq = r->journal.last};
     struct journal_record *v = NULL;
     size_t n = 0;
+    bool more = false;
     int e = 0;
     if (job == STEP_APPLY)
-        v = next_records(w, &n);
+        v = next_records(w, &n, &more);
     if (job == STEP_COMPARE)
         forget_told(w);
     pthread_mutex_unlock(&r->lock);
@@ -336,7 +338,7 @@ static struct step_event work(struct replicator_worker *w, enum step_do job, str
         e = replica_compare(&w->replica, ev.seq);
     } else if (n) {
         ev.seq = v ? v[n - 1].seq : 0;
-        e = v ? replica_apply(&w->replica, v, n) : -ENOMEM;
+        e = v ? replica_apply(&w->replica, v, n, more) : -ENOMEM;
     }
     if (e < 0) {
         if (job != STEP_OPEN)

@@ -57,6 +57,8 @@ static int64_t now_ns(void)
 static bool as_record(const struct service_msg *m, struct journal_record *rec)
 {
     bool bytes = m->op == PL_OP_write || m->op == PL_OP_copy;
+    bool cut = m->op == PL_OP_setattr && (m->flags & PL_SET_SIZE);
+    bool cleared = (m->op == PL_OP_open || m->op == PL_OP_create) && (m->flags & O_TRUNC);
     *rec = (struct journal_record){
         .ino = m->ino, .time = now_ns(), .path = (char *)m->path, .path2 = (char *)m->path2};
     if (m->op == SERVICE_OP_LOST || m->op == SERVICE_OP_ON) {
@@ -74,7 +76,10 @@ static bool as_record(const struct service_msg *m, struct journal_record *rec)
         rec->len = (uint64_t)m->result;
     } else if (m->op == PL_OP_fallocate) {
         rec->off = m->off;
-        rec->len = m->flags & ~3u ? 0 : m->len; /* more than holes and room */
+        rec->len = m->flags & ~3u ? JOURNAL_END(m->off) : m->len; /* what is behind may move */
+    } else if (cut || cleared || m->op == PL_OP_ioctl) {
+        rec->off = cut && m->len <= INT64_MAX ? m->len : 0;
+        rec->len = JOURNAL_END(rec->off);
     }
     if (bytes && !rec->len)
         return false;

@@ -35,7 +35,7 @@ static struct json_object *replica_json(struct replicator *r, size_t i)
     const struct journal_record *rec = journal_after(&r->journal, s->has, &n);
     uint64_t bytes = 0;
     for (size_t k = 0; k < n; k++)
-        bytes += rec[k].len;
+        bytes += rec[k].len == JOURNAL_END(rec[k].off) ? 0 : rec[k].len;
     json_object_object_add(o, "spec", attr_string(spec_text(w->spec)));
     json_object_object_add(o, "state",
                            json_object_new_string(*w->why     ? "out"

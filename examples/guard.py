@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """The server of a service that decides: nothing that ends in .lock is removed but by its owner.
 
-    ./guard.py /run/guard.sock &
+    ./guard.py /run/guard.sock /srv &
     plenum mount 'service(guard/call=remove/match=*.lock,unix!/run/guard.sock,/srv)' /mnt
 """
 import os
@@ -22,12 +22,12 @@ class Handler(socketserver.StreamRequestHandler):
             about = dict(w.split(b"=", 1) for w in words[3:])
             self.rfile.read(int(about.get(b"data", 0)))
             path = unquote_to_bytes(about.get(b"path", b""))
-            mine = int(about[b"uid"]) in (0, os.stat(os.fsencode(sys.argv[2]) + path).st_uid)
+            mine = int(about[b"uid"]) in (0, os.stat(ROOT + path).st_uid)
             if want == b"ask":
                 self.wfile.write(b"answer %s %s\n" % (seq, b"0" if mine else b"EPERM"))
 
 
-sys.argv += ["/srv"][len(sys.argv) - 2:]
+ROOT = os.fsencode(sys.argv[2] if len(sys.argv) > 2 else "/srv")
 if os.path.exists(sys.argv[1]):
     os.unlink(sys.argv[1])
 socketserver.UnixStreamServer(sys.argv[1], Handler).serve_forever()

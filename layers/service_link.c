@@ -512,8 +512,13 @@ static int greet(struct service_link *l)
         struct pollfd p[2] = {{.fd = l->in_fd, .events = POLLIN},
                               {.fd = l->stop, .events = POLLIN}};
         int64_t left = until - mono_now();
-        if (left <= 0 || poll(p, 2, (int)(left / 1000000) + 1) < 0)
+        if (left <= 0)
             return -ETIMEDOUT;
+        if (poll(p, 2, (int)(left / 1000000) + 1) < 0) {
+            if (errno != EINTR)
+                return -errno;
+            continue;
+        }
         if (p[1].revents)
             return -ECANCELED;
         int r = p[0].revents ? read_some(l, &theirs, &greeted) : 0;
@@ -547,8 +552,11 @@ static int carry(struct service_link *l, int64_t *give_up)
                               {.fd = stopping ? -1 : l->stop, .events = POLLIN},
                               {.fd = ns == 0 ? l->out_fd : -1, .events = POLLOUT}};
         int ms = ns > 0 ? (int)((ns + 999999) / 1000000) : stopping ? 50 : -1;
-        if (poll(p, 4, ms) < 0 && errno != EINTR)
-            return -errno;
+        if (poll(p, 4, ms) < 0) {
+            if (errno != EINTR)
+                return -errno;
+            continue;
+        }
         if (p[1].revents)
             drain_wake(l->wake);
         stopping |= p[2].revents != 0;
@@ -669,7 +677,12 @@ static void *run(void *arg)
         said = true;
         wait_ns = worked ? BACKOFF_LO : wait_ns;
         struct pollfd p = {.fd = l->stop, .events = POLLIN};
-        if (poll(&p, 1, (int)(wait_ns / 1000000)) > 0)
+        int64_t until = mono_now() + wait_ns;
+        int ready;
+        do
+            ready = poll(&p, 1, (int)((until - mono_now()) / 1000000));
+        while (ready < 0 && until > mono_now());
+        if (ready > 0)
             break;
         wait_ns = wait_ns * 2 > BACKOFF_HI ? BACKOFF_HI : wait_ns * 2;
     }

@@ -13,10 +13,13 @@
 #include "sync/log.h"
 #include <stdbool.h>
 
+/* The length of what goes from `off` to the end, wherever that is. */
+#define JOURNAL_END(off) ((uint64_t)INT64_MAX - (off))
+
 struct journal_record {
     uint64_t seq;       /* 1, 2, ...; its number */
     uint64_t ino;       /* of the object at `path` then; 0: not known */
-    uint64_t off, len;  /* bytes that were written; len 0: none were, or all may have been */
+    uint64_t off, len;  /* bytes that were written; len 0: none were */
     int64_t time;       /* when it was made, CLOCK_REALTIME ns */
     char *path, *path2; /* "": none */
     bool gap;           /* something went by unseen: everything is to be looked at */

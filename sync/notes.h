@@ -21,6 +21,8 @@ enum note_flag {
     NOTE_DIVERGED = 1 << 1, /* changed by somebody else, and left alone */
     NOTE_RACY = 1 << 2,     /* noted so soon after a change that another may bear the same time */
     NOTE_BAD = 1 << 3,      /* could not be made like the source */
+    NOTE_LOST = 1 << 5,     /* what was written of it is not known: all is compared */
+    NOTE_DEEP = 1 << 6,     /* a directory in which something was not found: listed when it moves */
     NOTE_NEW = 1 << 4,      /* about to be made: what is there need not be ours */
 };
 
@@ -42,7 +44,7 @@ struct note {
     uint32_t mode, uid, gid;
     uint64_t extra; /* a checksum of xattrs, of a symlink's target, of a device's numbers */
     struct note_state src, dst;
-    uint64_t *hash; /* of each block of content; 0: all zeros */
+    uint64_t *hash; /* of each block of content; 0: all zeros; 1: not known */
     size_t nhash, room;
 };
 

@@ -63,6 +63,7 @@ static int spot_dir(struct replica *r, struct pl_tree *t, struct spot *s, const 
             spot_clear(s);
             return -ENOENT;
         }
+        s->ino = attr.ino;
     }
     *ret = s->node;
     return 0;
@@ -135,10 +136,14 @@ static void add_id(struct ids *ids, const struct note *n)
     ids->v[ids->n++] = n->id;
 }
 
-/* Its times are not the source's any more, by our doing. */
-static void touch(struct replica *r, const struct note *dir)
+/* Its times are not the source's any more, by our doing: so it is noted until they are. */
+static void touch(struct replica *r, struct note *dir)
 {
     add_id(&r->p->touched, dir);
+    if (!(dir->flags & NOTE_LOST)) {
+        dir->flags |= NOTE_LOST;
+        notes_put(r->notes, dir);
+    }
 }
 
 static void doom(struct replica *r, struct note *n)
@@ -334,15 +339,26 @@ static int reap(struct replica *r, struct note *n, int depth)
     return 1;
 }
 
-static int reap_all(struct replica *r)
+static bool in_limbo(const struct note *n)
+{
+    return n->parent && !n->parent->parent && !strncmp(n->name, LIMBO, strlen(LIMBO));
+}
+
+/* `more`: records are waiting, which may say where what is in limbo belongs. */
+static int reap_all(struct replica *r, bool more)
 {
     char path[PATH_SIZE];
+    size_t kept = 0;
     int e = 0;
     spot_clear(&r->p->sdir);
     for (size_t i = 0; e >= 0 && i < r->p->doomed.n; i++) {
         struct note *n = r->notes->by_id[r->p->doomed.v[i]];
         if (!n || !n->is_doomed || !notes_path(n, path, sizeof(path)))
             continue;
+        if (more && in_limbo(n)) {
+            r->p->doomed.v[kept++] = n->id;
+            continue;
+        }
         n->is_doomed = false;
         /* It is there again, or was never gone. */
         if (!src_gone(r, path)) {
@@ -351,7 +367,7 @@ static int reap_all(struct replica *r)
         }
         e = reap(r, n, 0);
     }
-    r->p->doomed.n = 0;
+    r->p->doomed.n = e < 0 ? 0 : kept;
     return e < 0 ? e : 0;
 }
 
@@ -372,6 +388,33 @@ static int rename_at(struct replica *r, const char *from, const char *to, unsign
     return e;
 }
 
+/* Of a directory that moves: what was not found in it, and beneath, is looked for again. */
+static void look_again(struct replica *r, struct note *top)
+{
+    struct note *at = top;
+    while (at) {
+        /* The top itself in any case: its number may have been another directory's before. */
+        if (S_ISDIR(at->fmt) && (at == top || (at->flags & NOTE_DEEP)))
+            add_id(&r->p->deep, at);
+        if (at->children) {
+            at = at->children;
+            continue;
+        }
+        while (at != top && !at->hh.next)
+            at = at->parent;
+        at = at == top ? NULL : at->hh.next;
+    }
+}
+
+/* Something in this directory was not found, by which it may only be known that it has moved. */
+static void look_later(struct replica *r, struct note *dir)
+{
+    if (dir->flags & NOTE_DEEP)
+        return;
+    dir->flags |= NOTE_DEEP;
+    notes_put(r->notes, dir);
+}
+
 /* The same of something noted; nothing may be in its way but what is noted too. */
 static int move_noted(struct replica *r, struct note *n, const char *from, const char *to,
                       struct note *dir)
@@ -389,6 +432,7 @@ static int move_noted(struct replica *r, struct note *n, const char *from, const
     if (over)
         notes_del(r->notes, over);
     n->is_doomed = false;
+    look_again(r, n);
     return notes_move(r->notes, n, dir, last_name(to));
 }
 
@@ -560,6 +604,8 @@ static int make_new(struct replica *r, struct pair *p, struct note *dir)
     p->note->flags = NOTE_BUSY;
     notes_put(r->notes, p->note);
     touch(r, dir);
+    if (S_ISDIR(p->sattr.mode))
+        add_id(&r->p->deep, p->note); /* what is in it may have come with it, from elsewhere */
     if (!taken)
         replica_tell(r, REPLICA_MAKES, p->path, "");
     e = replica_fill(r, p);
@@ -617,7 +663,7 @@ static int bring(struct replica *r, struct pair *p, struct note *dir, struct not
 /* The other names of a file share what was done to it. */
 static void share(struct replica *r, const struct note *n)
 {
-    for (struct note *t = notes_object(r->notes, n->ino); t; t = t->twin) {
+    for (struct note *t = S_ISDIR(n->fmt) ? NULL : notes_object(r->notes, n->ino); t; t = t->twin) {
         if (t == n || t->fmt != n->fmt || notes_blocks(t, n->nhash) < 0)
             continue;
         if (n->nhash)
@@ -654,12 +700,16 @@ static int update(struct replica *r, struct pair *p, struct note *dir)
     int v = p->path[1] ? look(r, p) : dst_find(r, "/", &p->dst, &p->dattr);
     if (v == ANEW)
         return make_new(r, p, dir);
+    struct written *w;
+    HASH_FIND(hh, r->p->written, &p->sattr.ino, sizeof(p->sattr.ino), w);
+    if (w && v == SKIP)
+        w->done = true; /* left alone, and told */
     if (v != GO)
         return v == SKIP ? 0 : trouble(r, p->path, p->note, v);
-    if (same)
+    if (same && !p->untrusted)
         return 0;
     v = replica_fill(r, p);
-    if (v == 0 && p->note->twin)
+    if (v == 0)
         share(r, p->note);
     return v < 0 ? trouble(r, p->path, p->note, v) : 0;
 }
@@ -672,7 +722,9 @@ static int parent_of(struct replica *r, const char *path, int depth, struct note
         return -ENAMETOOLONG;
     snprintf(up, sizeof(up), "%.*s", n ? (int)n : 1, path);
     *ret = notes_find(r->notes, up);
-    if (!*ret || !S_ISDIR((*ret)->fmt) || (*ret)->is_doomed) {
+    /* The source's directory was the last that was looked in. */
+    bool another = *ret && (*ret)->parent && r->p->sdir.node && (*ret)->ino != r->p->sdir.ino;
+    if (!*ret || !S_ISDIR((*ret)->fmt) || (*ret)->is_doomed || another) {
         int e = depth < MAX_DEPTH ? entry(r, up, depth + 1) : -ENAMETOOLONG;
         if (e < 0)
             return e;
@@ -708,6 +760,29 @@ static int place(struct replica *r, struct pair *p, struct note *dir, struct not
     return e == SKIP ? 0 : e < 0 ? trouble(r, p->path, NULL, e) : make_new(r, p, dir);
 }
 
+/* Nothing is at the path in the source: removed, unless it is the directory that went, with it. */
+static void gone(struct replica *r, const char *path, struct note *n)
+{
+    char up[PATH_SIZE];
+    const struct spot *s = &r->p->sdir;
+    struct note *dir = n ? n->parent : NULL;
+    snprintf(up, sizeof(up), "%s", path);
+    for (char *slash; !dir && (slash = strrchr(up, '/'));) {
+        *slash = 0;
+        dir = notes_find(r->notes, *up ? up : "/");
+    }
+    if (!dir || !path[1])
+        return;
+    bool here = s->node && (s->ino == dir->ino || !dir->parent) &&
+                strlen(up) <= strlen(path); /* it is there, and the same */
+    if (here)
+        touch(r, dir); /* its time is another, even if nothing is to be done in it */
+    if (n && here)
+        doom(r, n);
+    else if (!here || !n)
+        look_later(r, dir);
+}
+
 /* Makes the replica at `path` what the source is there now. */
 static int entry(struct replica *r, const char *path, int depth)
 {
@@ -717,8 +792,7 @@ static int entry(struct replica *r, const char *path, int depth)
         return 0;
     int e = src_find(r, path, &p.src, &p.sattr);
     if (e == -ENOENT || e == -ENOTDIR) {
-        if (n && n->parent)
-            doom(r, n);
+        gone(r, path, n);
         return 0;
     }
     if (e < 0)
@@ -757,9 +831,13 @@ static int settle(struct replica *r)
     for (size_t i = 0; e == 0 && i < r->p->touched.n && !r->dry; i++) {
         struct note *n = r->notes->by_id[r->p->touched.v[i]];
         struct pair p = {.path = path, .note = n};
-        if (!n || n->is_doomed || !notes_path(n, path, sizeof(path)) ||
-            src_find(r, path, &p.src, &p.sattr) < 0)
+        if (!n || !notes_path(n, path, sizeof(path)))
             continue;
+        if (n->is_doomed || src_find(r, path, &p.src, &p.sattr) < 0) {
+            n->flags |= NOTE_LOST; /* it gets them where it turns up */
+            notes_put(r->notes, n);
+            continue;
+        }
         e = dst_find(r, path, &p.dst, &p.dattr);
         if (e == 0 && S_ISDIR(p.sattr.mode) && S_ISDIR(p.dattr.mode))
             e = replica_fill(r, &p);
@@ -790,7 +868,6 @@ static void note_written(struct replica *r, const struct journal_record *rec)
             return;
         }
     }
-    w->extra |= rec->len == 0;
     if (rec->len == 0)
         return;
     for (size_t i = 0; i < w->n; i++) {
@@ -810,62 +887,10 @@ static void begin(struct replica *r)
 {
     spot_clear(&r->p->sdir);
     spot_clear(&r->p->ddir);
-    r->p->doomed.n = r->p->touched.n = 0;
+    r->p->deep.n = 0;
 }
 
-static int end(struct replica *r, int e)
-{
-    struct written *w, *next;
-    if (e == 0)
-        e = reap_all(r);
-    if (e == 0)
-        e = settle(r);
-    HASH_ITER (hh, r->p->written, w, next) {
-        HASH_DEL(r->p->written, w);
-        free(w);
-    }
-    begin(r);
-    return e ? e : r->notes->error;
-}
-
-/* An object of which the path was not known: where it is noted. */
-static int by_number(struct replica *r, uint64_t ino)
-{
-    char path[PATH_SIZE];
-    struct note *n = notes_object(r->notes, ino);
-    return n && notes_path(n, path, sizeof(path)) ? entry(r, path, 0) : 0;
-}
-
-int replica_apply(struct replica *r, const struct journal_record *recs, size_t n)
-{
-    int e = 0;
-    begin(r);
-    for (size_t i = 0; i < n; i++)
-        if (recs[i].ino)
-            note_written(r, &recs[i]);
-    for (size_t i = 0; e == 0 && i < n; i++) {
-        const struct journal_record *rec = &recs[i];
-        /* Of many writes to one file the first does it all. */
-        if (i && !*rec->path2 && !strcmp(rec->path, recs[i - 1].path) && rec->len &&
-            recs[i - 1].len)
-            continue;
-        e = pl_call_over(r->call);
-        if (e == 0 && !*rec->path && !*rec->path2 && rec->ino)
-            e = by_number(r, rec->ino);
-        if (e == 0 && *rec->path2 == '/')
-            e = entry(r, rec->path2, 0);
-        if (e == 0 && *rec->path == '/')
-            e = entry(r, rec->path, 0);
-    }
-    e = end(r, e);
-    if (e == 0) {
-        notes_applied(r->notes, recs[n - 1].seq, r->notes->whole);
-        e = notes_sync(r->notes);
-    }
-    return e;
-}
-
-/* ---- all ---- */
+/* ---- what is in a directory ---- */
 
 struct names {
     char **v;
@@ -919,6 +944,133 @@ static int list(struct replica *r, const char *path, struct names *l)
     return e ? e : l->error;
 }
 
+/* Lists one directory: what is new, what is not there any more. */
+static int list_again(struct replica *r, struct note *dir)
+{
+    char path[PATH_SIZE], sub[PATH_SIZE];
+    struct names l;
+    struct note *c, *next;
+    if (!notes_path(dir, path, sizeof(path)))
+        return 0;
+    int e = list(r, path, &l);
+    if (e == 0) {
+        HASH_ITER (hh, dir->children, c, next) {
+            size_t i = 0;
+            while (i < l.n && strcmp(l.v[i], c->name) != 0)
+                i++;
+            if (i == l.n && !in_limbo(c))
+                doom(r, c);
+        }
+        dir->flags &= ~(uint32_t)NOTE_DEEP;
+        notes_put(r->notes, dir);
+    }
+    for (size_t i = 0; i < l.n; i++) {
+        int len = snprintf(sub, sizeof(sub), "%s/%s", path[1] ? path : "", l.v[i]);
+        if (e == 0)
+            e = pl_call_over(r->call);
+        if (e == 0 && len < (int)sizeof(sub))
+            e = entry(r, sub, 0);
+        free(l.v[i]);
+    }
+    free(l.v);
+    return e < 0 ? trouble(r, path, NULL, e) : 0;
+}
+
+/* Directories that are new, or moved with something that was not found in them. */
+static int deep(struct replica *r)
+{
+    int e = 0;
+    for (size_t i = 0; e == 0 && i < r->p->deep.n && !r->p->comparing; i++) {
+        struct note *n = r->notes->by_id[r->p->deep.v[i]];
+        if (n && !n->is_doomed && !in_limbo(n))
+            e = list_again(r, n);
+    }
+    r->p->deep.n = 0;
+    return e;
+}
+
+/* ---- a batch ---- */
+
+/* Something was done to the object, and it was not found at its path: it may have another that is
+ * noted. If not, and it turns up, all of it is compared. */
+static int elsewhere_done(struct replica *r, struct written *w)
+{
+    char path[PATH_SIZE];
+    int e = 0;
+    for (struct note *n = notes_object(r->notes, w->ino); n; n = n->twin) {
+        if (notes_path(n, path, sizeof(path)) && src_ino(r, path) == w->ino) {
+            e = entry(r, path, 0);
+            break;
+        }
+    }
+    for (struct note *n = w->done ? NULL : notes_object(r->notes, w->ino); n; n = n->twin) {
+        n->flags |= NOTE_LOST;
+        notes_put(r->notes, n);
+    }
+    return e;
+}
+
+static int end(struct replica *r, int e, bool more)
+{
+    struct written *w, *next;
+    HASH_ITER (hh, r->p->written, w, next)
+        if (e == 0 && !w->done)
+            e = elsewhere_done(r, w);
+    do { /* what was thought gone may be there, and bring others */
+        if (e == 0)
+            e = deep(r);
+        if (e == 0)
+            e = reap_all(r, more);
+    } while (e == 0 && r->p->deep.n);
+    if (e == 0)
+        e = settle(r);
+    HASH_ITER (hh, r->p->written, w, next) {
+        HASH_DEL(r->p->written, w);
+        free(w);
+    }
+    begin(r);
+    return e ? e : r->notes->error;
+}
+
+/* An object of which the path was not known: where it is noted. */
+static int by_number(struct replica *r, uint64_t ino)
+{
+    char path[PATH_SIZE];
+    struct note *n = notes_object(r->notes, ino);
+    return n && notes_path(n, path, sizeof(path)) ? entry(r, path, 0) : 0;
+}
+
+int replica_apply(struct replica *r, const struct journal_record *recs, size_t n, bool more)
+{
+    int e = 0;
+    begin(r);
+    for (size_t i = 0; i < n; i++)
+        if (recs[i].ino)
+            note_written(r, &recs[i]);
+    for (size_t i = 0; e == 0 && i < n; i++) {
+        const struct journal_record *rec = &recs[i];
+        /* Of many writes to one file the first does it all. */
+        if (i && !*rec->path2 && !strcmp(rec->path, recs[i - 1].path) && rec->len &&
+            recs[i - 1].len)
+            continue;
+        e = pl_call_over(r->call);
+        if (e == 0 && !*rec->path && !*rec->path2 && rec->ino)
+            e = by_number(r, rec->ino);
+        if (e == 0 && *rec->path2 == '/')
+            e = entry(r, rec->path2, 0);
+        if (e == 0 && *rec->path == '/')
+            e = entry(r, rec->path, 0);
+    }
+    e = end(r, e, more);
+    if (e == 0) {
+        notes_applied(r->notes, recs[n - 1].seq, r->notes->whole);
+        e = notes_sync(r->notes);
+    }
+    return e;
+}
+
+/* ---- all ---- */
+
 static int walk(struct replica *r, const char *path, int depth)
 {
     struct names l;
@@ -951,6 +1103,7 @@ static int walk(struct replica *r, const char *path, int depth)
 int replica_compare(struct replica *r, uint64_t seq)
 {
     begin(r);
+    r->p->doomed.n = 0;
     r->p->comparing = true;
     r->p->generation++;
     int e = entry(r, "/", 0);
@@ -962,7 +1115,7 @@ int replica_compare(struct replica *r, uint64_t seq)
             (n->parent->generation == r->p->generation || !n->parent->parent))
             doom(r, n);
     }
-    e = end(r, e);
+    e = end(r, e, false);
     r->p->comparing = false;
     if (e == 0) {
         notes_applied(r->notes, seq > r->notes->applied ? seq : r->notes->applied, true);
@@ -980,6 +1133,13 @@ int replica_open(struct replica *r)
         e = pl_attach(r->dst, r->call, "", &r->p->droot, &attr);
     if (e == 0)
         e = finish_intent(r);
+    for (uint32_t i = 0; e == 0 && i < r->notes->nids; i++) {
+        struct note *n = r->notes->by_id[i];
+        if (n && S_ISDIR(n->fmt) && (n->flags & NOTE_LOST))
+            add_id(&r->p->touched, n);
+        if (n && in_limbo(n))
+            doom(r, n);
+    }
     if (e < 0)
         replica_close(r);
     return e;
@@ -992,6 +1152,7 @@ void replica_close(struct replica *r)
     begin(r);
     free(r->p->doomed.v);
     free(r->p->touched.v);
+    free(r->p->deep.v);
     if (r->p->sroot)
         pl_node_unref(r->p->sroot);
     if (r->p->droot)

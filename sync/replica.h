@@ -61,8 +61,8 @@ void replica_close(struct replica *r);
 
 /* Carries out records up to number recs[n-1].seq, and notes that. 0; a negative errno when the
  * replica (or the source as a whole) is not to be used now: then nothing is noted, and they are
- * carried out again some time. */
-int replica_apply(struct replica *r, const struct journal_record *recs, size_t n);
+ * carried out again some time. `more`: others are waiting already. */
+int replica_apply(struct replica *r, const struct journal_record *recs, size_t n, bool more);
 /* Makes all of it the same; what was recorded up to `seq` is in it then. */
 int replica_compare(struct replica *r, uint64_t seq);
 

@@ -15,6 +15,7 @@
 #define BLOCK    (64u << 10)
 #define BLOCK_HI (1u << 20)
 #define LARGE    (1ull << 30) /* from here on blocks are large */
+#define UNKNOWN  1            /* checksum of a block of which only a part was sent */
 #define RACY_NS  20000000ll   /* clocks of file systems tick so coarsely */
 
 struct content {
@@ -24,7 +25,8 @@ struct content {
     size_t block;
     uint64_t size, old_size; /* of the source; of the replica */
     size_t old_blocks;       /* of which checksums are noted and to be trusted */
-    uint64_t data, hole;     /* there is data in the source from `data` to `hole` */
+    uint64_t sought;         /* from here on there is data in the source from `data` */
+    uint64_t data, hole;     /* to `hole` only */
     char *buf, *other;
     size_t lo, hi; /* blocks whose checksum is another now */
     uint64_t sent;
@@ -49,7 +51,7 @@ static uint64_t checksum(const char *buf, size_t n)
 {
     bool zero = n == 0 || (buf[0] == 0 && !memcmp(buf, buf + 1, n - 1));
     uint64_t h = XXH3_64bits_withSeed(buf, n, n);
-    return zero ? 0 : h ? h : 1;
+    return zero ? 0 : h > UNKNOWN ? h : UNKNOWN + 1;
 }
 
 static int read_all(struct pl_tree *t, struct pl_call *c, struct pl_file *f, char *buf, size_t n,
@@ -89,7 +91,8 @@ static int load_block(struct content *c, size_t b, size_t *ret_n, uint64_t *ret_
 {
     uint64_t off = (uint64_t)b * c->block;
     *ret_n = c->size - off < c->block ? (size_t)(c->size - off) : c->block;
-    if (off >= c->hole) {
+    if (off < c->sought || off >= c->hole) {
+        c->sought = off;
         int64_t data = pl_seek(c->r->src, c->r->call, c->in, off, SEEK_DATA);
         int64_t hole =
             data < 0 ? data : pl_seek(c->r->src, c->r->call, c->in, (uint64_t)data, SEEK_HOLE);
@@ -160,7 +163,8 @@ static int part(struct content *c, uint64_t from, uint64_t to)
             r = send_bytes(c, c->buf + (from - off), (size_t)(end - from), from);
         if (r < 0)
             return r;
-        set_hash(c, b, h);
+        /* What else is in the block may be newer than what the replica has of it. */
+        set_hash(c, b, has || (from == off && end == off + n) ? h : UNKNOWN);
         from = off + n;
     }
     return 0;
@@ -204,7 +208,8 @@ static int move_content(struct content *c)
     if (r == 0 && c->old_size > c->size)
         r = resize(c, c->size);
     if (r == 0)
-        r = known && w && w->n && !c->r->check ? parts(c, w) : whole(c);
+        r = known && w && w->n && !c->r->check && !(note->flags & NOTE_LOST) ? parts(c, w)
+                                                                             : whole(c);
     if (r == 0 && c->old_size < c->size)
         r = resize(c, c->size);
     return r;
@@ -327,7 +332,7 @@ int replica_same(struct replica *r, struct pair *p)
             uint64_t off = (uint64_t)b * block, left = note->dst.size - off;
             size_t n = left < block ? (size_t)left : block;
             e = read_all(r->dst, r->call, f, buf, n, off);
-            same = checksum(buf, n) == note->hash[b];
+            same = note->hash[b] == UNKNOWN || checksum(buf, n) == note->hash[b];
         }
         pl_close(r->dst, r->call, f);
     }
@@ -454,9 +459,11 @@ int replica_fill(struct replica *r, struct pair *p)
     clock_gettime(CLOCK_REALTIME, &now);
     struct written *w = NULL;
     HASH_FIND(hh, r->p->written, &n->ino, sizeof(n->ino), w);
-    bool changed = p->fresh || p->untrusted || r->check || (n->flags & NOTE_RACY) ||
+    if (w)
+        w->done = true;
+    bool changed = (n->flags & NOTE_LOST) || p->fresh || p->untrusted || r->check ||
                    state.size != n->src.size || state.mtime != n->src.mtime || (w && w->n) ||
-                   (r->p->comparing && state.ctime != n->src.ctime);
+                   (r->p->comparing && ((n->flags & NOTE_RACY) || state.ctime != n->src.ctime));
     int e = S_ISREG(p->sattr.mode) && changed ? content(r, p) : 0;
     if (e == 0)
         e = attributes(r, p);
@@ -464,7 +471,7 @@ int replica_fill(struct replica *r, struct pair *p)
         return e;
     n->src = state;
     n->dst = (struct note_state){p->dattr.size, ns(&p->dattr.mtime), 0};
-    n->flags = ns(&now) - state.ctime < RACY_NS ? NOTE_RACY : 0;
+    n->flags = (n->flags & NOTE_DEEP) | (ns(&now) - state.ctime < RACY_NS ? NOTE_RACY : 0);
     notes_put(r->notes, n);
     return 0;
 }

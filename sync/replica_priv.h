@@ -12,6 +12,7 @@
 struct spot {
     char *path;
     struct pl_node *node;
+    uint64_t ino;
 };
 
 /* What was written of an object: of the records that are carried out. */
@@ -21,7 +22,7 @@ struct written {
     struct {
         uint64_t from, to;
     } range[RANGES];
-    bool extra; /* and something that is not content: xattrs */
+    bool done; /* it was carried out */
     UT_hash_handle hh;
 };
 
@@ -34,7 +35,7 @@ struct replica_state {
     struct pl_node *sroot, *droot;
     struct spot sdir, ddir;
     struct written *written;
-    struct ids doomed, touched;
+    struct ids doomed, touched, deep; /* notes: to be removed, to get times, to be listed */
     uint32_t generation;
     bool comparing, no_owners;
     bool moved; /* dry: not everything is where it would be by now */

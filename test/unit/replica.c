@@ -171,7 +171,7 @@ static const char *apply(struct fix *x, const char *path, const char *path2, uin
         .seq = ++x->seq, .off = off, .len = len, .path = (char *)path, .path2 = (char *)path2};
     rec.ino = ino(x, x->src, path);
     *x->told = 0;
-    assert_int_equal(replica_apply(&x->r, &rec, 1), 0);
+    assert_int_equal(replica_apply(&x->r, &rec, 1, false), 0);
     return x->told;
 }
 
@@ -250,7 +250,7 @@ static void renames_are_renames(void **state)
     struct journal_record recs[] = {{.seq = 10, .path = (char *)"/c/g", .path2 = (char *)"/h"},
                                     {.seq = 11, .path = (char *)"/h", .path2 = (char *)"/i"}};
     *x.told = 0;
-    assert_int_equal(replica_apply(&x.r, recs, 2), 0);
+    assert_int_equal(replica_apply(&x.r, recs, 2, false), 0);
     assert_string_equal(x.told, "R/c/g ");
     assert_int_equal(ino(&x, x.dst, "/i"), f);
     assert_int_equal(ino(&x, x.dst, "/h"), 0);
