@@ -34,14 +34,19 @@ static void attr_to_stat(const struct pl_attr *a, dev_t dev, struct stat *st)
     };
 }
 
+/* What fstat(2) says of a descriptor of the file, if it is on the host; but a name that is only the
+ * tree's, and links that are none of its names, the tree alone knows. */
 static int node_stat(struct tcall *c, const struct top *top, struct pl_node *node, struct stat *st)
 {
     char path[PATH_MAX];
     struct pl_attr attr;
-    if (node_host(c, top, node, path) == 0)
-        return lstat(path, st) < 0 ? -errno : 0;
+    bool host = node_host(c, top, node, path) == 0 && lstat(path, st) == 0;
+    if (host && (S_ISDIR(st->st_mode) || st->st_nlink == 1))
+        return 0;
     int r = pl_getattr(top->tree, &c->call, node, NULL, &attr);
-    if (r == 0)
+    if (r == 0 && host)
+        st->st_nlink = attr.nlink;
+    else if (r == 0)
         attr_to_stat(&attr, top->dev, st);
     if (r == 0 && atomic_load(&c->t->nbodies))
         body_stat(c->t, node, st);
@@ -160,26 +165,40 @@ static void stat_to_statx(const struct stat *st, struct statx *sx)
     };
 }
 
-int64_t call_statx(struct tcall *c)
+static int target_statx(struct tcall *c, const struct target *t, int flags, unsigned mask,
+                        struct statx *sx)
 {
-    struct target t;
-    struct stat st;
-    struct statx sx;
     char path[PATH_MAX];
-    int flags = ARG(2);
-    int r = walk(c, ARG(0), ADDR(1), at_flags(flags), &t);
-    if (r == 0 && t.native) {
-        r = TRAP_NATIVE;
-    } else if (r == 0 && target_host(c, &t, path) == 0) {
+    struct stat st;
+    int r = -ENOENT;
+    if (target_host(c, t, path) == 0) {
         as_caller(c);
-        r = statx(AT_FDCWD, path, (flags & AT_STATX_SYNC_TYPE) | AT_SYMLINK_NOFOLLOW,
-                  (unsigned)ARG(3), &sx) < 0
+        r = statx(AT_FDCWD, path, (flags & AT_STATX_SYNC_TYPE) | AT_SYMLINK_NOFOLLOW, mask, sx) < 0
                 ? -errno
                 : 0;
         as_self();
-    } else if (r == 0 && (r = target_stat(c, &t, &st)) == 0) {
-        stat_to_statx(&st, &sx);
+        if (!t->top || (r == 0 && (S_ISDIR(sx->stx_mode) || sx->stx_nlink == 1)))
+            return r;
     }
+    bool host = r == 0;
+    r = target_stat(c, t, &st); /* see node_stat() */
+    if (r == 0 && host)
+        sx->stx_nlink = (uint32_t)st.st_nlink;
+    else if (r == 0)
+        stat_to_statx(&st, sx);
+    return r;
+}
+
+int64_t call_statx(struct tcall *c)
+{
+    struct target t;
+    struct statx sx;
+    int flags = ARG(2);
+    int r = walk(c, ARG(0), ADDR(1), at_flags(flags), &t);
+    if (r == 0 && t.native)
+        r = TRAP_NATIVE;
+    else if (r == 0)
+        r = target_statx(c, &t, flags, (unsigned)ARG(3), &sx);
     if (r == 0)
         r = poke(c, ADDR(4), &sx, sizeof(sx));
     target_done(&t);
