@@ -27,7 +27,8 @@
 size_t __sanitizer_get_current_allocated_bytes(void) __attribute__((weak));
 
 enum {
-    PATIENCE = 20000,        /* ms that an answer may take */
+    SLICE = 500, /* ms; an answer may take SLICES of them */
+    SLICES = 40,
     STEPS = 256,             /* messages in one session */
     SESSION_BYTES = 96 << 20 /* that one may take: requests, attributes, the tree in memory */
 };
@@ -158,13 +159,13 @@ static void serve(struct server *s, int fd)
 
 static void stop(struct server *s)
 {
-    struct timespec end;
-    int r = 0;
-    clock_gettime(CLOCK_REALTIME, &end);
-    end.tv_sec += PATIENCE / 1000;
     pthread_mutex_lock(&s->mutex);
-    while (!s->over && r == 0)
-        r = pthread_cond_timedwait(&s->cond, &s->mutex, &end);
+    for (int i = 0; i < SLICES && !s->over; i++) {
+        struct timespec end;
+        clock_gettime(CLOCK_REALTIME, &end);
+        end.tv_sec++;
+        pthread_cond_timedwait(&s->cond, &s->mutex, &end);
+    }
     CHECK(s->over);
     pthread_mutex_unlock(&s->mutex);
     p9_conn_free(s->conn);
@@ -239,14 +240,17 @@ static void take_answer(struct client *c, const struct p9_msg *r)
     while (i < c->n && (c->asked[i].answered || c->asked[i].tag != r->tag ||
                         (!is_error(r->type) && r->type != c->asked[i].type + 1)))
         i++;
+    if (i == c->n)
+        fprintf(stderr, "%s tag %u answers nothing\n", p9_type_name(r->type), r->tag);
     CHECK(i < c->n);
     answered(c, i);
     int f = c->asked[i].flushes;
     if (f >= 0 && r->type == P9_Rflush && c->version < 0)
         CHECK(c->asked[f].answered);
-    if (c->asked[i].type == P9_Tversion) { /* what was asked before has no answer any more */
+    if (c->asked[i].type == P9_Tversion)
         c->version = i == c->version ? -1 : c->version;
-        bool agreed = r->type == P9_Rversion && strcmp(r->version.s, "unknown");
+    if (r->type == P9_Rversion) { /* what was asked before has no answer any more */
+        bool agreed = strcmp(r->version.s, "unknown");
         c->msize = agreed ? r->msize : 0;
         steps_dialect = agreed ? dialect(&r->version) : P9_L;
         for (int k = 0; k < i; k++)
@@ -310,11 +314,24 @@ static bool pull(struct client *c, int ms)
     return true;
 }
 
+/* In slices: when the whole machine stands still it uses up but one. */
+static short wait_for(const struct client *c, short events)
+{
+    struct pollfd p = {c->fd, events, 0};
+    for (int i = 0; i < SLICES; i++)
+        if (poll(&p, 1, SLICE) > 0)
+            return p.revents;
+    return 0;
+}
+
 /* What has not come by now never comes. */
 static void pull_some(struct client *c)
 {
-    if (pull(c, PATIENCE) || c->ended)
+    if (c->ended || wait_for(c, POLLIN)) {
+        pull(c, 0);
         return;
+    }
+    fprintf(stderr, "the server does nothing\n");
     for (int i = 0; i < c->n; i++)
         if (!c->asked[i].answered)
             fprintf(stderr, "no answer to number %d: %s tag %u\n", i,
@@ -330,9 +347,9 @@ static void push(struct client *c, const uint8_t *p, size_t n)
             p += r;
             n -= (size_t)r;
         } else if (r < 0 && errno == EAGAIN) {
-            struct pollfd f = {c->fd, POLLIN | POLLOUT, 0};
-            CHECK(poll(&f, 1, PATIENCE) == 1);
-            if (f.revents & POLLIN)
+            short events = wait_for(c, POLLIN | POLLOUT);
+            CHECK(events);
+            if (events & POLLIN)
                 pull(c, 0);
         } else {
             while (pull(c, 0))
