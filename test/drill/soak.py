@@ -52,18 +52,18 @@ def measure(pids):
     return kib, fds
 
 
-def soak(d, minutes, out):
-    rows, began, ended = [], time.monotonic(), threading.Event()
+def soak(d, out):
+    rows, ended = [], threading.Event()
 
     def sample():
         while not ended.wait(EVERY):
             kib, fds = measure([p.pid for p in d.procs])
-            rows.append((time.monotonic() - began, d.done, kib, fds))
+            rows.append((time.monotonic() - d.began, d.done, kib, fds))
             print("\t".join(f"{x:.0f}" for x in rows[-1]), file=out, flush=True)
 
     def mixed(side):
         for n, name in enumerate(itertools.cycle([x for x in CYCLE if cuts.holds(x, d.kind)])):
-            if d.failed or time.monotonic() - began > minutes * 60:
+            if d.over():
                 return
             side.dir, side.back = f"{side.mount}/{n}", f"{side.below}/{n}"
             os.mkdir(side.dir)
@@ -83,11 +83,13 @@ def soak(d, minutes, out):
 class Soak(cuts.Cuts):
     """Faults go on; each load does one round and gives way to the next."""
 
-    def __init__(self, **kw):
+    def __init__(self, minutes, **kw):
         super().__init__(faults=1 << 60, **kw)
+        self.began, self.minutes = time.monotonic(), minutes
+        self.over_file.touch()  # to the loads it always is
 
     def over(self):
-        return True
+        return self.failed is not None or time.monotonic() - self.began > self.minutes * 60
 
 
 def flat(rows, column, slack):
@@ -106,11 +108,11 @@ def main():
     p.add_argument("--over", default="tcp", choices=["tcp", "ssh", "serve"])
     p.add_argument("--out", default="-")
     a = p.parse_args()
-    d = Soak(plenum=os.path.abspath(a.plenum), build=os.path.abspath(a.build), over=a.over)
+    d = Soak(a.minutes, plenum=os.path.abspath(a.plenum), build=os.path.abspath(a.build), over=a.over)
     out = sys.stdout if a.out == "-" else open(a.out, "w")
     print("seconds\tfaults\tKiB\tdescriptors", file=out)
     try:
-        rows = soak(d, a.minutes, out)
+        rows = soak(d, out)
     except Exception as e:
         print(f"{e}\n{d.log()}")
         d.clean()
