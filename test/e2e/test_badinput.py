@@ -624,7 +624,7 @@ def test_hostile_requests(plenum, how, spec, version):
     good = Raw(path).attach()
     before = None
     rnd = random.Random(how)
-    for round_ in range(2):
+    for _ in range(2):
         for kind, fields in TABLE[version].items():
             data = HOSTILE[how](kind, fields, rnd)
             if data is None or kind == 100 and how == "longer than it is":

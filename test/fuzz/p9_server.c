@@ -17,7 +17,6 @@
 #include <plenum/sources.h>
 #include <poll.h>
 #include <pthread.h>
-#include <sched.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -71,15 +70,32 @@ static void put_file(int dir, const char *name, const char *text)
     close(fd);
 }
 
-/* As root, on a file system that goes with this process. */
+/* A small one that no name leads to, and that goes with this process: for root. */
+static int own_tmpfs(void)
+{
+    int root = -1, fs = fsopen("tmpfs", FSOPEN_CLOEXEC);
+    if (fs < 0)
+        return -1;
+    if (fsconfig(fs, FSCONFIG_SET_STRING, "size", "8m", 0) == 0 &&
+        fsconfig(fs, FSCONFIG_SET_STRING, "nr_inodes", "1000", 0) == 0 &&
+        fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0)
+        root = fsmount(fs, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+    close(fs);
+    return root;
+}
+
 static void make_top(void)
 {
-    if (geteuid() == 0 && unshare(CLONE_NEWNS) == 0 &&
-        mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0)
-        mount("fuzz", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "size=8m,nr_inodes=1000");
-    CHECK(mkdtemp(top));
-    topfd = open(top, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    atexit(at_end);
+    int fs = own_tmpfs();
+    if (fs >= 0) {
+        topfd = openat(fs, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        snprintf(top, sizeof(top), "/proc/self/fd/%d", topfd);
+        close(fs);
+    } else {
+        CHECK(mkdtemp(top));
+        topfd = open(top, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        atexit(at_end);
+    }
     CHECK(mkdirat(topfd, "canary", 0755) == 0 && mkdirat(topfd, "root", 0755) == 0);
     int dir = openat(topfd, "canary", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     put_file(dir, "secret", SECRET);
