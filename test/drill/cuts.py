@@ -149,7 +149,8 @@ class Cuts(runner.Faults):
         self.start("sshd", *sshd.argv)
         self.wait_port(sshd.port)
         self.relay = Relay(sshd.port)
-        env = dict(os.environ, PLENUM_SSH=sshd.ssh(self.relay.port, first=f"echo $$ > {sshd.dir}/pid"))
+        note = f"cd {sshd.dir}; echo $$ >new; mv new pid"
+        env = dict(os.environ, PLENUM_SSH=sshd.ssh(self.relay.port, first=note))
         self.start("ssh", self.plenum, "ssh", "-o", self.options, "--remote-plenum", self.plenum,
                    "-L", f"{a.mount}:{a.below}", "-R", f"{b.mount}:{b.below}", sshd.name, env=env)
 
