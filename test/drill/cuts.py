@@ -280,7 +280,7 @@ class Cuts(runner.Faults):
             try:
                 p.wait(PATIENCE)
             except subprocess.TimeoutExpired:
-                bad += f"{p.args[:2]} does not end\n"
+                bad += f"{p.args[:2]} does not end\n{self.log()}"
                 p.kill()
                 p.wait()
         if self.relay:
