@@ -680,7 +680,7 @@ def test_ssh_that_does_not_listen_is_not_waited_for(plenum, host):
     p = host.start("-o", "soft=1", "-L", f"{at}:{there}", host.name)
     wait_for(lambda: mounted(at) or p.poll() is not None, plenum.err(p))
     hangs = host.dir / "hangs"
-    host.ssh.write_text(f"#!/bin/sh\ntrap '' TERM HUP INT\necho $$ >> {hangs}\nwhile :; do sleep 1; done\n")
+    pathlib.Path(host.wrapper).write_text(f"#!/bin/sh\ntrap '' TERM HUP INT\necho $$ >> {hangs}\nwhile :; do sleep 1; done\n")
     kill_ssh(host)
     wait_for(hangs.exists, "it is not dialed again")
     plenum.run("umount", at)
