@@ -53,6 +53,9 @@ static _Thread_local struct {
     mode_t mask, old_mask;
 } me;
 
+/* Some thread was switched. Those that it starts then begin as what it was, and do not know it. */
+static atomic_bool used;
+
 /* Where unshare is forbidden, the umask is the process's, and one op at a time has it. */
 static pthread_mutex_t shared_umask = PTHREAD_MUTEX_INITIALIZER;
 
@@ -169,6 +172,8 @@ int cred_set(uid_t uid, gid_t gid, const gid_t *groups, size_t n)
         return 0;
     if (!me.known)
         start();
+    if (uid && !atomic_load_explicit(&used, memory_order_relaxed))
+        atomic_store(&used, true);
     /* Root passes every check by its capabilities, whatever its groups. */
     int r = uid ? set_groups(groups, n) : 0;
     if (r == 0)
@@ -184,9 +189,9 @@ int cred_set(uid_t uid, gid_t gid, const gid_t *groups, size_t n)
 
 void cred_reset(void)
 {
-    if (!me.known || (me.uid == 0 && me.gid == own.gid && !me.cut))
+    if (me.known ? me.uid == 0 && me.gid == own.gid && !me.cut : !atomic_load(&used))
         return;
-    if (cred_set(0, own.gid, NULL, 0) < 0)
+    if (!me.known || cred_set(0, own.gid, NULL, 0) < 0)
         start();
 }
 

@@ -4,7 +4,8 @@
  *
  * Switching costs system calls, so a worker thread keeps what it was switched to until somebody
  * asks for something else. Code that runs in such a thread and wants the process's own rights says
- * cred_reset() first (which is free when nothing is switched). The main thread is never left
+ * cred_reset() first (which is free when nothing is switched), and so does a thread that such a
+ * thread may have started: it begins as what that one was. The main thread is never left
  * switched: cred_end() brings it back.
  */
 #ifndef BASE_CRED_H

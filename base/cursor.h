@@ -19,7 +19,7 @@ struct cursor {
 
 static inline struct cursor cursor_at(void *buf, size_t n)
 {
-    return (struct cursor){buf, (uint8_t *)buf + n, false};
+    return (struct cursor){buf, n ? (uint8_t *)buf + n : buf, false}; /* no bytes may be nowhere */
 }
 
 static inline size_t cursor_left(const struct cursor *c)

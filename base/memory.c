@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "base/memory.h"
 #include <linux/capability.h>
+#include <malloc.h>
 #include <stdbool.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -20,6 +21,16 @@ static bool by_cap(void)
     return syscall(SYS_capget, &hdr, cap) == 0 && cap[0].effective & 1u << CAP_IPC_LOCK;
 }
 
+/* Of what is locked malloc cannot give anything back: each arena stays as large as it ever was. So
+ * there are few; by default there would be one for each thread. */
+static void few_arenas(void)
+{
+#ifdef M_ARENA_MAX
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    mallopt(M_ARENA_MAX, n > 1 ? 2 * (int)n : 2);
+#endif
+}
+
 enum memory_lock memory_lock(void)
 {
     struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
@@ -28,6 +39,7 @@ enum memory_lock memory_lock(void)
         return MEMORY_FREE;
     if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) < 0)
         return MEMORY_FREE;
+    few_arenas();
     return lifted ? MEMORY_LOCKED : MEMORY_BY_CAP;
 }
 

@@ -4,15 +4,11 @@
  * and without an op, in turns, both processes on one processor. usage: once [ROUNDS]; prints
  * "op_us without with ratio" (microseconds, medians) and "op_ns" (the median of the differences).
  */
-#include "doors/p9.h"
-#include "floor.h"
-#include "p9/conn.h"
+#include "served.h"
 #include <fcntl.h>
 #include <plenum/sources.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -26,21 +22,10 @@ static void serve(int fd)
 {
     struct pl_err e;
     struct pl_tree *mem;
-    struct p9_door *door;
-    struct p9_conn *conn;
-    struct p9_crew *crew = p9_crew_new(8);
-    int dir = open(state, O_RDONLY | O_DIRECTORY);
     if (pl_mem_new(0, &mem, &e) < 0)
         errx(1, "server");
     mem->flags |= PL_TREE_LASTING;
-    if (p9_door_new(&(struct p9_export){"", mem}, 1, crew, NULL, &door) < 0 ||
-        p9_door_remember(door, dir, "bench") < 0)
-        errx(1, "server");
-    struct chan chan = {
-        .in = fd, .out = fd, .role = CHAN_ACCEPTED, .uid = getuid(), .peer = "bench"};
-    if (p9_door_conn(door, &chan, false, NULL, NULL, &conn, &e) < 0)
-        errx(1, "%s", e.text);
-    p9_conn_wait(conn, &e);
+    serve_tree(fd, mem, open(state, O_RDONLY | O_DIRECTORY));
 }
 
 static void rpc(struct p9_conn *conn, struct p9_msg m)
@@ -66,36 +51,20 @@ static double trips(struct p9_conn *conn, uint64_t *op)
     return (now() - start) / TRIPS * 1e6;
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 int main(int argc, char **argv)
 {
     int n = argc > 1 ? atoi(argv[1]) : 1001;
     static double without[MAX], with[MAX], more[MAX];
-    struct p9_conn *conn;
     struct pl_call call;
-    struct pl_err e;
     uint64_t op = 0;
     pid_t pid;
     n = n < 1 ? 1 : n > MAX ? MAX : n;
     signal(SIGPIPE, SIG_IGN);
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(0, &one);
-    sched_setaffinity(0, sizeof(one), &one);
+    one_processor();
     if (!mkdtemp(state))
         err(1, "%s", state);
     int fd = peer(serve, &pid);
-    struct chan chan = {.in = fd, .out = fd, .role = CHAN_DIALED, .uid = getuid(), .peer = "bench"};
-    pl_call_init_self(&call);
-    if (p9_conn_new(&chan, &(struct p9_conn_opts){.crew = p9_crew_new(2), .use = true}, &conn, &e) <
-            0 ||
-        p9_use(conn, &call, &e) < 0)
-        errx(1, "%s", e.text);
+    struct p9_conn *conn = use_server(fd, p9_crew_new(2), &call);
     rpc(conn, (struct p9_msg){.type = P9_Tsession, .id = {1, 2}});
     rpc(conn, (struct p9_msg){.type = P9_Tattach, .afid = P9_NOFID, .n_uname = getuid()});
     for (int i = 0; i < n; i++) {
@@ -109,10 +78,7 @@ int main(int argc, char **argv)
     snprintf(rm, sizeof(rm), "rm -rf %s", state);
     if (system(rm) != 0)
         warnx("%s is left", state);
-    qsort(without, (size_t)n, sizeof(*without), by_value);
-    qsort(with, (size_t)n, sizeof(*with), by_value);
-    qsort(more, (size_t)n, sizeof(*more), by_value);
-    double a = without[n / 2], b = with[n / 2];
+    double a = median(without, n), b = median(with, n);
     printf("op_us %.3f %.3f %.3f\n", a, b, b / a);
-    printf("op_ns %.0f\n", more[n / 2] * 1e3);
+    printf("op_ns %.0f\n", median(more, n) * 1e3);
 }

@@ -10,23 +10,15 @@
  * The rounds alternate, and the medians of each are compared. usage: wire [ROUNDS]; prints
  * "name floor ours ratio" lines (microseconds, MiB/s).
  */
-#include "doors/p9.h"
-#include "floor.h"
-#include "p9/conn.h"
+#include "served.h"
 #include "sources/p9.h"
-#include <err.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <plenum/sources.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
 static int file_mib;         /* 64 or 1: how many MiB of content go round */
 static const char *host_dir; /* what is served; NULL: memory */
@@ -103,17 +95,9 @@ static void serve(int fd)
 {
     struct pl_err e;
     struct pl_tree *tree;
-    struct p9_door *door;
-    struct p9_conn *conn;
-    struct p9_crew *crew = p9_crew_new(8);
-    if ((host_dir ? pl_host_open(host_dir, &tree, &e) : pl_mem_new(0, &tree, &e)) < 0 ||
-        p9_door_new(&(struct p9_export){"", tree}, 1, crew, NULL, &door) < 0)
+    if ((host_dir ? pl_host_open(host_dir, &tree, &e) : pl_mem_new(0, &tree, &e)) < 0)
         errx(1, "server");
-    struct chan chan = {
-        .in = fd, .out = fd, .role = CHAN_ACCEPTED, .uid = getuid(), .peer = "bench"};
-    if (p9_door_conn(door, &chan, false, NULL, NULL, &conn, &e) < 0)
-        errx(1, "%s", e.text);
-    p9_conn_wait(conn, &e);
+    serve_tree(fd, tree, -1);
 }
 
 struct client {
@@ -129,14 +113,10 @@ static void client_open(struct client *c)
 {
     struct pl_err e;
     struct pl_attr attr;
-    struct p9_conn *conn;
     int fd = peer(serve, &c->pid);
     c->crew = p9_crew_new(2);
-    struct chan chan = {.in = fd, .out = fd, .role = CHAN_DIALED, .uid = getuid(), .peer = "bench"};
-    pl_call_init_self(&c->call);
-    if (p9_conn_new(&chan, &(struct p9_conn_opts){.crew = c->crew, .use = true}, &conn, &e) < 0 ||
-        p9_use(conn, &c->call, &e) < 0 ||
-        pl_p9_open(conn, &(struct pl_p9_opts){.uname = "root", .own = true, .near = PL_P9_NEAR},
+    struct p9_conn *conn = use_server(fd, c->crew, &c->call);
+    if (pl_p9_open(conn, &(struct pl_p9_opts){.uname = "root", .own = true, .near = PL_P9_NEAR},
                    &c->tree, &e) < 0)
         errx(1, "%s", e.text);
     if (pl_attach(c->tree, &c->call, "", &c->root, &attr) < 0 ||
@@ -191,18 +171,6 @@ static void our_copy(double *write_rate, double *read_rate)
     free(buf);
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *v, int n)
-{
-    qsort(v, (size_t)n, sizeof(*v), by_value);
-    return v[n / 2];
-}
-
 /* Prints "name floor ours ratio" of the medians. */
 static void report(const char *name, double *floor, double *ours, int n)
 {
@@ -228,11 +196,7 @@ int main(int argc, char **argv)
     double bare[MAX], ours[MAX];
     signal(SIGPIPE, SIG_IGN);
     n = n < 1 ? 1 : n > MAX ? MAX : n;
-    cpu_set_t all, one;
-    sched_getaffinity(0, sizeof(all), &all);
-    CPU_ZERO(&one);
-    CPU_SET(0, &one);
-    sched_setaffinity(0, sizeof(one), &one);
+    cpu_set_t all = one_processor();
     for (int i = 0; i < n; i++) {
         bare[i] = floor_rtt();
         ours[i] = our_rtt();

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include "base/cred.h"
 #include "base/futex.h"
 #include "base/limits.h"
 #include "base/text.h"
@@ -369,6 +370,7 @@ int chan_dial_until(const char *text, int cancel, struct chan *ret, struct pl_er
     if (rc < 0)
         return rc;
     a.cancel = cancel;
+    cred_reset(); /* it is this process that dials, whoever its threads act for */
     switch (a.kind) {
     case ADDR_TCP:
         return dial_tcp(text, &a, ret, err);

@@ -50,9 +50,10 @@ struct far {
     struct p9_conn *conn;  /* the one in use */
     size_t at;             /* its address */
     char token[SSHLINK_TOKEN];
-    pid_t ssh;    /* our child */
-    pid_t first;  /* an ssh that is somebody else's */
-    int64_t down; /* since when nobody is there, mono_now(); 0: somebody is */
+    pid_t ssh;         /* our child */
+    pid_t first;       /* an ssh that is somebody else's */
+    int64_t down;      /* since when nobody is there, mono_now(); 0: somebody is */
+    char refused[160]; /* what somebody has to mend, as told since then */
     bool dialing, ending, lost;
     bool kept; /* there is a link */
     struct tree *trees;
@@ -197,8 +198,10 @@ static void changed(void *arg, const char *down)
     struct far *f = arg;
     pthread_mutex_lock(&f->lock);
     bool tell = !f->ending && !f->lost && !f->down != !down;
-    if (tell)
+    if (tell) {
         f->down = down ? mono_now() : 0;
+        f->refused[0] = '\0';
+    }
     pthread_mutex_unlock(&f->lock);
     if (tell && f->how.changed)
         f->how.changed(f->how.arg, down);
@@ -207,6 +210,19 @@ static void changed(void *arg, const char *down)
 static void tree_changed(void *arg, const char *down)
 {
     changed(((struct tree *)arg)->far, down);
+}
+
+static void refused(struct far *f, const char *sentence)
+{
+    char text[sizeof(f->refused)];
+    snprintf(text, sizeof(text), "%s", sentence);
+    pthread_mutex_lock(&f->lock);
+    bool tell = !f->ending && !f->lost && f->down && strcmp(f->refused, text);
+    if (tell)
+        memcpy(f->refused, text, sizeof(text));
+    pthread_mutex_unlock(&f->lock);
+    if (tell && f->how.changed)
+        f->how.changed(f->how.arg, text);
 }
 
 static int64_t down_since(struct far *f)
@@ -304,6 +320,8 @@ static int redial(void *arg, const char *id, int cancel, struct chan *ret, struc
     if (f->how.ssh)
         return redial_ssh(f, token, cancel, ret, err);
     int r = chan_dial_until(f->addrs[at], cancel, ret, err);
+    if (r == -EACCES)
+        refused(f, err->text);
     if (r == 0 || r == -ECANCELED || !(f->addrs[0] && f->addrs[1]))
         return r;
     int64_t down = down_since(f);

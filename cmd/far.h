@@ -45,7 +45,9 @@ struct far_how {
                    struct p9_conn **ret, struct pl_err *err);
     /* The end: nothing is dialed any more. Once; any thread; must not wait. May be NULL. */
     void (*lost)(void *arg, const char *sentence);
-    /* It is down (why), or up again (NULL): one after the other, in some thread. May be NULL. */
+    /* It is down (why), or up again (NULL): one after the other, in some thread. While it is down,
+     * once more for each other reason that somebody has to mend: who answers is not who it was, or
+     * does not trust us. May be NULL. */
     void (*changed)(void *arg, const char *down);
     /* A connection is ready to be used. May be NULL. */
     void (*ready)(void *arg, const struct far *far, struct p9_conn *conn);

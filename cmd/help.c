@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include "base/limits.h"
 #include "cmd/cmd.h"
 #include "cmd/spec.h"
 #include "cmd/util.h"
@@ -10,7 +11,7 @@ static void overview(void)
          "User-level file systems and ducts: mounts, serves and joins trees of files.\n");
     for (size_t i = 0; cmd_table[i]; i++)
         printf("  %-8s %s\n", cmd_table[i]->name, cmd_table[i]->summary);
-    puts("\nplenum help SUBCOMMAND, plenum help spec, addr and access say more.\n"
+    puts("\nplenum help SUBCOMMAND, plenum help spec, addr, access and limits say more.\n"
          "Example:\n  plenum mount /usr/share /mnt && ls /mnt; plenum umount /mnt");
 }
 
@@ -57,12 +58,21 @@ static void access_help(void)
         "others. docs/access.md says all of it.");
 }
 
+static void limits_help(void)
+{
+    puts("What others may make of us is limited:\n");
+#define X(name, value, unit, what)                                                                 \
+    printf("  %-15s %11lld %-14s %s\n", #name, value##LL, unit, what);
+    LIMITS(X)
+#undef X
+}
+
 static int run(const struct cmd *self, int argc, char **argv)
 {
     while (cmd_opt(self, argc, argv, "", NULL) != -1)
         ;
     if (argc - optind > 1)
-        cmd_usage(self, "one subcommand, or spec, addr or access");
+        cmd_usage(self, "one subcommand, or spec, addr, access or limits");
     const char *what = argv[optind];
     if (optind == argc) {
         overview();
@@ -72,6 +82,8 @@ static int run(const struct cmd *self, int argc, char **argv)
         addr_help();
     } else if (!strcmp(what, "access")) {
         access_help();
+    } else if (!strcmp(what, "limits")) {
+        limits_help();
     } else {
         const struct cmd *cmd = cmd_find(what);
         if (!cmd)
@@ -83,8 +95,9 @@ static int run(const struct cmd *self, int argc, char **argv)
 
 const struct cmd cmd_help_cmd = {
     .name = "help",
-    .args = "[SUBCOMMAND | spec | addr | access]",
-    .summary = "Says how to use the program, a subcommand, SPECs, addresses or access files",
+    .args = "[SUBCOMMAND | spec | addr | access | limits]",
+    .summary =
+        "Says how to use the program, a subcommand, SPECs, addresses, access files or limits",
     .example = "  plenum help mount\n",
     .run = run,
 };

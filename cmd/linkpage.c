@@ -22,10 +22,11 @@ void linkpage_changed(struct reg_page *page, const char *prefix, const char *pee
     struct reg_link *l = &page->link;
     char time[24];
     if (down) {
+        const char *is = atomic_load(&l->down) ? "cannot come back" : "is down";
         reg_link_changed(page, down);
         if (prefix)
-            log_say(false, "%s: link to %s is down: %s (it is waited for, %s at most)", prefix,
-                    peer, down, text_time(time, atomic_load(&l->linger)));
+            log_say(false, "%s: link to %s %s: %s (it is waited for, %s at most)", prefix, peer, is,
+                    down, text_time(time, atomic_load(&l->linger)));
         return;
     }
     int64_t since = atomic_load(&l->since);

@@ -31,7 +31,7 @@ struct spec_watch {
     struct linkopt link;
     void (*lost)(void *arg, const char *sentence); /* for good; in a thread of the engine; must not
                                                      block */
-    void (*changed)(void *arg, const char *sentence); /* it is down (why), or up again (NULL) */
+    void (*changed)(void *arg, const char *sentence); /* see far_how */
     /* A connection is ready to be used. */
     void (*ready)(void *arg, const struct far *far, struct p9_conn *conn);
     const char *left; /* the id of a link whose process was killed: it is given up; or NULL, "" */

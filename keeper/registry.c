@@ -270,8 +270,10 @@ void reg_link_changed(struct reg_page *page, const char *down)
         atomic_store(&l->down, 0);
         return;
     }
-    clock_gettime(CLOCK_REALTIME, &now);
     copy(l->why, sizeof(l->why), down);
+    if (atomic_load(&l->down))
+        return;
+    clock_gettime(CLOCK_REALTIME, &now);
     atomic_store(&l->since, now.tv_sec);
     atomic_fetch_add(&l->breaks, 1);
     atomic_store(&l->down, 1);

@@ -111,7 +111,7 @@ int reg_meet_dial(const char *name);
 int reg_dir(const char *name);
 
 void reg_set_state(struct reg_page *page, const char *state);
-/* The link went down (with the sentence), or is up again (NULL). */
+/* The link went down (with the sentence), still is (for another reason), or is up again (NULL). */
 void reg_link_changed(struct reg_page *page, const char *down);
 void reg_set_peer(struct reg_page *page, const char *peer); /* escaped already */
 void reg_set_table(struct reg_page *page, const char *table);

@@ -1,17 +1,20 @@
 """Over a link with a round trip of 50 ms: plenum and sshfs, against a bare TCP stream over the same link."""
 import os
 import pathlib
-import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import tarfile
 import tempfile
 import threading
 import time
 
-from .common import goal, median, plenum, program, quick, rounds, run, table
+from .common import goal, median, plenum, program, quick, rounds, table, top
 from .wire import free_port
+
+sys.path.append(str(top / "test/lib"))
+import sshd  # noqa: E402
 
 RTT = 0.05
 MIB = 1 << 20
@@ -73,47 +76,22 @@ def raw(window):
     return t1 - t0, t2 - t1
 
 
-def sshd(work):
-    """A real sshd of our own, without privileges it has not got; returns it and what sshfs needs."""
-    for name in "host", "user":
-        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{work}/{name}"])
-    shutil.copy(f"{work}/user.pub", f"{work}/authorized_keys")
-    port = free_port()
-    pathlib.Path(work, "config").write_text(f"""
-Port {port}
-ListenAddress 127.0.0.1
-HostKey {work}/host
-AuthorizedKeysFile {work}/authorized_keys
-PidFile none
-UsePAM no
-StrictModes no
-PasswordAuthentication no
-PermitRootLogin prohibit-password
-Subsystem sftp /usr/lib/openssh/sftp-server
-""")
-    if os.geteuid() == 0:
-        os.makedirs("/run/sshd", exist_ok=True)
-    p = subprocess.Popen(["/usr/sbin/sshd", "-D", "-f", f"{work}/config"], stderr=subprocess.DEVNULL)
-    return p, port
-
-
 class Far:
     """Both servers, a link to each, and a mount of one at a time."""
 
     def __init__(self, window=None):
         self.work = tempfile.mkdtemp(prefix="plenum-far.")
         self.source = tempfile.mkdtemp(prefix="plenum-src.", dir="/dev/shm")
-        os.chmod(self.work, 0o700)
         self.dir = f"{self.work}/mnt"
         os.mkdir(self.dir)
         port = free_port()
         self.started = [subprocess.Popen([plenum, "serve", "-q", self.source, f"tcp!127.0.0.1!{port}"])]
         self.links = {"plenum": Link(port, window)}
         self.names = ["plenum"]
-        if shutil.which("sshfs") and os.path.exists("/usr/sbin/sshd"):
-            p, port = sshd(self.work)
-            self.started.append(p)
-            self.links["sshfs"] = Link(port, window)
+        if shutil.which("sshfs") and sshd.THERE:
+            self.sshd = sshd.Sshd(f"{self.work}/ssh")
+            self.started.append(subprocess.Popen(self.sshd.argv, stderr=subprocess.DEVNULL))
+            self.links["sshfs"] = Link(self.sshd.port, window)
             self.names.append("sshfs")
         time.sleep(0.5)
 
@@ -121,10 +99,9 @@ class Far:
         port = self.links[name].port
         if name == "plenum":
             return [plenum, "mount", f"9p:tcp!127.0.0.1!{port}", self.dir]
-        user = pwd.getpwuid(os.geteuid()).pw_name
-        return ["sshfs", "-p", str(port), "-o", f"IdentityFile={self.work}/user,IdentitiesOnly=yes", "-o",
+        return ["sshfs", "-p", str(port), "-o", f"IdentityFile={self.sshd.dir}/user,IdentitiesOnly=yes", "-o",
                 "StrictHostKeyChecking=no,UserKnownHostsFile=/dev/null,LogLevel=ERROR",
-                f"{user}@127.0.0.1:{self.source}", self.dir]
+                f"{self.sshd.name}:{self.source}", self.dir]
 
     def mounted(self, name, job):
         """Seconds that the job takes in a fresh mount."""

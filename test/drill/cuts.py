@@ -3,18 +3,16 @@
 """Link drills: two directories mounted on each other through a link that is broken again and again.
 
 usage: test/drill/cuts.py [--plenum FILE] [--build DIR] [--over tcp|ssh|serve] [--faults N]
-                          [--how cut,half,stall,vanish,amid,kill] [--options OPTS] [LOAD...]
+                          [--how cut,half,stall,slow,vanish,amid,kill] [--options OPTS] [LOAD...]
        LOADs: see loads.py; without one, all that hold over a link.
 --over tcp: a duct, dialed through a relay; ssh: `plenum ssh -L -R` whose connection goes through the
 relay (kill: the ssh process is killed); serve: a mount of `plenum serve`, which is killed and started
 again (kill). A load runs in both directions at once (serve: in one). It may not see one failed call
 nor one wrong byte. N faults for each load (100). Prints a line for each load; exit 1 if any failed.
 """
-import argparse
 import json
 import os
 import pathlib
-import pwd
 import random
 import shutil
 import signal
@@ -22,17 +20,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import loads  # noqa: E402
-from drill import Broken  # noqa: E402
-from cutter import Relay  # noqa: E402
+import runner
+from runner import Broken
+import loads
+from relay import Relay
+from sshd import Sshd
 
-TOP = pathlib.Path(__file__).resolve().parents[2]
-HOW = ["cut", "half", "stall", "vanish", "amid"]
+HOW = ["cut", "half", "stall", "slow", "vanish", "amid"]
 PATIENCE = 60
 HANG = 180
 
@@ -79,7 +76,7 @@ class Side:
 
 def child(s, load):
     """A process that runs the load, and where it says what went wrong. Not a thread: who waits in a page
-    fault of a mapping holds the interpreter's lock, without which the relay would not go on."""
+    fault of a mapping holds the interpreter's lock, without which the faults would not go on."""
     r, w = os.pipe()
     pid = os.fork()
     if pid:
@@ -96,20 +93,19 @@ def child(s, load):
         os._exit(status)
 
 
-class Cuts:
+class Cuts(runner.Faults):
+    PAUSE = 0.4
+
     def __init__(self, plenum, build, faults, how=None, over="tcp", options=""):
-        self.plenum, self.fsx, self.faults, self.kind = plenum, f"{build}/test/fsx", faults, over
+        super().__init__(plenum, build, faults)
+        self.kind = over
         self.how = how or (["kill"] if over == "serve" else HOW + (["kill"] if over == "ssh" else []))
         self.options = ",".join(["keepalive=1"] + ([options] if options else []))
         self.base = pathlib.Path(tempfile.mkdtemp(prefix="plenum-cuts.", dir="/tmp"))
         self.sides = [Side(self, "a")] + ([Side(self, "b")] if over != "serve" else [])
         self.procs, self.relay, self.serving = [], None, None
-        self.done, self.count = 0, {}
-        self.stop, self.failed = threading.Event(), None
+        self.count, self.connections, self.passed = {}, 0, 0
         self.over_file = self.base / "over"
-
-    def over(self):
-        return self.done >= self.faults or self.failed is not None
 
     # ---- both ends ----
 
@@ -122,7 +118,7 @@ class Cuts:
         return p
 
     def log(self):
-        return "".join(f"{f.name}: {f.read_text(errors='replace')[-1500:]}\n" for f in sorted(self.base.glob("*.log")))
+        return f"after {self.count}\n" + "".join(f"{f.name}: {f.read_text(errors='replace')[-1500:]}\n" for f in sorted(self.base.glob("*.log")))
 
     def wait_port(self, port):
         end = time.monotonic() + PATIENCE
@@ -149,39 +145,14 @@ class Cuts:
 
     def up_ssh(self):
         a, b = self.sides
-        d = self.base / "ssh"
-        d.mkdir(mode=0o700)
-        for name in "host", "user":
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", d / name], check=True)
-        shutil.copy(d / "user.pub", d / "authorized_keys")
-        port = free_port()
-        (d / "config").write_text(f"""
-Port {port}
-ListenAddress 127.0.0.1
-HostKey {d}/host
-AuthorizedKeysFile {d}/authorized_keys
-PidFile none
-UsePAM no
-StrictModes no
-PasswordAuthentication no
-PermitRootLogin prohibit-password
-MaxStartups 100
-""")
-        os.makedirs("/run/sshd", exist_ok=True)
-        self.start("sshd", shutil.which("sshd") or "/usr/sbin/sshd", "-D", "-e", "-f", d / "config")
-        self.wait_port(port)
-        self.relay = Relay(port)
-        wrapper = d / "wrapper"
-        wrapper.write_text(f"""#!/bin/sh
-echo $$ > {d}/pid
-exec ssh -F none -p {self.relay.port} -i {d}/user -o IdentitiesOnly=yes -o StrictHostKeyChecking=no \
-    -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR "$@"
-""")
-        wrapper.chmod(0o755)
-        env = dict(os.environ, PLENUM_SSH=str(wrapper))
+        sshd = Sshd(self.base / "ssh")
+        self.start("sshd", *sshd.argv)
+        self.wait_port(sshd.port)
+        self.relay = Relay(sshd.port)
+        note = f"cd {sshd.dir}; echo $$ >new; mv new pid"
+        env = dict(os.environ, PLENUM_SSH=sshd.ssh(self.relay.port, first=note))
         self.start("ssh", self.plenum, "ssh", "-o", self.options, "--remote-plenum", self.plenum,
-                   "-L", f"{a.mount}:{a.below}", "-R", f"{b.mount}:{b.below}",
-                   f"{pwd.getpwuid(os.geteuid()).pw_name}@127.0.0.1", env=env)
+                   "-L", f"{a.mount}:{a.below}", "-R", f"{b.mount}:{b.below}", sshd.name, env=env)
 
     def serve(self, after):
         """Starts the server, or kills it and starts it again."""
@@ -231,6 +202,9 @@ exec ssh -F none -p {self.relay.port} -i {d}/user -o IdentitiesOnly=yes -o Stric
         elif how == "stall":
             self.relay.stall(random.random() * 0.5)
             return
+        elif how == "slow":
+            self.relay.slow(random.random() * 0.05, random.random())
+            return
         elif how == "amid":
             self.relay.cut_after(random.randrange(1, 1 << random.randrange(1, 20)))
             return
@@ -257,19 +231,11 @@ exec ssh -F none -p {self.relay.port} -i {d}/user -o IdentitiesOnly=yes -o Stric
             except subprocess.TimeoutExpired:
                 raise Broken(f"the link does not come back within {PATIENCE} s") from None
 
-    def disturb(self):
-        try:
-            while not self.stop.is_set() and self.done < self.faults:
-                self.stop.wait(random.random() ** 3 * 0.4)
-                self.fault()
-                self.done += 1
-        except Exception as e:  # told by run()
-            self.failed = e
-
     def wait_loads(self, children):
-        """Until they have ended, or have had HANG s since there were no faults any more."""
+        """Until they have ended, or have had HANG s since there were no faults any more, or there cannot be
+        any."""
         failed, left, end = [], dict(children), None
-        while left and (end is None or time.monotonic() < end):
+        while left and not self.failed and (end is None or time.monotonic() < end):
             time.sleep(0.02)
             for pid in list(left):
                 done, status = os.waitpid(pid, os.WNOHANG)
@@ -285,7 +251,8 @@ exec ssh -F none -p {self.relay.port} -i {d}/user -o IdentitiesOnly=yes -o Stric
         for pid, fd in left.items():
             os.kill(pid, signal.SIGKILL)
             os.close(fd)
-            failed.append(f"a load hangs: no end {HANG} s after the last fault")
+            if not self.failed:
+                failed.append(f"a load hangs: no end {HANG} s after the last fault")
         if failed:
             raise Broken("\n".join(failed))
 
@@ -295,15 +262,8 @@ exec ssh -F none -p {self.relay.port} -i {d}/user -o IdentitiesOnly=yes -o Stric
             s.dir, s.back = f"{s.mount}/{load.__name__}", f"{s.below}/{load.__name__}"
             os.mkdir(s.dir)
         children = [child(s, load) for s in self.sides]
-        breaker = threading.Thread(target=self.disturb)
-        breaker.start()
-        try:
+        with self.going_on():
             self.wait_loads(children)
-        finally:
-            self.stop.set()
-            breaker.join()
-        if self.failed:
-            raise self.failed
         for p in self.procs:
             if p.poll() is not None:
                 raise Broken(f"{p.args[1]} has ended with status {p.returncode}")
@@ -311,11 +271,7 @@ exec ssh -F none -p {self.relay.port} -i {d}/user -o IdentitiesOnly=yes -o Stric
     def clean(self):
         bad = ""
         for s in self.sides:
-            p = subprocess.run([self.plenum, "umount", str(s.mount)], capture_output=True, timeout=60)
-            if p.returncode:
-                bad += p.stderr.decode(errors="replace")
-                subprocess.run([self.plenum, "umount", "-f", str(s.mount)], capture_output=True, timeout=60)
-            subprocess.run(["umount", "-l", str(s.mount)], capture_output=True, timeout=30)
+            bad += runner.unmount(self.plenum, s.mount)
         for p in reversed(self.procs):
             if p is self.serving:
                 p.stdin.close()
@@ -324,30 +280,19 @@ exec ssh -F none -p {self.relay.port} -i {d}/user -o IdentitiesOnly=yes -o Stric
             try:
                 p.wait(PATIENCE)
             except subprocess.TimeoutExpired:
-                bad += f"{p.args[:2]} does not end\n"
+                bad += f"{p.args[:2]} does not end\n{self.log()}"
                 p.kill()
                 p.wait()
         if self.relay:
-            self.relay.close()
+            self.connections, self.passed = self.relay.connections, self.relay.passed
+            self.relay.end()
         shutil.rmtree(self.base, ignore_errors=True)
         return bad
 
 
 def cuts(load, **kw):
     """One load under faults of the link; returns the drill, or raises what went wrong."""
-    d = Cuts(**kw)
-    try:
-        d.run(load)
-    except BaseException as e:
-        log = d.log()
-        d.clean()
-        if isinstance(e, Exception):
-            raise Broken(f"{e}\nAfter {d.count}. The ends said:\n{log}") from e
-        raise
-    bad = d.clean()
-    if bad:
-        raise Broken(f"at the end: {bad}")
-    return d
+    return runner.drill(Cuts(**kw), load)
 
 
 # Files without a name are lost with a server that held them; a link keeps them.
@@ -355,29 +300,20 @@ def holds(name, over):
     return not (over == "serve" and name == "unlinked")
 
 
+def counted(d):
+    return f" {json.dumps(d.count)}" + (f", {d.connections} connections, {d.passed >> 20} MiB" if d.relay else "")
+
+
 def main():
-    p = argparse.ArgumentParser()
-    p.add_argument("--plenum", default=str(TOP / "build/plenum"))
-    p.add_argument("--build", default=str(TOP / "build"))
+    p = runner.parser()
     p.add_argument("--faults", type=int, default=100)
     p.add_argument("--over", default="tcp", choices=["tcp", "ssh", "serve"])
     p.add_argument("--how")
-    p.add_argument("--options", default="")
     p.add_argument("load", nargs="*")
     a = p.parse_args()
-    bad = 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and clean up
-    for name in a.load or [n for n in loads.LOADS if holds(n, a.over)]:
-        began = time.monotonic()
-        try:
-            d = cuts(loads.LOADS[name], plenum=os.path.abspath(a.plenum), build=os.path.abspath(a.build),
-                     faults=a.faults, how=a.how.split(",") if a.how else None, over=a.over, options=a.options)
-            print(f"ok   {name:12} {d.done} faults {json.dumps(d.count)} in {time.monotonic() - began:.0f} s"
-                  + (f", {d.relay.connections} connections, {d.relay.bytes >> 20} MiB" if d.relay else ""), flush=True)
-        except Exception:
-            bad += 1
-            print(f"FAIL {name}\n{traceback.format_exc()}", flush=True)
-    return bad > 0
+    return runner.all_loads(a.load or [n for n in loads.LOADS if holds(n, a.over)], lambda name: cuts(
+        loads.LOADS[name], plenum=a.plenum, build=a.build, faults=a.faults, how=a.how.split(",") if a.how else None,
+        over=a.over, options=a.options), counted)
 
 
 if __name__ == "__main__":

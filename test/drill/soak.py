@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: MIT
 """Memory and descriptors over time: a duct under load whose link breaks, for as long as one wants.
 
-usage: test/drill/soak.py [--plenum FILE] [--build DIR] [--minutes N] [--over tcp|ssh|serve] [--out FILE]
+usage: test/drill/soak.py [--plenum FILE] [--build DIR] [--options OPTS] [--minutes N] [--over tcp|ssh|serve]
+                          [--out FILE]
 Every 10 s the resident memory and the descriptors of all processes of both ends are written as a row
 (seconds, faults so far, KiB, descriptors). In the end it compares the last third with the first third
 after a warm-up: exit 1 if either grew by more than a tenth (and 4 MiB, 16 descriptors).
 """
-import argparse
 import itertools
 import os
+import shutil
 import statistics
 import sys
 import threading
@@ -17,6 +18,7 @@ import time
 
 import cuts
 import loads
+import runner
 
 CYCLE = ["exclusive", "appends", "fsx", "truncating", "untar", "locks", "unlinked"]
 EVERY = 10
@@ -52,23 +54,23 @@ def measure(pids):
     return kib, fds
 
 
-def soak(d, minutes, out):
-    rows, began, ended = [], time.monotonic(), threading.Event()
+def soak(d, out):
+    rows, ended = [], threading.Event()
 
     def sample():
         while not ended.wait(EVERY):
             kib, fds = measure([p.pid for p in d.procs])
-            rows.append((time.monotonic() - began, d.done, kib, fds))
+            rows.append((time.monotonic() - d.began, d.done, kib, fds))
             print("\t".join(f"{x:.0f}" for x in rows[-1]), file=out, flush=True)
 
     def mixed(side):
         for n, name in enumerate(itertools.cycle([x for x in CYCLE if cuts.holds(x, d.kind)])):
-            if d.failed or time.monotonic() - began > minutes * 60:
+            if d.over():
                 return
             side.dir, side.back = f"{side.mount}/{n}", f"{side.below}/{n}"
             os.mkdir(side.dir)
             loads.LOADS[name](side)
-            loads.shutil.rmtree(side.dir)
+            shutil.rmtree(side.dir)
 
     sampler = threading.Thread(target=sample)
     sampler.start()
@@ -83,11 +85,13 @@ def soak(d, minutes, out):
 class Soak(cuts.Cuts):
     """Faults go on; each load does one round and gives way to the next."""
 
-    def __init__(self, **kw):
+    def __init__(self, minutes, **kw):
         super().__init__(faults=1 << 60, **kw)
+        self.began, self.minutes = time.monotonic(), minutes
+        self.over_file.touch()  # to the loads it always is
 
     def over(self):
-        return True
+        return self.failed is not None or time.monotonic() - self.began > self.minutes * 60
 
 
 def flat(rows, column, slack):
@@ -99,18 +103,16 @@ def flat(rows, column, slack):
 
 
 def main():
-    p = argparse.ArgumentParser()
-    p.add_argument("--plenum", default=str(cuts.TOP / "build/plenum"))
-    p.add_argument("--build", default=str(cuts.TOP / "build"))
+    p = runner.parser()
     p.add_argument("--minutes", type=float, default=60)
     p.add_argument("--over", default="tcp", choices=["tcp", "ssh", "serve"])
     p.add_argument("--out", default="-")
     a = p.parse_args()
-    d = Soak(plenum=os.path.abspath(a.plenum), build=os.path.abspath(a.build), over=a.over)
+    d = Soak(a.minutes, plenum=a.plenum, build=a.build, over=a.over, options=a.options)
     out = sys.stdout if a.out == "-" else open(a.out, "w")
     print("seconds\tfaults\tKiB\tdescriptors", file=out)
     try:
-        rows = soak(d, a.minutes, out)
+        rows = soak(d, out)
     except Exception as e:
         print(f"{e}\n{d.log()}")
         d.clean()

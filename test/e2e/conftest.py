@@ -20,6 +20,7 @@ import time
 import pytest
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
+sys.path += [str(TOP / "test/lib"), str(TOP / "test/drill")]
 PLENUM = os.path.abspath(os.environ.get("PLENUM", TOP / "build/plenum"))
 LIMIT = 60  # seconds a test may take
 PATIENCE = 15  # seconds that what was asked for may take to happen

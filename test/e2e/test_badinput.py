@@ -5,6 +5,7 @@ import os
 import pathlib
 import random
 import re
+import resource
 import select
 import shutil
 import socket
@@ -624,7 +625,7 @@ def test_hostile_requests(plenum, how, spec, version):
     good = Raw(path).attach()
     before = None
     rnd = random.Random(how)
-    for round_ in range(2):
+    for _ in range(2):
         for kind, fields in TABLE[version].items():
             data = HOSTILE[how](kind, fields, rnd)
             if data is None or kind == 100 and how == "longer than it is":
@@ -704,6 +705,60 @@ def test_limits(plenum):
     for k in clients:
         k.close()
     other.close()
+    p.terminate()
+    plenum.ended(p, 0)
+
+
+def limit(plenum, name):
+    """As the table has it."""
+    return int(re.search(rf"^  {name} +([0-9]+) ", plenum.run("help", "limits").out, re.M).group(1))
+
+
+@pytest.mark.alone
+def test_connections_of_one_peer(plenum):
+    """As many as one address may have; others come in all the same, and he again when one of them goes."""
+    most = limit(plenum, "PEER")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < most + 100:
+        pytest.skip("too few descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    p = plenum.serve("mem:", "tcp!127.0.0.1!0")
+    port = int(p.addr.rsplit("!", 1)[1])
+    hello = message(100, 0xffff, struct.pack("<I", 8192) + string(PLAIN))
+
+    def dial(source):
+        s = socket.create_connection(("127.0.0.1", port), 30, (source, 0))
+        s.sendall(hello)
+        return s
+
+    def taken(s):
+        try:
+            return s.recv(100)[4:5] == bytes([101])
+        except ConnectionResetError:
+            return False
+    mine = []
+    try:
+        for n in range(0, most, 64):  # no more at once than wait to be accepted
+            mine += [dial("127.0.0.2") for _ in range(min(64, most - n))]
+            assert all(taken(s) for s in mine[n:])
+        for _ in range(3):
+            s = dial("127.0.0.2")
+            assert not taken(s)
+            s.close()
+        other = dial("127.0.0.3")
+        assert taken(other)
+        other.close()
+        assert plenum.err(p).count("no more are taken") == 1
+        mine.pop().close()
+
+        def again():
+            mine.append(dial("127.0.0.2"))
+            return taken(mine[-1]) or mine.pop().close()
+        wait_for(again)
+    finally:
+        for s in mine:
+            s.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     p.terminate()
     plenum.ended(p, 0)
 

@@ -7,7 +7,7 @@ import subprocess
 import threading
 
 import pytest
-from conftest import PLENUM, as_nobody, fuse, mounted, root
+from conftest import PLENUM, TOP, as_nobody, fuse, mounted, root
 
 SUBCOMMANDS = ("mount umount serve duct ssh listen dial ls cat stat get put mkdir rm status trace "
                "version help").split()
@@ -32,6 +32,11 @@ def test_help_lists_all(plenum):
         assert kind in plenum.run("help", "spec").out
     for form in "tcp! tcp:// unix! vsock! exec! stdio fd!".split():
         assert form in plenum.run("help", "addr").out
+    limits = re.findall(r"X\(([A-Z_]+), ([0-9]+)", (TOP / "base/limits.h").read_text())
+    out = plenum.run("help", "limits").out
+    assert len(limits) > 50
+    for name, value in limits:
+        assert re.search(rf"^  {name} +{value} ", out, re.M), name
 
 
 def test_version(plenum):

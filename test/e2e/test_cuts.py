@@ -6,18 +6,14 @@ their number.
 """
 import os
 import pathlib
-import shutil
-import sys
 
+import cuts as drills
+import loads
 import pytest
-from conftest import PLENUM, TOP, fuse, root
-
-sys.path.insert(0, str(TOP / "test/drill"))
-import cuts as drills  # noqa: E402
-import loads  # noqa: E402
+import sshd
+from conftest import PLENUM, fuse, root
 
 FAULTS = int(os.environ.get("CUTS_FAULTS", "12"))
-SSH = shutil.which("ssh") and (shutil.which("sshd") or os.access("/usr/sbin/sshd", os.X_OK))
 BUILD = os.environ.get("PLENUM_BUILD", str(pathlib.Path(PLENUM).parent))
 pytestmark = [fuse, root]
 
@@ -32,7 +28,7 @@ def test_cut(load):
     run(load, faults=FAULTS, over="tcp")
 
 
-@pytest.mark.skipif(not SSH, reason="needs ssh and sshd")
+@pytest.mark.skipif(not sshd.THERE, reason="needs ssh and sshd")
 @pytest.mark.parametrize("load", ["exclusive", "fsx"])
 def test_ssh(load):
     run(load, faults=FAULTS // 2, over="ssh")

@@ -17,10 +17,11 @@ import sys
 import time
 
 import pytest
+import sshd
 from conftest import PLENUM, alive, as_nobody, fuse, mounted, mounts_under, root, wait_for
 from relay import Relay, end_all
 from test_duct import Pair
-from test_ssh import Host, SSHD
+from test_ssh import Host
 
 pytestmark = fuse
 
@@ -258,10 +259,10 @@ def test_half_open(plenum):
     """Nobody closes anything: only silence tells."""
     far = Far(plenum, "keepalive=200ms")
     (far.dir / "f").write_text("x" * 100000)
-    far.relay.stall(True)
+    far.relay.stall(3600)
     reader = start("cat", far.at / "f", stdout=subprocess.PIPE)
     is_down(plenum, far.at)
-    far.relay.stall(False)
+    far.relay.stall(0)
     assert len(reader.communicate(timeout=30)[0]) == 100000 and reader.returncode == 0
     is_up(plenum, far.at)
 
@@ -588,7 +589,7 @@ threading.Thread(target=pump, args=(0, p.stdin.fileno()), daemon=True).start()
 pump(p.stdout.fileno(), 1)
 os._exit(0)
 """
-ssh_there = pytest.mark.skipif(not os.access(SSHD, os.X_OK), reason="needs sshd")
+ssh_there = pytest.mark.skipif(not sshd.THERE, reason="needs ssh and sshd")
 
 
 @pytest.fixture
@@ -679,7 +680,7 @@ def test_ssh_that_does_not_listen_is_not_waited_for(plenum, host):
     p = host.start("-o", "soft=1", "-L", f"{at}:{there}", host.name)
     wait_for(lambda: mounted(at) or p.poll() is not None, plenum.err(p))
     hangs = host.dir / "hangs"
-    host.ssh.write_text(f"#!/bin/sh\ntrap '' TERM HUP INT\necho $$ >> {hangs}\nwhile :; do sleep 1; done\n")
+    pathlib.Path(host.wrapper).write_text(f"#!/bin/sh\ntrap '' TERM HUP INT\necho $$ >> {hangs}\nwhile :; do sleep 1; done\n")
     kill_ssh(host)
     wait_for(hangs.exists, "it is not dialed again")
     plenum.run("umount", at)
@@ -695,14 +696,7 @@ def test_ssh_is_killed_under_a_spec(plenum, host):
     d, at = plenum.dir("d"), plenum.dir("at")
     bin_ = plenum.dir("bin")
     os.symlink(PLENUM, bin_ / "plenum")
-    with_path = host.dir / "with-path"
-    with_path.write_text(f"#!/bin/sh\nexec {host.ssh} \"$@\"\n")
-    with_path.chmod(0o755)
-    config = (host.dir / "config").read_text().replace(
-        host.mark, f"SetEnv PATH={bin_}:{os.environ['PATH']}\n")
-    (host.dir / "config").write_text(config)
-    host.sshd.send_signal(signal.SIGHUP)
-    wait_for(lambda: plenum.err(host.sshd).count("listening") >= 2)
+    host.again(f"SetEnv PATH={bin_}:{os.environ['PATH']}")
     plenum.run("mount", f"ssh:{host.name}:{d}", at, env=host.env)
     held = Held(at / "held")
     for turn in range(3):

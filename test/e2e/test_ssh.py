@@ -3,67 +3,46 @@
 import errno
 import os
 import pathlib
-import pwd
-import shutil
 import signal
-import socket
 import stat
 import subprocess
 
 import pytest
+import sshd
 from conftest import PLENUM, alive, fuse, mounted, mounts_under, wait_for
+from sshd import Sshd
 
-SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
-pytestmark = [fuse, pytest.mark.skipif(not (os.access(SSHD, os.X_OK) and shutil.which("ssh")),
-                                       reason="needs ssh and sshd")]
+pytestmark = [fuse, pytest.mark.skipif(not sshd.THERE, reason="needs ssh and sshd")]
 
 
-class Host:
-    """An sshd, and what a user would have in ~/.ssh."""
+class Host(Sshd):
+    """It runs, and is left with the test."""
 
     def __init__(self, plenum):
         self.plenum = plenum
-        d = self.dir = plenum.dir("ssh")
-        d.chmod(0o700)
-        for name in "host", "user":
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", d / name], check=True)
-        shutil.copy(d / "user.pub", d / "authorized_keys")
-        with socket.create_server(("127.0.0.1", 0)) as s:
-            self.port = s.getsockname()[1]
-        self.mark = f"SetEnv PLENUM_E2E={d}\n"
-        (d / "config").write_text(f"""
-Port {self.port}
-ListenAddress 127.0.0.1
-HostKey {d}/host
-AuthorizedKeysFile {d}/authorized_keys
-PidFile none
-UsePAM no
-StrictModes no
-PasswordAuthentication no
-PermitRootLogin prohibit-password
-{self.mark}""")
-        if os.geteuid() == 0:
-            os.makedirs("/run/sshd", exist_ok=True)
-        self.sshd = plenum.start(argv=[SSHD, "-D", "-e", "-f", str(d / "config")])
+        super().__init__(plenum.dir("ssh"))
+        self.mark = f"PLENUM_E2E={self.dir}"
+        self.config(f"SetEnv {self.mark}")
+        self.sshd = plenum.start(argv=self.argv)
         wait_for(lambda: "listening" in plenum.err(self.sshd) or self.sshd.poll() is not None)
         assert self.sshd.poll() is None, plenum.err(self.sshd)
         # One program for everything that runs ssh; it notes that it ran.
-        self.ssh = d / "ssh"
-        self.ssh.write_text(f"""#!/bin/sh
-echo x >> {d}/runs
-exec ssh -F none -p {self.port} -i {d}/user -o IdentitiesOnly=yes -o StrictHostKeyChecking=no \
-    -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR "$@"
-""")
-        self.ssh.chmod(0o755)
-        self.env = dict(os.environ, PLENUM_SSH=str(self.ssh))
-        self.name = f"{pwd.getpwuid(os.geteuid()).pw_name}@127.0.0.1"
+        self.wrapper = self.ssh(first=f"echo x >> {self.dir}/runs")
+        self.env = dict(os.environ, PLENUM_SSH=self.wrapper)
+
+    def again(self, lines):
+        """With another configuration."""
+        said = self.plenum.err(self.sshd).count("listening")
+        self.config(lines)
+        self.sshd.send_signal(signal.SIGHUP)
+        wait_for(lambda: self.plenum.err(self.sshd).count("listening") > said)
 
     def runs(self):
         return (self.dir / "runs").read_text().count("x")
 
     def far(self):
         """What `status` says of the ducts that came by this sshd."""
-        mark = self.mark.split()[1].encode()
+        mark = self.mark.encode()
 
         def came_by_us(pid):
             try:
@@ -248,14 +227,9 @@ def test_spec(plenum, host):
     bin_ = plenum.dir("bin")
     os.symlink(PLENUM, bin_ / "plenum")
     wrapper = host.dir / "with-path"
-    wrapper.write_text(f"#!/bin/sh\nexec {host.ssh} -o SetEnv=X=1 \"$@\"\n")
+    wrapper.write_text(f"#!/bin/sh\nexec {host.wrapper} -o SetEnv=X=1 \"$@\"\n")
     wrapper.chmod(0o755)
-    with open(host.dir / "config", "a") as f:
-        f.write(f"SetEnv PATH={bin_}:{os.environ['PATH']}\n")
-    config = (host.dir / "config").read_text().replace(host.mark, "")
-    (host.dir / "config").write_text(config)
-    host.sshd.send_signal(signal.SIGHUP)
-    wait_for(lambda: plenum.err(host.sshd).count("listening") >= 2)
+    host.again(f"SetEnv PATH={bin_}:{os.environ['PATH']}")
     assert plenum.run("cat", f"ssh:{host.name}:{d}", "who", env=host.env).out == "by ssh"
     at = plenum.dir("at")
     plenum.run("mount", f"ssh:{host.name}:{d}", at, env=host.env)

@@ -7,15 +7,11 @@ sets another number.
 import os
 import pathlib
 import subprocess
-import sys
 
+import drill as drills
+import loads
 import pytest
-
-from conftest import PLENUM, TOP, fuse, root
-
-sys.path.insert(0, str(TOP / "test/drill"))
-import drill as drills  # noqa: E402
-import loads  # noqa: E402
+from conftest import PLENUM, fuse, root
 
 FAULTS = int(os.environ.get("DRILL_FAULTS", "6"))
 BUILD = os.environ.get("PLENUM_BUILD", str(pathlib.Path(PLENUM).parent))

@@ -8,10 +8,11 @@ import signal
 import threading
 
 import pytest
+import sshd
 from conftest import fuse, mounted, wait_for
-from test_ssh import Host, SSHD
+from test_ssh import Host
 
-pytestmark = [fuse, pytest.mark.skipif(not os.access(SSHD, os.X_OK), reason="needs ssh and sshd")]
+pytestmark = [fuse, pytest.mark.skipif(not sshd.THERE, reason="needs ssh and sshd")]
 KILLS = 8
 
 

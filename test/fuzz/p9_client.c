@@ -8,6 +8,7 @@
  * with a result that the contract of trees allows (the gate asserts most of it; the rest is here);
  * no request is malformed; all memory is given back.
  */
+#include "base/futex.h"
 #include "p9_steps.h"
 #include "sources/p9.h"
 #include <errno.h>
@@ -21,7 +22,13 @@
 
 size_t __sanitizer_get_current_allocated_bytes(void) __attribute__((weak));
 
-enum { OP_REQUESTS = 4000, ENTRIES = 200, FIDS = 4096, BIG = 200000 };
+enum {
+    OP_REQUESTS = 4000,
+    ENTRIES = 200,
+    FIDS = 4096,
+    BIG = 200000,
+    LOCK_WAIT = 20000000 /* ns */
+};
 
 /* ---- the server ---- */
 
@@ -428,7 +435,9 @@ static void use_locks(struct pl_tree *t, struct pl_file *f)
     struct pl_lock l = {.type = F_WRLCK, .owner = 7, .start = 0, .end = 9};
     OP(pl_lock(t, &call, f, &l));
     l.wait = true;
+    call.deadline = mono_now() + LOCK_WAIT; /* the server may say for ever that another has it */
     OP(pl_lock(t, &call, f, &l));
+    call.deadline = 0;
     l.wait = false;
     int64_t r = OP(pl_getlock(t, &call, f, &l));
     if (r == 0)

@@ -151,8 +151,18 @@ static void executing(void **state)
     pl_node_unref(r);
 }
 
+static void *own_again(void *arg)
+{
+    long bad = 0;
+    cred_reset();
+    bad += setfsuid((uid_t)-1) != 0;
+    bad += access("/proc/1/environ", R_OK) != 0;
+    return (void *)bad;
+}
+
 /* In a worker thread credentials stay until others are asked for; those of other threads do not
- * change, and what needs privileges (finding a node again) still works. */
+ * change, and what needs privileges (finding a node again) still works. A thread that it starts
+ * begins with them too, and has the process's own when it says so. */
 static void *worker(void *arg)
 {
     struct pl_node **n = arg;
@@ -170,9 +180,13 @@ static void *worker(void *arg)
     bad += opens(&nobody, n[1], O_RDONLY) != -EACCES;
     bad += opens(&root_call, n[1], O_RDONLY) != 0;
     bad += opens(&nobody, n[1], O_RDONLY) != -EACCES;
-    cred_reset();
-    bad += setfsuid((uid_t)-1) != 0;
-    bad += access("/proc/1/environ", R_OK) != 0;
+    bad += opens(&nobody, n[0], O_RDONLY) != -EACCES;
+    pthread_t heir;
+    void *heir_bad;
+    bad += pthread_create(&heir, NULL, own_again, NULL) != 0;
+    bad += pthread_join(heir, &heir_bad) != 0 || heir_bad;
+    bad += setfsuid((uid_t)-1) != 65534;
+    bad += (intptr_t)own_again(NULL);
     return (void *)bad;
 }
 

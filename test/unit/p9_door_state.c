@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The 9P door: what is kept for a client (attributes on their way, locks), what it may ask beyond
  * the standard, and what is left when it dies. */
+#include "doors/p9_door.h"
 #include "p9_door_fixture.h"
 
 /* ---- extended attributes ---- */
@@ -92,6 +93,42 @@ static void xattr_memory(void **state)
         RPC(&c, .type = P9_Txattrcreate, .fid = fid - 1, .name = p9_str("user.big"), .size = 65536),
         0);
     raw_close(&c);
+}
+
+/* ---- fids ---- */
+
+static uint32_t fids_until_full(struct raw *c, uint32_t from)
+{
+    int r;
+    while ((r = raw_walk(c, 0, from, "")) == 0)
+        from++;
+    assert_int_equal(r, -EMFILE);
+    return from;
+}
+
+/* Others have nearly all there are: of what is left one client may have as many as are free still.
+ */
+static void fids_of_all(void **state)
+{
+    WORLD;
+    struct raw d;
+    dial_plain(w, &d);
+    unsigned others = LIMIT_FIDS_ALL - 40 - atomic_load(&w->door->nfids);
+    atomic_fetch_add(&w->door->nfids, others); /* as if they had */
+    uint32_t one = fids_until_full(&c, 1), two = fids_until_full(&d, 1);
+    assert_int_equal(one, 21); /* 0 to 20, and as many are free */
+    assert_int_equal(two, 11);
+    assert_int_equal(RPC(&c, .type = P9_Tclunk, .fid = 20), 0);
+    assert_int_equal(RPC(&c, .type = P9_Tclunk, .fid = 19), 0);
+    assert_int_equal(raw_walk(&c, 0, 20, ""), -EMFILE); /* it still has more than are free */
+    assert_int_equal(raw_walk(&d, 0, 11, ""), 0);
+    assert_int_equal(RPC(&c, .type = P9_Tgetattr, .fid = 18), 0);
+    raw_close(&c);
+    p9_conn_wait(w->conn[0], NULL); /* what it had is free */
+    assert_int_equal(fids_until_full(&d, 12), 21);
+    atomic_fetch_sub(&w->door->nfids, others);
+    assert_int_equal(raw_walk(&d, 0, 100, ""), 0);
+    raw_close(&d);
 }
 
 /* ---- locks ---- */
@@ -447,16 +484,9 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(xattrs),
-        TEST(xattr_memory),
-        TEST(locks),
-        TEST(blocking_locks),
-        TEST(own_requests),
-        TEST(own_locks),
-        TEST(dying_leaves_nothing),
-        TEST(version_resets),
-        TEST(many_clients),
-        TEST(other_users),
+        TEST(xattrs),         TEST(xattr_memory), TEST(fids_of_all), TEST(locks),
+        TEST(blocking_locks), TEST(own_requests), TEST(own_locks),   TEST(dying_leaves_nothing),
+        TEST(version_resets), TEST(many_clients), TEST(other_users),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

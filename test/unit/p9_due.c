@@ -88,30 +88,40 @@ static void test_hello(void **state)
 static void *drip(void *arg)
 {
     struct client *c = arg;
-    uint8_t head[] = {0, 0, 1, 0, P9_Twrite, 1, 0}, byte = 0;
-    peer_raw(&c->peer, head, sizeof(head));
+    uint8_t byte = 0;
     while (write(c->peer.ch.out, &byte, 1) == 1)
         usleep(1000);
     return NULL;
 }
 
-/* A message that comes byte by byte is waited for no longer than the slowest link takes. */
-static void test_drip(void **state)
+static void expect_drip_ends(struct client *c, uint8_t type, const char *why)
 {
-    begin(1000000);
-    struct client *c = client_new(SOCKETS), *idle = client_new(SOCKETS);
+    uint8_t head[P9_HDRSZ] = {0, 0, 1, 0, type, 1, 0};
     pthread_t t;
-    peer_hello(&c->peer, P9_VERSION_L);
-    peer_hello(&idle->peer, P9_VERSION_L);
-    signal(SIGPIPE, SIG_IGN);
-    pthread_create(&t, NULL, drip, c);
     struct pl_err err;
+    peer_raw(&c->peer, head, sizeof(head));
+    pthread_create(&t, NULL, drip, c);
     assert_int_equal(p9_conn_wait(c->conn, &err), -ETIMEDOUT);
     pthread_join(t, NULL);
-    expect_late(c, "did not end it");
-    ask(idle);
-    client_free(idle);
-    end();
+    expect_late(c, why);
+}
+
+/* A message that comes byte by byte is waited for no longer than the slowest link takes; the first
+ * one no longer than for who says nothing. */
+static void test_drip(void **state)
+{
+    signal(SIGPIPE, SIG_IGN);
+    for (enum kind kind = SOCKETS; kind <= PIPES; kind++) {
+        begin(1000000);
+        struct client *c = client_new(kind), *idle = client_new(kind);
+        peer_hello(&c->peer, P9_VERSION_L);
+        peer_hello(&idle->peer, P9_VERSION_L);
+        expect_drip_ends(c, P9_Twrite, "did not end it");
+        expect_drip_ends(client_new(kind), P9_Tversion, "nothing that makes sense");
+        ask(idle);
+        client_free(idle);
+        end();
+    }
 }
 
 /* Answers that nobody takes. */

@@ -136,15 +136,21 @@ static atomic_bool enough;
 static void *flood(void *arg)
 {
     struct client *c = arg;
-    unsigned under_way = 0;
-    uint16_t tag = 0;
-    while (!atomic_load(&enough)) {
-        for (; under_way < 64; under_way++)
-            peer_send(&c->peer, (struct p9_msg){.type = P9_Tgetattr, .tag = tag++ % 256});
-        for (; under_way > 32; under_way--)
-            peer_recv(&c->peer);
+    uint16_t tags[64]; /* not in use; answers come in any order */
+    unsigned n = 0;
+    while (n < 64) {
+        tags[n] = (uint16_t)n;
+        n++;
     }
-    for (; under_way; under_way--)
+    while (!atomic_load(&enough)) {
+        while (n)
+            peer_send(&c->peer, (struct p9_msg){.type = P9_Tgetattr, .tag = tags[--n]});
+        while (n < 32) {
+            peer_recv(&c->peer);
+            tags[n++] = c->peer.m.tag;
+        }
+    }
+    for (; n < 64; n++)
         peer_recv(&c->peer);
     return NULL;
 }

@@ -113,8 +113,10 @@ struct peer {
 static inline void peer_raw(struct peer *p, const void *bytes, size_t n)
 {
     while (n) {
-        ssize_t r = write(p->ch.out, bytes, n);
-        assert_true(r > 0);
+        ssize_t r = send(p->ch.out, bytes, n, MSG_NOSIGNAL);
+        if (r < 0 && errno == ENOTSOCK)
+            r = write(p->ch.out, bytes, n);
+        assert_true(r > 0); /* else the other end has closed it */
         bytes = (const char *)bytes + r;
         n -= (size_t)r;
     }
