@@ -117,6 +117,7 @@ struct snode {
     bool held;          /* guarded by `holds` */
     bool rises;         /* its locks are ours: it was found where it may be copied up from */
     atomic_bool gone;   /* its name at its place was removed. Written with `names` held */
+    atomic_bool raised; /* it was copied up while it was known */
     atomic_uint hidden; /* names of a lower file that whiteouts have taken away */
     uint8_t nkeys;      /* of key[]: the second is of the copy. From here on guarded by `names` */
     uint64_t ino;       /* never changes */
@@ -156,8 +157,11 @@ struct sfile {
     struct pl_tree *tree;
     struct pl_file *lower;
     struct pl_lock_owners owners;
-    pthread_mutex_t mutex; /* guards list */
+    bool below;            /* its object could be copied up since */
+    pthread_mutex_t mutex; /* guards the two below, and that `copy` is set once */
     struct space_list *list;
+    struct pl_tree *copy_tree;
+    struct pl_file *_Atomic copy; /* what is read after it was copied up; NULL until then */
 };
 
 #define SPACE_T struct pl_tree *tree, struct pl_call *call

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Open files of a space: each is one of a lower tree, and its descriptor is lent. What was opened
- * for reading before its object was copied up goes on with the lower one's bytes, as in overlayfs.
+ * for reading before its object was copied up is read from the copy then: a door's cache is of the
+ * object, not of the open. Who reads by the descriptor goes on with the lower one's bytes, as in
+ * overlayfs.
  *
  * Locks are kept by the node, for they must outlive a copying-up, where that may come; else by the
  * tree, so that others who use it see them.
@@ -28,6 +30,8 @@ int space_opened(struct space *s, struct pl_call *call, struct space_stack *st, 
     f->lower = lower;
     f->file.fd = lower ? pl_file_fd(in, lower) : -1;
     f->file.kept = lower ? lower->kept : 0;
+    f->below = st->n && !space_in_place(st->point, st->e[0].k) && st->point->top >= 0;
+    f->file.moves = f->below || (lower && lower->moves);
     f->file.direct = lower && lower->direct;
     f->file.stream = lower && lower->stream;
     pthread_mutex_init(&f->mutex, NULL);
@@ -162,6 +166,8 @@ int space_close(SPACE_T, struct pl_file *file)
     if (locks)
         pl_locks_undo(locks, call, &f->owners);
     int r = f->lower ? pl_close(f->tree, call, f->lower) : 0;
+    if (f->copy)
+        pl_close(f->copy_tree, call, f->copy);
     space_list_free(f->list);
     space_stack_unref(f->stack);
     pthread_mutex_destroy(&f->mutex);
@@ -171,9 +177,46 @@ int space_close(SPACE_T, struct pl_file *file)
 
 /* ---- bytes ---- */
 
+/* Opens the copy of what was opened before it was copied up, as the owner: who has it open may. */
+static int open_copy(struct space *s, struct pl_call *call, struct sfile *f)
+{
+    struct pl_file *copy;
+    int r = 0;
+    pthread_mutex_lock(&f->mutex);
+    if (!f->copy) {
+        struct space_stack *st = space_stack(s, snode_of(f->file.node));
+        struct space_as as = space_self(s, call);
+        f->copy_tree = space_tree(st->point, st->e[0].k);
+        r = pl_open(f->copy_tree, call, st->e[0].node, O_RDONLY, &copy);
+        if (r == 0)
+            f->copy = copy;
+        space_back(call, &as);
+        space_stack_unref(st);
+    }
+    pthread_mutex_unlock(&f->mutex);
+    return r;
+}
+
+/* The lower file that has the bytes now. */
+static int bytes_of(struct space *s, struct pl_call *call, struct sfile *f, struct pl_tree **tree,
+                    struct pl_file **ret)
+{
+    *tree = f->tree;
+    *ret = f->lower;
+    if (!f->below || !snode_of(f->file.node)->raised)
+        return f->lower ? 0 : -EINVAL;
+    int r = f->copy ? 0 : open_copy(s, call, f);
+    *tree = f->copy_tree;
+    *ret = f->copy;
+    return r;
+}
+
 ssize_t space_read(SPACE_T, struct pl_file *file, void *buf, size_t n, uint64_t off)
 {
-    return pl_read(sfile_of(file)->tree, call, sfile_of(file)->lower, buf, n, off);
+    struct pl_tree *in;
+    struct pl_file *lower;
+    int r = bytes_of(space_of(tree), call, sfile_of(file), &in, &lower);
+    return r < 0 ? r : pl_read(in, call, lower, buf, n, off);
 }
 
 ssize_t space_write(SPACE_T, struct pl_file *file, const void *buf, size_t n, uint64_t off)
@@ -183,9 +226,10 @@ ssize_t space_write(SPACE_T, struct pl_file *file, const void *buf, size_t n, ui
 
 int64_t space_seek(SPACE_T, struct pl_file *file, uint64_t off, int whence)
 {
-    if (!sfile_of(file)->lower)
-        return -EINVAL;
-    return pl_seek(sfile_of(file)->tree, call, sfile_of(file)->lower, off, whence);
+    struct pl_tree *in;
+    struct pl_file *lower;
+    int r = bytes_of(space_of(tree), call, sfile_of(file), &in, &lower);
+    return r < 0 ? r : pl_seek(in, call, lower, off, whence);
 }
 
 int space_fsync(SPACE_T, struct pl_file *file, bool data_only)
@@ -223,15 +267,20 @@ ssize_t space_copy(SPACE_T, struct pl_file *in, uint64_t off_in, struct pl_file 
                    uint64_t off_out, size_t n)
 {
     enum { SIZE = 256 << 10 };
-    struct sfile *from = sfile_of(in), *to = sfile_of(out);
-    if (from->tree == to->tree)
-        return pl_copy(to->tree, call, from->lower, off_in, to->lower, off_out, n);
+    struct sfile *to = sfile_of(out);
+    struct pl_tree *from;
+    struct pl_file *lower;
+    ssize_t r = bytes_of(space_of(tree), call, sfile_of(in), &from, &lower);
+    if (r < 0)
+        return r;
+    if (from == to->tree)
+        return pl_copy(to->tree, call, lower, off_in, to->lower, off_out, n);
     char *buf = malloc(SIZE);
     size_t done = 0;
-    ssize_t r = buf ? 0 : -ENOMEM;
+    r = buf ? 0 : -ENOMEM;
     while (buf && done < n && (done == 0 || pl_call_over(call) == 0)) {
         size_t want = n - done < SIZE ? n - done : SIZE;
-        r = pl_read(from->tree, call, from->lower, buf, want, off_in + done);
+        r = pl_read(from, call, lower, buf, want, off_in + done);
         ssize_t got = r;
         if (r > 0)
             r = pl_write(to->tree, call, to->lower, buf, (size_t)r, off_out + done);

@@ -576,6 +576,7 @@ int space_stack_add(struct space *s, struct snode *n, int k, struct pl_node *low
         pthread_mutex_lock(&s->names);
         struct space_stack *old = n->stack;
         n->stack = new;
+        n->raised = true;
         if (alone && n->nkeys && n->nkeys < 2)
             key_add(s, n, key_of(st->point, k), lower, 0);
         pthread_mutex_unlock(&s->names);

@@ -116,10 +116,12 @@ struct pl_file {
     bool direct; /* content (or positions, of a directory) differs from open to open: do not
                     cache it */
     bool stream; /* no offsets, no size: each read takes what comes next */
-    int fd;   /* a descriptor of a regular file that holds the very bytes (open decided so), or -1.
-                 Owned by the source, valid until close. See pl_file_fd(). */
-    int kept; /* a descriptor from which `resume` makes this file again in a successor; 0: none.
-                 Often the same as fd; a directory may have one too */
+    int fd; /* a descriptor of a regular file that holds the very bytes (open decided so), or -1.
+               Owned by the source, valid until close. See pl_file_fd(). */
+    bool moves; /* fd may stop being that file: it is good for this open only, not to be kept for
+                   the next one */
+    int kept;   /* a descriptor from which `resume` makes this file again in a successor; 0: none.
+                   Often the same as fd; a directory may have one too */
 };
 
 /* What a watcher is told of; see pl_watch(). The functions run in a thread of the source, one at a

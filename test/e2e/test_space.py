@@ -204,6 +204,28 @@ def test_numbers(plenum):
     plenum.run("umount", o.here)
 
 
+@pytest.mark.parametrize("opts", [[], ["-o", "nopassthrough"]])
+def test_no_old_bytes(plenum, opts):
+    """A file that has been read, and is then copied up, is nowhere read as it was."""
+    up, low, here = (plenum.dir(x) for x in ("up", "low", "here"))
+    (low / "f").write_text("0123456789")
+    (low / "g").write_bytes(b"old" * 4096)
+    plenum.run("mount", *opts, f"union({up},{low})", here)
+    assert (here / "f").read_text() == "0123456789"
+    os.truncate(here / "f", 3)  # no open comes by
+    assert (here / "f").read_text() == "012"
+    old, new = os.open(here / "g", os.O_RDONLY), os.open(here / "g", os.O_RDWR)
+    os.pwrite(new, b"NEW", 8192)
+    os.fsync(new)
+    os.posix_fadvise(new, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.pread(old, 3, 8192)  # whatever it reads, it is not what others read then
+    assert os.pread(new, 3, 8192) == b"NEW"
+    assert (here / "g").read_bytes()[8192:8195] == b"NEW"
+    os.close(old)
+    os.close(new)
+    plenum.run("umount", here)
+
+
 def test_bad_specs(plenum):
     a = plenum.dir("a")
     for spec in ("union()", f"union({a},)", f"union(del=never,{a})", f"union({a},nosuch:)", f"union({a}"):

@@ -321,8 +321,8 @@ static void hard_links_behind(void **state)
     assert_string_equal(list(up, ".wh..index"), "");
 }
 
-/* Who reads when it is copied up goes on with the old bytes; who opens it then gets the new. */
-static void readers_keep_theirs(void **state)
+/* Who has it open when it is copied up reads the new bytes; by the descriptor, the old ones. */
+static void readers_go_on(void **state)
 {
     char buf[256];
     struct pl_node *n = must(u, "f");
@@ -331,7 +331,14 @@ static void readers_keep_theirs(void **state)
     assert_int_equal(pl_open(u, c, n, O_WRONLY, &w), 0);
     assert_int_equal(pl_write(u, c, w, "ABOVE!", 6, 0), 6);
     assert_int_equal(pl_open(u, c, n, O_RDONLY, &r2), 0);
-    assert_string_equal(text_of(u, r, buf), "below");
+    int fd = pl_file_fd(u, r);
+    assert_int_equal(fd >= 0, kind == HOST);
+    assert_true(r->moves && !w->moves);
+    if (fd >= 0) {
+        assert_int_equal(pread(fd, buf, 5, 0), 5);
+        assert_memory_equal(buf, "below", 5);
+    }
+    assert_string_equal(text_of(u, r, buf), "ABOVE!");
     assert_string_equal(text_of(u, r2, buf), "ABOVE!");
     assert_int_equal(pl_getattr(u, c, n, r, &at), 0);
     assert_int_equal(at.size, 6);
@@ -466,7 +473,7 @@ int main(void)
         TEST(renamed_over_what_is_empty),
         TEST(links),
         TEST(hard_links_behind),
-        TEST(readers_keep_theirs),
+        TEST(readers_go_on),
         TEST(nameless),
         TEST(locks_outlive_a_copy),
         TEST(our_names),
