@@ -19,6 +19,8 @@
  *    (space_node). Numbers: the first layer's stay; those of the others are mixed with their slot.
  *    An object that was copied up has the number of its origin, noted in its xattr
  *    user.plenum.origin, or while it is known.
+ *  - What a lookup found may be copied up, and its node be gone again, before it has a node of its
+ *    own: then that would be one of the past. `changes` tells, and it looks again (space_child).
  *  - What is done behind a caller's back (looking behind the first layer, copying up, whiteouts) is
  *    done as the owner of the space, this process: his call is lent our credentials for that time
  *    (space_self), so that it can still be cancelled. What the caller may do was judged before, by
@@ -146,6 +148,7 @@ struct space {
     bool moving;   /* the hold `moves` */
     bool counting; /* the hold `links` */
     atomic_uint_fast64_t next_temp;
+    atomic_uint_fast64_t changes; /* counts copies that got their name, and names that moved */
 };
 
 /* An open file. `lower` is of the first entry of the stack as it was then; NULL: of a directory

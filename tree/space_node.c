@@ -284,6 +284,7 @@ int space_moved(struct space *s, struct snode *n, struct snode *dir, const char 
     if (!copy)
         return -ENOMEM;
     bool is_dir = n->node.fmt == S_IFDIR;
+    atomic_fetch_add(&s->changes, 1);
     pl_node_ref(&dir->node);
     pthread_mutex_lock(&s->names);
     struct snode *old = n->parent;
@@ -527,15 +528,24 @@ int space_child(struct space *s, struct pl_call *call, struct snode *dir,
                 struct pl_attr *attr)
 {
     struct space_found f;
+    bool again = false;
     for (int tries = 0;; tries++) {
-        int r = space_find(s, call, dir, st, name, 0, &f);
+        uint64_t before = atomic_load(&s->changes);
+        struct space_stack *now = tries ? space_stack(s, dir) : NULL; /* it may be more by then */
+        int r = space_find(s, call, dir, now ? now : st, name, 0, &f);
+        space_stack_unref(now);
         if (r < 0)
             return r;
         *attr = f.attr;
-        f.again = tries;
+        f.again = again || tries > 16;
         r = space_node(s, call, dir, name, &f, ret);
-        if (r != -EAGAIN)
+        bool past = r == 0 && (*ret)->rises && !(*ret)->raised && tries < 16 &&
+                    atomic_load(&s->changes) != before;
+        if (r != -EAGAIN && !past)
             return r;
+        again = r == -EAGAIN && atomic_load(&s->changes) == before;
+        if (past)
+            pl_node_unref(&(*ret)->node);
     }
 }
 
@@ -571,6 +581,7 @@ int space_stack_add(struct space *s, struct snode *n, int k, struct pl_node *low
     struct space_stack *st = space_stack(s, n);
     bool alone = n->node.fmt != S_IFDIR;
     struct space_stack *new = stack_with(st, k, lower, alone);
+    atomic_fetch_add(&s->changes, 1);
     int r = new ? 0 : -ENOMEM;
     if (new) {
         pthread_mutex_lock(&s->names);
