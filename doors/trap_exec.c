@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/user.h>
@@ -23,9 +24,10 @@
 
 #define ADDR(i) (c->d->args[i])
 
-#define HOPS     5      /* interpreters of interpreters, as the kernel has it */
-#define MAX_ARGS 262144 /* of a script */
-#define LINE     256    /* of "#!" that count */
+#define HOPS        5      /* interpreters of interpreters, as the kernel has it */
+#define MAX_ARGS    262144 /* of a script */
+#define LINE        256    /* of "#!" that count */
+#define BELOW_STACK 512    /* bytes, that any stack has: Go's have not many more */
 
 struct run {
     struct tcall *c;
@@ -149,55 +151,98 @@ static int find(struct run *x, struct target *t)
 
 #ifdef __x86_64__
 
-/* The list of arguments of a script, at `sp` and below: its address, 0 if there is no room. */
-static uint64_t write_args(struct run *x, uint64_t sp)
+/* The caller's arguments without the first, behind room for our words: how many there are in all, 0
+ * if they cannot be read. */
+static size_t read_args(struct run *x, uint64_t **ret)
 {
-    struct tcall *c = x->c;
-    uint64_t *list = calloc(x->nwords + MAX_ARGS, sizeof(*list));
-    size_t n = x->nwords, bytes = 0;
-    if (!list)
+    size_t n = x->nwords;
+    uint64_t *list = *ret = calloc(n + MAX_ARGS + 512, sizeof(*list)), first = 0;
+    if (!list || (x->argv && !peek_raw(x->c, x->argv, &first, 8)))
         return 0;
-    uint64_t skipped = 0;
-    bool ok = !x->argv || peek_raw(c, x->argv, &skipped, 8);
-    for (uint64_t at = x->argv + 8; ok && skipped && n < MAX_ARGS; at += 8) {
-        ok = peek_raw(c, at, &list[n], 8);
-        if (!ok || !list[n])
-            break;
-        n++;
+    for (uint64_t at = x->argv + 8; first && n < MAX_ARGS;) {
+        /* what lies behind the page may not be mapped */
+        size_t can = at % 8 ? 1 : (4096 - at % 4096) / 8;
+        if (!peek_raw(x->c, at, &list[n], can * 8))
+            return 0;
+        for (size_t i = 0; i < can; i++, n++)
+            if (!list[n])
+                return n;
+        at += can * 8;
     }
+    return n < MAX_ARGS ? n : 0;
+}
+
+/* Lets the caller, which is stopped, map memory: the address; 0 if that cannot be, and then a
+ * signal that came meanwhile may be in *sig, to be given back. */
+static uint64_t map_memory(pid_t tid, const struct user_regs_struct *regs, size_t size, int *sig)
+{
+    struct user_regs_struct r = *regs;
+    int status;
+    r.rax = SYS_mmap;
+    r.orig_rax = (uint64_t)-1;
+    r.rip -= 2;
+    r.rdi = r.r9 = 0;
+    r.rsi = size;
+    r.rdx = PROT_READ | PROT_WRITE;
+    r.r10 = MAP_PRIVATE | MAP_ANONYMOUS;
+    r.r8 = (uint64_t)-1;
+    if (ptrace(PTRACE_SETREGS, tid, NULL, &r) < 0 ||
+        ptrace(PTRACE_SINGLESTEP, tid, NULL, NULL) < 0 || waitpid(tid, &status, __WALL) != tid ||
+        !WIFSTOPPED(status))
+        return 0;
+    *sig = WSTOPSIG(status) == SIGTRAP ? 0 : WSTOPSIG(status);
+    if (*sig || ptrace(PTRACE_GETREGS, tid, NULL, &r) < 0 || (int64_t)r.rax < 0)
+        return 0;
+    return r.rax;
+}
+
+/* The list of arguments of a script: its address, 0 if there is no room. A short one is written
+ * below the stack (where a process after vfork(2) disturbs nobody), a long one to memory of its
+ * own. */
+static uint64_t write_args(struct run *x, pid_t tid, const struct user_regs_struct *regs, int *sig)
+{
+    uint64_t *list;
+    size_t n = read_args(x, &list), size = (n + 1) * 8;
     for (size_t i = 0; i < x->nwords; i++)
-        bytes += strlen(x->words[i]) + 1;
-    uint64_t strings = sp - 128 - bytes, at = (strings - (n + 1) * 8) & ~(uint64_t)15;
+        size += strlen(x->words[i]) + 1;
+    uint64_t at = (regs->rsp - 128 - size) & ~(uint64_t)15;
+    if (n && size > BELOW_STACK)
+        at = map_memory(tid, regs, size, sig);
+    uint64_t strings = at + (n + 1) * 8;
+    bool ok = n && at;
     for (size_t i = 0; ok && i < x->nwords; i++) {
+        size_t len = strlen(x->words[i]) + 1;
         list[i] = strings;
-        ok = poke_raw(c, strings, x->words[i], strlen(x->words[i]) + 1);
-        strings += strlen(x->words[i]) + 1;
+        ok = poke_raw(x->c, strings, x->words[i], len);
+        strings += len;
     }
-    ok = ok && poke_raw(c, at, list, (n + 1) * 8);
+    ok = ok && poke_raw(x->c, at, list, (n + 1) * 8);
     free(list);
     return ok ? at : 0;
 }
 
-/* The caller is stopped behind its call: it will make this one. */
+/* The caller is stopped behind its call: it will make this one. A signal that it is to get. */
 static int set_call(struct run *x, pid_t tid, int fd)
 {
     struct user_regs_struct regs;
+    int sig = 0;
     if (ptrace(PTRACE_GETREGS, tid, NULL, &regs) < 0)
-        return -errno;
+        return 0;
     uint64_t argv = x->argv;
-    if (x->nwords && !(argv = write_args(x, regs.rsp))) {
+    if (x->nwords && !(argv = write_args(x, tid, &regs, &sig))) {
         regs.rax = (uint64_t)-E2BIG;
     } else {
         regs.rax = SYS_execveat;
-        regs.orig_rax = (uint64_t)-1; /* it is not in a call that could be begun again */
-        regs.rip -= 2;                /* the syscall instruction */
+        regs.rip -= 2; /* the syscall instruction */
         regs.rdi = (uint64_t)fd;
         regs.rsi = x->path + x->path_len;
         regs.rdx = argv;
         regs.r10 = x->envp;
         regs.r8 = AT_EMPTY_PATH;
     }
-    return ptrace(PTRACE_SETREGS, tid, NULL, &regs) < 0 ? -errno : 0;
+    regs.orig_rax = (uint64_t)-1; /* it is not in a call that could be begun again */
+    ptrace(PTRACE_SETREGS, tid, NULL, &regs);
+    return sig;
 }
 
 static int64_t make_call(struct run *x)
@@ -212,8 +257,8 @@ static int64_t make_call(struct run *x)
     ptrace(PTRACE_INTERRUPT, tid, NULL, NULL);
     trap_answer(c, -EACCES); /* what it gets if anything goes wrong from here on */
     if (waitpid(tid, &status, __WALL) == tid && WIFSTOPPED(status)) {
-        set_call(x, tid, fd);
-        ptrace(PTRACE_DETACH, tid, NULL, NULL);
+        long sig = set_call(x, tid, fd);
+        ptrace(PTRACE_DETACH, tid, NULL, sig);
     }
     return TRAP_DONE;
 }
