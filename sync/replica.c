@@ -601,11 +601,12 @@ static int make_new(struct replica *r, struct pair *p, struct note *dir)
         notes_del(r->notes, p->note);
         return e < 0 ? trouble(r, p->path, NULL, e) : 0;
     }
-    p->note->flags = NOTE_BUSY;
+    /* What is in a directory may have come with it, from elsewhere. */
+    p->note->flags = NOTE_BUSY | (S_ISDIR(p->sattr.mode) ? NOTE_DEEP : 0);
     notes_put(r->notes, p->note);
     touch(r, dir);
     if (S_ISDIR(p->sattr.mode))
-        add_id(&r->p->deep, p->note); /* what is in it may have come with it, from elsewhere */
+        add_id(&r->p->deep, p->note);
     if (!taken)
         replica_tell(r, REPLICA_MAKES, p->path, "");
     e = replica_fill(r, p);
@@ -887,7 +888,6 @@ static void begin(struct replica *r)
 {
     spot_clear(&r->p->sdir);
     spot_clear(&r->p->ddir);
-    r->p->deep.n = 0;
 }
 
 /* ---- what is in a directory ---- */
@@ -944,6 +944,14 @@ static int list(struct replica *r, const char *path, struct names *l)
     return e ? e : l->error;
 }
 
+static void listed(struct replica *r, struct note *dir)
+{
+    if (!(dir->flags & NOTE_DEEP))
+        return;
+    dir->flags &= ~(uint32_t)NOTE_DEEP;
+    notes_put(r->notes, dir);
+}
+
 /* Lists one directory: what is new, what is not there any more. */
 static int list_again(struct replica *r, struct note *dir)
 {
@@ -954,15 +962,18 @@ static int list_again(struct replica *r, struct note *dir)
         return 0;
     int e = list(r, path, &l);
     if (e == 0) {
+        bool all = true;
         HASH_ITER (hh, dir->children, c, next) {
             size_t i = 0;
             while (i < l.n && strcmp(l.v[i], c->name) != 0)
                 i++;
-            if (i == l.n && !in_limbo(c))
+            if (i == l.n && !in_limbo(c)) {
                 doom(r, c);
+                all = false;
+            }
         }
-        dir->flags &= ~(uint32_t)NOTE_DEEP;
-        notes_put(r->notes, dir);
+        if (all)
+            listed(r, dir);
     }
     for (size_t i = 0; i < l.n; i++) {
         int len = snprintf(sub, sizeof(sub), "%s/%s", path[1] ? path : "", l.v[i]);
@@ -1081,7 +1092,11 @@ static int walk(struct replica *r, const char *path, int depth)
         if (n)
             HASH_ITER (hh, n->children, c, next)
                 c->generation = r->p->generation;
+        if (n)
+            look_later(r, n);
         e = trouble(r, path, NULL, e);
+    } else if (n) {
+        listed(r, n); /* what is not found of it sets that again */
     }
     for (size_t i = 0; i < l.n; i++) {
         char sub[PATH_SIZE];
@@ -1137,6 +1152,8 @@ int replica_open(struct replica *r)
         struct note *n = r->notes->by_id[i];
         if (n && S_ISDIR(n->fmt) && (n->flags & NOTE_LOST))
             add_id(&r->p->touched, n);
+        if (n && S_ISDIR(n->fmt) && (n->flags & NOTE_DEEP))
+            add_id(&r->p->deep, n);
         if (n && in_limbo(n))
             doom(r, n);
     }

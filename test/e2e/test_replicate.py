@@ -356,6 +356,7 @@ def test_examples(plenum):
     wait_for(sock.exists)
     plenum.run("mount", "-o", "allow_other", f"service(guard/call=remove/match=*.lock,unix!{sock},{src})", at)
     at.chmod(0o777)
+    plenum.tmp.chmod(0o755)
     for name in ("x.lock", "y"):
         (at / name).touch()
     nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "rm", "-f"]
