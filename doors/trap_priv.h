@@ -280,32 +280,21 @@ trap_fn *trap_handler(int nr);
 /* The numbers of all calls that are trapped, -1 after the last. */
 const int *trap_numbers(void);
 
+/* clang-format off */
 #define CALL_FNS(X)                                                                                \
-    X(open)                                                                                        \
-    X(creat)                                                                                       \
-    X(openat)                                                                                      \
-    X(openat2)                                                                                     \
-    X(stat)                                                                                        \
-    X(lstat)                                                                                       \
-    X(fstat)                                                                                       \
-    X(newfstatat)                                                                                  \
-    X(statx)                                                                                       \
-    X(access)                                                                                      \
-    X(faccessat)                                                                                   \
-    X(faccessat2) X(readlink) X(readlinkat) X(mkdir) X(mkdirat) X(rmdir) X(unlink) X(unlinkat)     \
-        X(rename) X(renameat) X(renameat2) X(link) X(linkat) X(symlink) X(symlinkat) X(mknod)      \
-            X(mknodat) X(chmod) X(fchmod) X(fchmodat) X(fchmodat2) X(chown) X(lchown) X(fchown)    \
-                X(fchownat) X(utime) X(utimes) X(futimesat) X(utimensat) X(truncate) X(statfs)     \
-                    X(fstatfs) X(getxattr) X(lgetxattr) X(fgetxattr) X(setxattr) X(lsetxattr)      \
-                        X(fsetxattr) X(listxattr) X(llistxattr) X(flistxattr) X(removexattr)       \
-                            X(lremovexattr) X(fremovexattr) X(chdir) X(fchdir) X(getcwd) X(chroot) \
-                                X(mount) X(inotify_add_watch) X(fanotify_mark)                     \
-                                    X(name_to_handle_at) X(bind) X(connect) X(sendto) X(execve)    \
-                                        X(execveat) X(getdents64) X(umask) X(setuid) X(setgid)     \
-                                            X(setreuid) X(setregid) X(setresuid) X(setresgid)      \
-                                                X(setgroups) X(setfsuid) X(setfsgid) X(clone)      \
-                                                    X(clone3) X(fork) X(vfork) X(setrlimit)        \
-                                                        X(prlimit64)
+    X(open) X(creat) X(openat) X(openat2) X(stat) X(lstat) X(fstat) X(newfstatat) X(statx)         \
+    X(access) X(faccessat) X(faccessat2) X(readlink) X(readlinkat) X(mkdir) X(mkdirat) X(rmdir)    \
+    X(unlink) X(unlinkat) X(rename) X(renameat) X(renameat2) X(link) X(linkat) X(symlink)          \
+    X(symlinkat) X(mknod) X(mknodat) X(chmod) X(fchmod) X(fchmodat) X(fchmodat2) X(chown)          \
+    X(lchown) X(fchown) X(fchownat) X(utime) X(utimes) X(futimesat) X(utimensat) X(truncate)       \
+    X(statfs) X(fstatfs) X(getxattr) X(lgetxattr) X(fgetxattr) X(setxattr) X(lsetxattr)            \
+    X(fsetxattr) X(listxattr) X(llistxattr) X(flistxattr) X(removexattr) X(lremovexattr)           \
+    X(fremovexattr) X(chdir) X(fchdir) X(getcwd) X(chroot) X(mount) X(inotify_add_watch)           \
+    X(fanotify_mark) X(name_to_handle_at) X(bind) X(connect) X(sendto) X(execve) X(execveat)       \
+    X(getdents64) X(umask) X(setuid) X(setgid) X(setreuid) X(setregid) X(setresuid) X(setresgid)   \
+    X(setgroups) X(setfsuid) X(setfsgid) X(clone) X(clone3) X(fork) X(vfork) X(setrlimit)          \
+    X(prlimit64)
+/* clang-format on */
 #define X(name) int64_t call_##name(struct tcall *c);
 CALL_FNS(X)
 #undef X

@@ -39,8 +39,9 @@ bool accepted(const struct profile *p, const struct op *op, const char *native, 
     if (op->kind == K_getlock && p->mem && strstr(native, " type=") && strstr(mount, " type="))
         return true;
     /* Of two paths that are wrong, the first is told of; the kernel looks at both parents first. */
-    if (p->trap && (op->kind == K_rename || op->kind == K_link || op->kind == K_linkfd ||
-                    op->kind == K_rmdir) &&
+    if (p->trap &&
+        (op->kind == K_rename || op->kind == K_link || op->kind == K_linkfd ||
+         op->kind == K_rmdir) &&
         *native == 'E' && *mount == 'E')
         return only_times(native + strcspn(native, "\n"), mount + strcspn(mount, "\n"));
     /* A file without a name is linked where room was made for it, and that is seen if it fails. */
