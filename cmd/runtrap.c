@@ -37,9 +37,10 @@
 /* value: the pid; an errno (index 1: of the program); a status */
 enum { MSG_STARTED = 1, MSG_FAILED, MSG_ENDED };
 
-/* Views that processes have or had. */
+/* Views that processes have or had. Without a reference to what the door has made of one, so that
+ * its trees go with the last process that uses it; the last entry for an address is the one. */
 struct had {
-    struct trap_view *trap;
+    const struct trap_view *trap;
     struct view *view;
 };
 
@@ -83,11 +84,12 @@ static int make_view(struct super *s, struct view *view, struct trap_view **ret,
         if (r == 0 && s->ctl && !(t[n].tree = viewctl_trace(s->ctl, t[n].tree)))
             r = pl_fail(err, -ENOMEM, "out of memory");
     }
+    viewspace_settle(&s->space);
     r = r < 0 ? r : trap_view_new(t, n, where_is, s, ret, err);
     for (size_t i = 0; t && i < n; i++)
         pl_tree_unref(t[i].tree);
     if (r == 0)
-        s->had[s->nhad++] = (struct had){trap_view_ref(*ret), view_ref(view)};
+        s->had[s->nhad++] = (struct had){*ret, view_ref(view)};
     free(t);
     free(top);
     return r;
@@ -104,7 +106,7 @@ static int view_of(void *arg, pid_t pid, struct view **ret)
     if (trap_get_view(s->trap, pid ? pid : trap_pid(s->trap), &has) < 0)
         return -ESRCH;
     int r = -ESRCH;
-    for (size_t i = 0; r < 0 && i < s->nhad; i++)
+    for (size_t i = s->nhad; r < 0 && i-- > 0;)
         if (s->had[i].trap == has) {
             *ret = view_ref(s->had[i].view);
             r = 0;

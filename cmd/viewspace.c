@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/viewspace.h"
+#include "cmd/servicedial.h"
 #include "layers/version.h"
 #include <errno.h>
 #include <limits.h>
@@ -122,28 +123,198 @@ static void table_free(struct table *t)
 
 /* What is at `top` and beneath it: the host's directory, or what is bound there; what is bound
  * beneath; then what all that is over. */
-static int add_top(struct viewspace *s, const struct view *view, const char *top, int slot,
+static int add_top(struct viewspace *s, struct view *view, const char *top, int slot,
+                   struct table *t);
+
+/* The outermost directory on a service that `path` is in, beneath `top`, or with `self` that is it;
+ * NULL. */
+static const char *service_dir(const struct view *view, const char *path, const char *top,
+                               bool self)
+{
+    const char *found = NULL;
+    for (size_t i = 0; i < view->nputs; i++) {
+        const char *dir = view->puts[i].dir, *rest;
+        if (view_beneath(path, dir, NULL) && view_beneath(dir, top, &rest) && (self || *rest) &&
+            (!found || strlen(dir) < strlen(found)))
+            found = dir;
+    }
+    return found;
+}
+
+/* ---- services ---- */
+
+/* The tree of a directory on services: its space, with a layer for each of them. */
+struct viewserved {
+    struct viewserved *next;
+    char dir[VIEW_PATH];
+    char *key; /* what it was made from; another one is another tree */
+    struct pl_tree *tree;
+    bool used; /* by the view that is being made */
+};
+
+static const struct view_service *on_dir(const struct view *view, const char *dir, size_t put)
+{
+    if (strcmp(view->puts[put].dir, dir) != 0)
+        return NULL;
+    for (size_t i = 0; i < view->nservices; i++)
+        if (!strcmp(view->services[i].name, view->puts[put].name) && *view->services[i].addr)
+            return &view->services[i];
+    return NULL;
+}
+
+/* All that the tree depends on. NULL: no memory. */
+static char *served_key(const struct view *view, const char *dir, const struct table *t)
+{
+    char *key = NULL;
+    size_t size;
+    FILE *out = open_memstream(&key, &size);
+    for (size_t i = 0; out && i < view->nputs; i++) {
+        const struct view_service *v = on_dir(view, dir, i);
+        if (v)
+            fprintf(out, "%s\n%s\n%s\n", v->name, v->addr, v->attrs);
+    }
+    for (size_t i = 0; out && i < t->n; i++)
+        fprintf(out, "%s\n%p\n%s\n%u\n", t->b[i].path, (void *)t->b[i].tree, t->b[i].sub,
+                t->b[i].how);
+    for (size_t i = 0; out && i < view->nvmaps; i++)
+        fprintf(out, "%s\n%s\n", view->vmaps[i].name, view->vmaps[i].versions);
+    return !out || fclose(out) != 0 ? NULL : key;
+}
+
+/* The layers of the services that `dir` is on, over `tree`, which is taken over. NULL: no memory.
+ */
+static struct pl_tree *over_services(const struct view *view, const char *dir, struct pl_tree *tree)
+{
+    for (size_t i = 0; tree && i < view->nputs; i++) {
+        const struct view_service *v = on_dir(view, dir, i);
+        struct service_dialer dialer;
+        struct service_attrs attrs;
+        if (!v || service_attrs_parse(v->attrs, &attrs, NULL) < 0)
+            continue;
+        if (servicedial_new(v->name, v->addr, &dialer) < 0) {
+            pl_tree_unref(tree);
+            return NULL;
+        }
+        tree = service_new(v->name, &attrs, &dialer, tree);
+    }
+    return tree;
+}
+
+static void switch_services(const struct view *view, const char *dir, struct pl_tree *tree)
+{
+    for (size_t i = view->nputs; i-- > 0;) { /* the last one is outermost */
+        const struct view_service *v = on_dir(view, dir, i);
+        if (!v)
+            continue;
+        service_switch(tree, v->on);
+        tree = tree->lower;
+    }
+}
+
+static void served_free(struct viewserved *d)
+{
+    pl_tree_unref(d->tree);
+    free(d->key);
+    free(d);
+}
+
+/* Those that no view uses any more are hung up. */
+static void served_clean(struct viewspace *s, bool all)
+{
+    for (struct viewserved **at = &s->served; *at;) {
+        struct viewserved *d = *at;
+        if (d->used && !all) {
+            d->used = false;
+            at = &d->next;
+            continue;
+        }
+        *at = d->next;
+        served_free(d);
+    }
+}
+
+static struct pl_tree *space_of(struct viewspace *s, struct view *view, const char *top,
+                                struct table *t, struct pl_err *err);
+
+/* The tree of `dir`, which is on services: the one that there is, or a new one. */
+static int served(struct viewspace *s, struct view *view, const char *dir, struct pl_tree **ret)
+{
+    struct table t = {0};
+    struct viewserved *d = s->served;
+    int r = add_top(s, view, dir, -1, &t);
+    char *key = r < 0 ? NULL : served_key(view, dir, &t);
+    while (key && d && (strcmp(d->dir, dir) != 0 || strcmp(d->key, key) != 0))
+        d = d->next;
+    if (key && !d && (d = calloc(1, sizeof(*d)))) {
+        d->tree = over_services(view, dir, space_of(s, view, dir, &t, NULL));
+        strcpy(d->dir, dir);
+        d->key = key;
+        key = NULL;
+        d->next = s->served;
+        s->served = d;
+    }
+    table_free(&t);
+    free(key);
+    if (!d || !d->tree)
+        return r < 0 ? r : -ENOMEM;
+    d->used = true;
+    switch_services(view, dir, d->tree);
+    *ret = d->tree;
+    return 0;
+}
+
+/* The next directories on services beneath `top`: each is a tree of its own. */
+static int add_served(struct viewspace *s, struct view *view, const char *top, int slot, bool self,
+                      struct table *t)
+{
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < view->nputs; i++) {
+        const char *dir = view->puts[i].dir, *rest;
+        const char *outer = service_dir(view, dir, top, self);
+        bool before = false;
+        for (size_t k = 0; k < i; k++)
+            before |= !strcmp(view->puts[k].dir, dir);
+        if (!outer || strcmp(outer, dir) != 0 || before || !view_beneath(dir, top, &rest))
+            continue;
+        struct pl_tree *tree;
+        r = served(s, view, dir, &tree);
+        if (r == 0)
+            add(t, slot, *rest ? rest : "/", tree, "/", PL_BIND_REPLACE | PL_BIND_CREATE);
+    }
+    return r;
+}
+
+/* (slot -1: for a tree by itself, which is beneath the services of `top`.) */
+static int add_top(struct viewspace *s, struct view *view, const char *top, int slot,
                    struct table *t)
 {
     struct pl_binding *b;
     size_t n;
+    bool self = slot >= 0;
+    if (self && service_dir(view, top, top, true))
+        return add_served(s, view, top, slot, true, t);
     if (view_bindings(view, top, s->host, &b, &n) < 0)
         return -ENOMEM;
     add(t, slot, "/", b[0].tree, b[0].sub, b[0].how);
     for (size_t i = 0; i < s->nbinds; i++) {
         const struct viewbind *bind = &s->binds[i];
         const char *rest;
-        if (view_beneath(bind->dir, top, &rest))
+        if (view_beneath(bind->dir, top, &rest) && !service_dir(view, bind->dir, top, false))
             add(t, slot, *rest ? rest : "/", bind->tree ? bind->tree : s->host,
                 bind->spec ? "/" : bind->sub, PL_BIND_REPLACE | PL_BIND_CREATE);
     }
-    for (size_t i = 1; i < n; i++)
-        add(t, slot, b[i].path, b[i].tree, b[i].sub, b[i].how);
+    for (size_t i = 1; i < n; i++) {
+        char path[2 * VIEW_PATH];
+        snprintf(path, sizeof(path), "%s%s", top[1] ? top : "", b[i].path);
+        if (!strcmp(b[i].path, "/") || !service_dir(view, path, top, false))
+            add(t, slot, b[i].path, b[i].tree, b[i].sub, b[i].how);
+    }
     free(b);
-    return t->failed ? -ENOMEM : 0;
+    int r = add_served(s, view, top, slot, false, t);
+    return t->failed ? -ENOMEM : r;
 }
 
-static int table_of(struct viewspace *s, const struct view *view, struct table *t)
+static int table_of(struct viewspace *s, struct view *view, struct table *t)
 {
     const char **top = viewspace_tops(s, view);
     int r = top ? 0 : -ENOMEM;
@@ -174,6 +345,7 @@ int viewspace_set(struct viewspace *s, struct view *view, struct pl_err *err)
     table_free(&t);
     if (r < 0)
         return r;
+    served_clean(s, false);
     pthread_mutex_lock(&s->lock);
     struct view *was = s->view;
     s->view = view_ref(view);
@@ -306,27 +478,48 @@ static void one_done(void *arg)
     free(o);
 }
 
+/* NULL, with the sentence. */
+static struct pl_tree *space_of(struct viewspace *s, struct view *view, const char *top,
+                                struct table *t, struct pl_err *err)
+{
+    struct pl_tree *space, *tree;
+    struct one *o = malloc(sizeof(*o));
+    int r = o ? pl_space_new(t->b, t->n, space_flags(view), &space, err)
+              : pl_fail(err, -ENOMEM, "out of memory");
+    if (r < 0) {
+        free(o);
+        return NULL;
+    }
+    o->view = view_ref(view);
+    strcpy(o->top, top);
+    tree = version_new(&(struct version_chooser){one_active, one_choose, one_done, o}, space);
+    if (!tree) {
+        one_done(o);
+        pl_fail(err, -ENOMEM, "out of memory");
+    }
+    return tree;
+}
+
 int viewspace_top(struct viewspace *s, struct view *view, const char *top, struct pl_tree **ret,
                   struct pl_err *err)
 {
     struct table t = {0};
-    struct pl_tree *space;
-    struct one *o = malloc(sizeof(*o));
-    int r = o ? add_top(s, view, top, -1, &t) : -ENOMEM;
-    r = r < 0 ? pl_fail(err, r, "out of memory")
-              : pl_space_new(t.b, t.n, space_flags(view), &space, err);
-    table_free(&t);
-    if (r < 0) {
-        free(o);
-        return r;
+    int r;
+    if (service_dir(view, top, top, true)) {
+        r = served(s, view, top, ret);
+        if (r == 0)
+            pl_tree_ref(*ret);
+        return r < 0 ? pl_fail(err, r, "%s: its services cannot be reached", top) : 0;
     }
-    o->view = view_ref(view);
-    strcpy(o->top, top);
-    *ret = version_new(&(struct version_chooser){one_active, one_choose, one_done, o}, space);
-    if (*ret)
-        return 0;
-    one_done(o);
-    return pl_fail(err, -ENOMEM, "out of memory");
+    r = add_top(s, view, top, -1, &t);
+    *ret = r < 0 ? NULL : space_of(s, view, top, &t, err);
+    table_free(&t);
+    return r < 0 ? pl_fail(err, r, "out of memory") : *ret ? 0 : -EINVAL;
+}
+
+void viewspace_settle(struct viewspace *s)
+{
+    served_clean(s, false);
 }
 
 /* The view as the text says that is valid. */
@@ -366,6 +559,7 @@ int viewspace_open(struct viewspace *s, const struct spec_watch *watch, struct p
 
 void viewspace_close(struct viewspace *s)
 {
+    served_clean(s, true);
     pl_tree_unref(s->tree);
     pl_tree_unref(s->space);
     pl_tree_unref(s->host);
@@ -462,6 +656,10 @@ static int where_at(struct viewspace *s, struct pl_tree *tree, struct pl_tree *s
     pl_call_done(&call);
     if (r < 0)
         return r;
+    while (in != s->host && in->lower && !strcmp(in->ops->name, "service"))
+        in = in->lower;
+    if (in->lower && !strcmp(in->ops->name, "version")) /* a directory on services */
+        return where_at(s, in, in->lower, strcmp(path, "/") ? path : "", ret);
     bool native = in == s->host;
     int n =
         snprintf(ret, PATH_MAX, "%s%s%s", native ? "" : spec_of(s, in), native ? "" : ":", path);

@@ -38,6 +38,8 @@ struct viewbind {
     struct pl_tree *tree; /* while it is open */
 };
 
+struct viewserved;
+
 struct viewspace {
     struct viewkept *kept;
     struct viewbind *binds;
@@ -47,7 +49,8 @@ struct viewspace {
     struct view *view; /* what the space is made of; who reads it beside the caller's thread holds
                           the lock, under which it is replaced */
     pthread_mutex_t lock;
-    _Atomic bool versions; /* the view has some */
+    _Atomic bool versions;     /* the view has some */
+    struct viewserved *served; /* trees of directories on services, with their connections */
 };
 
 /* Shared memory for a view. NULL with errno. */
@@ -72,6 +75,9 @@ int viewspace_set(struct viewspace *s, struct view *view, struct pl_err *err);
  * no slots. s->host and the binds' trees must be open. */
 int viewspace_top(struct viewspace *s, struct view *view, const char *top, struct pl_tree **ret,
                   struct pl_err *err);
+
+/* After all tops of a view were made so: services that it has no more are hung up. */
+void viewspace_settle(struct viewspace *s);
 
 /* Makes what is missing of the directory `top` on the host, noted so that viewspace_clear() can
  * remove it. -errno with a sentence. */

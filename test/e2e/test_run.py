@@ -316,6 +316,39 @@ $P vpath - /#vmap; ls A/lib.c; cat A/lib.c/3"""
     assert (views.dir / "B/lib.c/2").read_text() == "two"
 
 
+SERVICE = """#!/bin/sh
+echo 'plenum-service 1'
+while read seq op rest; do echo "$op $rest" >>"$0.log"; done
+echo bye >>"$0.log"
+"""
+
+
+def test_service(views):
+    """A directory on a service: it is told of what it asked for there, and of nothing elsewhere; off, on, gone."""
+    views.make(A={"s/f": "1"}, B={"s/b": "2"}, x={"svc": SERVICE})
+    (views.dir / "x/svc").chmod(0o755)
+    log = views.dir / "x/svc.log"
+    told = lambda: [x.split()[0] + " " + x.split("path=")[1].split()[0] for x in  # noqa: E731
+                    (log.read_text() if log.exists() else "").splitlines() if "path=" in x]
+    define = f"exec!{views.dir}/x/svc /#fs/log/monitor/call=create,remove"
+    p = running(views, "--view A B")
+    tell(p, f"$P vpath '{define.split()[0]}' '{define.split()[1]}' A/s /#log")
+    define = define.replace("!", "%21")
+    assert tell(p, "$P vpath") == f"- /#escaped {define} {views.dir}/A {views.dir}/B {views.dir}/A/s /#log\n"
+    assert tell(p, "ls A A/s; cat A/s/b; touch A/n A/s/n; rm A/s/n; $P vpath A/s/b") == \
+        f"A:\ns\n\nA/s:\nb\nf\n2{views.dir}/B/s/b\n"
+    wait_for(lambda: told() == ["create /n", "remove /n"], "it is not told")
+    tell(p, "$P vpath - /#fs/log/off; touch A/s/o; $P vpath - /#fs/log/on; touch A/s/p")
+    wait_for(lambda: told() == ["create /n", "remove /n", "create /p"], "off and on")
+    assert "bye" not in log.read_text()
+    tell(p, "$P vpath - /#fs/log/-; touch A/s/q")
+    if views.door == "mount":  # what is open or a working directory holds a view of the door trap
+        wait_for(lambda: "bye" in log.read_text().split("\n"), "it is not hung up")
+    assert tell(p, "ls A/s") == "b\nf\no\np\nq\n" and len(told()) == 3
+    p.stdin.close()
+    assert p.wait(10) == 0
+
+
 # ---- what is wrong ----
 
 
