@@ -74,7 +74,9 @@ struct trap_opts {
  * nobody has it, a signal that does nothing. `opts` may be NULL; what it points to is used until
  * trap_end(). 0, or with the sentence: -ENOSYS (the kernel has no such filters), -EPERM, -EBUSY
  * (this process is itself under a supervisor's filter), what exec said of the program (-ENOENT,
- * -EACCES), -EMFILE, -ENOMEM. */
+ * -EACCES), -EMFILE, -ENOMEM.
+ * A signal from the terminal reaches the supervisor too: one that dies of it leaves the program
+ * without calls. */
 int trap_start(struct trap_view *view, const struct trap_opts *opts, char *const argv[],
                struct trap **ret, struct pl_err *err);
 
