@@ -51,8 +51,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         inside(buf + at, (size_t)n, m.path);
         inside(buf + at, (size_t)n, m.path2);
         inside(buf + at, (size_t)n, m.name);
-        if (m.ndata && ((const char *)m.data < buf + at ||
-                        (const char *)m.data + m.ndata > buf + at + n))
+        if (m.ndata &&
+            ((const char *)m.data < buf + at || (const char *)m.data + m.ndata > buf + at + n))
             abort();
         /* escapes make lines longer: of those that were near the limit nothing is said */
         if (n < SERVICE_LINE_MAX / 4)
