@@ -215,7 +215,7 @@ static void tree_changed(void *arg, const char *down)
 static void refused(struct far *f, const char *sentence)
 {
     char text[sizeof(f->refused)];
-    snprintf(text, sizeof(text), "%s", sentence);
+    snprintf(text, sizeof(text), "%.*s", (int)sizeof(text) - 1, sentence);
     pthread_mutex_lock(&f->lock);
     bool tell = !f->ending && !f->lost && f->down && strcmp(f->refused, text);
     if (tell)
