@@ -86,6 +86,13 @@ static int set_caps(uint32_t keep)
     return syscall(SYS_capset, &hdr, cap) < 0 ? -errno : 0;
 }
 
+bool cred_effective(int cap)
+{
+    struct __user_cap_header_struct hdr = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct now[2];
+    return syscall(SYS_capget, &hdr, now) == 0 && now[cap / 32].effective >> (cap % 32) & 1;
+}
+
 static void load_own(void)
 {
     struct __user_cap_header_struct hdr = {.version = _LINUX_CAPABILITY_VERSION_3};

@@ -39,6 +39,9 @@ void cred_umask(mode_t mask);
  * that comes back to the process's own does not try to take others, which costs it time. */
 void cred_limit(uint64_t caps);
 
+/* Does this thread have capability `cap` in effect? */
+bool cred_effective(int cap);
+
 /* The op that called cred_set or cred_umask is over. */
 void cred_end(void);
 

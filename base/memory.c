@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "base/memory.h"
+#include "base/cred.h"
 #include <linux/capability.h>
 #include <malloc.h>
 #include <stdbool.h>
@@ -12,14 +13,6 @@
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
 #endif
-
-/* Is CAP_IPC_LOCK in effect? The limit does not hold then. */
-static bool by_cap(void)
-{
-    struct __user_cap_header_struct hdr = {.version = _LINUX_CAPABILITY_VERSION_3};
-    struct __user_cap_data_struct cap[2];
-    return syscall(SYS_capget, &hdr, cap) == 0 && cap[0].effective & 1u << CAP_IPC_LOCK;
-}
 
 /* Of what is locked malloc cannot give anything back: each arena stays as large as it ever was. So
  * there are few; by default there would be one for each thread. */
@@ -35,7 +28,7 @@ enum memory_lock memory_lock(void)
 {
     struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
     bool lifted = setrlimit(RLIMIT_MEMLOCK, &all) == 0;
-    if (!lifted && !by_cap())
+    if (!lifted && !cred_effective(CAP_IPC_LOCK) /* the limit does not hold then */)
         return MEMORY_FREE;
     if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) < 0)
         return MEMORY_FREE;

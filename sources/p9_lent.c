@@ -7,12 +7,15 @@
  *
  * The server decides what it lends. What we see to: a set-user-ID file that a caller of ours writes
  * must lose that bit if it would at the server, where the caller acts; the kernel spares root's
- * writes. Appending goes through the server, which remembers it. And a descriptor is used only
- * while the tree is at the server that lent it: the next one may be another.
+ * writes, if it still has CAP_FSETID, which our server of a mount gives up. Appending goes through
+ * the server, which remembers it. And a descriptor is used only while the tree is at the server
+ * that lent it: the next one may be another.
  */
+#include "base/cred.h"
 #include "sources/p9_again.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <unistd.h>
 
 enum { MUCH = 65536, REFUSALS = 8 };
@@ -84,7 +87,7 @@ ssize_t p9s_lent_read(struct p9s_tree *t, struct pl_call *call, struct p9s_file 
 ssize_t p9s_lent_write(struct p9s_tree *t, struct pl_call *call, struct p9s_file *f,
                        const void *buf, size_t n, uint64_t off)
 {
-    bool as_we = t->main.uid != 0 || call->cred.uid == 0;
+    bool as_we = t->main.uid != 0 || (call->cred.uid == 0 && cred_effective(CAP_FSETID));
     int fd = as_we && !(f->file.flags & O_APPEND) ? lent(t, call, f, n) : -1;
     if (fd < 0)
         return P9S_NOT_LENT;
