@@ -183,24 +183,23 @@ static int read_flags(const char *mode)
     return flags;
 }
 
-static FILE *fopen_next(const char *path, const char *mode)
+/* The C library's own. */
+static bool next_of(const char *name, void *ret)
 {
-    FILE *(*next)(const char *, const char *);
-    void *is = dlsym(RTLD_NEXT, "fopen64");
-    if (!is && !(is = dlsym(RTLD_NEXT, "fopen"))) {
+    void *is = dlsym(RTLD_NEXT, name);
+    memcpy(ret, &is, sizeof(is));
+    if (!is)
         errno = ENOSYS;
-        return NULL;
-    }
-    memcpy(&next, &is, sizeof(next));
-    return next(path, mode);
+    return is;
 }
 
 static FILE *fopen_any(const char *path, const char *mode)
 {
     int flags = read_flags(mode);
     long fd = flags < 0 ? PRELOAD_TRAP : preload_open(&here, AT_FDCWD, path, flags, 0);
+    FILE *(*next)(const char *, const char *);
     if (fd == PRELOAD_TRAP)
-        return fopen_next(path, mode);
+        return next_of("fopen", &next) ? next(path, mode) : NULL;
     FILE *f = told(fd) < 0 ? NULL : fdopen((int)fd, mode);
     if (!f && fd >= 0)
         close((int)fd);
@@ -322,4 +321,35 @@ ssize_t here_readlinkat(int dirfd, const char *path, char *buf, size_t size) AS 
 ssize_t here_readlinkat(int dirfd, const char *path, char *buf, size_t size)
 {
     return readlink_any(dirfd, path, buf, size);
+}
+
+/* Memory for the result is asked for as the C library would: it is the caller's. */
+static char *realpath_any(const char *path, char *buf)
+{
+    char full[PRELOAD_PATH];
+    char *(*next)(const char *, char *);
+    long r = preload_realpath(&here, path, full);
+    if (r == PRELOAD_TRAP)
+        return next_of("realpath", &next) ? next(path, buf) : NULL;
+    if (told(r) < 0)
+        return NULL;
+    return buf ? strcpy(buf, full) : strdup(full);
+}
+
+char *here_realpath(const char *path, char *buf) AS ("realpath");
+char *here_realpath(const char *path, char *buf)
+{
+    return realpath_any(path, buf);
+}
+
+char *here_realpath_chk(const char *path, char *buf, size_t size) AS ("__realpath_chk");
+char *here_realpath_chk(const char *path, char *buf, size_t size)
+{
+    return realpath_any(path, buf);
+}
+
+char *here_canonicalize(const char *path) AS ("canonicalize_file_name");
+char *here_canonicalize(const char *path)
+{
+    return realpath_any(path, NULL);
 }

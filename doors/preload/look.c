@@ -17,6 +17,7 @@ struct way {
     char full[PRELOAD_PATH]; /* canonical, if there is no link on it */
     struct view_found found;
     bool native; /* in no tree; the call is made as it was */
+    bool up;     /* ".." was on it */
 };
 
 /* What was found in a tree. */
@@ -94,8 +95,33 @@ static long base_of(const struct preload *p, int dirfd, char path[PRELOAD_PATH],
 
 /* ---- letters ---- */
 
-/* Puts the names of `path` behind; false: one is for the trap. */
-static bool add_names(char full[PRELOAD_PATH], size_t n, const char *path)
+static size_t parent_of(const char *full, size_t n)
+{
+    while (n && full[n - 1] != '/')
+        n--;
+    return n ? n - 1 : 0;
+}
+
+static uint32_t dots_of(const char *name, size_t len)
+{
+    uint32_t n = 0;
+    while (n < len && name[n] == '.')
+        n++;
+    return n == len && n <= 3 ? n : 0;
+}
+
+/* Up from the first `n` bytes, where no tree is: that is right by the letters if no link is on the
+ * whole way, which is found out later. PRELOAD_TRAP: it is in a tree. */
+static long go_up(const struct preload *p, struct way *w, size_t n)
+{
+    w->full[n] = 0;
+    w->up = true;
+    return n && view_pack_find(&p->pack, w->full, &w->found) ? PRELOAD_TRAP
+                                                             : (long)parent_of(w->full, n);
+}
+
+/* Puts the names of `path` behind the first `n` bytes; false: it is for the trap. */
+static bool add_names(const struct preload *p, struct way *w, size_t n, const char *path)
 {
     while (*path) {
         while (*path == '/')
@@ -103,22 +129,23 @@ static bool add_names(char full[PRELOAD_PATH], size_t n, const char *path)
         size_t len = 0;
         while (path[len] && path[len] != '/')
             len++;
-        bool dot = len == 1 && path[0] == '.';
-        if (!len || (dot && (path[1] == '/' ? !path[2] : n == 0)))
-            return false; /* a '/' or "/." at the end: a directory is meant */
-        if (!dot) {
-            if ((path[0] == '.' && path[1] == '.' && (len == 2 || (len == 3 && path[2] == '.'))) ||
-                n + len + 2 > PRELOAD_PATH)
-                return false;
-            full[n++] = '/';
-            memcpy(full + n, path, len);
-            n += len;
-        } else if (!path[1] && n && full[0] && path[-1] == '/') {
+        uint32_t dots = dots_of(path, len);
+        /* At the end it means a directory; "..." is a view's own. */
+        if (!len || dots == 3 || (dots && path[len] != '/') || n + len + 2 > PRELOAD_PATH)
             return false;
+        if (dots == 2) {
+            long up = go_up(p, w, n);
+            if (up < 0)
+                return false;
+            n = (size_t)up;
+        } else if (!dots) {
+            w->full[n++] = '/';
+            memcpy(w->full + n, path, len);
+            n += len;
         }
         path += len;
     }
-    full[n] = 0;
+    w->full[n] = 0;
     return n > 0;
 }
 
@@ -135,17 +162,18 @@ static bool find_way(const struct preload *p, int dirfd, const char *path, struc
 {
     bool native = true;
     long n = 0;
+    w->up = false;
     if (!p->block || !path || !*path || (path[0] == '.' && !path[1]) ||
         atomic_load_explicit(&p->block->stale, memory_order_acquire))
         return false;
     if (*path != '/')
         n = base_of(p, dirfd, w->full, &native);
-    if (n < 0 || !add_names(w->full, (size_t)n, path))
+    if (n < 0 || !add_names(p, w, (size_t)n, path))
         return false;
     w->native = !view_pack_find(&p->pack, w->full, &w->found);
     if (w->native)
         return native && !begins(w->full, "/proc/") && strcmp(w->full, "/proc") != 0;
-    return !(w->found.flags & VIEW_PACK_ASK);
+    return !w->up && !(w->found.flags & VIEW_PACK_ASK);
 }
 
 /* ---- in no tree ---- */
@@ -245,13 +273,6 @@ static long see_name(const struct preload *p, const struct view_found *f, const 
         return r < 0 || white || links ? PRELOAD_TRAP : 0;
     }
     return -ENOENT;
-}
-
-static size_t parent_of(const char *full, size_t n)
-{
-    while (n && full[n - 1] != '/')
-        n--;
-    return n ? n - 1 : 0;
 }
 
 /* What the path stands for in its tree. Where its directory is not known, and is known not to be
@@ -410,4 +431,25 @@ long preload_readlink(const struct preload *p, int dirfd, const char *path, char
         return -EINVAL;
     r = CALL(p, SYS_readlinkat, AT_FDCWD, s.path, buf, size, 0);
     return r < 0 ? PRELOAD_TRAP : r;
+}
+
+long preload_realpath(const struct preload *p, const char *path, char ret[PRELOAD_PATH])
+{
+    struct way w;
+    struct seen s;
+    if (!find_way(p, AT_FDCWD, path, &w))
+        return PRELOAD_TRAP;
+    if (w.native) {
+        long fd = named(p, AT_FDCWD, path, true);
+        if (fd < 0)
+            return fd;
+        syscall(SYS_close, (int)fd);
+    } else {
+        struct way here = w; /* it may be cut */
+        long r = see(p, &here, &s);
+        if (r < 0 || !may_follow(&s, true))
+            return r < 0 ? r : PRELOAD_TRAP;
+    }
+    memcpy(ret, w.full, strlen(w.full) + 1);
+    return 0;
 }

@@ -29,5 +29,7 @@ long preload_statx(const struct preload *p, int dirfd, const char *path, int fla
 long preload_fstat(const struct preload *p, int fd, struct stat *st);
 long preload_access(const struct preload *p, int dirfd, const char *path, int mode, int flags);
 long preload_readlink(const struct preload *p, int dirfd, const char *path, char *buf, size_t size);
+/* The canonical path; an error as that of realpath(3). */
+long preload_realpath(const struct preload *p, const char *path, char ret[PRELOAD_PATH]);
 
 #endif
