@@ -383,12 +383,12 @@ bool known_back(struct tcall *c, int fd, const struct stat *st, char path[PATH_M
         is = walk_text(c, AT_FDCWD, path, 0, t) == 0 && t->top && t->node &&
              node_host(c, t->top, t->node, host) == 0 && lstat(host, &found) == 0 &&
              found.st_dev == st->st_dev && found.st_ino == st->st_ino;
-        if (is && place)
-            is = (*place = target_place(c, t)) != NULL;
+        if (is) /* also for when it will have been copied up */
+            known_add(c, fd, t);
         target_done(t);
     }
     free(t);
-    return is;
+    return is && known_find(c->t, st, path, place);
 }
 
 /* ---- all of them ---- */
