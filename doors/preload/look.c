@@ -268,8 +268,8 @@ static long see_name(const struct preload *p, const struct view_found *f, const 
         if (r == -ENOENT)
             continue;
         bool white = S_ISCHR(s->st.st_mode) && s->st.st_rdev == 0;
-        /* Of a file of many names one may have been copied up. */
-        bool links = s->k && !S_ISDIR(s->st.st_mode) && s->st.st_nlink > 1;
+        /* How many names it has in the view, and which file it is, only the trap knows. */
+        bool links = !S_ISDIR(s->st.st_mode) && s->st.st_nlink > 1;
         return r < 0 || white || links ? PRELOAD_TRAP : 0;
     }
     return -ENOENT;
