@@ -225,9 +225,13 @@ static int choose(struct options *o)
 {
     const struct cmd *cmd = o->run.cmd;
     struct pl_err err;
-    bool any = !strcmp(o->door, "auto"), trap = !strcmp(o->door, "trap");
-    if (!any && !trap && strcmp(o->door, "mount") != 0)
-        cmd_usage(cmd, "--door=%s: there is no such door (auto, mount, trap)", o->door);
+    char lib[PATH_MAX];
+    bool any = !strcmp(o->door, "auto"), mount = !strcmp(o->door, "mount");
+    bool preload = !strcmp(o->door, "preload"), trap = preload || !strcmp(o->door, "trap");
+    if (!any && !trap && !mount)
+        cmd_usage(cmd, "--door=%s: there is no such door (auto, mount, preload, trap)", o->door);
+    if (preload && run_preload(lib, &err) < 0)
+        return cmd_fail(cmd, "the door preload is closed here: %s", err.text);
     int r = trap ? -ENOENT : viewns_possible(&err);
     const char *closed = r < 0 && (any || trap) ? trap_closed(&o->run) : NULL;
     if (r < 0 && !trap && (!any || closed))
@@ -235,11 +239,13 @@ static int choose(struct options *o)
                         closed ? "; and the door trap: " : "", closed ? closed : "");
     if (closed)
         return cmd_fail(cmd, "the door trap is closed here: %s", closed);
+    /* What is bound from elsewhere is for the trap alone. */
+    o->run.preload = preload || (any && r < 0 && !o->run.nbinds && run_preload(lib, NULL) == 0);
+    const char *door = r == 0 ? "mount" : o->run.preload ? "preload" : "trap";
     if (o->run.verbose && r < 0 && any)
-        util_say("plenum: run: door trap, since the door mount is closed here: %s", err.text);
+        util_say("plenum: run: door %s, since the door mount is closed here: %s", door, err.text);
     else if (o->run.verbose)
-        util_say("plenum: run: door %s, %s", trap ? "trap" : "mount",
-                 any ? "which is open here" : "as was asked for");
+        util_say("plenum: run: door %s, %s", door, any ? "which is open here" : "as was asked for");
     return r < 0 ? run_trap(&o->run) : run_mount(&o->run);
 }
 
@@ -282,7 +288,8 @@ const struct cmd cmd_run = {
         "                    file\n"
         "  --restore FILE    the pairs in FILE, as plenum vpath prints them\n"
         "  --door=DOOR       mount: namespaces with mounts in them; trap: system calls are\n"
-        "                    intercepted; auto (the default): the first that is open here\n"
+        "                    intercepted; preload: that, and programs that load libraries find\n"
+        "                    most by themselves; auto (the default): the first that is open here\n"
         "  -v, --verbose     says which door was chosen, and why\n\n"
         "Whatever CMD starts is in the view too, and stays in it. It is changed with plenum\n"
         "vpath, from within or, with -p, from outside. Exit status: that of CMD; 127 and 126 if\n"

@@ -18,6 +18,7 @@ struct run {
     unsigned depth;  /* of the new view: 1 in no other */
     bool trapped;    /* this process is in a view of the door trap */
     bool verbose;
+    bool preload; /* with the door trap: what can be is found in the programs themselves */
 };
 
 /* Becomes the program, in the view: returns only when something failed, with the exit status after
@@ -26,6 +27,9 @@ int run_mount(const struct run *run);
 
 /* The same, but the program is a child of a supervisor: passes its status on. */
 int run_trap(const struct run *run);
+/* The library that programs load for the door preload, into PATH_MAX bytes: -ENOENT with a sentence
+ * that says where it was looked for. */
+int run_preload(char *path, struct pl_err *err);
 
 /* What run_mount ends with: this process becomes the program. Returns 127 (there is none) or 126.
  */

@@ -19,6 +19,8 @@
 #include "cmd/viewctl.h"
 #include "cmd/viewlink.h"
 #include "doors/trap.h"
+#include "preload_dir.h"
+#include "view/pack.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -30,6 +32,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -69,6 +72,21 @@ static int where_is(void *arg, struct pl_tree *tree, struct pl_call *call, struc
     return r == 0 && in != s->space.host ? -EXDEV : r;
 }
 
+/* What the preload may know of it: if there is anything in it that is not for the preload, all goes
+ * through the trap. */
+static void let_preload(struct super *s, struct view *view, struct trap_view *ret)
+{
+    const char *foreign[VIEW_BINDS];
+    void *pack;
+    size_t size;
+    for (size_t i = 0; i < s->space.nbinds; i++)
+        foreign[i] = s->space.binds[i].dir;
+    if (!s->run->preload || view_pack(view, foreign, s->space.nbinds, &pack, &size) < 0)
+        return;
+    trap_view_preload(ret, pack, size);
+    free(pack);
+}
+
 /* The view as the door takes it, remembered. */
 static int make_view(struct super *s, struct view *view, struct trap_view **ret, struct pl_err *err)
 {
@@ -88,6 +106,8 @@ static int make_view(struct super *s, struct view *view, struct trap_view **ret,
     r = r < 0 ? r : trap_view_new(t, n, where_is, s, ret, err);
     for (size_t i = 0; t && i < n; i++)
         pl_tree_unref(t[i].tree);
+    if (r == 0)
+        let_preload(s, view, *ret);
     if (r == 0)
         s->had[s->nhad++] = (struct had){*ret, view_ref(view)};
     free(t);
@@ -199,12 +219,62 @@ static int open_trees(struct super *s, struct pl_err *err)
     return r;
 }
 
+/* ---- the preload ---- */
+
+int run_preload(char *path, struct pl_err *err)
+{
+    ssize_t n = readlink("/proc/self/exe", path, PATH_MAX - 1);
+    path[n < 0 ? 0 : n] = 0;
+    char *slash = strrchr(path, '/');
+    size_t at = slash ? (size_t)(slash - path) : 0;
+    snprintf(path + at, PATH_MAX - at, "/libplenum-preload.so"); /* of a build tree */
+    if (slash && access(path, R_OK) == 0)
+        return 0;
+    snprintf(path, PATH_MAX, "%s/libplenum-preload.so", PL_PRELOAD_DIR);
+    return access(path, R_OK) == 0 ? 0 : pl_fail(err, -ENOENT, "%s: %s", path, strerror(errno));
+}
+
+/* Some page that programs have no use for: far from where the kernel, and tools that watch memory,
+ * put things. Another in each run. 0: there is no randomness. */
+static uintptr_t some_page(void)
+{
+    uint64_t r;
+    if (getrandom(&r, sizeof(r), 0) != sizeof(r))
+        return 0;
+    return (uintptr_t)(0x300000000000 + (r & 0x1fffffffffff & ~(uint64_t)0xffff));
+}
+
+/* This environment, with the library loaded first. */
+static char **preload_env(void)
+{
+    extern char **environ;
+    static const char name[] = "LD_PRELOAD=";
+    char path[PATH_MAX], *word;
+    const char *had = "";
+    size_t n = 0, k = 0;
+    while (environ[n])
+        n++;
+    char **env = calloc(n + 2, sizeof(*env));
+    if (!env || run_preload(path, NULL) < 0)
+        return free(env), NULL;
+    for (size_t i = 0; i < n; i++) {
+        if (strncmp(environ[i], name, strlen(name)) == 0)
+            had = environ[i] + strlen(name);
+        else
+            env[k++] = environ[i];
+    }
+    if (asprintf(&word, "%s%s%s%s", name, path, *had ? ":" : "", had) < 0)
+        return free(env), NULL;
+    env[k] = word;
+    return env;
+}
+
 /* Control, then the program: 0, or a negative errno with the sentence. */
 static int begin(struct super *s, struct reg_page *page, int meet, struct pl_err *err)
 {
     struct trap_view *view;
     uint64_t ns = 0;
-    s->door = (struct viewctl_door){"trap", view_of, apply, where, s};
+    s->door = (struct viewctl_door){s->run->preload ? "preload" : "trap", view_of, apply, where, s};
     viewlink_namespace(0, &ns);
     const struct viewctl_setup setup = {.door = &s->door,
                                         .ns = ns,
@@ -220,6 +290,10 @@ static int begin(struct super *s, struct reg_page *page, int meet, struct pl_err
     if (r < 0)
         return r;
     struct trap_opts opts = {.cwd = s->run->cwd, .mount = on_mount, .mount_arg = s};
+    if (s->run->preload && (opts.env = preload_env())) {
+        opts.pass_from = some_page();
+        opts.pass_to = opts.pass_from ? opts.pass_from + 4096 : 0;
+    }
     util_pipe_signal();
     r = trap_start(view, &opts, s->run->argv, &s->trap, err);
     s->begun = true;
@@ -230,7 +304,7 @@ static int begin(struct super *s, struct reg_page *page, int meet, struct pl_err
 
 static void fill_page(const struct super *s, struct reg_page *page)
 {
-    snprintf(page->view.door, sizeof(page->view.door), "trap");
+    snprintf(page->view.door, sizeof(page->view.door), s->run->preload ? "preload" : "trap");
     atomic_store(&page->view.first, trap_pid(s->trap));
     atomic_store(&page->view.depth, s->run->depth);
     reg_set_state(page, "up");

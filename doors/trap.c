@@ -110,8 +110,27 @@ void trap_view_unref(struct trap_view *view)
             pl_tree_unref(view->tops[i].tree);
         free(view->tops[i].path);
     }
+    preload_table_free(view->preload);
     free(view->tops);
     free(view);
+}
+
+int trap_view_preload(struct trap_view *view, const void *pack, size_t size)
+{
+    struct preload_table *t;
+    int r = preload_table_new(pack, size, &t);
+    if (r < 0)
+        return r;
+    size_t n = 0;
+    for (const char *top; r == 0 && (top = preload_top(t, (uint32_t)n)); n++)
+        r = view_top_at(view, top, true) ? 0 : -EINVAL;
+    if (r == 0 && n != view->n)
+        r = -EINVAL;
+    if (r < 0)
+        preload_table_free(t);
+    else
+        view->preload = t;
+    return r;
 }
 
 /* ---- which calls ---- */
@@ -731,6 +750,8 @@ int trap_set_view(struct trap *trap, pid_t pid, struct trap_view *view)
             if (!p[i].in || !is_ours(trap, p[i].pid, &has))
                 continue;
             any = true;
+            if (has != view)
+                preload_stale(has->preload);
             if (has != view)
                 more |= set_pending(trap, p[i].pid, view);
             trap_view_unref(has);

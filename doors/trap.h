@@ -50,6 +50,12 @@ int trap_view_new(const struct trap_top *tops, size_t n, trap_where_fn *where, v
 struct trap_view *trap_view_ref(struct trap_view *view);
 void trap_view_unref(struct trap_view *view); /* NULL is fine */
 
+/* Lets the preload (doors/preload/) answer by itself what it can find in `pack`, the same view as
+ * view_pack() has made it, `size` bytes, copied; its tops must be those of `view`. Before
+ * trap_start(). 0; -EINVAL: there is something in it that is for the trap alone, and nothing is
+ * changed; -E2BIG, -ENOMEM. */
+int trap_view_preload(struct trap_view *view, const void *pack, size_t size);
+
 struct trap;
 struct trap_opts {
     unsigned threads; /* at most so many calls are served at once; 0: 64. */
@@ -62,8 +68,8 @@ struct trap_opts {
     int (*mount)(void *arg, struct trap *trap, pid_t pid, const char *source, const char *target,
                  const char *type, const char *data);
     void *mount_arg;
-    /* Calls from code at these addresses, which lie in one stretch of 4 GiB, are let through: the
-     * preload's own. 0, 0: none. */
+    /* Calls from code at these addresses that look at files or open them are let through: the
+     * preload's own, in one page. 0, 0: none. */
     uintptr_t pass_from, pass_to;
     char *const *env; /* of the program; NULL: this process's */
 };

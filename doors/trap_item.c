@@ -85,8 +85,8 @@ void places_moved(struct trap *t, const char *from, const char *to, bool exchang
 {
     pthread_mutex_lock(&t->lock);
     for (struct place *p = t->places.next; p != &t->places; p = p->next)
-        if (p->top && !moved(p, from, to) && exchanged)
-            moved(p, to, from);
+        if (p->top && (moved(p, from, to) || (exchanged && moved(p, to, from))))
+            preload_moved(p->view->preload);
     pthread_mutex_unlock(&t->lock);
 }
 
@@ -123,6 +123,19 @@ void item_put(struct trap *t, struct item *it)
         item_free(t, it);
 }
 
+/* The preload finds by it what a descriptor is of. */
+static void note_item(struct trap *t, const struct item *it)
+{
+    char path[PATH_MAX] = "";
+    if (!it->view || !it->view->preload || it->kind == ITEM_BODY || it->root)
+        return;
+    if (it->place && (!it->place->top || !S_ISDIR(it->place->node->fmt)))
+        return;
+    if (it->place)
+        place_path(t, it->place, path);
+    preload_note_place(it->view->preload, it->id.dev, it->id.ino, path);
+}
+
 /* Enters the item of the inode that `fd` has open, which `mask` will tell the end of. */
 int item_add(struct trap *t, struct item *it, int fd, uint32_t mask)
 {
@@ -143,6 +156,7 @@ int item_add(struct trap *t, struct item *it, int fd, uint32_t mask)
     if (it->wd >= 0)
         HASH_ADD(hh_wd, t->items_wd, wd, sizeof(it->wd), it);
     pthread_mutex_unlock(&t->lock);
+    note_item(t, it);
     return 0;
 }
 
@@ -352,6 +366,29 @@ bool known_find(struct trap *t, const struct stat *st, char path[PATH_MAX], stru
         *place = place_ref(k->place);
     pthread_mutex_unlock(&t->lock);
     return is;
+}
+
+bool known_back(struct tcall *c, int fd, const struct stat *st, char path[PATH_MAX],
+                struct place **place)
+{
+    char link[40], there[PATH_MAX], host[PATH_MAX];
+    struct stat found;
+    struct target *t = malloc(sizeof(*t));
+    bool is = false;
+    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+    ssize_t n = t ? readlink(link, there, sizeof(there) - 1) : -1;
+    there[n < 0 ? 0 : n] = 0;
+    for (unsigned i = 0;
+         n > 0 && !is && preload_seen_at(c->view->preload, there, i, path, PATH_MAX); i++) {
+        is = walk_text(c, AT_FDCWD, path, 0, t) == 0 && t->top && t->node &&
+             node_host(c, t->top, t->node, host) == 0 && lstat(host, &found) == 0 &&
+             found.st_dev == st->st_dev && found.st_ino == st->st_ino;
+        if (is) /* also for when it will have been copied up */
+            known_add(c, fd, t);
+        target_done(t);
+    }
+    free(t);
+    return is && known_find(c->t, st, path, place);
 }
 
 /* ---- all of them ---- */

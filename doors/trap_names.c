@@ -343,7 +343,8 @@ int target_of_fd(struct tcall *c, int fd, bool writes, struct target *ret)
          * writing was copied up, if it had to be, when it was opened. */
         struct place *place;
         r = st.st_nlink == 0 ? TRAP_NATIVE : -EROFS;
-        if (st.st_nlink > 0 && known_find(c->t, &st, path, &place)) {
+        if (st.st_nlink > 0 &&
+            (known_find(c->t, &st, path, &place) || known_back(c, copy, &st, path, &place))) {
             ret->top = place->top;
             ret->node = pl_node_ref(place->node);
             place_unref(c->t, place);

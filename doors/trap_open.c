@@ -4,6 +4,7 @@
  * opened; everything else on the host is opened here as the caller would; a directory of a tree is
  * an item; and a file that the tree has no descriptor for has a body (trap_body.c).
  */
+#include "doors/preload/shared.h"
 #include "doors/trap_priv.h"
 
 #include <errno.h>
@@ -181,6 +182,16 @@ static bool flags_ok(int flags)
     return !(flags & TMPFILE_BIT) || ((flags & O_TMPFILE) == O_TMPFILE && flags & O_ACCMODE);
 }
 
+/* What the preload asks for, when a program begins. */
+static int64_t open_table(struct tcall *c, int flags)
+{
+    const uint64_t dev[2] = {c->t->scratch_dev, c->t->memfd_dev};
+    int fd = preload_table_fd(c->view->preload, c->t->state_fd, c->t->opts.pass_from, dev);
+    if (flags & ~(O_CLOEXEC | O_LARGEFILE))
+        return -EACCES;
+    return fd < 0 ? fd : give_fd(c, fd, flags & O_CLOEXEC);
+}
+
 static int64_t open_at(struct tcall *c, int dirfd, uint64_t addr, int flags, mode_t mode,
                        unsigned how)
 {
@@ -192,7 +203,9 @@ static int64_t open_at(struct tcall *c, int dirfd, uint64_t addr, int flags, mod
     if (!(flags & O_NOFOLLOW) && !(flags & O_CREAT && flags & O_EXCL))
         how |= WALK_FOLLOW;
     int64_t r = walk(c, dirfd, addr, how, &t);
-    if (r == -ENOTDIR && t.node && flags & O_CREAT) /* "file/" */
+    if (r == 0 && t.native && strcmp(t.path, PRELOAD_NAME) == 0)
+        r = open_table(c, flags);
+    else if (r == -ENOTDIR && t.node && flags & O_CREAT) /* "file/" */
         r = -EISDIR;
     if (r == 0)
         r = t.native ? TRAP_NATIVE : open_target(c, &t, flags, mode);

@@ -19,6 +19,7 @@
 #ifndef DOORS_TRAP_PRIV_H
 #define DOORS_TRAP_PRIV_H
 
+#include "doors/preload/table.h"
 #include "doors/trap.h"
 #include <limits.h>
 #include <linux/seccomp.h>
@@ -46,6 +47,7 @@ struct trap_view {
     size_t n;
     trap_where_fn *where;
     void *where_arg;
+    struct preload_table *preload; /* NULL: all is for the trap */
 };
 
 struct place {
@@ -236,6 +238,10 @@ void place_path(struct trap *t, struct place *p, char path[PATH_MAX]);
 void places_moved(struct trap *t, const char *from, const char *to, bool exchanged);
 /* `fd` is of what the target is. */
 void known_add(struct tcall *c, int fd, const struct target *target);
+/* The same of a file that the preload has opened, which `fd`, a copy of the caller's descriptor, is
+ * of: found by where it is on the host. */
+bool known_back(struct tcall *c, int fd, const struct stat *st, char path[PATH_MAX],
+                struct place **place);
 /* Its path, and (unless that is NULL) its place, with a reference. */
 bool known_find(struct trap *t, const struct stat *st, char path[PATH_MAX], struct place **place);
 

@@ -442,6 +442,7 @@ int64_t call_chroot(struct tcall *c)
     if (r == 0)
         r = may_enter(c, &t);
     struct place *root = r == 0 ? target_place(c, &t) : NULL;
+    preload_stale(c->view->preload); /* it does not know of roots */
     if (r == 0)
         r = root ? set_state(c, c->view, c->state ? c->state->place : NULL, root) : -ENOMEM;
     place_unref(c->t, root);

@@ -96,7 +96,7 @@ static bool by_path(struct tcall *c, int fd, bool opens, char buf[PATH_MAX])
     struct stat st;
     return fcntl(fd, F_GETSIG) == TRAP_TAG && fstat(fd, &st) == 0 && st.st_nlink > 0 &&
            !(opens && (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDONLY) &&
-           known_find(c->t, &st, buf, NULL);
+           (known_find(c->t, &st, buf, NULL) || known_back(c, fd, &st, buf, NULL));
 }
 
 static int proc_fd(struct tcall *c, struct who *w, int n, bool opens, char buf[PATH_MAX])
@@ -623,6 +623,16 @@ static int walk_from(struct walk *w, int dirfd, const char *path)
     return walk_rest(w);
 }
 
+/* The directory in which a name was looked for: the preload may look there by itself next time. */
+static void note(struct tcall *c, const struct walk *w, int r)
+{
+    const struct target *t = w->ret;
+    const char *path = r == 0 && t->dir ? t->path : r == -ENOENT && w->at.top ? w->at.path : NULL;
+    const char *end = path && r == 0 ? strrchr(path, '/') : path ? path + strlen(path) : NULL;
+    if (path)
+        preload_note_dir(c->view->preload, path, (size_t)(end - path));
+}
+
 int walk_text(struct tcall *c, int dirfd, const char *path, unsigned flags, struct target *ret)
 {
     memset(ret, 0, offsetof(struct target, native) + sizeof(ret->native));
@@ -637,6 +647,8 @@ int walk_text(struct tcall *c, int dirfd, const char *path, unsigned flags, stru
     w.at.top = w.base.top = NULL;
     w.at.node = w.base.node = NULL;
     int r = walk_from(&w, dirfd, path);
+    if (c->view->preload && !(flags & WALK_PARENT))
+        note(c, &w, r);
     pos_done(&w.at);
     pos_done(&w.base);
     return r;

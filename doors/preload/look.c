@@ -1,0 +1,455 @@
+/* SPDX-License-Identifier: MIT */
+#include "doors/preload/look.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#define CALL(p, nr, a, b, c, d, e)                                                                 \
+    (p)->call((nr), (long)(a), (long)(b), (long)(c), (long)(d), (long)(e))
+
+/* Where a path begins and what it comes to. */
+struct way {
+    char full[PRELOAD_PATH]; /* canonical, if there is no link on it */
+    struct view_found found;
+    bool native; /* in no tree; the call is made as it was */
+    bool up;     /* ".." was on it */
+};
+
+/* What was found in a tree. */
+struct seen {
+    char path[PRELOAD_PATH]; /* physical */
+    struct stat st;
+    uint32_t k; /* in which directory of the stack */
+};
+
+static long look(const struct preload *p, const char *path, struct stat *st)
+{
+    return CALL(p, SYS_newfstatat, AT_FDCWD, path, st, AT_SYMLINK_NOFOLLOW, 0);
+}
+
+/* ---- where a path begins ---- */
+
+static bool is_trap_dev(const struct preload *p, uint64_t dev)
+{
+    return dev == p->block->dev[0] || dev == p->block->dev[1];
+}
+
+/* The path of what the trap's descriptor stands for: its length, or PRELOAD_TRAP. */
+static long place_of(const struct preload *p, const struct stat *st, char path[PRELOAD_PATH])
+{
+    const struct preload_place *e = &p->block->place[st->st_ino % PRELOAD_PLACES];
+    unsigned seq = atomic_load_explicit(&e->seq, memory_order_acquire);
+    bool is = !(seq & 1) && e->dev == st->st_dev && e->ino == st->st_ino &&
+              e->moves == atomic_load_explicit(&p->block->moves, memory_order_acquire);
+    size_t n = 0;
+    if (is)
+        while (n < PRELOAD_PATH - 1 && (path[n] = e->path[n]))
+            n++;
+    path[n] = 0;
+    atomic_thread_fence(memory_order_acquire);
+    if (!is || atomic_load_explicit(&e->seq, memory_order_relaxed) != seq)
+        return PRELOAD_TRAP;
+    return (long)n;
+}
+
+/* The kernel's working directory, or what its descriptor is of. */
+static long kernel_base(const struct preload *p, int dirfd, char path[PRELOAD_PATH])
+{
+    char name[32] = "/proc/self/fd/", digits[12];
+    size_t n = strlen(name), k = 0;
+    long r;
+    if (dirfd == AT_FDCWD) {
+        r = CALL(p, SYS_getcwd, path, PRELOAD_PATH, 0, 0, 0) - 1;
+    } else {
+        for (unsigned v = (unsigned)dirfd; v || !k; v /= 10)
+            digits[k++] = (char)('0' + v % 10);
+        while (k)
+            name[n++] = digits[--k];
+        name[n] = 0;
+        r = CALL(p, SYS_readlinkat, AT_FDCWD, name, path, PRELOAD_PATH - 1, 0);
+    }
+    if (r <= 0 || r >= PRELOAD_PATH || path[0] != '/')
+        return PRELOAD_TRAP;
+    path[r] = 0;
+    return r == 1 ? 0 : r; /* names are put behind a '/' */
+}
+
+static long base_of(const struct preload *p, int dirfd, char path[PRELOAD_PATH], bool *native)
+{
+    struct stat st;
+    int fd = dirfd == AT_FDCWD ? p->block->state_fd : dirfd;
+    if (fd < 0 || (fd == p->block->state_fd && dirfd != AT_FDCWD) ||
+        CALL(p, SYS_fstat, fd, &st, 0, 0, 0) < 0)
+        return PRELOAD_TRAP;
+    *native = dirfd != AT_FDCWD && !is_trap_dev(p, st.st_dev);
+    long n = *native ? 0 : place_of(p, &st, path);
+    if (n == 0 && dirfd == AT_FDCWD)
+        *native = true;
+    return *native && n == 0 ? kernel_base(p, dirfd, path) : n > 0 ? n : PRELOAD_TRAP;
+}
+
+/* ---- letters ---- */
+
+static size_t parent_of(const char *full, size_t n)
+{
+    while (n && full[n - 1] != '/')
+        n--;
+    return n ? n - 1 : 0;
+}
+
+static uint32_t dots_of(const char *name, size_t len)
+{
+    uint32_t n = 0;
+    while (n < len && name[n] == '.')
+        n++;
+    return n == len && n <= 3 ? n : 0;
+}
+
+/* Up from the first `n` bytes, where no tree is: that is right by the letters if no link is on the
+ * whole way, which is found out later. PRELOAD_TRAP: it is in a tree. */
+static long go_up(const struct preload *p, struct way *w, size_t n)
+{
+    w->full[n] = 0;
+    w->up = true;
+    return n && view_pack_find(&p->pack, w->full, &w->found) ? PRELOAD_TRAP
+                                                             : (long)parent_of(w->full, n);
+}
+
+/* Puts the names of `path` behind the first `n` bytes; false: it is for the trap. */
+static bool add_names(const struct preload *p, struct way *w, size_t n, const char *path)
+{
+    while (*path) {
+        while (*path == '/')
+            path++;
+        size_t len = 0;
+        while (path[len] && path[len] != '/')
+            len++;
+        uint32_t dots = dots_of(path, len);
+        /* At the end it means a directory; "..." is a view's own. */
+        if (!len || dots == 3 || (dots && path[len] != '/') || n + len + 2 > PRELOAD_PATH)
+            return false;
+        if (dots == 2) {
+            long up = go_up(p, w, n);
+            if (up < 0)
+                return false;
+            n = (size_t)up;
+        } else if (!dots) {
+            w->full[n++] = '/';
+            memcpy(w->full + n, path, len);
+            n += len;
+        }
+        path += len;
+    }
+    w->full[n] = 0;
+    return n > 0;
+}
+
+static bool begins(const char *path, const char *with)
+{
+    while (*with)
+        if (*path++ != *with++)
+            return false;
+    return true;
+}
+
+/* True: it is in w; false: for the trap. */
+static bool find_way(const struct preload *p, int dirfd, const char *path, struct way *w)
+{
+    bool native = true;
+    long n = 0;
+    w->up = false;
+    if (!p->block || !path || !*path || (path[0] == '.' && !path[1]) ||
+        atomic_load_explicit(&p->block->stale, memory_order_acquire))
+        return false;
+    if (*path != '/')
+        n = base_of(p, dirfd, w->full, &native);
+    if (n < 0 || !add_names(p, w, (size_t)n, path))
+        return false;
+    w->native = !view_pack_find(&p->pack, w->full, &w->found);
+    if (w->native)
+        return native && !begins(w->full, "/proc/") && strcmp(w->full, "/proc") != 0;
+    return !w->up && !(w->found.flags & VIEW_PACK_ASK);
+}
+
+/* ---- in no tree ---- */
+
+/* With no link on the way the kernel finds what the trap would. */
+static long open_straight(const struct preload *p, int dirfd, const char *path, uint64_t flags,
+                          mode_t mode)
+{
+    struct open_how how = {.flags = flags, .mode = mode, .resolve = RESOLVE_NO_SYMLINKS};
+    long r = CALL(p, SYS_openat2, dirfd, path, &how, sizeof(how), 0);
+    switch (r) {
+    case -ELOOP:
+    case -EXDEV:
+    case -EAGAIN:
+    case -EINVAL:
+    case -ENOSYS:
+    case -EMFILE:
+    case -ENFILE:
+    case -ENOMEM:
+    case -EFAULT:
+    case -EINTR:
+        return PRELOAD_TRAP;
+    default:
+        return r;
+    }
+}
+
+/* Only a name for what is there, or what the call fails with. */
+static long named(const struct preload *p, int dirfd, const char *path, bool follow)
+{
+    return open_straight(p, dirfd, path, O_PATH | O_CLOEXEC | (follow ? 0u : O_NOFOLLOW), 0);
+}
+
+/* ---- in a tree ---- */
+
+/* What the directory, the first `n` bytes of the path, is made of. */
+static bool find_dir(const struct preload *p, const char *path, size_t n,
+                     struct preload_front front[PRELOAD_FRONT], uint32_t *ret_n)
+{
+    const struct preload_dir *d = &p->block->dir[preload_hash(path, (uint32_t)n) % PRELOAD_DIRS];
+    unsigned seq = atomic_load_explicit(&d->seq, memory_order_acquire);
+    bool is = seq && !(seq & 1) && memcmp(d->path, path, n) == 0 && !d->path[n] &&
+              d->n <= PRELOAD_FRONT + 1;
+    if (is) {
+        *ret_n = d->n;
+        for (uint32_t i = 0; i + 1 < d->n && i < PRELOAD_FRONT; i++)
+            front[i] = d->front[i];
+    }
+    atomic_thread_fence(memory_order_acquire);
+    return is && atomic_load_explicit(&d->seq, memory_order_relaxed) == seq;
+}
+
+/* The physical path number i; its length, 0: too long. */
+static size_t physical(const struct view_found *f, uint32_t i, char ret[PRELOAD_PATH])
+{
+    size_t a = strlen(f->dirs[i]), b = strlen(f->rest[i]);
+    if (a + b >= PRELOAD_PATH)
+        return 0;
+    memcpy(ret, f->dirs[i], a);
+    memcpy(ret + a, f->rest[i], b + 1);
+    return a + b;
+}
+
+/* Is the directory in front still as it was noted? `path` is cut for the question. */
+static bool is_same(const struct preload *p, char *path, const struct preload_front *f)
+{
+    struct stat st;
+    char was = path[f->length];
+    path[f->length] = 0;
+    long r = look(p, path, &st);
+    path[f->length] = was;
+    return r == 0 && st.st_dev == f->dev && st.st_ino == f->ino && st.st_ctim.tv_sec == f->sec &&
+           (uint32_t)st.st_ctim.tv_nsec == f->nsec;
+}
+
+/* What the name stands for that begins behind the first `n` bytes of `full`. */
+static long see_name(const struct preload *p, const struct view_found *f, const char *full,
+                     size_t n, struct seen *s)
+{
+    struct preload_front front[PRELOAD_FRONT];
+    uint32_t count;
+    if (begins(full + n + 1, ".wh.") || !find_dir(p, full, n, front, &count) || count != f->n)
+        return PRELOAD_TRAP;
+    for (s->k = 0; s->k < f->n; s->k++) {
+        bool last = s->k + 1 == f->n;
+        size_t size = physical(f, s->k, s->path), dir = size - (strlen(full) - n);
+        if (!size || (!last && (front[s->k].length > dir || !is_same(p, s->path, &front[s->k]))))
+            return PRELOAD_TRAP;
+        if (!last && front[s->k].length < dir)
+            continue;
+        long r = look(p, s->path, &s->st);
+        if (r == -ENOENT)
+            continue;
+        bool white = S_ISCHR(s->st.st_mode) && s->st.st_rdev == 0;
+        /* How many names it has in the view, and which file it is, only the trap knows. */
+        bool links = !S_ISDIR(s->st.st_mode) && s->st.st_nlink > 1;
+        return r < 0 || white || links ? PRELOAD_TRAP : 0;
+    }
+    return -ENOENT;
+}
+
+/* What the path stands for in its tree. Where its directory is not known, and is known not to be
+ * there, it is not there. */
+static long see(const struct preload *p, struct way *w, struct seen *s)
+{
+    size_t n = parent_of(w->full, strlen(w->full));
+    long r = see_name(p, &w->found, w->full, n, s);
+    for (int tries = 0; r == PRELOAD_TRAP && tries < 3; tries++) {
+        w->full[n] = 0;
+        n = parent_of(w->full, n);
+        if (!n || !view_pack_find(&p->pack, w->full, &w->found))
+            break;
+        if (see_name(p, &w->found, w->full, n, s) == -ENOENT)
+            return -ENOENT;
+    }
+    return r;
+}
+
+static bool may_follow(const struct seen *s, bool follow)
+{
+    return !(follow && S_ISLNK(s->st.st_mode));
+}
+
+/* ---- the calls ---- */
+
+#define LOOKS (O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_LARGEFILE)
+
+long preload_open(const struct preload *p, int dirfd, const char *path, int flags, mode_t mode)
+{
+    struct way w;
+    struct seen s;
+    if (!find_way(p, dirfd, path, &w))
+        return PRELOAD_TRAP;
+    if (w.native)
+        return open_straight(p, dirfd, path, (unsigned)flags,
+                             flags & (O_CREAT | (O_TMPFILE & ~O_DIRECTORY)) ? mode & 07777 : 0);
+    if (flags & ~LOOKS)
+        return PRELOAD_TRAP;
+    long r = see(p, &w, &s);
+    if (r < 0)
+        return r;
+    if (!S_ISREG(s.st.st_mode))
+        return PRELOAD_TRAP;
+    r = open_straight(p, AT_FDCWD, s.path, (unsigned)flags | O_NOFOLLOW, 0);
+    if (r < 0)
+        return PRELOAD_TRAP;
+    syscall(SYS_fcntl, (int)r, F_SETSIG, PRELOAD_TAG);
+    return r;
+}
+
+long preload_stat(const struct preload *p, int dirfd, const char *path, struct stat *st, int flags)
+{
+    struct way w;
+    struct seen s;
+    bool follow = !(flags & AT_SYMLINK_NOFOLLOW);
+    if (flags & ~(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) || !find_way(p, dirfd, path, &w))
+        return PRELOAD_TRAP;
+    if (w.native) {
+        long fd = named(p, dirfd, path, follow);
+        if (fd < 0)
+            return fd;
+        long r = CALL(p, SYS_fstat, fd, st, 0, 0, 0);
+        syscall(SYS_close, (int)fd);
+        return r;
+    }
+    long r = see(p, &w, &s);
+    if (r == 0 && !may_follow(&s, follow))
+        return PRELOAD_TRAP;
+    if (r == 0)
+        *st = s.st;
+    return r;
+}
+
+long preload_statx(const struct preload *p, int dirfd, const char *path, int flags, unsigned mask,
+                   struct statx *sx)
+{
+    struct way w;
+    struct seen s;
+    bool follow = !(flags & AT_SYMLINK_NOFOLLOW);
+    if (flags & ~(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) || !find_way(p, dirfd, path, &w))
+        return PRELOAD_TRAP;
+    if (w.native) {
+        long fd = named(p, dirfd, path, follow);
+        if (fd < 0)
+            return fd;
+        long r = CALL(p, SYS_statx, fd, "", flags | AT_EMPTY_PATH, mask, sx);
+        syscall(SYS_close, (int)fd);
+        return r;
+    }
+    long r = see(p, &w, &s);
+    if (r == 0 && !may_follow(&s, follow))
+        return PRELOAD_TRAP;
+    if (r == 0)
+        r = CALL(p, SYS_statx, AT_FDCWD, s.path, AT_SYMLINK_NOFOLLOW, mask, sx);
+    return r == -ENOENT || r == 0 ? r : PRELOAD_TRAP;
+}
+
+long preload_fstat(const struct preload *p, int fd, struct stat *st)
+{
+    struct stat found;
+    if (!p->block || fd < 0 || atomic_load_explicit(&p->block->stale, memory_order_acquire))
+        return PRELOAD_TRAP;
+    long r = CALL(p, SYS_fstat, fd, &found, 0, 0, 0);
+    if (r < 0 || is_trap_dev(p, found.st_dev))
+        return PRELOAD_TRAP;
+    *st = found;
+    return 0;
+}
+
+long preload_access(const struct preload *p, int dirfd, const char *path, int mode, int flags)
+{
+    struct way w;
+    struct seen s;
+    if (flags || mode & ~(R_OK | X_OK) || !find_way(p, dirfd, path, &w))
+        return PRELOAD_TRAP;
+    if (w.native) {
+        long fd = named(p, dirfd, path, true);
+        if (fd < 0)
+            return fd;
+        long r = CALL(p, SYS_faccessat2, fd, "", mode, AT_EMPTY_PATH, 0);
+        syscall(SYS_close, (int)fd);
+        return r == 0 ? 0 : PRELOAD_TRAP;
+    }
+    long r = see(p, &w, &s);
+    if (r < 0)
+        return r;
+    if (!may_follow(&s, true))
+        return PRELOAD_TRAP;
+    return CALL(p, SYS_faccessat2, AT_FDCWD, s.path, mode, 0, 0) == 0 ? 0 : PRELOAD_TRAP;
+}
+
+long preload_readlink(const struct preload *p, int dirfd, const char *path, char *buf, size_t size)
+{
+    struct way w;
+    struct seen s;
+    if (!size || size > 1 << 30 || !find_way(p, dirfd, path, &w))
+        return PRELOAD_TRAP;
+    if (w.native) {
+        long fd = named(p, dirfd, path, false);
+        if (fd < 0)
+            return fd;
+        struct stat st;
+        long r = CALL(p, SYS_fstat, fd, &st, 0, 0, 0);
+        if (r == 0 && !S_ISLNK(st.st_mode))
+            r = -EINVAL;
+        if (r == 0)
+            r = CALL(p, SYS_readlinkat, fd, "", buf, size, 0);
+        syscall(SYS_close, (int)fd);
+        return r;
+    }
+    long r = see(p, &w, &s);
+    if (r < 0)
+        return r;
+    if (!S_ISLNK(s.st.st_mode))
+        return -EINVAL;
+    r = CALL(p, SYS_readlinkat, AT_FDCWD, s.path, buf, size, 0);
+    return r < 0 ? PRELOAD_TRAP : r;
+}
+
+long preload_realpath(const struct preload *p, const char *path, char ret[PRELOAD_PATH])
+{
+    struct way w;
+    struct seen s;
+    if (!find_way(p, AT_FDCWD, path, &w))
+        return PRELOAD_TRAP;
+    if (w.native) {
+        long fd = named(p, AT_FDCWD, path, true);
+        if (fd < 0)
+            return fd;
+        syscall(SYS_close, (int)fd);
+    } else {
+        struct way here = w; /* it may be cut */
+        long r = see(p, &here, &s);
+        if (r < 0 || !may_follow(&s, true))
+            return r < 0 ? r : PRELOAD_TRAP;
+    }
+    memcpy(ret, w.full, strlen(w.full) + 1);
+    return 0;
+}

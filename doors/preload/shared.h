@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The preload: the memory that the supervisor writes and programs only read, one piece for each
+ * view.
+ *
+ * A program gets it by opening PRELOAD_NAME, which the trap answers. What is in it are hints: who
+ * finds nothing, or anything unusual, makes the call from an ordinary address, and the trap does
+ * it. Entries are written under a sequence number (odd: being written), and overwrite each other.
+ */
+#ifndef DOORS_PRELOAD_SHARED_H
+#define DOORS_PRELOAD_SHARED_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#define PRELOAD_NAME "/proc/plenum/view"
+#define PRELOAD_TAG  64 /* F_SETSIG of a file of a tree that is handed out, as the trap's */
+
+enum {
+    PRELOAD_MAGIC = 0x706c7064,
+    PRELOAD_PATH = 512, /* bytes of a path that is looked at here, with its NUL */
+    PRELOAD_FRONT = 4,  /* directories in front of the last, at most */
+    PRELOAD_PLACES = 2048,
+    PRELOAD_DIRS = 4096,
+    PRELOAD_PACK = 1 << 16, /* bytes of the packed view, at most */
+    PRELOAD_PAGE = 4096,    /* of code, at `pass` */
+};
+
+/* What a descriptor of the trap stands for: a directory of a tree, or the state. */
+struct preload_place {
+    atomic_uint seq;
+    uint32_t moves; /* as the block's when it was written */
+    uint64_t dev, ino;
+    char path[PRELOAD_PATH]; /* "": of a state: the kernel's working directory */
+};
+
+/* A physical directory in front, at the path whose first `length` bytes are of it: as long as it
+ * looks so, nothing in it hides what is behind. If it is shorter than the path that was asked for,
+ * there is no such directory. */
+struct preload_front {
+    uint64_t dev, ino;
+    int64_t sec; /* st_ctim */
+    uint32_t nsec, length;
+};
+
+/* A directory of the view: it is at this path, and what it is made of is found by the letters. */
+struct preload_dir {
+    atomic_uint seq;
+    uint32_t n; /* directories that it may be made of */
+    struct preload_front front[PRELOAD_FRONT];
+    char path[PRELOAD_PATH];
+};
+
+struct preload_block {
+    uint32_t magic;
+    atomic_uint stale; /* somebody got another view: nothing here counts any more */
+    atomic_uint moves; /* directories that have been renamed */
+    int32_t state_fd;
+    uint64_t pass;   /* calls of code in this page are not trapped */
+    uint64_t dev[2]; /* where the trap's descriptors are */
+    uint32_t pack_size, pad;
+    uint32_t pack[PRELOAD_PACK / sizeof(uint32_t)];
+    struct preload_place place[PRELOAD_PLACES];
+    struct preload_dir dir[PRELOAD_DIRS];
+};
+
+static inline uint32_t preload_hash(const char *path, uint32_t n)
+{
+    uint32_t h = 2166136261u;
+    for (uint32_t i = 0; i < n; i++)
+        h = (h ^ (unsigned char)path[i]) * 16777619u;
+    return h ^ h >> 15;
+}
+
+#endif

@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: MIT */
+#include "doors/preload/table.h"
+#include "doors/preload/shared.h"
+#include "view/pack.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/xattr.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+
+enum {
+    CLEANS = 1024,          /* directories that were looked through and remembered */
+    SCAN = 4096,            /* names in one that is */
+    SETTLED = 20 * 1000000, /* ns: the times of files are no finer than the kernel's tick */
+};
+
+struct preload_table {
+    struct preload_block *block;
+    struct view_pack pack;
+    int fd;
+    pthread_mutex_t lock; /* who writes to the block; clean */
+    struct preload_front clean[CLEANS];
+};
+
+static int seal(struct preload_table *t)
+{
+    char path[40];
+    int fd = memfd_create("plenum-preload", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0)
+        return -errno;
+    int r = ftruncate(fd, sizeof(*t->block)) < 0 ? -errno : 0;
+    void *mem = r < 0 ? MAP_FAILED
+                      : mmap(NULL, sizeof(*t->block), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (mem != MAP_FAILED)
+        t->block = mem;
+    if (r == 0 && (mem == MAP_FAILED ||
+                   fcntl(fd, F_ADD_SEALS,
+                         F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE) < 0))
+        r = -errno;
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    if (r == 0 && (t->fd = open(path, O_RDONLY | O_CLOEXEC)) < 0)
+        r = -errno;
+    close(fd);
+    return r;
+}
+
+/* Is all of it of the kind that can be found by the letters? */
+static bool is_plain(const struct view_pack *pack)
+{
+    struct view_found f;
+    const char *top;
+    if (view_pack_options(pack) & (VIEW_PACK_TRACE | VIEW_PACK_VERSIONS))
+        return false;
+    for (uint32_t i = 0; (top = view_pack_top(pack, i)); i++) {
+        for (uint32_t k = 0; k < i; k++)
+            if (view_beneath(top, view_pack_top(pack, k), NULL))
+                return false;
+        if (!view_pack_find(pack, top, &f) || !top[1])
+            return false;
+    }
+    return true;
+}
+
+int preload_table_new(const void *pack, size_t size, struct preload_table **ret)
+{
+    struct preload_table *t = calloc(1, sizeof(*t));
+    if (!t)
+        return -ENOMEM;
+    t->fd = -1;
+    pthread_mutex_init(&t->lock, NULL);
+    int r = size > PRELOAD_PACK ? -E2BIG : seal(t);
+    if (r == 0) {
+        memcpy(t->block->pack, pack, size);
+        t->block->pack_size = (uint32_t)size;
+        t->block->magic = PRELOAD_MAGIC;
+        r = view_pack_open(t->block->pack, size, &t->pack);
+    }
+    if (r == 0 && !is_plain(&t->pack))
+        r = -EINVAL;
+    if (r < 0)
+        preload_table_free(t);
+    else
+        *ret = t;
+    return r;
+}
+
+void preload_table_free(struct preload_table *t)
+{
+    if (!t)
+        return;
+    preload_stale(t); /* who still has it */
+    if (t->block)
+        munmap(t->block, sizeof(*t->block));
+    if (t->fd >= 0)
+        close(t->fd);
+    pthread_mutex_destroy(&t->lock);
+    free(t);
+}
+
+int preload_table_fd(struct preload_table *t, int state_fd, uintptr_t pass, const uint64_t dev[2])
+{
+    if (!t || !pass || atomic_load(&t->block->stale))
+        return -ENOENT;
+    pthread_mutex_lock(&t->lock);
+    t->block->state_fd = state_fd;
+    t->block->pass = pass;
+    memcpy(t->block->dev, dev, sizeof(t->block->dev));
+    pthread_mutex_unlock(&t->lock);
+    return t->fd;
+}
+
+const char *preload_top(const struct preload_table *t, uint32_t i)
+{
+    return view_pack_top(&t->pack, i);
+}
+
+void preload_stale(struct preload_table *t)
+{
+    if (t && t->block)
+        atomic_store(&t->block->stale, 1);
+}
+
+/* ---- entries ---- */
+
+static void begin(atomic_uint *seq)
+{
+    atomic_store_explicit(seq, atomic_load_explicit(seq, memory_order_relaxed) + 1,
+                          memory_order_relaxed);
+    atomic_thread_fence(memory_order_release);
+}
+
+static void end(atomic_uint *seq)
+{
+    atomic_store_explicit(seq, atomic_load_explicit(seq, memory_order_relaxed) + 1,
+                          memory_order_release);
+}
+
+void preload_note_place(struct preload_table *t, uint64_t dev, uint64_t ino, const char *path)
+{
+    size_t n = strlen(path) + 1;
+    if (!t || n > PRELOAD_PATH)
+        return;
+    pthread_mutex_lock(&t->lock);
+    struct preload_place *p = &t->block->place[ino % PRELOAD_PLACES];
+    begin(&p->seq);
+    p->dev = dev;
+    p->ino = ino;
+    p->moves = atomic_load(&t->block->moves);
+    memcpy(p->path, path, n);
+    end(&p->seq);
+    pthread_mutex_unlock(&t->lock);
+}
+
+void preload_moved(struct preload_table *t)
+{
+    if (t)
+        atomic_fetch_add(&t->block->moves, 1);
+}
+
+/* ---- directories ---- */
+
+static struct preload_front front_of(const struct stat *st, size_t length)
+{
+    return (struct preload_front){.dev = st->st_dev,
+                                  .ino = st->st_ino,
+                                  .sec = st->st_ctim.tv_sec,
+                                  .nsec = (uint32_t)st->st_ctim.tv_nsec,
+                                  .length = (uint32_t)length};
+}
+
+static bool same(const struct preload_front *a, const struct preload_front *b)
+{
+    return a->dev == b->dev && a->ino == b->ino && a->sec == b->sec && a->nsec == b->nsec;
+}
+
+/* Could it change without that its times show it? */
+static bool settled(const struct preload_front *f)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    int64_t sec = now.tv_sec - f->sec;
+    return sec > 1 || sec * 1000000000 + now.tv_nsec - (int64_t)f->nsec > SETTLED;
+}
+
+static bool is_ours(const char *name)
+{
+    return strncmp(name, ".wh.", 4) == 0 && strcmp(name, ".wh..index") != 0;
+}
+
+/* No mark in it, and none on it. */
+static bool look_through(const char *path)
+{
+    static const char *const marks[] = {"trusted.overlay.opaque", "user.overlay.opaque",
+                                        "trusted.overlay.redirect", "user.overlay.redirect"};
+    for (size_t i = 0; i < sizeof(marks) / sizeof(*marks); i++)
+        if (lgetxattr(path, marks[i], NULL, 0) >= 0)
+            return false;
+    DIR *d = opendir(path);
+    unsigned n = 0;
+    bool ok = d;
+    for (struct dirent *e; ok && (e = readdir(d));)
+        ok = !is_ours(e->d_name) && ++n < SCAN;
+    if (d)
+        closedir(d);
+    return ok;
+}
+
+static bool is_clean(struct preload_table *t, const char *path, const struct preload_front *f)
+{
+    struct preload_front *memo = &t->clean[(f->ino ^ f->dev) % CLEANS];
+    pthread_mutex_lock(&t->lock);
+    bool known = same(memo, f);
+    pthread_mutex_unlock(&t->lock);
+    if (known)
+        return true;
+    if (!settled(f) || !look_through(path))
+        return false;
+    pthread_mutex_lock(&t->lock);
+    *memo = *f;
+    pthread_mutex_unlock(&t->lock);
+    return true;
+}
+
+/* No link on the way to it; it need not be there. */
+static bool is_straight(const char *path)
+{
+    struct open_how how = {.flags = O_PATH | O_CLOEXEC | O_NOFOLLOW,
+                           .resolve = RESOLVE_NO_SYMLINKS};
+    int fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how));
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0 || errno == ENOENT;
+}
+
+/* The deepest directory of `path` from its first `root` bytes on that is there, and all of them
+ * clean. */
+static bool make_front(struct preload_table *t, char *path, size_t root, struct preload_front *ret)
+{
+    bool any = false, ok = is_straight(path);
+    size_t n = root, size = strlen(path);
+    while (ok && n <= size) {
+        char was = path[n];
+        struct stat st;
+        path[n] = 0;
+        int r = lstat(path, &st);
+        if (r < 0 && errno == ENOENT && any) {
+            path[n] = was;
+            return true;
+        }
+        ok = r == 0 && S_ISDIR(st.st_mode);
+        if (ok) {
+            *ret = front_of(&st, n);
+            any = true;
+            ok = is_clean(t, path, ret) && settled(ret);
+        }
+        path[n] = was;
+        do
+            n++;
+        while (n < size && path[n] != '/');
+    }
+    return ok;
+}
+
+/* Is the entry of that path, and still right? */
+static bool is_noted(struct preload_table *t, const struct preload_dir *d, const char *path,
+                     const struct view_found *f)
+{
+    char at[2 * PRELOAD_PATH];
+    bool is = strcmp(d->path, path) == 0 && d->n == f->n;
+    for (uint32_t i = 0; is && i + 1 < f->n; i++) {
+        struct stat st;
+        int n = snprintf(at, sizeof(at), "%s%s", f->dirs[i], f->rest[i]);
+        is = n < PRELOAD_PATH && d->front[i].length <= (uint32_t)n;
+        if (is) {
+            at[d->front[i].length] = 0;
+            is = lstat(at, &st) == 0;
+        }
+        if (is) {
+            struct preload_front now = front_of(&st, 0);
+            is = same(&now, &d->front[i]);
+        }
+    }
+    return is;
+}
+
+static bool make_dir(struct preload_table *t, const struct view_found *f, struct preload_dir *ret)
+{
+    char at[2 * PRELOAD_PATH];
+    ret->n = f->n;
+    for (uint32_t i = 0; i < f->n; i++) {
+        int n = snprintf(at, sizeof(at), "%s%s", f->dirs[i], f->rest[i]);
+        /* of the first, the top and what follows are one */
+        size_t rest = strlen(f->rest[f->n > 1 && i == 0 ? 1 : i]);
+        if (n >= PRELOAD_PATH - NAME_MAX - 1)
+            return false;
+        if (i + 1 == f->n ? !is_straight(at) : !make_front(t, at, (size_t)n - rest, &ret->front[i]))
+            return false;
+    }
+    return true;
+}
+
+void preload_note_dir(struct preload_table *t, const char *path, size_t n)
+{
+    struct preload_dir made = {0};
+    struct view_found f;
+    if (!t || !n || n >= PRELOAD_PATH || atomic_load(&t->block->stale))
+        return;
+    memcpy(made.path, path, n);
+    if (!view_pack_find(&t->pack, made.path, &f) || f.flags & VIEW_PACK_ASK ||
+        f.n > PRELOAD_FRONT + 1)
+        return;
+    struct preload_dir *d = &t->block->dir[preload_hash(path, (uint32_t)n) % PRELOAD_DIRS];
+    pthread_mutex_lock(&t->lock);
+    bool noted = is_noted(t, d, made.path, &f);
+    pthread_mutex_unlock(&t->lock);
+    if (noted || !make_dir(t, &f, &made))
+        return;
+    pthread_mutex_lock(&t->lock);
+    begin(&d->seq);
+    d->n = made.n;
+    memcpy(d->front, made.front, sizeof(d->front));
+    memcpy(d->path, made.path, sizeof(d->path));
+    end(&d->seq);
+    pthread_mutex_unlock(&t->lock);
+}
+
+/* ---- back ---- */
+
+bool preload_seen_at(struct preload_table *t, const char *path, unsigned i, char *ret, size_t size)
+{
+    struct view_found f;
+    const char *top, *rest;
+    for (uint32_t k = 0; t && (top = view_pack_top(&t->pack, k)); k++) {
+        if (!view_pack_find(&t->pack, top, &f))
+            continue;
+        for (uint32_t n = 0; n < f.n; n++)
+            if (view_beneath(path, f.dirs[n], &rest) && i-- == 0)
+                return (size_t)snprintf(ret, size, "%s%s", top, rest) < size;
+    }
+    return false;
+}
