@@ -41,7 +41,7 @@ static int open_fds(void)
     return n;
 }
 
-static struct p9_conn *dial(struct world *w)
+static struct p9_conn *dial(struct world *w, struct pl_call *c)
 {
     int fds[2];
     struct p9_conn *conn;
@@ -54,7 +54,7 @@ static struct p9_conn *dial(struct world *w)
     assert_int_equal(p9_door_conn(w->door, &here, false, NULL, NULL, &w->conn[w->n++], &err), 0);
     struct p9_conn_opts opts = {.crew = w->crew, .use = true};
     assert_int_equal(p9_conn_new(&there, &opts, &conn, &err), 0);
-    assert_int_equal(p9_use(conn, &call, &err), 0);
+    assert_int_equal(p9_use(conn, c, &err), 0);
     return conn;
 }
 
@@ -64,7 +64,7 @@ static int again(void *arg, struct pl_call *c, struct p9_conn *old, struct p9_co
     struct world *w = arg;
     if (w->n == sizeof(w->conn) / sizeof(*w->conn))
         return pl_fail(err, -ECONNREFUSED, "enough");
-    *ret = dial(w);
+    *ret = dial(w, c);
     return 0;
 }
 
@@ -89,7 +89,7 @@ static struct world *begin(struct pl_tree *(*layer)(struct pl_tree *), uid_t ser
     assert_int_equal(p9_door_new(&e, 1, w->crew, &w->stats, &w->door), 0);
     struct pl_p9_opts opts = {
         .own = true, .again = lives_on ? again : NULL, .again_arg = w, .sync = true};
-    assert_int_equal(pl_p9_open(dial(w), &opts, &w->far, &err), 0);
+    assert_int_equal(pl_p9_open(dial(w, &call), &opts, &w->far, &err), 0);
     assert_int_equal(pl_attach(w->far, &call, "", &w->top, &attr), 0);
     return w;
 }

@@ -297,14 +297,18 @@ static void passes(const char *dir)
     static const unsigned char code[] = {0x89, 0xf8,       /* mov eax, edi */
                                          0x48, 0x89, 0xf7, /* mov rdi, rsi */
                                          0x48, 0x89, 0xd6, /* mov rsi, rdx */
+                                         0x48, 0x89, 0xca, /* mov rdx, rcx */
+                                         0x4d, 0x89, 0xc2, /* mov r10, r8 */
                                          0x0f, 0x05, 0xc3 /* syscall; ret */};
     void *at = mmap((void *)PASS, 4096, PROT_READ | PROT_WRITE | PROT_EXEC,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     memcpy(at, code, sizeof(code));
-    long (*call)(int nr, const char *path, long arg) = (long (*)(int, const char *, long))at;
+    long (*call)(int nr, long dir, const char *path, struct stat *st, long flags) =
+        (long (*)(int, long, const char *, struct stat *, long))at;
     char path[PATH_MAX];
+    struct stat st;
     snprintf(path, sizeof(path), "%s/f", dir);
-    printf("%ld %d\n", call(SYS_access, path, F_OK), access(path, F_OK));
+    printf("%ld %d\n", call(SYS_newfstatat, AT_FDCWD, path, &st, 0), access(path, F_OK));
 }
 
 /* Opens more directories than the supervisor can. */
