@@ -360,7 +360,10 @@ def test_our_client_on_a_duct(plenum):
     (a / "who").write_text("A")
     p = plenum.start("duct", "-l", "unix!d.sock", a, at)
     plenum.listening(p)
-    assert plenum.run("cat", "9p:unix!d.sock", "who").out == "A"
+    far = plenum.dir("far")  # one that stays until the duct has asked it
+    plenum.run("mount", "9p:unix!d.sock", far)
+    assert (far / "who").read_text() == "A"
+    plenum.run("umount", far)
     says = plenum.ended(p, 0)
     assert "not mounted" in says and not mounted(at)
 
