@@ -529,12 +529,13 @@ static void look(const struct op *op, int uses, struct state *s, bool now)
  * coarse as its tick. */
 static void next_tick(void)
 {
-    struct timespec was, now, nap = {.tv_nsec = 500000};
-    clock_gettime(CLOCK_REALTIME_COARSE, &was);
+    struct timespec before, now;
+    clock_gettime(CLOCK_REALTIME, &before); /* which no date is ahead of */
     do {
-        nanosleep(&nap, NULL);
+        usleep(200);
         clock_gettime(CLOCK_REALTIME_COARSE, &now);
-    } while (now.tv_sec == was.tv_sec && now.tv_nsec == was.tv_nsec);
+    } while (now.tv_sec < before.tv_sec ||
+             (now.tv_sec == before.tv_sec && now.tv_nsec <= before.tv_nsec));
 }
 
 static void one(const struct op *op)
