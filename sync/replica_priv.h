@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Between replica.c (which objects) and replica_data.c (their content and attributes). */
+/*
+ * Between replica.c (which objects, and when), replica_find.c (where they are), replica_make.c (one
+ * object) and replica_data.c (its content and attributes).
+ */
 #ifndef SYNC_REPLICA_PRIV_H
 #define SYNC_REPLICA_PRIV_H
 
@@ -7,6 +10,7 @@
 
 #define PATH_SIZE 8192
 #define RANGES    16
+#define MAX_DEPTH 2048
 
 /* The directory that was used last. */
 struct spot {
@@ -51,10 +55,55 @@ struct pair {
     bool untrusted; /* what is noted of its content may not be so */
 };
 
+/* ---- replica_find.c ---- */
 /* True if the error is of this object alone. */
-bool replica_minor(int error);
+bool replica_minor(int e);
+/* Counts it, and tells who wants to know. */
 void replica_tell(struct replica *r, enum replica_kind kind, const char *path, const char *detail);
+/* Forgets the directory that was used last. */
+void replica_spot_clear(struct spot *s);
+const char *replica_last_name(const char *path);
+/* What is at the path in the source, and in the replica; a directory of the replica. */
+int replica_src_find(struct replica *r, const char *path, struct pl_node **ret,
+                     struct pl_attr *attr);
+int replica_dst_find(struct replica *r, const char *path, struct pl_node **ret,
+                     struct pl_attr *attr);
+int replica_dst_dir(struct replica *r, const char *path, struct pl_node **ret);
+/* Is there nothing at the path in the source? Its number there, 0: nothing that can be seen. */
+bool replica_src_gone(struct replica *r, const char *path);
+uint64_t replica_src_ino(struct replica *r, const char *path);
+/* Lists of notes: `touch` are directories that get their times, `doom` what is to be removed. */
+void replica_add_id(struct ids *ids, const struct note *n);
+void replica_touch(struct replica *r, struct note *dir);
+void replica_doom(struct replica *r, struct note *n);
+/* An error of one object is told and noted, of one that has gone ignored (0); others are returned.
+ */
+int replica_trouble(struct replica *r, const char *path, struct note *n, int e);
 
+/* ---- replica_make.c ---- */
+/* What is to be done with an object: on with it, leave it, make it anew. */
+enum verdict { GO, SKIP, ANEW };
+/* Limbo: what was in the way, until it is known what became of it. `more`: records follow. */
+bool replica_in_limbo(const struct note *n);
+int replica_reap_all(struct replica *r, bool more);
+void replica_look_later(struct replica *r, struct note *dir);
+/* A rename that a dead predecessor was amid. */
+int replica_finish_intent(struct replica *r);
+/* Takes away what is at the path in the replica, to limbo if it may be wanted. */
+int replica_clear_way(struct replica *r, struct note *n, const char *path, bool over);
+int replica_make_new(struct replica *r, struct pair *p, struct note *dir);
+/* The object under another name of the replica: where, and whether the source still has that. */
+struct note *replica_elsewhere(struct replica *r, const struct pair *p, char from[PATH_SIZE],
+                               bool *still);
+int replica_bring(struct replica *r, struct pair *p, struct note *dir, struct note *m,
+                  const char *from, bool still);
+int replica_update(struct replica *r, struct pair *p, struct note *dir);
+
+/* ---- replica.c ---- */
+/* Makes the replica at the path as the source is. */
+int replica_entry(struct replica *r, const char *path, int depth);
+
+/* ---- replica_data.c ---- */
 /* Content and attributes as in the source; notes what came of it. 0, or an error of either kind. */
 int replica_fill(struct replica *r, struct pair *p);
 /* Is the replica's content what was noted? 1 yes, 0 no, or an error. */
