@@ -5,7 +5,7 @@
  * `lock` of a pl_fd guards its position, over the call that moves it. A name space has no lock of
  * its own: the space has.
  */
-#include <dirent.h>
+#include "base/futex.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <plenum/client.h>
@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 struct pl_ns {
@@ -41,11 +40,8 @@ static void begin(struct pl_ns *ns, struct pl_call *call)
 {
     int64_t timeout = atomic_load_explicit(&ns->timeout, memory_order_relaxed);
     pl_call_init_self(call);
-    if (timeout) {
-        struct timespec t;
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        call->deadline = t.tv_sec * 1000000000LL + t.tv_nsec + timeout;
-    }
+    if (timeout)
+        call->deadline = mono_now() + timeout;
 }
 
 /* ---- name spaces ---- */

@@ -355,6 +355,9 @@ int space_up_dir(struct space *s, struct pl_call *call, struct snode *n);
 int space_up_all(struct space *s, struct pl_call *call, struct snode *n);
 
 /* ---- space_attr.c ---- */
+/* Of a directory that no tree has: it leads to a binding, or is still to be made. */
+void space_spot_attr(const struct space *s, const struct space_point *point,
+                     const struct space_spot *spot, struct pl_attr *attr);
 void space_attr(struct space *s, struct pl_call *call, struct snode *n,
                 const struct space_stack *st, struct pl_attr *attr);
 int space_getattr(SPACE_T, struct pl_node *node, struct pl_file *file, struct pl_attr *attr);

@@ -46,10 +46,11 @@ static struct pl_file *lower_file(struct pl_file *file, const struct space_stack
                : NULL;
 }
 
-static int no_tree_attr(struct space *s, const struct space_stack *st, struct pl_attr *attr)
+void space_spot_attr(const struct space *s, const struct space_point *point,
+                     const struct space_spot *spot, struct pl_attr *attr)
 {
-    bool fills = st->spot->here && st->point->top >= 0;
-    *attr = (struct pl_attr){.ino = st->spot->ino,
+    bool fills = spot->here && point->top >= 0;
+    *attr = (struct pl_attr){.ino = spot->ino,
                              .nlink = 1,
                              .mode = S_IFDIR | (fills ? 0755 : 0555),
                              .uid = s->self.uid,
@@ -58,14 +59,15 @@ static int no_tree_attr(struct space *s, const struct space_stack *st, struct pl
                              .atime = s->born,
                              .mtime = s->born,
                              .ctime = s->born};
-    return 0;
 }
 
 static int attr_of(struct space *s, struct pl_call *call, const struct space_stack *st,
                    struct pl_file *file, struct pl_attr *attr)
 {
-    if (st->n == 0)
-        return no_tree_attr(s, st, attr);
+    if (st->n == 0) {
+        space_spot_attr(s, st->point, st->spot, attr);
+        return 0;
+    }
     return pl_getattr(space_tree(st->point, st->e[0].k), call, st->e[0].node, lower_file(file, st),
                       attr);
 }

@@ -253,16 +253,7 @@ static int add_layer(struct space *s, struct pl_call *call, struct space_point *
 static void no_tree_has(struct space *s, struct space_found *f)
 {
     f->fmt = S_IFDIR;
-    f->attr =
-        (struct pl_attr){.ino = f->spot->ino,
-                         .nlink = 1,
-                         .mode = S_IFDIR | (f->point->top >= 0 && f->spot->here ? 0755 : 0555),
-                         .uid = s->self.uid,
-                         .gid = s->self.gid,
-                         .blksize = 4096,
-                         .atime = s->born,
-                         .mtime = s->born,
-                         .ctime = s->born};
+    space_spot_attr(s, f->point, f->spot, &f->attr);
 }
 
 /* The directory (or file) at a spot; `f` has what the trees have there. */
