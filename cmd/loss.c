@@ -49,11 +49,9 @@ static int told(struct loss *l, struct pl_err *err)
     return pl_fail(err, -ECONNABORTED, "%s", l->sentence);
 }
 
-int loss_begin(struct loss *l, size_t i, const char *dir, struct pl_err *err)
+int loss_begin(struct loss *l, size_t i, const char *dir, dev_t dev, struct pl_err *err)
 {
-    dev_t dev = 0;
     int r = 0;
-    mount_dev(dir, &dev);
     pthread_mutex_lock(&l->lock);
     if (l->lost)
         r = told(l, err);

@@ -30,9 +30,10 @@ struct loss {
 int loss_init(struct loss *l, size_t n);
 /* The link is lost (ignored when we are ending anyway). Any thread; does not wait. */
 void loss_tell(struct loss *l, const char *sentence);
-/* Mount i at `dir` (absolute, outlives it) is served now, and no more: begin returns the loss if it
- * has happened; end turns the serve loop's result into the loss's if there was one. */
-int loss_begin(struct loss *l, size_t i, const char *dir, struct pl_err *err);
+/* Mount i, device `dev` at `dir` (absolute, outlives it), is served now, and no more: begin returns
+ * the loss if it has happened; end turns the serve loop's result into the loss's if there was one.
+ */
+int loss_begin(struct loss *l, size_t i, const char *dir, dev_t dev, struct pl_err *err);
 int loss_end(struct loss *l, size_t i, int result, struct pl_err *err);
 /* From here on the link's end is no loss. */
 void loss_ending(struct loss *l);

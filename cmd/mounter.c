@@ -135,7 +135,7 @@ static int serve(void *arg, size_t i, int fd, struct stats *stats, void (*up)(vo
                  struct pl_err *err)
 {
     struct state *s = arg;
-    int r = loss_begin(&s->loss, i, s->mount.page->dir, err);
+    int r = loss_begin(&s->loss, i, s->mount.page->dir, s->mount.dev, err);
     if (r < 0)
         return r;
     struct fuse_opts opts = s->m->opts.fuse;

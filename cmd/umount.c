@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/cmd.h"
+#include "cmd/util.h"
 #include "keeper/mount.h"
 #include "keeper/registry.h"
 #include <errno.h>
@@ -12,6 +13,7 @@
 
 #define PATIENCE_MS 5000 /* -f: so long may a server take before it is killed */
 #define LOOK_MS     20   /* ... and how often a duct is looked at meanwhile */
+#define AWHILE_MS   250  /* so long a server usually takes at most */
 
 /* The processes behind a mount, held by descriptors so that a pid used anew is never meant. */
 struct behind {
@@ -102,10 +104,25 @@ static void wait_forced(struct behind *b)
     gone(b, PATIENCE_MS);
 }
 
+/* Waits for the end of what was unmounted here, unless it is to serve another namespace, which may
+ * be for ever. */
+static void wait_end(const char *dir, dev_t dev, struct behind *b)
+{
+    pid_t pid = 0;
+    while (!gone(b, AWHILE_MS) && !(dev && (pid = mount_elsewhere(dev))))
+        ;
+    if (pid)
+        util_say("%s: not mounted here any more, but where process %d is, in another mount "
+                 "namespace: its server goes on for that (plenum umount -f %s ends it)",
+                 dir, (int)pid, dir);
+}
+
 /* Unmounts, and waits: the exit status. */
 static int end(const struct cmd *self, const char *dir, bool force, struct behind *b)
 {
     struct pl_err err;
+    dev_t dev = 0;
+    mount_dev(dir, &dev);
     /* The mount may be gone and a server that hangs still there: an unmount was given up. */
     bool left = !b->duct && any(b);
     int r = mount_end(dir, force, &err);
@@ -119,7 +136,7 @@ static int end(const struct cmd *self, const char *dir, bool force, struct behin
     if (force)
         wait_forced(b);
     else if (!b->duct) /* its other direction may go on for long; these have nothing else to do */
-        gone(b, -1);
+        wait_end(dir, dev, b);
     return EXIT_OK;
 }
 
@@ -149,7 +166,9 @@ const struct cmd cmd_umount = {
     .summary = "Unmounts DIR and waits until the processes behind it are gone",
     .help = "  -f   also when the server or the peer is dead or hangs, and with open files;\n"
             "       what has not ended by itself after 5 seconds is killed: it takes 15 at most\n\n"
-            "A duct whose other direction is still in use goes on with that one.\n",
+            "A duct whose other direction is still in use goes on with that one, and what is\n"
+            "mounted in another mount namespace too (unshare -m, a container, plenum run) is\n"
+            "served there: then it says so and does not wait.\n",
     .example = "  plenum umount /mnt\n",
     .run = run,
 };

@@ -63,7 +63,7 @@ struct keeper_mount {
      * checked nor taken away here, and ends with its namespace. */
     bool given;
     int fd;
-    dev_t dev;
+    dev_t dev; /* out, if it was not given: known when serve runs */
 };
 
 struct keeper_job {

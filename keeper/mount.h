@@ -60,5 +60,8 @@ void mount_abort_keep(dev_t dev);
 int mount_dev(const char *dir, dev_t *ret);
 /* Is the file system with this number still mounted anywhere that this process can see? */
 bool mount_present(dev_t dev);
+/* A process in another mount namespace that has the file system mounted still, as far as /proc lets
+ * this user look (root sees all): its id, or 0. */
+pid_t mount_elsewhere(dev_t dev);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "keeper/mountinfo.h"
 #include <errno.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,7 +54,14 @@ static bool parse_line(char *line, struct mountinfo *ret)
 
 int mountinfo_each(int (*fn)(void *arg, const struct mountinfo *m), void *arg)
 {
-    FILE *f = fopen("/proc/self/mountinfo", "re");
+    return mountinfo_of("self", fn, arg);
+}
+
+int mountinfo_of(const char *pid, int (*fn)(void *arg, const struct mountinfo *m), void *arg)
+{
+    char name[NAME_MAX + 32];
+    snprintf(name, sizeof(name), "/proc/%s/mountinfo", pid);
+    FILE *f = fopen(name, "re");
     char *line = NULL;
     size_t size = 0;
     int rc = 0;

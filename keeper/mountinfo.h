@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* /proc/self/mountinfo. Reading it never touches a mounted file system. Inside keeper/. */
+/* /proc/PID/mountinfo. Reading it never touches a mounted file system. Inside keeper/. */
 #ifndef KEEPER_MOUNTINFO_H
 #define KEEPER_MOUNTINFO_H
 
@@ -15,5 +15,7 @@ struct mountinfo {
 /* Calls fn for each mount, the later mounted after the earlier; stops when it returns non-zero and
  * returns that; a negative errno when the file cannot be read. */
 int mountinfo_each(int (*fn)(void *arg, const struct mountinfo *m), void *arg);
+/* The same as process `pid` sees them ("self", or a number). */
+int mountinfo_of(const char *pid, int (*fn)(void *arg, const struct mountinfo *m), void *arg);
 
 #endif

@@ -161,12 +161,46 @@ int mount_dev(const char *dir, dev_t *ret)
 
 static int same_dev(void *arg, const struct mountinfo *m)
 {
-    return m->dev == *(dev_t *)arg;
+    return m->dev == *(dev_t *)arg ? 1 : 0;
 }
 
 bool mount_present(dev_t dev)
 {
     return mountinfo_each(same_dev, &dev) != 0; /* unreadable: suppose that it is */
+}
+
+/* The inode number of a process's mount namespace; 0: not to be seen. */
+static ino_t namespace_of(const char *pid)
+{
+    char name[NAME_MAX + 16];
+    struct stat st;
+    snprintf(name, sizeof(name), "/proc/%s/ns/mnt", pid);
+    return stat(name, &st) < 0 ? 0 : st.st_ino;
+}
+
+pid_t mount_elsewhere(dev_t dev)
+{
+    enum { SEEN = 64 }; /* namespaces beyond these are looked at once a process */
+    ino_t seen[SEEN] = {namespace_of("self")};
+    size_t n = 1;
+    pid_t found = 0;
+    DIR *proc = opendir("/proc");
+    for (struct dirent *de; proc && !found && (de = readdir(proc));) {
+        pid_t pid = (pid_t)strtol(de->d_name, NULL, 10);
+        ino_t ns = pid > 0 ? namespace_of(de->d_name) : 0;
+        bool known = !ns;
+        for (size_t i = 0; i < n && !known; i++)
+            known = seen[i] == ns;
+        if (known)
+            continue;
+        if (mountinfo_of(de->d_name, same_dev, &dev) > 0)
+            found = pid;
+        if (n < SEEN)
+            seen[n++] = ns;
+    }
+    if (proc)
+        closedir(proc);
+    return found;
 }
 
 /* ---- is it fit? ---- */

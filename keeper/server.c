@@ -180,6 +180,7 @@ static void *serve(void *arg)
     struct server *s = v->s;
     struct kept *k = &s->mounts[v->i];
     struct pl_err err = {0};
+    s->job->mounts[v->i].dev = k->dev;
     int rc = s->job->serve(s->job->arg, v->i, k->fd, &k->page->stats, up, v, &err);
     pthread_mutex_lock(&s->lock);
     k->gone = true;

@@ -287,6 +287,25 @@ def test_in_a_user_namespace(plenum):
 
 
 @root
+def test_still_mounted_in_another_namespace(plenum):
+    """The server goes on for that one: umount says so instead of waiting for ever."""
+    d, at = plenum.dir("d"), plenum.dir("at")
+    (d / "f").write_text("x")
+    plenum.run("mount", d, at)
+    (e,) = json.loads(plenum.run("status", "--json", at).out)
+    other = plenum.start(argv=["unshare", "-m", "--propagation", "private", "sh", "-c",
+                               f"echo in >{plenum.tmp}/in; read x; cat {at}/f >{plenum.tmp}/read"],
+                         stdin=subprocess.PIPE)
+    wait_for((plenum.tmp / "in").exists)
+    says = plenum.run("umount", at).err
+    assert f"process {other.pid} " in says and says.count("\n") == 1 and not mounted(at)
+    assert alive(e["server"])
+    other.communicate(b"\n", timeout=30)
+    assert (plenum.tmp / "read").read_text() == "x"
+    wait_for(lambda: not alive(e["server"]) and not alive(e["keeper"]), "the server does not end with the namespace")
+
+
+@root
 def test_who_writes_decides_about_set_uid(plenum):
     """Over 9P too: whoever a server's thread acted for before. Root's writes leave the bits, others' do not."""
     d, at = plenum.dir("d"), plenum.dir("at")
