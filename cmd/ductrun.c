@@ -54,6 +54,8 @@ struct state {
     pthread_mutex_t lock;  /* guards the rest, between stop and finish */
     pthread_cond_t change; /* of waiting, finished */
     bool stopping, waiting, finished;
+    bool visited;       /* who called only wanted our files, and has gone again */
+    atomic_size_t left; /* mounts whose kernel's end is not closed yet */
 };
 
 static struct p9_conn *conn_of(struct state *s)
@@ -373,11 +375,19 @@ static void release(struct state *s)
 
 /* ---- with mounts: in the server process of a keeper ---- */
 
+/* A client that serves nothing may be done, and gone, before it was asked what it has. */
+static bool visited(struct state *s)
+{
+    struct p9_conn *conn = conn_of(s);
+    return s->d->nexports && conn && p9_conn_over(conn) && p9_conn_served(conn);
+}
+
 static int prepare(void *arg, bool *lasts, struct pl_err *err)
 {
     struct state *s = arg;
     struct pl_call call;
     util_many_descriptors();
+    atomic_store(&s->left, s->d->nmounts);
     pl_call_init_self(&call);
     int r = open_exports(s, err);
     if (r == 0)
@@ -395,6 +405,10 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
             alone = p9_use_end(conn_of(s), &call) == 0;
         }
         alone = alone && s->d->nexports && !atomic_load(&s->over);
+        s->visited = r < 0 && visited(s);
+        alone = alone || s->visited;
+        if (s->visited)
+            drop_trees(s);
     }
     pl_call_done(&call);
     if (alone) {
@@ -430,14 +444,26 @@ static void now_up(void *arg)
     u->up(u->arg);
 }
 
+/* Nobody asks for anything any more. If we serve nothing either, what is let go of now need not
+ * wait for a link that is down. */
+static void gone(void *arg)
+{
+    struct state *s = arg;
+    if (atomic_fetch_sub(&s->left, 1) == 1 && s->far && !s->d->nexports)
+        far_end(s->far);
+}
+
 static int serve(void *arg, size_t i, int fd, struct stats *stats, void (*up)(void *), void *up_arg,
                  struct pl_err *err)
 {
     struct state *s = arg;
     struct up u = {.s = s, .i = i, .up = up, .arg = up_arg};
-    int r = loss_begin(&s->loss, i, s->mounts[i].page->dir, err);
+    int r = loss_begin(&s->loss, i, s->mounts[i].page->dir, s->mounts[i].dev, err);
+    struct fuse_opts opts = s->d->opts.fuse;
+    opts.gone = gone;
+    opts.gone_arg = s;
     if (r == 0) {
-        r = fuse_serve(fd, s->trees[i], "", &s->d->opts.fuse, stats, now_up, &u, err);
+        r = fuse_serve(fd, s->trees[i], "", &opts, stats, now_up, &u, err);
         /* One that could not begin, since the link ends: why is said a moment later. */
         if (r < 0 && p9_conn_over(conn_of(s)))
             p9_conn_wait(conn_of(s), NULL);
@@ -488,6 +514,7 @@ static int wait_over(struct state *s, struct pl_err *err)
     s->waiting = false;
     bool asked = s->stopping || s->d->remote;
     pthread_mutex_unlock(&s->lock);
+    asked = asked || s->visited;
     return r < 0 && !asked ? pl_fail(err, r, "link to %s lost: %s", s->peer, s->sentence) : 0;
 }
 

@@ -238,6 +238,14 @@ bool p9_conn_over(struct p9_conn *c)
     return over;
 }
 
+bool p9_conn_served(struct p9_conn *c)
+{
+    pthread_mutex_lock(&c->lock);
+    bool served = c->serve_done;
+    conn_unlock(c);
+    return served;
+}
+
 static void wake_waiter(void *arg)
 {
     struct p9_conn *c = arg;

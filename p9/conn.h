@@ -102,6 +102,8 @@ int p9_conn_wait(struct p9_conn *conn, struct pl_err *err);
 int p9_conn_watch(struct p9_conn *conn, struct pl_call *call, int *error, struct pl_err *err);
 /* It is over, or about to be: what is asked now gets -ECONNABORTED. */
 bool p9_conn_over(struct p9_conn *conn);
+/* The other end has said that it wants no more of us (its Tend). */
+bool p9_conn_served(struct p9_conn *conn);
 /* Breaks the connection now: callers get -ECONNABORTED. Any thread. A link whose writer is amid a
  * frame gets at most 100 ms to come to its end, behind which the other end can be told not to
  * linger. p9_conn_free does not wait for that: who frees many of them, as a server that ends, would
