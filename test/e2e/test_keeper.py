@@ -206,8 +206,10 @@ def test_interrupted_while_stopped(plenum):
         os.killpg(p.pid, sig)
         p.wait(5)
     # a program that handles the signal itself
-    code = "import os,sys\ntry: os.stat(sys.argv[1])\nexcept KeyboardInterrupt: sys.exit(7)"
-    p = subprocess.Popen(["python3", "-c", code, str(here / "other")])
+    code = ("import os,sys\ntry:\n os.write(1, b'.')\n os.stat(sys.argv[1])\n"
+            "except KeyboardInterrupt: sys.exit(7)")
+    p = subprocess.Popen(["python3", "-c", code, str(here / "other")], stdout=subprocess.PIPE)
+    assert p.stdout.read(1) == b"."
     time.sleep(0.5)
     p.send_signal(signal.SIGINT)
     assert p.wait(5) == 7
