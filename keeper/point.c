@@ -397,16 +397,25 @@ static int kept_fd(dev_t dev)
     return fd < 0 ? -ENOENT : fd;
 }
 
-int mount_abort(dev_t dev)
+/* The connection's, whatever has its number when it is written to. */
+static int abort_fd(dev_t dev)
 {
     int fd = kept_fd(dev);
-    if (fd < 0)
-        fd = open_abort(dev);
+    return fd >= 0 ? fd : open_abort(dev);
+}
+
+static int abort_now(int fd)
+{
     if (fd < 0)
         return fd;
     int rc = write(fd, "1", 1) == 1 ? 0 : -errno;
     close(fd);
     return rc;
+}
+
+int mount_abort(dev_t dev)
+{
+    return abort_now(abort_fd(dev));
 }
 
 /* umount2, then what an ordinary user may do instead. */
@@ -434,17 +443,23 @@ int mount_end_dev(const char *path, dev_t dev, bool force, struct pl_err *err)
 {
     struct point p;
     dev_t now = dev;
-    int fd = look(path, &p, err);
-    if (fd < 0)
-        return fd;
-    close(fd);
-    if (!p.mounted || p.dev != dev || strcmp(p.path, path) != 0)
-        return pl_fail(err, -ENOENT, "%s: no longer mounted there", path);
-    int rc = take_away(path, force, err);
+    /* While it is mounted: the next mount that anybody makes may get its number. */
+    int aborts = force ? abort_fd(dev) : -1;
+    int fd = look(path, &p, err), rc = fd;
+    if (fd >= 0) {
+        close(fd);
+        if (!p.mounted || p.dev != dev || strcmp(p.path, path) != 0)
+            rc = pl_fail(err, -ENOENT, "%s: no longer mounted there", path);
+    }
+    if (rc < 0) {
+        if (aborts >= 0)
+            close(aborts);
+        return rc;
+    }
+    rc = take_away(path, force, err);
     /* Only now, for users (root's MNT_FORCE has done it): at the end of the connection the keeper
      * takes the mount away too, and ours would be the second, of what lies below. */
-    if (force)
-        mount_abort(dev);
+    abort_now(aborts);
     /* whoever was faster: it is gone */
     if (rc < 0 && (mount_dev(path, &now) == -ENOENT || now != dev))
         return 0;
