@@ -170,10 +170,12 @@ static void begin(struct fuse_req *r)
     if (journal) {
         SET(&slot->intent.ino, 0);
         SET(&slot->intent.ino2, 0);
+        SET(&slot->intent.born, 0);
+        SET(&slot->intent.born2, 0);
         SET(&slot->intent.size1, 0);
         SET(&slot->learned, 0);
         SET(&slot->xattr, 0);
-        slot->began = redo_now(&slot->lag);
+        slot->began = redo_now();
     }
     SET(&slot->state, journal ? LEDGER_BEGUN : LEDGER_TAKEN);
     ORDER();

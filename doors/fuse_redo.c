@@ -38,7 +38,6 @@ static struct redo evidence(const struct fuse_req *r)
     return (struct redo){.tree = r->s->tree,
                          .intent = &r->slot->intent,
                          .began = r->slot->began,
-                         .lag = r->slot->lag,
                          .uid = r->m.h.uid};
 }
 

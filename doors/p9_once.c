@@ -397,13 +397,13 @@ void p9d_once_begun(struct p9d_op *op)
     struct once_slot *slot = op->slot;
     SET(&slot->state, ONCE_FREE);
     ORDER();
-    uint32_t lag;
-    slot->began = redo_now(&lag);
-    slot->lag = (uint16_t)(lag / ONCE_LAG);
+    slot->began = redo_now();
     slot->from = now(CLOCK_MONOTONIC);
     slot->asked = once_sum_asked(slot);
     SET(&slot->intent.ino, 0);
     SET(&slot->intent.ino2, 0);
+    SET(&slot->intent.born, 0);
+    SET(&slot->intent.born2, 0);
     SET(&slot->intent.size1, 0);
     SET(&slot->xattr, 0);
     ORDER();

@@ -47,18 +47,17 @@ enum once_state {
 
 struct once_slot {
     uint64_t op;
-    _Atomic uint32_t state; /* of enum once_state; set last */
+    _Atomic uint8_t state; /* of enum once_state; set last */
+    _Atomic uint8_t xattr; /* what was there: of enum once_there */
     uint8_t type, qid_type;
-    uint16_t lag;   /* of redo_now(), in ONCE_LAG */
+    int32_t error;  /* answered */
     uint64_t hash;  /* p9_msg_hash() of what was asked */
     uint64_t began; /* just before the deed, of redo_now() */
     uint64_t from;  /* the same, CLOCK_MONOTONIC ns */
     uint64_t name;  /* a hash of the name that it is about */
     uint64_t asked; /* sum of the above, less the state */
     struct pl_intent intent;
-    _Atomic uint32_t xattr; /* what was there: of enum once_there */
-    /* The answer. */
-    int32_t error;
+    /* The rest of the answer. */
     uint32_t qid_version, iounit;
     uint64_t qid_path;
     uint64_t count;
@@ -67,7 +66,6 @@ struct once_slot {
     uint64_t answered; /* sum of the answer */
 };
 enum once_there { ONCE_ABSENT = 1, ONCE_THERE };
-#define ONCE_LAG 65536 /* ns: 16 bits of it are four seconds, as many as 32 of ns */
 
 struct once_head {
     _Atomic uint32_t magic; /* set last */

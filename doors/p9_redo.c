@@ -41,7 +41,6 @@ static struct redo evidence(const struct p9d_op *op)
     return (struct redo){.tree = op->fid->at->tree,
                          .intent = &op->slot->intent,
                          .began = op->slot->began,
-                         .lag = (uint32_t)op->slot->lag * ONCE_LAG,
                          .uid = op->call->cred.uid};
 }
 
@@ -185,7 +184,7 @@ static int redo_remove(struct p9d_op *op)
     if (!op->fid || (!ino && !notes(op)))
         return -EREMOTEIO;
     if (ino && (pl_getattr(op->fid->at->tree, op->call, op->fid->node, NULL, &attr) < 0 ||
-                attr.ino != ino))
+                !redo_is(&(struct redo){.intent = &op->slot->intent}, &attr)))
         return -EREMOTEIO;
     int r = carry_out(op);
     return r == -ESTALE ? -EREMOTEIO : r;
@@ -199,7 +198,7 @@ static int redo_rename(struct p9d_op *op)
     uint64_t ino = atomic_load(&op->slot->intent.ino);
     if (redo_renamed(&e, op->fid->node, from, op->fid2->node, to, flags))
         return 0;
-    if (ino ? redo_is_still(&e, op->fid->node, from, ino) : notes(op))
+    if (ino ? redo_is_still(&e, op->fid->node, from) : notes(op))
         return carry_out(op);
     return -EREMOTEIO; /* moved, and moved on; or another has moved it */
 }
@@ -210,7 +209,7 @@ static int redo_rename_fid(struct p9d_op *op)
     uint64_t ino = atomic_load(&op->slot->intent.ino);
     if (!ino && !notes(op))
         return -EREMOTEIO;
-    if (ino && redo_is_still(&e, op->fid2->node, text(&op->in->name), ino)) {
+    if (ino && redo_is_still(&e, op->fid2->node, text(&op->in->name))) {
         p9d_set_name(op->fid, op->fid2->node, text(&op->in->name));
         return 0;
     }

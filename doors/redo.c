@@ -28,13 +28,10 @@ static uint64_t ns(struct timespec t)
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
-uint64_t redo_now(uint32_t *ret_lag)
+uint64_t redo_now(void)
 {
-    struct timespec coarse, fine;
+    struct timespec coarse;
     clock_gettime(CLOCK_REALTIME_COARSE, &coarse);
-    clock_gettime(CLOCK_REALTIME, &fine);
-    uint64_t lag = ns(fine) > ns(coarse) ? ns(fine) - ns(coarse) : 0;
-    *ret_lag = lag < UINT32_MAX ? (uint32_t)lag : UINT32_MAX;
     return ns(coarse);
 }
 
@@ -50,16 +47,29 @@ bool redo_since(const struct redo *r, struct timespec t)
     return ns(t) + redo_grain() >= r->began;
 }
 
-/* It was not there when the op was begun; false where that is not known. */
-static bool is_younger(const struct redo *r, const struct pl_attr *attr)
+/* By number, and by birth where that is known. */
+static bool same(const struct pl_attr *attr, uint64_t ino, uint32_t born)
 {
-    return ns(attr->btime) > r->began + r->lag + redo_grain();
+    return attr->ino == ino && (!born || born == pl_birth(attr->btime));
 }
 
-bool redo_is_still(const struct redo *r, struct pl_node *dir, const char *name, uint64_t ino)
+bool redo_is(const struct redo *r, const struct pl_attr *attr)
+{
+    return same(attr, atomic_load(&r->intent->ino), atomic_load(&r->intent->born));
+}
+
+bool redo_is_still(const struct redo *r, struct pl_node *dir, const char *name)
 {
     struct pl_attr attr;
-    return redo_there(r, dir, name, NULL, &attr) == 0 && attr.ino == ino && !is_younger(r, &attr);
+    return redo_there(r, dir, name, NULL, &attr) == 0 && redo_is(r, &attr);
+}
+
+/* The same for the other one of an exchange. */
+static bool is_second(const struct redo *r, struct pl_node *dir, const char *name)
+{
+    struct pl_attr attr;
+    return redo_there(r, dir, name, NULL, &attr) == 0 &&
+           same(&attr, atomic_load(&r->intent->ino2), atomic_load(&r->intent->born2));
 }
 
 bool redo_ours(const struct redo *r, const struct pl_attr *a, uint32_t type)
@@ -81,23 +91,22 @@ bool redo_same_target(const struct redo *r, struct pl_node *node, const char *wa
 
 bool redo_removed(const struct redo *r, struct pl_node *dir, const char *name)
 {
-    uint64_t ino = atomic_load(&r->intent->ino);
     struct pl_attr attr;
-    if (!ino)
+    if (!atomic_load(&r->intent->ino))
         return false;
     int error = redo_there(r, dir, name, NULL, &attr);
-    return error == -ENOENT || (error == 0 && (attr.ino != ino || is_younger(r, &attr)));
+    return error == -ENOENT || (error == 0 && !redo_is(r, &attr));
 }
 
 bool redo_renamed(const struct redo *r, struct pl_node *olddir, const char *oldname,
                   struct pl_node *newdir, const char *newname, unsigned flags)
 {
     uint64_t ino = atomic_load(&r->intent->ino), ino2 = atomic_load(&r->intent->ino2);
-    if (!ino || !redo_is_still(r, newdir, newname, ino))
+    if (!ino || !redo_is_still(r, newdir, newname))
         return false;
     if (flags & RENAME_EXCHANGE)
-        return ino != ino2 && redo_is_still(r, olddir, oldname, ino2);
-    return !redo_is_still(r, olddir, oldname, ino);
+        return ino != ino2 && is_second(r, olddir, oldname);
+    return !redo_is_still(r, olddir, oldname);
 }
 
 int64_t redo_size(const struct redo *r, struct pl_node *node)

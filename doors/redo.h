@@ -15,21 +15,21 @@
 struct redo {
     struct pl_tree *tree;
     const struct pl_intent *intent;
-    uint64_t began; /* ns, just before the op, and ... */
-    uint32_t lag;   /* ... as redo_now() told them then */
+    uint64_t began; /* just before the op, of redo_now() */
     uid_t uid;      /* the caller */
 };
 
-/* The time by the clock that dates files at the earliest, in ns, and how far CLOCK_REALTIME, which
- * no date is ahead of, is ahead of it: a tick, and more on a machine that is busy. */
-uint64_t redo_now(uint32_t *ret_lag);
+/* The time by the clock that dates files at the earliest, in ns. */
+uint64_t redo_now(void);
 
 /* What `name` in `dir` stands for now; `node` may be NULL, else it gets a reference. */
 int redo_there(const struct redo *r, struct pl_node *dir, const char *name, struct pl_node **node,
                struct pl_attr *attr);
-/* Is it still the object of that number, which was there when the op was begun? One that is younger
- * has only got the number of one that is gone. */
-bool redo_is_still(const struct redo *r, struct pl_node *dir, const char *name, uint64_t ino);
+/* Is it what was noted? One that was born at another time has only got the number of one that is
+ * gone. */
+bool redo_is(const struct redo *r, const struct pl_attr *attr);
+/* Does the name stand for it? */
+bool redo_is_still(const struct redo *r, struct pl_node *dir, const char *name);
 
 /* By so much a file's date may differ from CLOCK_REALTIME_COARSE, which goes by ticks, in ns. */
 uint64_t redo_grain(void);

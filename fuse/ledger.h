@@ -24,12 +24,12 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#define LEDGER_VERSION 2          /* of the layout: a successor of another version is refused */
+#define LEDGER_VERSION 3          /* of the layout: a successor of another version is refused */
 #define LEDGER_NODES   (1u << 24) /* nodes at most, unless the mount says otherwise */
 #define LEDGER_FILES   (1u << 16) /* open files; further ones are not kept */
 #define LEDGER_SLOTS   4096       /* requests in flight */
 #define LEDGER_RECORDS 4096       /* of pl_keep */
-#define LEDGER_REPLY   184        /* bytes of a reply that is remembered */
+#define LEDGER_REPLY   180        /* bytes of a reply that is remembered */
 
 /* What INIT agreed and what has happened since. */
 struct ledger_head {
@@ -114,7 +114,6 @@ struct ledger_slot {
     _Atomic uint32_t xattr; /* what was there when the op was begun: LEDGER_ABSENT, LEDGER_THERE */
     _Atomic uint32_t tries; /* servers that died of a fault with it in hand: see ledger_blame() */
     uint32_t reply_len;
-    uint32_t lag;                /* ns that CLOCK_REALTIME was ahead of `began` */
     uint8_t reply[LEDGER_REPLY]; /* from the header on; its unique is filled in anew */
 };
 enum {

@@ -27,10 +27,17 @@ static uint64_t ino_of(struct host *h, const struct statx *stx)
     return host_ino(host_slot(h, host_id(stx).hi), stx->stx_ino);
 }
 
+static uint32_t born_of(const struct statx *stx)
+{
+    bool known = stx->stx_mask & STATX_BTIME;
+    return known ? pl_birth((struct timespec){stx->stx_btime.tv_sec, stx->stx_btime.tv_nsec}) : 0;
+}
+
 static int stat_name(int dirfd, const char *name, struct statx *stx)
 {
     int how = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
-    return statx(dirfd, name, how, STATX_INO | STATX_TYPE, stx) < 0 ? -errno : 0;
+    unsigned want = STATX_INO | STATX_TYPE | STATX_BTIME;
+    return statx(dirfd, name, how, want, stx) < 0 ? -errno : 0;
 }
 
 /* What a successor may conclude: 0, nothing was done yet. A number: the name was taken. Nothing:
@@ -106,17 +113,23 @@ int host_link(HOST_T, struct pl_node *node, struct pl_node *dir, const char *nam
     return r;
 }
 
+/* What has a name, for the call's intent; ino 0: nothing. */
+struct holder {
+    uint64_t ino;
+    uint32_t born;
+};
+
 /* The node of that name, if it is known, with the use of a descriptor: what loses its last name is
- * found neither by name nor, if nobody has it open, by handle. *ino (may be NULL): its number,
- * known or not; 0 when there is no such name. Done as the caller; may switch credentials. */
-static struct host_node *hold(struct host *h, int dirfd, const char *name, uint64_t *ino)
+ * found neither by name nor, if nobody has it open, by handle. *is: what it is, known or not. Done
+ * as the caller; may switch credentials. */
+static struct host_node *hold(struct host *h, int dirfd, const char *name, struct holder *is)
 {
     struct statx stx;
+    *is = (struct holder){0};
     int r = stat_name(dirfd, name, &stx);
     if (r < 0)
         return NULL;
-    if (ino)
-        *ino = ino_of(h, &stx);
+    *is = (struct holder){ino_of(h, &stx), born_of(&stx)};
     struct host_node *n = (struct host_node *)pl_nodes_get(h->nodes, host_id(&stx));
     if (n && host_fd(h, n) < 0) {
         pl_node_unref(&n->h.node);
@@ -138,8 +151,8 @@ static void hold_done(struct host *h, struct host_node *n)
  * nothing was done yet, or that there was nothing to remove: to do it (again) is right. Else, if
  * the name stands for that number now, it was not done: do it. If it stands for another, or for
  * nothing, it was done, with result 0; or somebody beside us took the name away in that very
- * instant, which comes to the same. (The number is not given to a new object before the kernel has
- * forgotten the old one: its descriptor is kept.)
+ * instant, which comes to the same. (The time of birth tells an object from one that gets its
+ * number later.)
  */
 
 int host_remove(HOST_T, struct pl_node *dir, const char *name, int flags)
@@ -149,12 +162,14 @@ int host_remove(HOST_T, struct pl_node *dir, const char *name, int flags)
     int dirfd = host_fd(h, d);
     if (dirfd < 0)
         return dirfd;
-    uint64_t ino = 0;
+    struct holder is = {0};
     int r = host_act(h, call);
-    struct host_node *victim = r < 0 ? NULL : hold(h, dirfd, name, call->intent ? &ino : NULL);
+    struct host_node *victim = r < 0 ? NULL : hold(h, dirfd, name, &is);
     host_leaving(h, victim);
-    if (call->intent)
-        atomic_store(&call->intent->ino, ino);
+    if (call->intent) {
+        atomic_store(&call->intent->born, is.born);
+        atomic_store(&call->intent->ino, is.ino);
+    }
     if (r == 0)
         r = host_act(h, call);
     if (r == 0 && unlinkat(dirfd, name, flags) < 0)
@@ -187,13 +202,16 @@ static void note_name(struct host *h, struct host_node *dir, int dirfd, const ch
  * rename does nothing then), and in every other case it was not done: do it (again).
  */
 static void note_rename(struct host *h, struct pl_call *call, int fromfd, const char *oldname,
-                        uint64_t to)
+                        const struct holder *to)
 {
     struct statx stx;
     if (!call->intent)
         return;
-    atomic_store(&call->intent->ino2, to);
-    atomic_store(&call->intent->ino, stat_name(fromfd, oldname, &stx) == 0 ? ino_of(h, &stx) : 0);
+    bool there = stat_name(fromfd, oldname, &stx) == 0;
+    atomic_store(&call->intent->born2, to->born);
+    atomic_store(&call->intent->ino2, to->ino);
+    atomic_store(&call->intent->born, there ? born_of(&stx) : 0);
+    atomic_store(&call->intent->ino, there ? ino_of(h, &stx) : 0);
 }
 
 int host_rename(HOST_T, struct pl_node *olddir, const char *oldname, struct pl_node *newdir,
@@ -207,14 +225,14 @@ int host_rename(HOST_T, struct pl_node *olddir, const char *oldname, struct pl_n
             host_fd_done(h, from);
         return tofd;
     }
-    uint64_t ino = 0;
+    struct holder is = {0};
     int r = host_act(h, call);
-    struct host_node *victim = r < 0 ? NULL : hold(h, tofd, newname, call->intent ? &ino : NULL);
+    struct host_node *victim = r < 0 ? NULL : hold(h, tofd, newname, &is);
     struct host_node *leaves = flags & (RENAME_EXCHANGE | RENAME_NOREPLACE) ? NULL : victim;
     host_leaving(h, leaves);
     if (r == 0)
         r = host_act(h, call);
-    note_rename(h, call, fromfd, oldname, ino);
+    note_rename(h, call, fromfd, oldname, &is);
     if (r == 0 && renameat2(fromfd, oldname, tofd, newname, flags) < 0)
         r = -errno;
     if (r == 0) {

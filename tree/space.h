@@ -405,8 +405,9 @@ int space_may_add(struct space *s, struct pl_call *call, const struct space_side
 int space_is_empty(struct space *s, struct pl_call *call, const struct space_found *f);
 /* Have the layers behind w the name too? 1, 0 or an error. */
 int space_is_behind(struct space *s, struct pl_call *call, const struct space_side *side, int w);
-/* The number of what is there, 0: nothing. */
-uint64_t space_number_at(struct space *s, struct pl_call *call, struct space_side *side);
+/* For a successor (struct pl_intent): the number of what is there, 0: nothing, and its birth. */
+void space_note(struct space *s, struct pl_call *call, struct space_side *side,
+                _Atomic uint64_t *ino, _Atomic uint32_t *born);
 /* Its name is given to nothing, or to something else. */
 void space_forget(struct space *s, struct space_side *side);
 bool space_is_ours(const struct space *s, const char *name); /* not a name that can be made */

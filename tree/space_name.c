@@ -108,12 +108,13 @@ void space_forget(struct space *s, struct space_side *side)
     pl_node_unref(&n->node);
 }
 
-uint64_t space_number_at(struct space *s, struct pl_call *call, struct space_side *side)
+void space_note(struct space *s, struct pl_call *call, struct space_side *side,
+                _Atomic uint64_t *ino, _Atomic uint32_t *born)
 {
     struct snode *n = side->there ? space_node_at(s, side->dir, side->name, &side->f) : NULL;
-    uint64_t ino = n ? n->ino : side->there ? space_found_number(s, call, &side->f) : 0;
+    atomic_store(born, side->there && side->f.n ? pl_birth(side->f.attr.btime) : 0);
+    atomic_store(ino, n ? n->ino : side->there ? space_found_number(s, call, &side->f) : 0);
     pl_node_unref(n ? &n->node : NULL);
-    return ino;
 }
 
 /* ---- new names ---- */
@@ -483,9 +484,8 @@ static int remove_held(struct space *s, struct pl_call *call, struct space_side 
     if (!space_entry(side->st, w))
         return 1;
     struct pl_intent *intent = call->intent;
-    if (intent) {
-        atomic_store(&intent->ino, space_number_at(s, call, side));
-    }
+    if (intent)
+        space_note(s, call, side, &intent->ino, &intent->born);
     call->intent = NULL;
     r = take_out(s, call, side, w, flags);
     call->intent = intent;

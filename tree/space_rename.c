@@ -273,11 +273,11 @@ static void tell_nodes(struct renaming *r)
     pl_node_unref(was ? &was->node : NULL);
 }
 
-/* For a successor: see struct pl_intent. */
 static void note_intent(struct renaming *r)
 {
-    atomic_store(&r->call->intent->ino2, space_number_at(r->s, r->call, &r->to));
-    atomic_store(&r->call->intent->ino, space_number_at(r->s, r->call, &r->from));
+    struct pl_intent *is = r->call->intent;
+    space_note(r->s, r->call, &r->to, &is->ino2, &is->born2);
+    space_note(r->s, r->call, &r->from, &is->ino, &is->born);
 }
 
 static int same_object(const struct renaming *r)

@@ -31,6 +31,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <time.h>
 
 struct pl_cred {
     uid_t uid;
@@ -48,9 +49,19 @@ struct pl_intent {
     _Atomic uint64_t ino;   /* remove: of what is about to lose the name; rename: of what moves;
                                make, link, create: of what has the name already, or PL_NOTHING */
     _Atomic uint64_t ino2;  /* rename: of what the new name stood for, 0: nothing */
+    _Atomic uint32_t born;  /* pl_birth() of what `ino` is, which tells it from another that gets
+                               the number later; noted before `ino`; 0: not known */
+    _Atomic uint32_t born2; /* the same of what `ino2` is */
     _Atomic uint64_t size1; /* an appending write, and an open with O_TRUNC: the file's size
                                before, plus 1; 0: not noted */
 };
+
+/* A time of birth (pl_attr.btime) as an intent has it: 0 only when it is not known. */
+static inline uint32_t pl_birth(struct timespec t)
+{
+    uint64_t ns = (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+    return ns ? (uint32_t)(ns * 0x9e3779b97f4a7c15u >> 32) | 1 : 0;
+}
 
 #define PL_NOTHING UINT64_MAX /* there is nothing of that name; 0: not noted */
 
