@@ -193,9 +193,15 @@ ssize_t p9s_write(struct pl_tree *tree, struct pl_call *call, struct pl_file *fi
 
 int p9s_fsync(struct pl_tree *tree, struct pl_call *call, struct pl_file *file, bool data_only)
 {
-    struct p9_msg m = {
-        .type = P9_Tfsync, .fid = ((struct p9s_file *)file)->fid, .datasync = data_only};
-    return p9s_behind_then(p9s_of(tree), call, (struct p9s_file *)file, &m);
+    struct p9s_tree *t = p9s_of(tree);
+    struct p9s_file *f = (struct p9s_file *)file;
+    struct p9_msg m = {.type = P9_Tfsync, .fid = f->fid, .datasync = data_only};
+    /* Then the flush to come has nothing to add, but of a document, which is taken at its close. */
+    bool dirty = !p9s_is_document(t, file) && atomic_exchange(&f->dirty, false);
+    int r = p9s_behind_then(t, call, f, &m);
+    if (r < 0 && dirty)
+        atomic_store(&f->dirty, true);
+    return r;
 }
 
 /* ---- our own requests ---- */

@@ -39,7 +39,8 @@ static struct pl_file *opened(struct p9s_tree *t, struct p9s_file *f, const stru
         f->file.direct = qid->type & P9_QTDIRECT;
         f->file.stream = qid->type & P9_QTSTREAM;
     }
-    atomic_init(&f->dirty, (flags & O_TRUNC) != 0); /* a document that was emptied is changed */
+    /* a document that was emptied is changed */
+    atomic_init(&f->dirty, (flags & O_TRUNC) && p9s_is_document(t, &f->file));
     p9s_rec_file(t, f, node, flags);
     return &f->file;
 }

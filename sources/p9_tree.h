@@ -123,7 +123,7 @@ struct p9s_file {
     struct pl_file file;
     _Atomic(const struct p9s_user *) user;
     uint32_t fid;
-    atomic_bool dirty;  /* something was written that the peer has not been told to flush */
+    atomic_bool dirty;  /* written to, and neither flushed nor synced since */
     atomic_bool locked; /* flock(2) was called: the close must be waited for */
     struct p9s_dir *dir;
     _Atomic(struct p9s_ahead *) ahead; /* what was read ahead; NULL: nothing ever */
@@ -145,6 +145,12 @@ struct p9s_file {
 static inline struct p9s_tree *p9s_of(struct pl_tree *t)
 {
     return (struct p9s_tree *)t;
+}
+
+/* One that is taken at its close: made by the server of what was written. */
+static inline bool p9s_is_document(const struct p9s_tree *t, const struct pl_file *file)
+{
+    return t->tree.flags & PL_TREE_GENERATED || file->direct;
 }
 
 /* ---- p9.c ---- */

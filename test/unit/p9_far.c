@@ -105,6 +105,30 @@ static void *get_attr(void *arg)
 }
 
 /* Who waits for what others have written can be interrupted, and does no harm to it. */
+/* A flush is asked only after a write that no fsync has followed. */
+static void flush_when_due(void **state)
+{
+    struct world *w = *state;
+    struct pl_node *node;
+    struct pl_file *f = create(w->far, w->top, "f", O_RDWR | O_CREAT | O_TRUNC, &node);
+    w->tree->what = PL_OP_flush;
+    atomic_store(&w->tree->error, -EDQUOT); /* of one that reaches the server */
+    assert_int_equal(pl_flush(w->far, &call, f, 0), 0);
+    assert_int_equal(pl_write(w->far, &call, f, "text", 4, 0), 4);
+    assert_int_equal(pl_fsync(w->far, &call, f, true), 0);
+    assert_int_equal(pl_flush(w->far, &call, f, 0), 0);
+    assert_int_equal(pl_write(w->far, &call, f, "text", 4, 0), 4);
+    assert_int_equal(pl_flush(w->far, &call, f, 0), -EDQUOT);
+    w->tree->what = PL_OP_fsync;
+    assert_int_equal(pl_write(w->far, &call, f, "text", 4, 0), 4);
+    assert_int_equal(pl_fsync(w->far, &call, f, false), -EDQUOT);
+    w->tree->what = PL_OP_flush; /* the fsync that failed was none */
+    assert_int_equal(pl_flush(w->far, &call, f, 0), -EDQUOT);
+    atomic_store(&w->tree->error, 0);
+    pl_close(w->far, &call, f);
+    pl_node_unref(node);
+}
+
 static void behind_interrupted(void **state)
 {
     struct world *w = *state;
@@ -428,6 +452,7 @@ int main(void)
         BOTH(behind),
         BOTH(behind_in_order),
         BOTH(behind_errors),
+        cmocka_unit_test_setup_teardown(flush_when_due, setup_own, teardown),
         BOTH(behind_interrupted),
         BOTH(behind_bounded),
         cmocka_unit_test_setup_teardown(set_behind, setup_own, teardown),
