@@ -5,10 +5,9 @@
  * sees. It lives inside strangers: it allocates nothing, and writes to nothing but its own `here`,
  * once, before the program begins.
  */
-#include "doors/preload/look.h"
+#include "doors/preload/lib.h"
 
 #include <dlfcn.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -18,7 +17,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static struct preload here;
+struct preload here;
 
 #if defined(__x86_64__)
 static const unsigned char code[] = {
@@ -88,16 +87,6 @@ __attribute__((constructor)) static void preload_begin(void)
     errno = was;
 }
 
-/* ---- results ---- */
-
-static long told(long r)
-{
-    if (r >= 0)
-        return r;
-    errno = (int)-r;
-    return -1;
-}
-
 /* ---- opening ---- */
 
 /* In the trap it may wait for long: where a thread may be cancelled, as in the C library. */
@@ -110,7 +99,7 @@ static int open_trapped(int dirfd, const char *path, int flags, mode_t mode)
     return r;
 }
 
-static int open_any(int dirfd, const char *path, int flags, mode_t mode)
+int open_any(int dirfd, const char *path, int flags, mode_t mode)
 {
     pthread_testcancel();
     long r = preload_open(&here, dirfd, path, flags, mode);
@@ -125,9 +114,6 @@ static int open_any(int dirfd, const char *path, int flags, mode_t mode)
         mode = va_arg(ap, mode_t);                                                                 \
         va_end(ap);                                                                                \
     }
-
-/* The functions have names of their own here, since headers give those of the library to others. */
-#define AS(name) __asm__(name) __attribute__((visibility("default")))
 
 #define OPEN(fn, name)                                                                             \
     int fn(const char *path, int flags, ...) AS (name);                                            \
@@ -149,6 +135,15 @@ OPEN(here_open64, "open64")
 OPENAT(here_openat, "openat")
 OPENAT(here_openat64, "openat64")
 
+#define CREAT(fn, name)                                                                            \
+    int fn(const char *path, mode_t mode) AS (name);                                               \
+    int fn(const char *path, mode_t mode)                                                          \
+    {                                                                                              \
+        return open_any(AT_FDCWD, path, O_CREAT | O_WRONLY | O_TRUNC, mode);                       \
+    }
+CREAT(here_creat, "creat")
+CREAT(here_creat64, "creat64")
+
 /* Of programs that were compiled with checks. */
 #define OPEN_2(fn, name)                                                                           \
     int fn(const char *path, int flags) AS (name);                                                 \
@@ -168,23 +163,28 @@ OPEN_2(here_open64_2, "__open64_2")
 OPENAT_2(here_openat_2, "__openat_2")
 OPENAT_2(here_openat64_2, "__openat64_2")
 
-/* The flags of a file that is only read, of a mode without anything rare; -1. */
-static int read_flags(const char *mode)
+/* The flags of open(2) for a mode of fopen(3); -1: there is something rare in it. */
+static int mode_flags(const char *mode)
 {
-    int flags = O_RDONLY;
-    if (!mode || *mode != 'r')
-        return -1;
-    while (*++mode) {
+    int flags = !mode          ? -1
+                : *mode == 'r' ? O_RDONLY
+                : *mode == 'w' ? O_WRONLY | O_CREAT | O_TRUNC
+                : *mode == 'a' ? O_WRONLY | O_CREAT | O_APPEND
+                               : -1;
+    while (flags >= 0 && *++mode) {
         if (*mode == 'e')
             flags |= O_CLOEXEC;
+        else if (*mode == 'x')
+            flags |= O_EXCL;
+        else if (*mode == '+')
+            flags = (flags & ~O_ACCMODE) | O_RDWR;
         else if (*mode != 'b' && *mode != 'm')
-            return -1;
+            flags = -1;
     }
     return flags;
 }
 
-/* The C library's own. */
-static bool next_of(const char *name, void *ret)
+bool next_of(const char *name, void *ret)
 {
     void *is = dlsym(RTLD_NEXT, name);
     memcpy(ret, &is, sizeof(is));
@@ -195,8 +195,8 @@ static bool next_of(const char *name, void *ret)
 
 static FILE *fopen_any(const char *path, const char *mode)
 {
-    int flags = read_flags(mode);
-    long fd = flags < 0 ? PRELOAD_TRAP : preload_open(&here, AT_FDCWD, path, flags, 0);
+    int flags = mode_flags(mode);
+    long fd = flags < 0 ? PRELOAD_TRAP : preload_open(&here, AT_FDCWD, path, flags, 0666);
     FILE *(*next)(const char *, const char *);
     if (fd == PRELOAD_TRAP)
         return next_of("fopen", &next) ? next(path, mode) : NULL;

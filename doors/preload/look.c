@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "doors/preload/look.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
@@ -46,11 +47,11 @@ static long place_of(const struct preload *p, const struct stat *st, char path[P
     unsigned seq = atomic_load_explicit(&e->seq, memory_order_acquire);
     bool is = !(seq & 1) && e->dev == st->st_dev && e->ino == st->st_ino &&
               e->moves == atomic_load_explicit(&p->block->moves, memory_order_acquire);
-    size_t n = 0;
+    uint32_t n = is ? e->length : 0;
+    is = is && n < PRELOAD_PATH;
     if (is)
-        while (n < PRELOAD_PATH - 1 && (path[n] = e->path[n]))
-            n++;
-    path[n] = 0;
+        memcpy(path, e->path, n);
+    path[is ? n : 0] = 0;
     atomic_thread_fence(memory_order_acquire);
     if (!is || atomic_load_explicit(&e->seq, memory_order_relaxed) != seq)
         return PRELOAD_TRAP;
@@ -207,6 +208,18 @@ static long named(const struct preload *p, int dirfd, const char *path, bool fol
     return open_straight(p, dirfd, path, O_PATH | O_CLOEXEC | (follow ? 0u : O_NOFOLLOW), 0);
 }
 
+/* A call whose first argument is a descriptor, about what the path names. */
+static long about(const struct preload *p, int dirfd, const char *path, bool follow, long nr,
+                  const void *a, uint64_t b, uint64_t c, void *d)
+{
+    long fd = named(p, dirfd, path, follow);
+    if (fd < 0)
+        return fd;
+    long r = CALL(p, nr, fd, a, b, c, d);
+    syscall(SYS_close, (int)fd);
+    return r;
+}
+
 /* ---- in a tree ---- */
 
 /* What the directory, the first `n` bytes of the path, is made of. */
@@ -324,21 +337,21 @@ long preload_open(const struct preload *p, int dirfd, const char *path, int flag
     return r;
 }
 
+/* What is asked of a name, as by fstatat(2). */
+static bool asks(const struct preload *p, int dirfd, const char *path, int flags, struct way *w)
+{
+    return !(flags & ~(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT)) && find_way(p, dirfd, path, w);
+}
+
 long preload_stat(const struct preload *p, int dirfd, const char *path, struct stat *st, int flags)
 {
     struct way w;
     struct seen s;
     bool follow = !(flags & AT_SYMLINK_NOFOLLOW);
-    if (flags & ~(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) || !find_way(p, dirfd, path, &w))
+    if (!asks(p, dirfd, path, flags, &w))
         return PRELOAD_TRAP;
-    if (w.native) {
-        long fd = named(p, dirfd, path, follow);
-        if (fd < 0)
-            return fd;
-        long r = CALL(p, SYS_fstat, fd, st, 0, 0, 0);
-        syscall(SYS_close, (int)fd);
-        return r;
-    }
+    if (w.native)
+        return about(p, dirfd, path, follow, SYS_fstat, st, 0, 0, NULL);
     long r = see(p, &w, &s);
     if (r == 0 && !may_follow(&s, follow))
         return PRELOAD_TRAP;
@@ -353,16 +366,11 @@ long preload_statx(const struct preload *p, int dirfd, const char *path, int fla
     struct way w;
     struct seen s;
     bool follow = !(flags & AT_SYMLINK_NOFOLLOW);
-    if (flags & ~(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) || !find_way(p, dirfd, path, &w))
+    if (!asks(p, dirfd, path, flags, &w))
         return PRELOAD_TRAP;
-    if (w.native) {
-        long fd = named(p, dirfd, path, follow);
-        if (fd < 0)
-            return fd;
-        long r = CALL(p, SYS_statx, fd, "", flags | AT_EMPTY_PATH, mask, sx);
-        syscall(SYS_close, (int)fd);
-        return r;
-    }
+    if (w.native)
+        return about(p, dirfd, path, follow, SYS_statx, "", (uint64_t)flags | AT_EMPTY_PATH, mask,
+                     sx);
     long r = see(p, &w, &s);
     if (r == 0 && !may_follow(&s, follow))
         return PRELOAD_TRAP;
@@ -371,14 +379,31 @@ long preload_statx(const struct preload *p, int dirfd, const char *path, int fla
     return r == -ENOENT || r == 0 ? r : PRELOAD_TRAP;
 }
 
+/* Of a directory of a tree, what its path says; unless that has become something else, or nothing.
+ */
+static long stat_place(const struct preload *p, const struct stat *fd, struct stat *st)
+{
+    struct way w;
+    struct seen s;
+    long n = place_of(p, fd, w.full);
+    if (n <= 0 || !view_pack_find(&p->pack, w.full, &w.found) || w.found.flags & VIEW_PACK_ASK ||
+        see(p, &w, &s) != 0 || !S_ISDIR(s.st.st_mode))
+        return PRELOAD_TRAP;
+    *st = s.st;
+    return 0;
+}
+
 long preload_fstat(const struct preload *p, int fd, struct stat *st)
 {
     struct stat found;
-    if (!p->block || fd < 0 || atomic_load_explicit(&p->block->stale, memory_order_acquire))
+    if (!p->block || fd < 0 || fd == p->block->state_fd ||
+        atomic_load_explicit(&p->block->stale, memory_order_acquire))
         return PRELOAD_TRAP;
     long r = CALL(p, SYS_fstat, fd, &found, 0, 0, 0);
-    if (r < 0 || is_trap_dev(p, found.st_dev))
+    if (r < 0)
         return PRELOAD_TRAP;
+    if (is_trap_dev(p, found.st_dev))
+        return stat_place(p, &found, st);
     *st = found;
     return 0;
 }
@@ -390,12 +415,9 @@ long preload_access(const struct preload *p, int dirfd, const char *path, int mo
     if (flags || mode & ~(R_OK | X_OK) || !find_way(p, dirfd, path, &w))
         return PRELOAD_TRAP;
     if (w.native) {
-        long fd = named(p, dirfd, path, true);
-        if (fd < 0)
-            return fd;
-        long r = CALL(p, SYS_faccessat2, fd, "", mode, AT_EMPTY_PATH, 0);
-        syscall(SYS_close, (int)fd);
-        return r == 0 ? 0 : PRELOAD_TRAP;
+        long r =
+            about(p, dirfd, path, true, SYS_faccessat2, "", (uint64_t)mode, AT_EMPTY_PATH, NULL);
+        return r == 0 || r == -ENOENT || r == -ENOTDIR ? r : PRELOAD_TRAP;
     }
     long r = see(p, &w, &s);
     if (r < 0)
@@ -405,25 +427,25 @@ long preload_access(const struct preload *p, int dirfd, const char *path, int mo
     return CALL(p, SYS_faccessat2, AT_FDCWD, s.path, mode, 0, 0) == 0 ? 0 : PRELOAD_TRAP;
 }
 
+/* The kernel says ENOENT of a descriptor that is of no link. */
+static long read_named(const struct preload *p, int dirfd, const char *path, char *buf, size_t size)
+{
+    long fd = named(p, dirfd, path, false);
+    if (fd < 0)
+        return fd;
+    long r = CALL(p, SYS_readlinkat, fd, "", buf, size, 0);
+    syscall(SYS_close, (int)fd);
+    return r == -ENOENT ? -EINVAL : r;
+}
+
 long preload_readlink(const struct preload *p, int dirfd, const char *path, char *buf, size_t size)
 {
     struct way w;
     struct seen s;
     if (!size || size > 1 << 30 || !find_way(p, dirfd, path, &w))
         return PRELOAD_TRAP;
-    if (w.native) {
-        long fd = named(p, dirfd, path, false);
-        if (fd < 0)
-            return fd;
-        struct stat st;
-        long r = CALL(p, SYS_fstat, fd, &st, 0, 0, 0);
-        if (r == 0 && !S_ISLNK(st.st_mode))
-            r = -EINVAL;
-        if (r == 0)
-            r = CALL(p, SYS_readlinkat, fd, "", buf, size, 0);
-        syscall(SYS_close, (int)fd);
-        return r;
-    }
+    if (w.native)
+        return read_named(p, dirfd, path, buf, size);
     long r = see(p, &w, &s);
     if (r < 0)
         return r;
@@ -452,4 +474,110 @@ long preload_realpath(const struct preload *p, const char *path, char ret[PRELOA
     }
     memcpy(ret, w.full, strlen(w.full) + 1);
     return 0;
+}
+
+/* ---- listings ---- */
+
+/* Which of those that the directory, all of the path, may be made of is the only one that is there:
+ * its number, and its path; PRELOAD_TRAP. */
+static long only_one(const struct preload *p, const struct view_found *f, const char *full,
+                     char ret[PRELOAD_PATH])
+{
+    struct preload_front front[PRELOAD_FRONT];
+    uint32_t count;
+    long only = PRELOAD_TRAP;
+    if (!find_dir(p, full, strlen(full), front, &count) || count != f->n)
+        return PRELOAD_TRAP;
+    for (uint32_t k = 0; k < f->n; k++) {
+        struct stat st;
+        char path[PRELOAD_PATH];
+        size_t size = physical(f, k, path);
+        bool last = k + 1 == f->n, is;
+        if (!size || (!last && (front[k].length > size || !is_same(p, path, &front[k]))))
+            return PRELOAD_TRAP;
+        long r = last ? look(p, path, &st) : 0;
+        if (r < 0 && r != -ENOENT)
+            return PRELOAD_TRAP;
+        is = last ? r == 0 && S_ISDIR(st.st_mode) : front[k].length == size;
+        if (is && only >= 0)
+            return PRELOAD_TRAP;
+        if (is)
+            memcpy(ret, path, size + 1);
+        if (is)
+            only = k;
+    }
+    return only;
+}
+
+/* The number of the directory above, as it is seen; 0. */
+static uint64_t number_above(const struct preload *p, char *full)
+{
+    struct view_found f;
+    struct stat st;
+    char path[PRELOAD_PATH];
+    size_t n = parent_of(full, strlen(full));
+    full[n] = 0;
+    if (!n || !view_pack_find(&p->pack, full, &f))
+        return look(p, n ? full : "/", &st) == 0 ? st.st_ino : 0;
+    for (uint32_t k = 0; k < f.n; k++)
+        if (physical(&f, k, path) && look(p, path, &st) == 0 && S_ISDIR(st.st_mode))
+            return st.st_ino;
+    return 0;
+}
+
+long preload_listing(const struct preload *p, int fd, struct preload_where *ret)
+{
+    struct stat st;
+    struct view_found found;
+    char full[PRELOAD_PATH];
+    if (!p->block || fd < 0 || fd == p->block->state_fd ||
+        atomic_load_explicit(&p->block->stale, memory_order_acquire) ||
+        CALL(p, SYS_fstat, fd, &st, 0, 0, 0) < 0)
+        return PRELOAD_TRAP;
+    if (!is_trap_dev(p, st.st_dev))
+        return S_ISDIR(st.st_mode) ? 0 : -ENOTDIR;
+    if (place_of(p, &st, full) <= 0 || !view_pack_find(&p->pack, full, &found) ||
+        found.flags & VIEW_PACK_ASK || only_one(p, &found, full, ret->path) < 0)
+        return PRELOAD_TRAP;
+    ret->above = number_above(p, full);
+    return 1;
+}
+
+/* What may be a mark is for the trap. */
+static bool may_list(const struct dirent64 *e)
+{
+    return !begins(e->d_name, ".wh.") && e->d_type != DT_CHR && e->d_type != DT_UNKNOWN;
+}
+
+/* Of what was read, `n` bytes: places count bytes. */
+static bool settle(char *buf, size_t n, uint64_t above)
+{
+    for (size_t at = 0; at < n;) {
+        struct dirent64 *e = (struct dirent64 *)(buf + at);
+        if (!may_list(e))
+            return false;
+        if (above && strcmp(e->d_name, "..") == 0)
+            e->d_ino = above;
+        at += e->d_reclen;
+        e->d_off = (off64_t)at;
+    }
+    return true;
+}
+
+long preload_list(const struct preload *p, const struct preload_where *where, char *buf,
+                  size_t size)
+{
+    size_t n = 0;
+    long r = 1, fd = open_straight(p, AT_FDCWD, where->path,
+                                   O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW, 0);
+    if (fd < 0)
+        return PRELOAD_TRAP;
+    while (r > 0 && size - n >= sizeof(struct dirent64)) {
+        r = CALL(p, SYS_getdents64, fd, buf + n, size - n, 0, 0);
+        n += r > 0 ? (size_t)r : 0;
+    }
+    syscall(SYS_close, (int)fd);
+    if (r > 0)
+        return -E2BIG;
+    return r == 0 && settle(buf, n, where->above) ? (long)n : PRELOAD_TRAP;
 }

@@ -29,6 +29,18 @@ long preload_statx(const struct preload *p, int dirfd, const char *path, int fla
 long preload_fstat(const struct preload *p, int fd, struct stat *st);
 long preload_access(const struct preload *p, int dirfd, const char *path, int mode, int flags);
 long preload_readlink(const struct preload *p, int dirfd, const char *path, char *buf, size_t size);
+
+/* How the directory that `fd` has open is listed. 0: the kernel lists it; 1: it is what is at
+ * `ret->path` alone, which preload_list() reads; -ENOTDIR; PRELOAD_TRAP. */
+struct preload_where {
+    char path[PRELOAD_PATH];
+    uint64_t above; /* d_ino of ".." */
+};
+long preload_listing(const struct preload *p, int fd, struct preload_where *ret);
+/* All of it, as getdents64(2) has it, but that d_off counts bytes of the result, whose size it
+ * returns; -E2BIG: more than `size`, buf (8-byte aligned) is not to be used; PRELOAD_TRAP. */
+long preload_list(const struct preload *p, const struct preload_where *where, char *buf,
+                  size_t size);
 /* The canonical path; an error as that of realpath(3). */
 long preload_realpath(const struct preload *p, const char *path, char ret[PRELOAD_PATH]);
 

@@ -12,6 +12,7 @@
 
 #include <stdatomic.h>
 #include <stdint.h>
+#include <string.h>
 
 #define PRELOAD_NAME "/proc/plenum/view"
 #define PRELOAD_TAG  64 /* F_SETSIG of a file of a tree that is handed out, as the trap's */
@@ -31,7 +32,8 @@ struct preload_place {
     atomic_uint seq;
     uint32_t moves; /* as the block's when it was written */
     uint64_t dev, ino;
-    char path[PRELOAD_PATH]; /* "": of a state: the kernel's working directory */
+    uint32_t length; /* of the path; 0, of a state: the kernel's working directory */
+    char path[PRELOAD_PATH];
 };
 
 /* A physical directory in front, at the path whose first `length` bytes are of it: as long as it
@@ -64,12 +66,19 @@ struct preload_block {
     struct preload_dir dir[PRELOAD_DIRS];
 };
 
+/* Eight bytes at a time: it is made with every call. */
 static inline uint32_t preload_hash(const char *path, uint32_t n)
 {
-    uint32_t h = 2166136261u;
-    for (uint32_t i = 0; i < n; i++)
-        h = (h ^ (unsigned char)path[i]) * 16777619u;
-    return h ^ h >> 15;
+    uint64_t h = n, word;
+    for (; n > 8; n -= 8, path += 8) {
+        memcpy(&word, path, 8);
+        h = (h ^ word) * 0x9e3779b97f4a7c15u;
+        h ^= h >> 32;
+    }
+    word = 0;
+    memcpy(&word, path, n);
+    h = (h ^ word) * 0x9e3779b97f4a7c15u;
+    return (uint32_t)(h >> 32);
 }
 
 #endif

@@ -160,6 +160,7 @@ void preload_note_place(struct preload_table *t, uint64_t dev, uint64_t ino, con
     p->dev = dev;
     p->ino = ino;
     p->moves = atomic_load(&t->block->moves);
+    p->length = (uint32_t)n - 1;
     memcpy(p->path, path, n);
     end(&p->seq);
     pthread_mutex_unlock(&t->lock);
