@@ -529,6 +529,7 @@ static void trap_free(struct trap *t)
             close(t->stop[i]);
     if (t->listener >= 0)
         close(t->listener);
+    lent_done(t);
     trap_view_unref(t->view);
     free(t);
 }
@@ -751,7 +752,7 @@ int trap_set_view(struct trap *trap, pid_t pid, struct trap_view *view)
                 continue;
             any = true;
             if (has != view)
-                preload_stale(has->preload);
+                lent_former(trap, has);
             if (has != view)
                 more |= set_pending(trap, p[i].pid, view);
             trap_view_unref(has);

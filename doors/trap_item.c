@@ -269,6 +269,12 @@ struct item *item_find(struct trap *t, int fd)
     return it;
 }
 
+struct item *item_at(struct tcall *c, int fd)
+{
+    struct item *it = item_find(c->t, fd);
+    return it ? it : lent_item(c, fd, &c->broken);
+}
+
 struct item *item_of(struct tcall *c, int fd, int *ret_fd)
 {
     if (ret_fd)
@@ -282,7 +288,7 @@ struct item *item_of(struct tcall *c, int fd, int *ret_fd)
         c->broken = -ENFILE; /* not to be taken for the kernel's */
     if (copy < 0)
         return NULL;
-    struct item *it = item_find(c->t, copy);
+    struct item *it = item_at(c, copy);
     if (it && ret_fd)
         *ret_fd = copy;
     else

@@ -280,6 +280,8 @@ static int move(struct tcall *c, const struct target *from, const struct target 
     int r = pl_rename(from->top->tree, &c->call, from->dir, from->name, to->dir, to->name, flags);
     if (r == 0)
         places_moved(c->t, from->path, to->path, flags & RENAME_EXCHANGE);
+    if (r == 0 && (S_ISDIR(from->node->fmt) || flags & RENAME_EXCHANGE))
+        preload_renamed(c->view->preload, from->path, to->path, flags & RENAME_EXCHANGE);
     return r;
 }
 
@@ -329,7 +331,7 @@ int target_of_fd(struct tcall *c, int fd, bool writes, struct target *ret)
     int copy = who_fd(c->w, fd), r = TRAP_NATIVE;
     if (copy < 0)
         return TRAP_NATIVE;
-    struct item *it = item_find(c->t, copy);
+    struct item *it = item_at(c, copy);
     if (it && it->kind != ITEM_STATE) {
         place_path(c->t, it->place, ret->path);
         ret->top = it->place->top;

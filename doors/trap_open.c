@@ -75,6 +75,8 @@ static int64_t open_dir(struct tcall *c, const struct target *t, int flags)
     if (flags & O_CREAT || flags & O_ACCMODE || flags & O_TRUNC)
         return -EISDIR;
     int r = pl_open(t->top->tree, &c->call, t->node, O_RDONLY | O_DIRECTORY, &file);
+    if (r == 0)
+        preload_note_dir(c->view->preload, t->path, strlen(t->path));
     return r < 0 ? r : open_node(c, t, file, flags);
 }
 
@@ -326,7 +328,9 @@ int64_t call_getdents64(struct tcall *c)
     if (ARG(0) == c->t->state_fd)
         return -EBADF;
     struct item *it = item_of(c, ARG(0), &fd);
-    int64_t r = it && it->kind == ITEM_NODE ? list(c, it, fd) : TRAP_NATIVE;
+    int64_t r = it && it->lent ? lent_take(c, ARG(0), &it, &fd) : 0;
+    if (r == 0)
+        r = it && it->kind == ITEM_NODE ? list(c, it, fd) : TRAP_NATIVE;
     if (fd >= 0)
         close(fd);
     item_put(c->t, it);

@@ -29,6 +29,7 @@
 #define TRAP_LINKS  40      /* symbolic links in one path, as the kernel has it */
 #define TRAP_WHOS   512     /* callers remembered, each with a descriptor */
 #define TRAP_KNOWN  4096    /* files handed out whose paths are remembered */
+#define TRAP_FORMER 32      /* views kept after nobody has them */
 #define TRAP_TAG    64      /* F_SETSIG of a file handed out: what it has open came from a tree */
 #define TRAP_NATIVE (-4100) /* a handler's result: the kernel is to go on with the call */
 #define TRAP_DONE   (-4101) /* ... it was answered already */
@@ -79,6 +80,7 @@ struct item {
     struct pl_file *file;  /* the listing; or the file that a body is to be written to */
     int fd;                /* a body's content; -1 */
     bool named_only;       /* opened with O_PATH */
+    bool lent;             /* made for one call, of a directory that the preload has opened */
     _Atomic int64_t stamp; /* when that was last as in the tree */
 };
 
@@ -146,7 +148,9 @@ struct trap {
     pthread_cond_t crew_gone;
     unsigned nthreads;
     atomic_uint idle;
-    struct trap_view *view; /* of a process without a state */
+    struct trap_view *view;                /* of a process without a state */
+    struct trap_view *former[TRAP_FORMER]; /* who_lock: of directories that were lent by them */
+    size_t nformer;
     atomic_ullong calls, native, done;
     struct seccomp_notif_sizes sizes;
 };
@@ -227,6 +231,8 @@ struct item *item_of(struct tcall *c, int fd, int *ret_fd);
 /* By a descriptor of our own. */
 struct item *item_find(struct trap *t, int fd);
 void item_put(struct trap *t, struct item *it);
+/* The same, also of a directory that was lent (trap_lent.c). */
+struct item *item_at(struct tcall *c, int fd);
 /* Takes note of what was closed; and writes bodies back. */
 void items_closed(struct trap *t);
 struct place *place_new(struct trap *t, struct trap_view *view, const struct top *top,
@@ -244,6 +250,17 @@ bool known_back(struct tcall *c, int fd, const struct stat *st, char path[PATH_M
                 struct place **place);
 /* Its path, and (unless that is NULL) its place, with a reference. */
 bool known_find(struct trap *t, const struct stat *st, char path[PATH_MAX], struct place **place);
+
+/* ---- trap_lent.c ---- */
+/* An item for one call, if our `fd` is a directory that the preload has lent. NULL: it is none; or
+ * one that is not in the view any more, and *broken is -ENOENT. */
+struct item *lent_item(struct tcall *c, int fd, int *broken);
+/* Makes it an item that can be listed, in place of the caller's descriptor number `at`; which is
+ * put at *it, its descriptor at *fd. */
+int lent_take(struct tcall *c, int at, struct item **it, int *fd);
+/* Nobody gets this view any more. */
+void lent_former(struct trap *t, struct trap_view *view);
+void lent_done(struct trap *t);
 
 /* ---- trap_walk.c ---- */
 /* Where the path at `addr` leads, from the working directory (AT_FDCWD) or `dirfd`. 0, or what the

@@ -106,7 +106,10 @@ static int proc_fd(struct tcall *c, struct who *w, int n, bool opens, char buf[P
     int fd = who_fd(w, n), r = -EAGAIN;
     if (fd < 0)
         return -EAGAIN;
+    int gone = 0;
     struct item *it = item_find(c->t, fd);
+    if (!it)
+        it = lent_item(c, fd, &gone);
     if (it && it->kind != ITEM_STATE) {
         place_path(c->t, it->place, buf);
         r = (int)strlen(buf);

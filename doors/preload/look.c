@@ -19,6 +19,10 @@ struct way {
     struct view_found found;
     bool native; /* in no tree; the call is made as it was */
     bool up;     /* ".." was on it */
+    /* The directory, the first bytes of the path, was lent: it is number k of its stack. */
+    int fd; /* -1: none */
+    uint32_t k;
+    size_t base;
 };
 
 /* What was found in a tree. */
@@ -26,6 +30,8 @@ struct seen {
     char path[PRELOAD_PATH]; /* physical */
     struct stat st;
     uint32_t k; /* in which directory of the stack */
+    int at;     /* for calls: `name` in this */
+    const char *name;
 };
 
 static long look(const struct preload *p, const char *path, struct stat *st)
@@ -40,22 +46,48 @@ static bool is_trap_dev(const struct preload *p, uint64_t dev)
     return dev == p->block->dev[0] || dev == p->block->dev[1];
 }
 
-/* The path of what the trap's descriptor stands for: its length, or PRELOAD_TRAP. */
-static long place_of(const struct preload *p, const struct stat *st, char path[PRELOAD_PATH])
+/* The path of what is at e, if that is the object of `st`: its length, or PRELOAD_TRAP. */
+static long read_place(const struct preload_place *e, const atomic_uint *moves,
+                       const struct stat *st, char path[PRELOAD_PATH], uint32_t *k)
 {
-    const struct preload_place *e = &p->block->place[st->st_ino % PRELOAD_PLACES];
     unsigned seq = atomic_load_explicit(&e->seq, memory_order_acquire);
     bool is = !(seq & 1) && e->dev == st->st_dev && e->ino == st->st_ino &&
-              e->moves == atomic_load_explicit(&p->block->moves, memory_order_acquire);
+              e->moves == atomic_load_explicit(moves, memory_order_acquire);
     uint32_t n = is ? e->length : 0;
     is = is && n < PRELOAD_PATH;
     if (is)
         memcpy(path, e->path, n);
+    *k = e->k;
     path[is ? n : 0] = 0;
     atomic_thread_fence(memory_order_acquire);
     if (!is || atomic_load_explicit(&e->seq, memory_order_relaxed) != seq)
         return PRELOAD_TRAP;
     return (long)n;
+}
+
+/* The path of what the trap's descriptor stands for. */
+static long place_of(const struct preload *p, const struct stat *st, char path[PRELOAD_PATH])
+{
+    const struct preload_place *e = &p->block->place[st->st_ino % PRELOAD_PLACES];
+    uint32_t none;
+    return read_place(e, &p->block->moves, st, path, &none);
+}
+
+/* The path of a physical directory that may be lent. */
+static long lent_at(const struct preload *p, const struct stat *st, char path[PRELOAD_PATH],
+                    uint32_t *k)
+{
+    uint32_t i = preload_slot(preload_hash_ino(st->st_dev, st->st_ino), PRELOAD_PLACES);
+    long n = PRELOAD_TRAP;
+    for (uint32_t end = i + PRELOAD_WAYS; n < 0 && i < end; i++)
+        n = read_place(&p->block->lent[i], &p->block->renames, st, path, k);
+    return n;
+}
+
+/* Is it a directory of a tree that was lent? One of a view of before, perhaps. */
+static bool is_lent(int fd, const struct stat *st)
+{
+    return S_ISDIR(st->st_mode) && syscall(SYS_fcntl, fd, F_GETSIG) == PRELOAD_TAG;
 }
 
 /* The kernel's working directory, or what its descriptor is of. */
@@ -80,18 +112,24 @@ static long kernel_base(const struct preload *p, int dirfd, char path[PRELOAD_PA
     return r == 1 ? 0 : r; /* names are put behind a '/' */
 }
 
-static long base_of(const struct preload *p, int dirfd, char path[PRELOAD_PATH], bool *native)
+/* What comes before a relative path: its length in w->full; 0: "/". */
+static long base_of(const struct preload *p, int dirfd, struct way *w, bool *native)
 {
     struct stat st;
     int fd = dirfd == AT_FDCWD ? p->block->state_fd : dirfd;
     if (fd < 0 || (fd == p->block->state_fd && dirfd != AT_FDCWD) ||
         CALL(p, SYS_fstat, fd, &st, 0, 0, 0) < 0)
         return PRELOAD_TRAP;
-    *native = dirfd != AT_FDCWD && !is_trap_dev(p, st.st_dev);
-    long n = *native ? 0 : place_of(p, &st, path);
-    if (n == 0 && dirfd == AT_FDCWD)
-        *native = true;
-    return *native && n == 0 ? kernel_base(p, dirfd, path) : n > 0 ? n : PRELOAD_TRAP;
+    bool ours = dirfd == AT_FDCWD || is_trap_dev(p, st.st_dev);
+    if (!ours && is_lent(dirfd, &st)) {
+        long n = lent_at(p, &st, w->full, &w->k);
+        w->fd = dirfd;
+        w->base = n > 0 ? (size_t)n : 0;
+        return n > 0 ? n : PRELOAD_TRAP;
+    }
+    long n = ours ? place_of(p, &st, w->full) : 0;
+    *native = !ours || (n == 0 && dirfd == AT_FDCWD);
+    return *native ? kernel_base(p, dirfd, w->full) : n > 0 ? n : PRELOAD_TRAP;
 }
 
 /* ---- letters ---- */
@@ -164,11 +202,12 @@ static bool find_way(const struct preload *p, int dirfd, const char *path, struc
     bool native = true;
     long n = 0;
     w->up = false;
+    w->fd = -1;
     if (!p->block || !path || !*path || (path[0] == '.' && !path[1]) ||
         atomic_load_explicit(&p->block->stale, memory_order_acquire))
         return false;
     if (*path != '/')
-        n = base_of(p, dirfd, w->full, &native);
+        n = base_of(p, dirfd, w, &native);
     if (n < 0 || !add_names(p, w, (size_t)n, path))
         return false;
     w->native = !view_pack_find(&p->pack, w->full, &w->found);
@@ -222,11 +261,9 @@ static long about(const struct preload *p, int dirfd, const char *path, bool fol
 
 /* ---- in a tree ---- */
 
-/* What the directory, the first `n` bytes of the path, is made of. */
-static bool find_dir(const struct preload *p, const char *path, size_t n,
+static bool read_dir(const struct preload_dir *d, const char *path, size_t n,
                      struct preload_front front[PRELOAD_FRONT], uint32_t *ret_n)
 {
-    const struct preload_dir *d = &p->block->dir[preload_hash(path, (uint32_t)n) % PRELOAD_DIRS];
     unsigned seq = atomic_load_explicit(&d->seq, memory_order_acquire);
     bool is = seq && !(seq & 1) && memcmp(d->path, path, n) == 0 && !d->path[n] &&
               d->n <= PRELOAD_FRONT + 1;
@@ -237,6 +274,17 @@ static bool find_dir(const struct preload *p, const char *path, size_t n,
     }
     atomic_thread_fence(memory_order_acquire);
     return is && atomic_load_explicit(&d->seq, memory_order_relaxed) == seq;
+}
+
+/* What the directory, the first `n` bytes of the path, is made of. */
+static bool find_dir(const struct preload *p, const char *path, size_t n,
+                     struct preload_front front[PRELOAD_FRONT], uint32_t *ret_n)
+{
+    uint32_t i = preload_slot(preload_hash(path, (uint32_t)n), PRELOAD_DIRS);
+    bool is = false;
+    for (uint32_t end = i + PRELOAD_WAYS; !is && i < end; i++)
+        is = read_dir(&p->block->dir[i], path, n, front, ret_n);
+    return is;
 }
 
 /* The physical path number i; its length, 0: too long. */
@@ -262,10 +310,19 @@ static bool is_same(const struct preload *p, char *path, const struct preload_fr
            (uint32_t)st.st_ctim.tv_nsec == f->nsec;
 }
 
-/* What the name stands for that begins behind the first `n` bytes of `full`. */
-static long see_name(const struct preload *p, const struct view_found *f, const char *full,
-                     size_t n, struct seen *s)
+/* Of what was lent the kernel has to go the rest only. */
+static void call_by(const struct way *w, struct seen *s)
 {
+    bool rest = w->fd >= 0 && w->k == s->k && strlen(w->full) > w->base;
+    s->at = rest ? w->fd : AT_FDCWD;
+    s->name = rest ? w->full + w->base + 1 : s->path;
+}
+
+/* What the name stands for that begins behind the first `n` bytes of the path. */
+static long see_name(const struct preload *p, const struct way *w, size_t n, struct seen *s)
+{
+    const struct view_found *f = &w->found;
+    const char *full = w->full;
     struct preload_front front[PRELOAD_FRONT];
     uint32_t count;
     if (begins(full + n + 1, ".wh.") || !find_dir(p, full, n, front, &count) || count != f->n)
@@ -277,7 +334,8 @@ static long see_name(const struct preload *p, const struct view_found *f, const 
             return PRELOAD_TRAP;
         if (!last && front[s->k].length < dir)
             continue;
-        long r = look(p, s->path, &s->st);
+        call_by(w, s);
+        long r = CALL(p, SYS_newfstatat, s->at, s->name, &s->st, AT_SYMLINK_NOFOLLOW, 0);
         if (r == -ENOENT)
             continue;
         bool white = S_ISCHR(s->st.st_mode) && s->st.st_rdev == 0;
@@ -293,13 +351,13 @@ static long see_name(const struct preload *p, const struct view_found *f, const 
 static long see(const struct preload *p, struct way *w, struct seen *s)
 {
     size_t n = parent_of(w->full, strlen(w->full));
-    long r = see_name(p, &w->found, w->full, n, s);
+    long r = see_name(p, w, n, s);
     for (int tries = 0; r == PRELOAD_TRAP && tries < 3; tries++) {
         w->full[n] = 0;
         n = parent_of(w->full, n);
         if (!n || !view_pack_find(&p->pack, w->full, &w->found))
             break;
-        if (see_name(p, &w->found, w->full, n, s) == -ENOENT)
+        if (see_name(p, w, n, s) == -ENOENT)
             return -ENOENT;
     }
     return r;
@@ -310,31 +368,81 @@ static bool may_follow(const struct seen *s, bool follow)
     return !(follow && S_ISLNK(s->st.st_mode));
 }
 
+/* What the directory, all of `full`, is made of, if that is one alone; PRELOAD_TRAP. */
+static long see_only(const struct preload *p, const struct way *w, struct seen *ret)
+{
+    const struct view_found *f = &w->found;
+    const char *full = w->full;
+    struct preload_front front[PRELOAD_FRONT];
+    uint32_t count, there = 0;
+    if (!find_dir(p, full, strlen(full), front, &count) || count != f->n)
+        return PRELOAD_TRAP;
+    for (uint32_t k = 0; k < f->n; k++) {
+        struct seen s = {.k = k};
+        size_t size = physical(f, k, s.path);
+        bool last = k + 1 == f->n;
+        if (!size || (!last && (front[k].length > size || !is_same(p, s.path, &front[k]))))
+            return PRELOAD_TRAP;
+        if (!last && front[k].length < size)
+            continue;
+        call_by(w, &s);
+        long r = CALL(p, SYS_newfstatat, s.at, s.name, &s.st, AT_SYMLINK_NOFOLLOW, 0);
+        if (r < 0 && r != -ENOENT)
+            return PRELOAD_TRAP;
+        if (r == 0 && S_ISDIR(s.st.st_mode) && there++ == 0)
+            *ret = s;
+    }
+    if (there == 1 && ret->at == AT_FDCWD)
+        ret->name = ret->path;
+    return there == 1 ? 0 : PRELOAD_TRAP;
+}
+
 /* ---- the calls ---- */
 
 #define LOOKS (O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_LARGEFILE)
+
+static long open_marked(const struct preload *p, const struct seen *s, int flags)
+{
+    long fd = open_straight(p, s->at, s->name, (unsigned)flags | O_NOFOLLOW, 0);
+    if (fd < 0)
+        return PRELOAD_TRAP;
+    syscall(SYS_fcntl, (int)fd, F_SETSIG, PRELOAD_TAG);
+    return fd;
+}
+
+/* The physical directory, if it is the only one, and a descriptor of it leads back here. */
+static long lend(const struct preload *p, const struct way *w, int flags)
+{
+    struct seen s;
+    char back[PRELOAD_PATH];
+    uint32_t k;
+    if (!p->block->lends || see_only(p, w, &s) < 0 || lent_at(p, &s.st, back, &k) <= 0 ||
+        k != s.k || strcmp(back, w->full) != 0)
+        return PRELOAD_TRAP;
+    return open_marked(p, &s, flags | O_DIRECTORY);
+}
 
 long preload_open(const struct preload *p, int dirfd, const char *path, int flags, mode_t mode)
 {
     struct way w;
     struct seen s;
+    long fd;
     if (!find_way(p, dirfd, path, &w))
         return PRELOAD_TRAP;
     if (w.native)
         return open_straight(p, dirfd, path, (unsigned)flags,
                              flags & (O_CREAT | (O_TMPFILE & ~O_DIRECTORY)) ? mode & 07777 : 0);
-    if (flags & ~LOOKS)
+    if (flags & ~(LOOKS | O_DIRECTORY))
         return PRELOAD_TRAP;
+    if (flags & O_DIRECTORY && (fd = lend(p, &w, flags)) >= 0)
+        return fd;
     long r = see(p, &w, &s);
     if (r < 0)
         return r;
-    if (!S_ISREG(s.st.st_mode))
-        return PRELOAD_TRAP;
-    r = open_straight(p, AT_FDCWD, s.path, (unsigned)flags | O_NOFOLLOW, 0);
-    if (r < 0)
-        return PRELOAD_TRAP;
-    syscall(SYS_fcntl, (int)r, F_SETSIG, PRELOAD_TAG);
-    return r;
+    if (S_ISDIR(s.st.st_mode) && !(flags & O_DIRECTORY))
+        return lend(p, &w, flags);
+    return S_ISREG(s.st.st_mode) && !(flags & O_DIRECTORY) ? open_marked(p, &s, flags)
+                                                           : PRELOAD_TRAP;
 }
 
 /* What is asked of a name, as by fstatat(2). */
@@ -375,7 +483,7 @@ long preload_statx(const struct preload *p, int dirfd, const char *path, int fla
     if (r == 0 && !may_follow(&s, follow))
         return PRELOAD_TRAP;
     if (r == 0)
-        r = CALL(p, SYS_statx, AT_FDCWD, s.path, AT_SYMLINK_NOFOLLOW, mask, sx);
+        r = CALL(p, SYS_statx, s.at, s.name, AT_SYMLINK_NOFOLLOW, mask, sx);
     return r == -ENOENT || r == 0 ? r : PRELOAD_TRAP;
 }
 
@@ -383,7 +491,7 @@ long preload_statx(const struct preload *p, int dirfd, const char *path, int fla
  */
 static long stat_place(const struct preload *p, const struct stat *fd, struct stat *st)
 {
-    struct way w;
+    struct way w = {.fd = -1};
     struct seen s;
     long n = place_of(p, fd, w.full);
     if (n <= 0 || !view_pack_find(&p->pack, w.full, &w.found) || w.found.flags & VIEW_PACK_ASK ||
@@ -424,7 +532,7 @@ long preload_access(const struct preload *p, int dirfd, const char *path, int mo
         return r;
     if (!may_follow(&s, true))
         return PRELOAD_TRAP;
-    return CALL(p, SYS_faccessat2, AT_FDCWD, s.path, mode, 0, 0) == 0 ? 0 : PRELOAD_TRAP;
+    return CALL(p, SYS_faccessat2, s.at, s.name, mode, 0, 0) == 0 ? 0 : PRELOAD_TRAP;
 }
 
 /* The kernel says ENOENT of a descriptor that is of no link. */
@@ -451,7 +559,7 @@ long preload_readlink(const struct preload *p, int dirfd, const char *path, char
         return r;
     if (!S_ISLNK(s.st.st_mode))
         return -EINVAL;
-    r = CALL(p, SYS_readlinkat, AT_FDCWD, s.path, buf, size, 0);
+    r = CALL(p, SYS_readlinkat, s.at, s.name, buf, size, 0);
     return r < 0 ? PRELOAD_TRAP : r;
 }
 
@@ -478,37 +586,6 @@ long preload_realpath(const struct preload *p, const char *path, char ret[PRELOA
 
 /* ---- listings ---- */
 
-/* Which of those that the directory, all of the path, may be made of is the only one that is there:
- * its number, and its path; PRELOAD_TRAP. */
-static long only_one(const struct preload *p, const struct view_found *f, const char *full,
-                     char ret[PRELOAD_PATH])
-{
-    struct preload_front front[PRELOAD_FRONT];
-    uint32_t count;
-    long only = PRELOAD_TRAP;
-    if (!find_dir(p, full, strlen(full), front, &count) || count != f->n)
-        return PRELOAD_TRAP;
-    for (uint32_t k = 0; k < f->n; k++) {
-        struct stat st;
-        char path[PRELOAD_PATH];
-        size_t size = physical(f, k, path);
-        bool last = k + 1 == f->n, is;
-        if (!size || (!last && (front[k].length > size || !is_same(p, path, &front[k]))))
-            return PRELOAD_TRAP;
-        long r = last ? look(p, path, &st) : 0;
-        if (r < 0 && r != -ENOENT)
-            return PRELOAD_TRAP;
-        is = last ? r == 0 && S_ISDIR(st.st_mode) : front[k].length == size;
-        if (is && only >= 0)
-            return PRELOAD_TRAP;
-        if (is)
-            memcpy(ret, path, size + 1);
-        if (is)
-            only = k;
-    }
-    return only;
-}
-
 /* The number of the directory above, as it is seen; 0. */
 static uint64_t number_above(const struct preload *p, char *full)
 {
@@ -528,18 +605,24 @@ static uint64_t number_above(const struct preload *p, char *full)
 long preload_listing(const struct preload *p, int fd, struct preload_where *ret)
 {
     struct stat st;
-    struct view_found found;
-    char full[PRELOAD_PATH];
+    struct seen s;
+    struct way w = {.fd = -1};
     if (!p->block || fd < 0 || fd == p->block->state_fd ||
         atomic_load_explicit(&p->block->stale, memory_order_acquire) ||
         CALL(p, SYS_fstat, fd, &st, 0, 0, 0) < 0)
         return PRELOAD_TRAP;
-    if (!is_trap_dev(p, st.st_dev))
+    bool lent = !is_trap_dev(p, st.st_dev);
+    if (lent && !is_lent(fd, &st))
         return S_ISDIR(st.st_mode) ? 0 : -ENOTDIR;
-    if (place_of(p, &st, full) <= 0 || !view_pack_find(&p->pack, full, &found) ||
-        found.flags & VIEW_PACK_ASK || only_one(p, &found, full, ret->path) < 0)
+    if ((lent ? lent_at(p, &st, w.full, &w.k) : place_of(p, &st, w.full)) <= 0 ||
+        !view_pack_find(&p->pack, w.full, &w.found) || w.found.flags & VIEW_PACK_ASK ||
+        see_only(p, &w, &s) < 0)
         return PRELOAD_TRAP;
-    ret->above = number_above(p, full);
+    if (lent && (s.st.st_dev != st.st_dev || s.st.st_ino != st.st_ino))
+        return PRELOAD_TRAP;
+    ret->fd = lent ? fd : -1;
+    memcpy(ret->path, s.path, sizeof(ret->path));
+    ret->above = number_above(p, w.full);
     return 1;
 }
 
@@ -568,15 +651,20 @@ long preload_list(const struct preload *p, const struct preload_where *where, ch
                   size_t size)
 {
     size_t n = 0;
-    long r = 1, fd = open_straight(p, AT_FDCWD, where->path,
-                                   O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW, 0);
+    long r = 1, fd = where->fd;
+    if (fd < 0)
+        fd = open_straight(p, AT_FDCWD, where->path,
+                           O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW, 0);
     if (fd < 0)
         return PRELOAD_TRAP;
     while (r > 0 && size - n >= sizeof(struct dirent64)) {
         r = CALL(p, SYS_getdents64, fd, buf + n, size - n, 0, 0);
         n += r > 0 ? (size_t)r : 0;
     }
-    syscall(SYS_close, (int)fd);
+    if (where->fd < 0)
+        syscall(SYS_close, (int)fd);
+    else
+        syscall(SYS_lseek, (int)fd, 0, SEEK_SET);
     if (r > 0)
         return -E2BIG;
     return r == 0 && settle(buf, n, where->above) ? (long)n : PRELOAD_TRAP;

@@ -34,6 +34,7 @@ long preload_readlink(const struct preload *p, int dirfd, const char *path, char
  * `ret->path` alone, which preload_list() reads; -ENOTDIR; PRELOAD_TRAP. */
 struct preload_where {
     char path[PRELOAD_PATH];
+    int fd;         /* that it is already open as, at the beginning, and stays; -1 */
     uint64_t above; /* d_ino of ".." */
 };
 long preload_listing(const struct preload *p, int fd, struct preload_where *ret);

@@ -6,6 +6,10 @@
  * A program gets it by opening PRELOAD_NAME, which the trap answers. What is in it are hints: who
  * finds nothing, or anything unusual, makes the call from an ordinary address, and the trap does
  * it. Entries are written under a sequence number (odd: being written), and overwrite each other.
+ *
+ * A directory of the view that is one physical directory, and nothing else, is *lent*: a program
+ * that opens it gets a descriptor of that, marked by PRELOAD_TAG, and this process gets no call.
+ * Names in it are looked for in the view, here and by the trap (doors/trap_lent.c).
  */
 #ifndef DOORS_PRELOAD_SHARED_H
 #define DOORS_PRELOAD_SHARED_H
@@ -23,15 +27,18 @@ enum {
     PRELOAD_FRONT = 4,  /* directories in front of the last, at most */
     PRELOAD_PLACES = 2048,
     PRELOAD_DIRS = 4096,
+    PRELOAD_WAYS = 4,       /* entries of lent, and of dir, at which one thing may be */
     PRELOAD_PACK = 1 << 16, /* bytes of the packed view, at most */
     PRELOAD_PAGE = 4096,    /* of code, at `pass` */
 };
 
-/* What a descriptor of the trap stands for: a directory of a tree, or the state. */
+/* What a descriptor stands for: one of the trap, a directory of a tree or the state; or a physical
+ * directory that is lent. */
 struct preload_place {
     atomic_uint seq;
-    uint32_t moves; /* as the block's when it was written */
+    uint32_t moves; /* as the block's `moves`, or of what is lent `renames`, when it was written */
     uint64_t dev, ino;
+    uint32_t k;      /* of what is lent: number in the stack */
     uint32_t length; /* of the path; 0, of a state: the kernel's working directory */
     char path[PRELOAD_PATH];
 };
@@ -56,13 +63,15 @@ struct preload_dir {
 struct preload_block {
     uint32_t magic;
     atomic_uint stale; /* somebody got another view: nothing here counts any more */
-    atomic_uint moves; /* directories that have been renamed */
+    atomic_uint moves; /* directories that have been renamed, with places in them */
     int32_t state_fd;
-    uint64_t pass;   /* calls of code in this page are not trapped */
-    uint64_t dev[2]; /* where the trap's descriptors are */
+    uint64_t pass;       /* calls of code in this page are not trapped */
+    uint64_t dev[2];     /* where the trap's descriptors are */
+    atomic_uint renames; /* of directories */
+    uint32_t lends;      /* no physical directory is seen at two places: they may be lent */
     uint32_t pack_size, pad;
     uint32_t pack[PRELOAD_PACK / sizeof(uint32_t)];
-    struct preload_place place[PRELOAD_PLACES];
+    struct preload_place place[PRELOAD_PLACES], lent[PRELOAD_PLACES];
     struct preload_dir dir[PRELOAD_DIRS];
 };
 
@@ -79,6 +88,17 @@ static inline uint32_t preload_hash(const char *path, uint32_t n)
     memcpy(&word, path, n);
     h = (h ^ word) * 0x9e3779b97f4a7c15u;
     return (uint32_t)(h >> 32);
+}
+
+static inline uint32_t preload_hash_ino(uint64_t dev, uint64_t ino)
+{
+    return (uint32_t)(((dev << 44) ^ ino) * 0x9e3779b97f4a7c15u >> 32);
+}
+
+/* The first of the ways, of `n` entries. */
+static inline uint32_t preload_slot(uint32_t hash, uint32_t n)
+{
+    return hash % (n / PRELOAD_WAYS) * PRELOAD_WAYS;
 }
 
 #endif

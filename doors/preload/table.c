@@ -28,12 +28,20 @@ enum {
     SETTLED = 20 * 1000000, /* ns: the times of files are no finer than the kernel's tick */
 };
 
+/* A directory of a tree behind, and where it is seen since it was renamed. */
+struct moved {
+    struct moved *next;
+    char from[PRELOAD_PATH], to[PRELOAD_PATH];
+};
+
 struct preload_table {
     struct preload_block *block;
     struct view_pack pack;
     int fd;
-    pthread_mutex_t lock; /* who writes to the block; clean */
+    pthread_mutex_t lock; /* who writes to the block; clean, moved */
     struct preload_front clean[CLEANS];
+    struct moved *moved;
+    uint32_t next; /* that is overwritten */
 };
 
 static int seal(struct preload_table *t)
@@ -75,6 +83,28 @@ static bool is_plain(const struct view_pack *pack)
     return true;
 }
 
+/* Is one of the directories that `f` is made of in one of those of `g`? */
+static bool overlap(const struct view_found *f, const struct view_found *g, bool same)
+{
+    for (uint32_t i = 0; i < f->n; i++)
+        for (uint32_t k = 0; k < g->n; k++)
+            if (!(same && i == k) && view_beneath(f->dirs[i], g->dirs[k], NULL))
+                return true;
+    return false;
+}
+
+static bool may_lend(const struct view_pack *pack)
+{
+    struct view_found f, g;
+    const char *a, *b;
+    for (uint32_t i = 0; (a = view_pack_top(pack, i)); i++)
+        for (uint32_t k = 0; (b = view_pack_top(pack, k)); k++)
+            if (!view_pack_find(pack, a, &f) || !view_pack_find(pack, b, &g) ||
+                overlap(&f, &g, i == k))
+                return false;
+    return true;
+}
+
 int preload_table_new(const void *pack, size_t size, struct preload_table **ret)
 {
     struct preload_table *t = calloc(1, sizeof(*t));
@@ -91,6 +121,8 @@ int preload_table_new(const void *pack, size_t size, struct preload_table **ret)
     }
     if (r == 0 && !is_plain(&t->pack))
         r = -EINVAL;
+    if (r == 0)
+        t->block->lends = may_lend(&t->pack);
     if (r < 0)
         preload_table_free(t);
     else
@@ -108,6 +140,10 @@ void preload_table_free(struct preload_table *t)
     if (t->fd >= 0)
         close(t->fd);
     pthread_mutex_destroy(&t->lock);
+    for (struct moved *m = t->moved, *next; m; m = next) {
+        next = m->next;
+        free(m);
+    }
     free(t);
 }
 
@@ -149,20 +185,28 @@ static void end(atomic_uint *seq)
                           memory_order_release);
 }
 
-void preload_note_place(struct preload_table *t, uint64_t dev, uint64_t ino, const char *path)
+/* t->lock is held. */
+static void put_place(struct preload_place *p, uint64_t dev, uint64_t ino, uint32_t moves,
+                      uint32_t k, const char *path)
 {
     size_t n = strlen(path) + 1;
-    if (!t || n > PRELOAD_PATH)
-        return;
-    pthread_mutex_lock(&t->lock);
-    struct preload_place *p = &t->block->place[ino % PRELOAD_PLACES];
     begin(&p->seq);
     p->dev = dev;
     p->ino = ino;
-    p->moves = atomic_load(&t->block->moves);
+    p->moves = moves;
+    p->k = k;
     p->length = (uint32_t)n - 1;
     memcpy(p->path, path, n);
     end(&p->seq);
+}
+
+void preload_note_place(struct preload_table *t, uint64_t dev, uint64_t ino, const char *path)
+{
+    if (!t || strlen(path) >= PRELOAD_PATH)
+        return;
+    pthread_mutex_lock(&t->lock);
+    put_place(&t->block->place[ino % PRELOAD_PLACES], dev, ino, atomic_load(&t->block->moves), 0,
+              path);
     pthread_mutex_unlock(&t->lock);
 }
 
@@ -314,6 +358,54 @@ static bool make_dir(struct preload_table *t, const struct view_found *f, struct
     return true;
 }
 
+/* The one directory that `path` is made of may be lent, if there is only one. t->lock is held. */
+static void note_lent(struct preload_table *t, const struct preload_dir *d,
+                      const struct view_found *f, uint32_t renames)
+{
+    char at[2 * PRELOAD_PATH];
+    struct stat st, one = {0};
+    uint32_t there = 0, k = 0;
+    for (uint32_t i = 0; t->block->lends && i < f->n; i++) {
+        int n = snprintf(at, sizeof(at), "%s%s", f->dirs[i], f->rest[i]);
+        bool front = i + 1 < f->n;
+        if (front && d->front[i].length < (uint32_t)n)
+            continue;
+        bool is = lstat(at, &st) == 0 && S_ISDIR(st.st_mode);
+        there += is;
+        if (is) {
+            one = st;
+            k = i;
+        }
+    }
+    uint32_t hash = preload_hash_ino(one.st_dev, one.st_ino);
+    struct preload_place *first = &t->block->lent[preload_slot(hash, PRELOAD_PLACES)];
+    struct preload_place *p = first + t->next++ % PRELOAD_WAYS;
+    for (uint32_t i = PRELOAD_WAYS; i--;)
+        if (!first[i].seq)
+            p = &first[i];
+    for (uint32_t i = 0; i < PRELOAD_WAYS; i++)
+        if (first[i].dev == one.st_dev && first[i].ino == one.st_ino)
+            p = &first[i];
+    if (there == 1 && !(p->dev == one.st_dev && p->ino == one.st_ino && p->moves == renames &&
+                        p->k == k && strcmp(p->path, d->path) == 0))
+        put_place(p, one.st_dev, one.st_ino, renames, k, d->path);
+}
+
+/* The entry of that path, or one for it. t->lock is held. */
+static struct preload_dir *dir_at(struct preload_table *t, const char *path, size_t n)
+{
+    struct preload_dir *first =
+        &t->block->dir[preload_slot(preload_hash(path, (uint32_t)n), PRELOAD_DIRS)];
+    struct preload_dir *d = first + t->next++ % PRELOAD_WAYS;
+    for (uint32_t i = PRELOAD_WAYS; i--;)
+        if (!first[i].seq)
+            d = &first[i];
+    for (uint32_t i = 0; i < PRELOAD_WAYS; i++)
+        if (strcmp(first[i].path, path) == 0)
+            d = &first[i];
+    return d;
+}
+
 void preload_note_dir(struct preload_table *t, const char *path, size_t n)
 {
     struct preload_dir made = {0};
@@ -324,19 +416,100 @@ void preload_note_dir(struct preload_table *t, const char *path, size_t n)
     if (!view_pack_find(&t->pack, made.path, &f) || f.flags & VIEW_PACK_ASK ||
         f.n > PRELOAD_FRONT + 1)
         return;
-    struct preload_dir *d = &t->block->dir[preload_hash(path, (uint32_t)n) % PRELOAD_DIRS];
+    uint32_t renames = atomic_load(&t->block->renames);
     pthread_mutex_lock(&t->lock);
+    struct preload_dir *d = dir_at(t, made.path, n);
     bool noted = is_noted(t, d, made.path, &f);
+    if (noted)
+        note_lent(t, d, &f, renames);
     pthread_mutex_unlock(&t->lock);
     if (noted || !make_dir(t, &f, &made))
         return;
     pthread_mutex_lock(&t->lock);
+    d = dir_at(t, made.path, n);
     begin(&d->seq);
     d->n = made.n;
     memcpy(d->front, made.front, sizeof(d->front));
     memcpy(d->path, made.path, sizeof(d->path));
     end(&d->seq);
+    note_lent(t, d, &f, renames);
     pthread_mutex_unlock(&t->lock);
+}
+
+/* ---- renaming ---- */
+
+/* t->lock is held. */
+static void put_moved(struct preload_table *t, const char *phys, const char *to)
+{
+    struct moved *m = t->moved;
+    while (m && strcmp(m->from, phys) != 0)
+        m = m->next;
+    if (!m && (m = calloc(1, sizeof(*m)))) {
+        m->next = t->moved;
+        t->moved = m;
+    }
+    if (m) {
+        strcpy(m->from, phys); /* both are shorter, as whoever calls has seen */
+        strcpy(m->to, to);
+    }
+}
+
+/* What of `from` has stayed is seen at `to`. t->lock is held. */
+static void parts_moved(struct preload_table *t, const char *from, const char *to)
+{
+    struct view_found f;
+    struct stat st;
+    char at[2 * PRELOAD_PATH];
+    for (uint32_t i = 1; view_pack_find(&t->pack, from, &f) && i < f.n; i++) {
+        int n = snprintf(at, sizeof(at), "%s%s", f.dirs[i], f.rest[i]);
+        if (n < PRELOAD_PATH && lstat(at, &st) == 0 && S_ISDIR(st.st_mode))
+            put_moved(t, at, to);
+    }
+}
+
+/* The new path of what was at `from`, which begins `path`; in place. */
+static void change(char path[PRELOAD_PATH], const char *from, const char *to)
+{
+    char made[2 * PRELOAD_PATH];
+    const char *rest;
+    if (view_beneath(path, from, &rest) &&
+        snprintf(made, sizeof(made), "%s%s", to, rest) < PRELOAD_PATH)
+        strcpy(path, made);
+}
+
+void preload_renamed(struct preload_table *t, const char *from, const char *to, bool exchanged)
+{
+    if (!t || strlen(from) >= PRELOAD_PATH || strlen(to) >= PRELOAD_PATH)
+        return;
+    pthread_mutex_lock(&t->lock);
+    for (struct moved *m = t->moved; m; m = m->next) {
+        if (view_beneath(m->to, from, NULL))
+            change(m->to, from, to);
+        else if (exchanged)
+            change(m->to, to, from);
+    }
+    parts_moved(t, from, to);
+    if (exchanged)
+        parts_moved(t, to, from);
+    atomic_fetch_add(&t->block->renames, 1);
+    pthread_mutex_unlock(&t->lock);
+}
+
+/* Where what is in a directory that was renamed is seen, by the deepest of them. */
+static bool moved_to(struct preload_table *t, const char *path, char *ret, size_t size)
+{
+    const char *rest, *longest = NULL;
+    struct moved *is = NULL;
+    pthread_mutex_lock(&t->lock);
+    for (struct moved *m = t->moved; m; m = m->next) {
+        if (view_beneath(path, m->from, &rest) && (!is || rest > longest)) {
+            is = m;
+            longest = rest;
+        }
+    }
+    bool fits = is && (size_t)snprintf(ret, size, "%s%s", is->to, longest) < size;
+    pthread_mutex_unlock(&t->lock);
+    return fits;
 }
 
 /* ---- back ---- */
@@ -345,6 +518,8 @@ bool preload_seen_at(struct preload_table *t, const char *path, unsigned i, char
 {
     struct view_found f;
     const char *top, *rest;
+    if (t && moved_to(t, path, ret, size) && i-- == 0)
+        return true;
     for (uint32_t k = 0; t && (top = view_pack_top(&t->pack, k)); k++) {
         if (!view_pack_find(&t->pack, top, &f))
             continue;

@@ -30,15 +30,19 @@ int preload_table_fd(struct preload_table *t, int state_fd, uintptr_t pass, cons
 /* Top number i, or NULL. */
 const char *preload_top(const struct preload_table *t, uint32_t i);
 
+/* Kept as long as the view: where a directory of a tree was renamed to, of which a part stays where
+ * it is. */
+void preload_renamed(struct preload_table *t, const char *from, const char *to, bool exchanged);
 void preload_note_place(struct preload_table *t, uint64_t dev, uint64_t ino, const char *path);
 /* A directory was renamed: paths of places may be wrong. */
 void preload_moved(struct preload_table *t);
-/* The directory `path` (`n` bytes, absolute, canonical) exists in the view. */
+/* The directory `path` (`n` bytes, absolute, canonical) exists in the view. From now on it may be
+ * lent. */
 void preload_note_dir(struct preload_table *t, const char *path, size_t n);
 /* From now on the table answers nothing. */
 void preload_stale(struct preload_table *t);
 
-/* Where in the view the file at the physical `path` may be seen, guess number i, into `size` bytes.
+/* Where in the view what is at the physical `path` may be seen, guess number i, into `size` bytes.
  * False: there is none. */
 bool preload_seen_at(struct preload_table *t, const char *path, unsigned i, char *ret, size_t size);
 

@@ -219,3 +219,287 @@ def test_threads_and_vfork(view):
         }
         """, "-pthread")
     assert view(threads) == "ok"
+
+
+# ---- directories ----
+
+@pytest.fixture
+def lent(view):
+    """Directories of one tree each, and one of both; `warm` is what a program does first, so that they are known."""
+    for d in ("low/behind", "low/behind/deep", "up/front", "low/merged", "up/merged"):
+        (view.tmp / d).mkdir()
+        (view.tmp / d / f"in-{d.split('/')[0]}").write_text(d)
+    view.warm = textwrap.dedent("""
+        import ctypes, errno, fcntl, os, stat, subprocess, sys, time
+        time.sleep(0.1)  # what has just changed is for the trap
+        def opened(path):
+            return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        def is_lent(fd):
+            return fcntl.fcntl(fd, fcntl.F_GETSIG) == 64
+        for i in range(2):
+            for d in "behind", "behind/deep", "front", "merged":
+                os.close(opened(d))
+        """)
+    return view
+
+
+def python(view, text, *args):
+    return view("python3", "-c", view.warm + textwrap.dedent(text), *args).splitlines()
+
+
+def test_directories_are_lent(lent):
+    """One that is in one tree alone is opened by the program itself; names in it are those of the view."""
+    out = python(lent, """
+        print([is_lent(opened(d)) for d in ("behind", "behind/deep", "front", "merged")])
+        fd = opened("behind")
+        print(os.readlink(f"/proc/self/fd/{fd}"), stat.S_ISDIR(os.fstat(fd).st_mode))
+        print(sorted(os.listdir(fd)), open(os.open("in-low", os.O_RDONLY, dir_fd=fd)).read())
+        os.fchdir(fd)
+        print(os.getcwd(), os.listdir("."))
+        """)
+    assert out[0] == "[True, True, True, False]"
+    assert out[1] == f"{lent.tmp}/up/behind True"
+    assert out[2] == "['deep', 'in-low'] low/behind"
+    assert out[3].startswith(f"{lent.tmp}/up/behind [")
+
+
+def test_what_is_made_in_a_lent_directory(lent):
+    """It goes to the front tree, and a listing that begins anew has it, whoever began the last one."""
+    out = python(lent, """
+        fd = opened("behind")
+        copy = os.dup(fd)
+        print(is_lent(fd), sorted(os.listdir(fd)))
+        os.close(os.open("made", os.O_WRONLY | os.O_CREAT, 0o644, dir_fd=fd))
+        os.mkdir("sub", dir_fd=copy)
+        os.unlink("in-low", dir_fd=fd)
+        print(sorted(os.listdir(fd)), sorted(os.listdir(copy)), sorted(os.listdir("behind")))
+        os.fchmod(fd, 0o700)
+        print(oct(os.stat("behind").st_mode & 0o777), os.stat("made", dir_fd=fd).st_size)
+        """)
+    now = "['deep', 'made', 'sub']"
+    assert out == ["True ['deep', 'in-low']", f"{now} {now} {now}", "0o700 0"]
+    assert sorted(os.listdir(lent.tmp / "low/behind")) == ["deep", "in-low"]
+    assert (lent.tmp / "low/behind").stat().st_mode & 0o777 != 0o700
+    assert (lent.tmp / "up/behind/made").is_file()
+
+
+def test_lent_directory_is_renamed(lent):
+    """Its part behind stays where it is; the descriptors of it and of what is in it go on."""
+    out = python(lent, """
+        fds = [opened(d) for d in ("behind", "behind/deep", "front")]
+        print([is_lent(fd) for fd in fds])
+        os.rename("behind", "other")
+        os.rename("front", "other/front")
+        os.mkdir("behind")
+        for fd, name in zip(fds, ("in-low", "in-low", "in-up")):
+            os.close(os.open("made", os.O_WRONLY | os.O_CREAT, 0o644, dir_fd=fd))
+            print(os.readlink(f"/proc/self/fd/{fd}"), sorted(os.listdir(fd)), os.stat(name, dir_fd=fd).st_size)
+        os.rename("other", "third")
+        print(os.readlink(f"/proc/self/fd/{fds[1]}"), os.listdir("behind"))
+        """)
+    up = f"{lent.tmp}/up"
+    assert out == ["[True, True, True]", f"{up}/other ['deep', 'front', 'in-low', 'made'] 10",
+                   f"{up}/other/deep ['in-low', 'made'] 15", f"{up}/other/front ['in-up', 'made'] 8", f"{up}/third/deep []"]
+    assert sorted(os.listdir(lent.tmp / "low/behind")) == ["deep", "in-low"]
+
+
+def test_lent_directory_is_removed(lent):
+    out = python(lent, """
+        fds = [opened(d) for d in ("behind/deep", "front")]
+        print([is_lent(fd) for fd in fds])
+        for fd, name, d in zip(fds, ("in-low", "in-up"), ("behind/deep", "front")):
+            os.unlink(name, dir_fd=fd)
+            os.rmdir(d)
+            for what in (lambda: os.open("x", os.O_WRONLY | os.O_CREAT, dir_fd=fd), lambda: os.stat(name, dir_fd=fd)):
+                try:
+                    what()
+                    print("there")
+                except OSError as e:
+                    print(errno.errorcode[e.errno])
+        """)
+    assert out == ["[True, True]"] + 4 * ["ENOENT"]
+    assert os.listdir(lent.tmp / "low/behind/deep") == ["in-low"]
+
+
+def test_lent_directory_outlives_its_view(lent):
+    """After a change of the view, what is open stays what it is."""
+    (lent.tmp / "else").mkdir()
+    out = python(lent, f"""
+        fd = opened("behind")
+        print(is_lent(fd))
+        subprocess.run(["{PLENUM}", "vpath", "{lent.tmp}/up", "{lent.tmp}/else"], check=True)
+        print(os.path.exists("behind"), sorted(os.listdir(fd)), os.stat("in-low", dir_fd=fd).st_size)
+        os.close(os.open("made", os.O_WRONLY | os.O_CREAT, 0o644, dir_fd=fd))
+        print(sorted(os.listdir(fd)))
+        """)
+    assert out == ["True", "False ['deep', 'in-low'] 10", "['deep', 'in-low', 'made']"]
+    assert sorted(os.listdir(lent.tmp / "low/behind")) == ["deep", "in-low"]
+
+
+def test_two_places_are_not_lent(lent):
+    """What is seen at two places is not told apart by where it is."""
+    (lent.tmp / "up2").mkdir()
+    p = subprocess.run([PLENUM, "run", "--door=preload", "--view", lent.tmp / "up", lent.tmp / "low", "--view", lent.tmp / "up2",
+                        lent.tmp / "low", "--", "python3", "-c", lent.warm + textwrap.dedent("""
+        os.chdir(sys.argv[1])
+        for i in range(3):
+            fd = opened("behind")
+        os.close(os.open("made", os.O_WRONLY | os.O_CREAT, 0o644, dir_fd=fd))
+        print(is_lent(fd), os.readlink(f"/proc/self/fd/{fd}"), os.path.exists("../up/behind/made"))
+        """), str(lent.tmp / "up2")], cwd=lent.tmp / "up", text=True, capture_output=True, timeout=60)
+    assert (p.returncode, p.stdout) == (0, f"False {lent.tmp}/up2/behind False\n"), p.stderr
+
+
+STREAMS = r"""
+    #include <dirent.h>
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <stdio.h>
+    #include <stdlib.h>
+    #include <string.h>
+    #include <sys/stat.h>
+    #include <unistd.h>
+    static int by_name(const void *a, const void *b) { return strcmp(*(char **)a, *(char **)b); }
+    static int rest(DIR *d, char **names)
+    {
+        int n = 0;
+        errno = 0;
+        for (struct dirent *e; (e = readdir(d));)
+            names[n++] = strdup(e->d_name);
+        if (errno)
+            perror("readdir");
+        return n;
+    }
+    static void show(const char *what, DIR *d)
+    {
+        static char *names[5000];
+        unsigned long h = 5381;
+        int n = rest(d, names);
+        qsort(names, n, sizeof(*names), by_name);
+        for (int i = 0; i < n; i++)
+            for (char *s = names[i]; *s; s++)
+                h = h * 33 + (unsigned char)*s;
+        printf("%s: %d names %lx, last %s\n", what, n, h, n ? names[n - 1] : "");
+    }
+    int main(int argc, char **argv)
+    {
+        static char *first[5000], *again[5000];
+        char name[300];
+        struct stat st;
+        struct dirent ent, *got;
+        DIR *d = opendir(argv[1]);
+        long start = telldir(d), at[5000], mid;
+        int n = 0, m, bad = 0;
+        for (struct dirent *e; at[n] = telldir(d), (e = readdir(d)); n++) {
+            first[n] = strdup(e->d_name);
+            bad += fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0;
+            bad += argc == 2 && st.st_ino != e->d_ino;
+            bad += e->d_type != DT_UNKNOWN && IFTODT(st.st_mode) != e->d_type;
+        }
+        printf("%d names, %d bad\n", n, bad);
+        for (int i = n; i > 0; i -= 7) { /* back, and on from there */
+            seekdir(d, at[i]);
+            struct dirent *e = readdir(d);
+            bad += i < n ? !e || strcmp(e->d_name, first[i]) : !!e;
+        }
+        printf("%d bad after seekdir\n", bad);
+        mid = at[n / 2];
+        seekdir(d, mid);
+        m = rest(d, again);
+        printf("%d of the second half\n", m);
+        seekdir(d, start);
+        show("from the start", d);
+        snprintf(name, sizeof(name), "%s/zz-new", argv[1]);
+        close(creat(name, 0600));
+        fclose(fopen(strcat(name, "er"), "wx"));
+        snprintf(name, sizeof(name), "%s/%s", argv[1], "file-0001");
+        unlink(name);
+        rewinddir(d);
+        show("after a change", d);
+        snprintf(name, sizeof(name), "%s/zz-new", argv[1]);
+        unlink(name);
+        rewinddir(d);
+        show("after another", d);
+        rewinddir(d);
+        for (m = 0; readdir_r(d, &ent, &got) == 0 && got;)
+            m++;
+        printf("%d by readdir_r\n", m);
+        int fd = dup(dirfd(d));
+        closedir(d);
+        d = fdopendir(fd);
+        rewinddir(d);
+        show("of a copy", d);
+        fchdir(dirfd(d));
+        closedir(d);
+        d = opendir(".");
+        show("of .", d);
+        closedir(d);
+        errno = 0;
+        printf("%d %s\n", !opendir("file-0002"), strerror(errno));
+        printf("%d %s\n", !fdopendir(open("file-0002", O_RDONLY)), strerror(errno));
+        printf("%d %s\n", !fdopendir(-1), strerror(errno));
+        return 0;
+    }
+"""
+
+
+@pytest.mark.parametrize("files", [20, 1500])
+@pytest.mark.parametrize("tree", ["up", "low", "both", "native"])
+def test_streams(view, files, tree):
+    """opendir and its family say what they say of a plain directory: short and long, of one tree, two, and none."""
+    dirs = {"up": ["up/d"], "low": ["low/d"], "both": ["up/d", "low/d"], "native": ["d"]}[tree]
+    for d in (*dirs, "plain"):
+        (view.tmp / d).mkdir()
+    for i in range(files):
+        for d in (dirs[i % len(dirs)], "plain"):
+            (view.tmp / d / f"file-{i:04d}").touch()
+    (view.tmp / dirs[-1] / "sub").mkdir()
+    (view.tmp / "plain/sub").mkdir()
+    program = compile_c(view.tmp, "streams", STREAMS, "-w")
+    want = subprocess.run([program, view.tmp / "plain"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    path = view.tmp / "d" if tree == "native" else view.tmp / "up/d"
+    # Looked at before, so that it is known; what has changed within 20 ms is not.
+    got = view("sh", "-c", 'sleep 0.1; ls "$1" >/dev/null; stat "$1/none" 2>/dev/null; ls "$1" >/dev/null; exec "$0" "$@"', program, str(path),
+               *["numbers of two trees"] * (tree == "both"))
+    assert got == want
+
+
+def test_listing_is_inherited(lent):
+    """A static program lists, and looks in, what its dynamic parent has opened and begun to read."""
+    static = compile_c(lent.tmp, "static", r"""
+        #include <dirent.h>
+        #include <fcntl.h>
+        #include <stdio.h>
+        #include <stdlib.h>
+        #include <sys/stat.h>
+        #include <sys/syscall.h>
+        #include <unistd.h>
+        int main(int argc, char **argv)
+        {
+            static char buf[4096] __attribute__((aligned(8)));
+            struct stat st;
+            int fd = atoi(argv[1]), names = 0;
+            long n;
+            while ((n = syscall(SYS_getdents64, fd, buf, sizeof(buf))) > 0)
+                for (long at = 0; at < n; at += ((struct dirent *)(buf + at))->d_reclen)
+                    names++;
+            printf("%d %ld %d ", names, n, fstatat(fd, argv[2], &st, 0));
+            lseek(fd, 0, SEEK_SET);
+            printf("%d ", syscall(SYS_getdents64, fd, buf, sizeof(buf)) > 0);
+            printf("%d %o\n", close(openat(fd, "made", O_CREAT | O_WRONLY, 0640)), fcntl(fd, F_GETFD));
+            return 0;
+        }
+        """, "-static", "-w")
+    out = python(lent, f"""
+        for d, name in ("behind", "in-low"), ("merged", "in-up"):
+            fd = os.open(d, os.O_RDONLY | os.O_DIRECTORY)
+            print(is_lent(fd), len(os.listdir(fd)))
+            os.set_inheritable(fd, True)
+            sys.stdout.flush()
+            subprocess.run(["{static}", str(fd), name], close_fds=False, check=True)
+            os.lseek(fd, 0, os.SEEK_SET)
+            print(sorted(os.listdir(fd)))
+        """)
+    assert out == ["True 2", "4 0 0 1 0 0", "['deep', 'in-low', 'made']",
+                   "False 2", "4 0 0 1 0 0", "['in-low', 'in-up', 'made']"]
+    assert sorted(os.listdir(lent.tmp / "low/behind")) == ["deep", "in-low"]

@@ -13,6 +13,7 @@
 #include "doors/preload/look.h"
 #include "doors/preload/table.h"
 #include "doors/trap.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -35,7 +36,7 @@ static char base[PATH_MAX / 4];
 static struct pl_tree *host, *space;
 static struct preload_table *table;
 static struct preload pre;
-static unsigned answered, trapped;
+static unsigned answered, trapped, listed;
 
 static unsigned rnd(unsigned n)
 {
@@ -154,6 +155,74 @@ static int by_space(const char *rel, char path[PATH_MAX], struct stat *st)
     return r;
 }
 
+/* ---- listings ---- */
+
+struct names {
+    unsigned n;
+    char name[64][16];
+};
+
+static int add_name(void *arg, const struct pl_dirent *ent)
+{
+    struct names *l = arg;
+    assert_true(l->n < 64);
+    snprintf(l->name[l->n++], sizeof(l->name[0]), "%s", ent->name);
+    return 0;
+}
+
+static void list_by_space(const char *rel, struct names *l)
+{
+    struct pl_call call;
+    struct pl_node *node, *next;
+    struct pl_attr attr;
+    struct pl_file *file;
+    pl_call_init_self(&call);
+    assert_int_equal(pl_attach(space, &call, "", &node, &attr), 0);
+    for (; *rel; rel += 2) {
+        char name[2] = {rel[1], 0};
+        assert_int_equal(pl_lookup(space, &call, node, name, &next, &attr), 0);
+        pl_node_unref(node);
+        node = next;
+    }
+    assert_int_equal(pl_open(space, &call, node, O_RDONLY | O_DIRECTORY, &file), 0);
+    assert_int_equal(pl_readdir(space, &call, file, 0, add_name, l), 0);
+    pl_close(space, &call, file);
+    pl_node_unref(node);
+    pl_call_done(&call);
+}
+
+/* What is open as `fd`, which was lent, has the names that the space has there, each once. */
+static void check_list(const char *rel, int fd)
+{
+    struct preload_where where;
+    struct names want = {0};
+    char buf[4096] __attribute__((aligned(8)));
+    unsigned n = 0;
+    if (preload_listing(&pre, fd, &where) != 1)
+        return;
+    long size = preload_list(&pre, &where, buf, sizeof(buf));
+    if (size == PRELOAD_TRAP)
+        return;
+    assert_true(size > 0);
+    assert_int_equal(preload_list(&pre, &where, buf, 40), -E2BIG);
+    assert_int_equal(preload_list(&pre, &where, buf, sizeof(buf)), size); /* it begins anew */
+    list_by_space(rel, &want);
+    for (long at = 0; at < size; n++) {
+        struct dirent *e = (struct dirent *)(buf + at);
+        unsigned found = 0;
+        for (unsigned i = 0; i < want.n; i++)
+            found += strcmp(want.name[i], e->d_name) == 0;
+        if (found != 1) {
+            show_trees();
+            fail_msg("%s: the preload lists %s", rel, e->d_name);
+        }
+        at += e->d_reclen;
+        assert_int_equal(e->d_off, at);
+    }
+    assert_int_equal(n, want.n);
+    listed++;
+}
+
 static void check(const char *rel)
 {
     char path[PATH_MAX], at[PATH_MAX], link[64], want_link[64];
@@ -180,6 +249,11 @@ static void check(const char *rel)
         assert_true(fd >= 0);
         assert_int_equal(fstat((int)fd, &got), 0);
         assert_int_equal(got.st_ino, want.st_ino);
+        close((int)fd);
+    } else if (S_ISDIR(want.st_mode) && fd >= 0) { /* lent */
+        assert_int_equal(fstat((int)fd, &got), 0);
+        assert_int_equal(got.st_ino, want.st_ino);
+        check_list(rel, (int)fd);
         close((int)fd);
     } else {
         assert_int_equal(fd, PRELOAD_TRAP);
@@ -227,8 +301,9 @@ static void test_random_trees(void **state)
             each_path(rel, DEPTH, false);
         }
     }
-    printf("%u answered, %u left to the trap\n", answered, trapped);
+    printf("%u answered, %u listed, %u left to the trap\n", answered, listed, trapped);
     assert_true(answered > 1000);
+    assert_true(listed > 100);
 }
 
 /* ---- what is for the trap, and what is not ---- */
