@@ -2,8 +2,8 @@
 /*
  * The preload: what a dynamically linked program calls instead of the C library's functions of
  * these names. What doors/preload/look.h does not answer is a system call from here, which the trap
- * sees. It lives inside strangers: it allocates nothing, and writes to nothing but its own `here`,
- * once, before the program begins.
+ * sees. It lives inside strangers: it allocates nothing but what those functions do, and writes to
+ * nothing but its own `here`, once, before the program begins.
  */
 #include "doors/preload/lib.h"
 

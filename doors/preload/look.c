@@ -310,6 +310,14 @@ static bool is_same(const struct preload *p, char *path, const struct preload_fr
            (uint32_t)st.st_ctim.tv_nsec == f->nsec;
 }
 
+/* Is a name of these bits in the directory, which is as it was noted? */
+static bool may_have(const struct preload_front *f, const char *name)
+{
+    uint64_t bits[2] = {0, 0};
+    preload_name_bits(name, (uint32_t)strlen(name), bits);
+    return !(bits[0] & ~f->names[0]) && !(bits[1] & ~f->names[1]);
+}
+
 /* Of what was lent the kernel has to go the rest only. */
 static void call_by(const struct way *w, struct seen *s)
 {
@@ -332,7 +340,7 @@ static long see_name(const struct preload *p, const struct way *w, size_t n, str
         size_t size = physical(f, s->k, s->path), dir = size - (strlen(full) - n);
         if (!size || (!last && (front[s->k].length > dir || !is_same(p, s->path, &front[s->k]))))
             return PRELOAD_TRAP;
-        if (!last && front[s->k].length < dir)
+        if (!last && (front[s->k].length < dir || !may_have(&front[s->k], full + n + 1)))
             continue;
         call_by(w, s);
         long r = CALL(p, SYS_newfstatat, s->at, s->name, &s->st, AT_SYMLINK_NOFOLLOW, 0);
@@ -445,6 +453,39 @@ long preload_open(const struct preload *p, int dirfd, const char *path, int flag
                                                            : PRELOAD_TRAP;
 }
 
+/* No descriptor of the trap; `ret` is what it is, with the number 0 if that is not to be known. */
+static bool is_kernels(const struct preload *p, int fd, struct stat *ret)
+{
+    ret->st_ino = 0;
+    if (!p->block || fd < 0 || fd == p->block->state_fd ||
+        atomic_load_explicit(&p->block->stale, memory_order_acquire) ||
+        CALL(p, SYS_fstat, fd, ret, 0, 0, 0) < 0) {
+        ret->st_ino = 0;
+        return false;
+    }
+    return !is_trap_dev(p, ret->st_dev);
+}
+
+/* Of a directory of a tree, what its path says; unless that has become something else, or nothing.
+ */
+static long stat_place(const struct preload *p, const struct stat *fd, struct stat *st)
+{
+    struct way w = {.fd = -1};
+    struct seen s;
+    long n = place_of(p, fd, w.full);
+    if (n <= 0 || !view_pack_find(&p->pack, w.full, &w.found) || w.found.flags & VIEW_PACK_ASK ||
+        see(p, &w, &s) != 0 || !S_ISDIR(s.st.st_mode))
+        return PRELOAD_TRAP;
+    *st = s.st;
+    return 0;
+}
+
+/* The descriptor itself is meant. */
+static bool is_empty(int dirfd, const char *path, int flags)
+{
+    return dirfd >= 0 && flags & AT_EMPTY_PATH && path && !*path;
+}
+
 /* What is asked of a name, as by fstatat(2). */
 static bool asks(const struct preload *p, int dirfd, const char *path, int flags, struct way *w)
 {
@@ -456,6 +497,8 @@ long preload_stat(const struct preload *p, int dirfd, const char *path, struct s
     struct way w;
     struct seen s;
     bool follow = !(flags & AT_SYMLINK_NOFOLLOW);
+    if (is_empty(dirfd, path, flags))
+        return preload_fstat(p, dirfd, st);
     if (!asks(p, dirfd, path, flags, &w))
         return PRELOAD_TRAP;
     if (w.native)
@@ -474,6 +517,9 @@ long preload_statx(const struct preload *p, int dirfd, const char *path, int fla
     struct way w;
     struct seen s;
     bool follow = !(flags & AT_SYMLINK_NOFOLLOW);
+    if (is_empty(dirfd, path, flags))
+        return is_kernels(p, dirfd, &s.st) ? CALL(p, SYS_statx, dirfd, "", flags, mask, sx)
+                                           : PRELOAD_TRAP;
     if (!asks(p, dirfd, path, flags, &w))
         return PRELOAD_TRAP;
     if (w.native)
@@ -487,33 +533,14 @@ long preload_statx(const struct preload *p, int dirfd, const char *path, int fla
     return r == -ENOENT || r == 0 ? r : PRELOAD_TRAP;
 }
 
-/* Of a directory of a tree, what its path says; unless that has become something else, or nothing.
- */
-static long stat_place(const struct preload *p, const struct stat *fd, struct stat *st)
-{
-    struct way w = {.fd = -1};
-    struct seen s;
-    long n = place_of(p, fd, w.full);
-    if (n <= 0 || !view_pack_find(&p->pack, w.full, &w.found) || w.found.flags & VIEW_PACK_ASK ||
-        see(p, &w, &s) != 0 || !S_ISDIR(s.st.st_mode))
-        return PRELOAD_TRAP;
-    *st = s.st;
-    return 0;
-}
-
 long preload_fstat(const struct preload *p, int fd, struct stat *st)
 {
     struct stat found;
-    if (!p->block || fd < 0 || fd == p->block->state_fd ||
-        atomic_load_explicit(&p->block->stale, memory_order_acquire))
-        return PRELOAD_TRAP;
-    long r = CALL(p, SYS_fstat, fd, &found, 0, 0, 0);
-    if (r < 0)
-        return PRELOAD_TRAP;
-    if (is_trap_dev(p, found.st_dev))
-        return stat_place(p, &found, st);
-    *st = found;
-    return 0;
+    if (is_kernels(p, fd, &found)) {
+        *st = found;
+        return 0;
+    }
+    return found.st_ino ? stat_place(p, &found, st) : PRELOAD_TRAP;
 }
 
 long preload_access(const struct preload *p, int dirfd, const char *path, int mode, int flags)
@@ -607,11 +634,9 @@ long preload_listing(const struct preload *p, int fd, struct preload_where *ret)
     struct stat st;
     struct seen s;
     struct way w = {.fd = -1};
-    if (!p->block || fd < 0 || fd == p->block->state_fd ||
-        atomic_load_explicit(&p->block->stale, memory_order_acquire) ||
-        CALL(p, SYS_fstat, fd, &st, 0, 0, 0) < 0)
+    bool lent = is_kernels(p, fd, &st);
+    if (!st.st_ino)
         return PRELOAD_TRAP;
-    bool lent = !is_trap_dev(p, st.st_dev);
     if (lent && !is_lent(fd, &st))
         return S_ISDIR(st.st_mode) ? 0 : -ENOTDIR;
     if ((lent ? lent_at(p, &st, w.full, &w.k) : place_of(p, &st, w.full)) <= 0 ||

@@ -50,6 +50,7 @@ struct preload_front {
     uint64_t dev, ino;
     int64_t sec; /* st_ctim */
     uint32_t nsec, length;
+    uint64_t names[2]; /* the bits of all names in it */
 };
 
 /* A directory of the view: it is at this path, and what it is made of is found by the letters. */
@@ -88,6 +89,14 @@ static inline uint32_t preload_hash(const char *path, uint32_t n)
     memcpy(&word, path, n);
     h = (h ^ word) * 0x9e3779b97f4a7c15u;
     return (uint32_t)(h >> 32);
+}
+
+/* The two bits of a name. */
+static inline void preload_name_bits(const char *name, uint32_t n, uint64_t bits[2])
+{
+    uint32_t h = preload_hash(name, n);
+    bits[h >> 6 & 1] |= (uint64_t)1 << (h & 63);
+    bits[h >> 13 & 1] |= (uint64_t)1 << (h >> 7 & 63);
 }
 
 static inline uint32_t preload_hash_ino(uint64_t dev, uint64_t ino)

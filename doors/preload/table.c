@@ -246,8 +246,8 @@ static bool is_ours(const char *name)
     return strncmp(name, ".wh.", 4) == 0 && strcmp(name, ".wh..index") != 0;
 }
 
-/* No mark in it, and none on it. */
-static bool look_through(const char *path)
+/* No mark in it, and none on it; and the names in it. */
+static bool look_through(const char *path, uint64_t names[2])
 {
     static const char *const marks[] = {"trusted.overlay.opaque", "user.overlay.opaque",
                                         "trusted.overlay.redirect", "user.overlay.redirect"};
@@ -257,22 +257,26 @@ static bool look_through(const char *path)
     DIR *d = opendir(path);
     unsigned n = 0;
     bool ok = d;
-    for (struct dirent *e; ok && (e = readdir(d));)
+    for (struct dirent *e; ok && (e = readdir(d));) {
         ok = !is_ours(e->d_name) && ++n < SCAN;
+        preload_name_bits(e->d_name, (uint32_t)strlen(e->d_name), names);
+    }
     if (d)
         closedir(d);
     return ok;
 }
 
-static bool is_clean(struct preload_table *t, const char *path, const struct preload_front *f)
+static bool is_clean(struct preload_table *t, const char *path, struct preload_front *f)
 {
     struct preload_front *memo = &t->clean[(f->ino ^ f->dev) % CLEANS];
     pthread_mutex_lock(&t->lock);
     bool known = same(memo, f);
+    if (known)
+        memcpy(f->names, memo->names, sizeof(f->names));
     pthread_mutex_unlock(&t->lock);
     if (known)
         return true;
-    if (!settled(f) || !look_through(path))
+    if (!settled(f) || !look_through(path, f->names))
         return false;
     pthread_mutex_lock(&t->lock);
     *memo = *f;
