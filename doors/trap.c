@@ -115,24 +115,6 @@ void trap_view_unref(struct trap_view *view)
     free(view);
 }
 
-int trap_view_preload(struct trap_view *view, const void *pack, size_t size)
-{
-    struct preload_table *t;
-    int r = preload_table_new(pack, size, &t);
-    if (r < 0)
-        return r;
-    size_t n = 0;
-    for (const char *top; r == 0 && (top = preload_top(t, (uint32_t)n)); n++)
-        r = view_top_at(view, top, true) ? 0 : -EINVAL;
-    if (r == 0 && n != view->n)
-        r = -EINVAL;
-    if (r < 0)
-        preload_table_free(t);
-    else
-        view->preload = t;
-    return r;
-}
-
 /* ---- which calls ---- */
 
 #define MAX_CALL 512

@@ -51,7 +51,7 @@ struct trap_view *trap_view_ref(struct trap_view *view);
 void trap_view_unref(struct trap_view *view); /* NULL is fine */
 
 /* Lets the preload (doors/preload/) answer by itself what it can find in `pack`, the same view as
- * view_pack() has made it, `size` bytes, copied; its tops must be those of `view`. Before
+ * view_pack() has made it, `size` bytes, copied; its outermost tops must be those of `view`. Before
  * trap_start(). 0; -EINVAL: there is something in it that is for the trap alone, and nothing is
  * changed; -E2BIG, -ENOMEM. */
 int trap_view_preload(struct trap_view *view, const void *pack, size_t size);

@@ -231,7 +231,7 @@ struct item *item_of(struct tcall *c, int fd, int *ret_fd);
 /* By a descriptor of our own. */
 struct item *item_find(struct trap *t, int fd);
 void item_put(struct trap *t, struct item *it);
-/* The same, also of a directory that was lent (trap_lent.c). */
+/* The same, also of a directory that was lent (trap_preload.c). */
 struct item *item_at(struct tcall *c, int fd);
 /* Takes note of what was closed; and writes bodies back. */
 void items_closed(struct trap *t);
@@ -251,7 +251,7 @@ bool known_back(struct tcall *c, int fd, const struct stat *st, char path[PATH_M
 /* Its path, and (unless that is NULL) its place, with a reference. */
 bool known_find(struct trap *t, const struct stat *st, char path[PATH_MAX], struct place **place);
 
-/* ---- trap_lent.c ---- */
+/* ---- trap_preload.c ---- */
 /* An item for one call, if our `fd` is a directory that the preload has lent. NULL: it is none; or
  * one that is not in the view any more, and *broken is -ENOENT. */
 struct item *lent_item(struct tcall *c, int fd, int *broken);

@@ -47,23 +47,23 @@ static const unsigned char code[] = {0}; /* all is for the trap */
 #endif
 
 /* The page of code at the address that the filter knows. If something is there already, all is for
- * the trap. */
+ * the trap. By system calls: a sanitizer in the program would take offence at the address. */
 static bool make_page(uintptr_t at)
 {
-    void *want = (void *)at;
     if (sizeof(code) < 8)
         return false;
-    void *page = mmap(want, PRELOAD_PAGE, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-    if (page == MAP_FAILED)
+    long r = syscall(SYS_mmap, at, PRELOAD_PAGE, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    if (r == -1)
         return false;
-    if (page == want) {
+    if ((uintptr_t)r == at) {
+        void *page = (void *)at;
         memcpy(page, code, sizeof(code));
         __builtin___clear_cache(page, (char *)page + sizeof(code));
-        if (mprotect(page, PRELOAD_PAGE, PROT_READ | PROT_EXEC) == 0)
+        if (syscall(SYS_mprotect, at, PRELOAD_PAGE, PROT_READ | PROT_EXEC) == 0)
             return true;
     }
-    munmap(page, PRELOAD_PAGE);
+    syscall(SYS_munmap, r, PRELOAD_PAGE);
     return false;
 }
 

@@ -9,7 +9,7 @@
  *
  * A directory of the view that is one physical directory, and nothing else, is *lent*: a program
  * that opens it gets a descriptor of that, marked by PRELOAD_TAG, and this process gets no call.
- * Names in it are looked for in the view, here and by the trap (doors/trap_lent.c).
+ * Names in it are looked for in the view, here and by the trap (doors/trap_preload.c).
  */
 #ifndef DOORS_PRELOAD_SHARED_H
 #define DOORS_PRELOAD_SHARED_H

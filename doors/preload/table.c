@@ -74,11 +74,11 @@ static bool is_plain(const struct view_pack *pack)
     if (view_pack_options(pack) & (VIEW_PACK_TRACE | VIEW_PACK_VERSIONS))
         return false;
     for (uint32_t i = 0; (top = view_pack_top(pack, i)); i++) {
-        for (uint32_t k = 0; k < i; k++)
-            if (view_beneath(top, view_pack_top(pack, k), NULL))
-                return false;
         if (!view_pack_find(pack, top, &f) || !top[1])
             return false;
+        for (uint32_t k = 0; k < i && f.flags & VIEW_PACK_ASK; k++)
+            if (view_beneath(top, view_pack_top(pack, k), NULL))
+                return false;
     }
     return true;
 }

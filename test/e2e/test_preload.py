@@ -503,3 +503,25 @@ def test_listing_is_inherited(lent):
     assert out == ["True 2", "4 0 0 1 0 0", "['deep', 'in-low', 'made']",
                    "False 2", "4 0 0 1 0 0", "['in-low', 'in-up', 'made']"]
     assert sorted(os.listdir(lent.tmp / "low/behind")) == ["deep", "in-low"]
+
+
+def test_nested_tops(lent):
+    """A top in a top: names in it are looked for by the preload too."""
+    (lent.tmp / "third").mkdir()
+    (lent.tmp / "third/far").write_text("third")
+    for d in "up", "low":
+        (lent.tmp / d / "merged/both").write_text(d)
+    p = subprocess.run([PLENUM, "run", "--door=preload", "--view", lent.tmp / "up", lent.tmp / "low", "--view",
+                        lent.tmp / "up/merged", lent.tmp / "third", "--", "python3", "-c", lent.warm + textwrap.dedent("""
+        for i in range(2):
+            seen = {n: open("merged/" + n).read() for n in sorted(os.listdir("merged"))}
+        fd = opened("merged")
+        print(seen, sorted(os.listdir("behind")), os.stat("far", dir_fd=fd).st_size)
+        print("plenum-preload" in open("/proc/self/maps").read())
+        os.close(os.open("made", os.O_WRONLY | os.O_CREAT, 0o644, dir_fd=fd))
+        print(len(os.listdir("merged")), is_lent(opened("behind")))
+        """)], cwd=lent.tmp / "up", text=True, capture_output=True, timeout=60)
+    assert p.returncode == 0, p.stderr
+    assert p.stdout.splitlines() == [
+        "{'both': 'up', 'far': 'third', 'in-low': 'low/merged', 'in-up': 'up/merged'} ['deep', 'in-low'] 5", "True", "5 False"]
+    assert sorted(os.listdir(lent.tmp / "third")) == ["far"] and (lent.tmp / "up/merged/made").exists()

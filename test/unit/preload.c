@@ -116,14 +116,15 @@ static void change(const char *tree)
 static void show_trees(void)
 {
     char cmd[PATH_MAX + 64];
-    snprintf(cmd, sizeof(cmd), "cd %s && find up low | sort", base);
+    snprintf(cmd, sizeof(cmd), "cd %s && find up low third | sort", base);
     assert_int_equal(system(cmd), 0);
 }
 
 static void clear_trees(void)
 {
     char cmd[PATH_MAX + 64];
-    snprintf(cmd, sizeof(cmd), "cd %s && mkdir -p up low && find up low -mindepth 1 -delete", base);
+    snprintf(cmd, sizeof(cmd),
+             "cd %s && mkdir -p up low third && find up low third -mindepth 1 -delete", base);
     assert_int_equal(system(cmd), 0);
 }
 
@@ -286,24 +287,37 @@ static void each_path(char *rel, unsigned depth, bool note)
     }
 }
 
-static void test_random_trees(void **state)
+static void random_trees(const char *const trees[4])
 {
     char rel[32] = "";
+    answered = listed = trapped = 0;
     for (int i = 0; i < TREES; i++) {
         clear_trees();
         for (int k = 0; k < 40; k++)
-            change(k % 2 ? "up" : "low");
+            change(trees[k % 4]);
         usleep(50000); /* what has just changed is not noted */
         each_path(rel, DEPTH - 1, true);
         each_path(rel, DEPTH, false);
         for (int k = 0; k < CHANGES; k++) { /* what was noted may be wrong now */
-            change(rnd(3) ? "up" : "low");
+            change(trees[rnd(4)]);
             each_path(rel, DEPTH, false);
         }
     }
     printf("%u answered, %u listed, %u left to the trap\n", answered, listed, trapped);
     assert_true(answered > 1000);
+}
+
+static void test_random_trees(void **state)
+{
+    static const char *const trees[4] = {"up", "low", "up", "low"};
+    random_trees(trees);
     assert_true(listed > 100);
+}
+
+static void test_nested(void **state)
+{
+    static const char *const trees[4] = {"up", "low", "third", "third"};
+    random_trees(trees);
 }
 
 /* ---- what is for the trap, and what is not ---- */
@@ -346,36 +360,46 @@ static void test_back(void **state)
     assert_false(preload_seen_at(table, "/etc/passwd", 0, seen, sizeof(seen)));
 }
 
-static void make_space(void)
+/* What is seen at up: that over low; and, if it is to be nested, up/a over third. */
+static void make_view(bool nested, struct view **ret)
 {
+    struct view *none, *one;
     struct pl_err err;
-    char up[PATH_MAX], low[PATH_MAX];
+    char up[PATH_MAX], low[PATH_MAX], a[PATH_MAX], third[PATH_MAX];
     snprintf(up, sizeof(up), "%s/up", base);
     snprintf(low, sizeof(low), "%s/low", base);
-    const struct pl_binding b[] = {
-        {.path = "/", .tree = host, .sub = up, .how = PL_BIND_CREATE},
-        {.path = "/", .tree = host, .sub = low, .how = PL_BIND_AFTER},
-    };
-    assert_int_equal(pl_space_new(b, 2, 0, &space, &err), 0);
+    snprintf(a, sizeof(a), "%s/up/a", base);
+    snprintf(third, sizeof(third), "%s/third", base);
+    const char *words[] = {up, low, a, third};
+    assert_int_equal(view_new(&none), 0);
+    assert_int_equal(view_change(none, "/", words, 2, NULL, NULL, &one, &err), 0);
+    if (nested)
+        assert_int_equal(view_change(one, "/", words + 2, 2, NULL, NULL, ret, &err), 0);
+    else
+        *ret = view_ref(one);
+    view_unref(one);
+    view_unref(none);
 }
 
-static void make_table(void)
+static void make_space(const struct view *view)
 {
-    struct view *none, *view;
     struct pl_err err;
-    char up[PATH_MAX], low[PATH_MAX];
+    struct pl_binding *b;
+    size_t n;
+    char up[PATH_MAX];
+    snprintf(up, sizeof(up), "%s/up", base);
+    assert_int_equal(view_bindings(view, up, host, &b, &n), 0);
+    assert_int_equal(pl_space_new(b, n, 0, &space, &err), 0);
+    free(b);
+}
+
+static void make_table(const struct view *view)
+{
     void *pack;
     size_t size;
-    snprintf(up, sizeof(up), "%s/up", base);
-    snprintf(low, sizeof(low), "%s/low", base);
-    const char *words[] = {up, low};
-    assert_int_equal(view_new(&none), 0);
-    assert_int_equal(view_change(none, "/", words, 2, NULL, NULL, &view, &err), 0);
     assert_int_equal(view_pack(view, NULL, 0, &pack, &size), 0);
     assert_int_equal(preload_table_new(pack, size, &table), 0);
     free(pack);
-    view_unref(view);
-    view_unref(none);
     const uint64_t dev[2] = {0, 0};
     int fd = preload_table_fd(table, 1023, 0x300000000000, dev);
     assert_true(fd >= 0);
@@ -394,17 +418,40 @@ static int start(void **state)
         return -1;
     clear_trees();
     assert_int_equal(pl_host_open("/", &host, NULL), 0);
-    make_space();
-    make_table();
+    return 0;
+}
+
+static int make(bool nested)
+{
+    struct view *view;
+    make_view(nested, &view);
+    make_space(view);
+    make_table(view);
+    view_unref(view);
+    return 0;
+}
+
+static int make_plain(void **state)
+{
+    return make(false);
+}
+
+static int make_nested(void **state)
+{
+    return make(true);
+}
+
+static int unmake(void **state)
+{
+    preload_table_free(table);
+    munmap((void *)pre.block, sizeof(*pre.block));
+    pl_tree_unref(space);
     return 0;
 }
 
 static int finish(void **state)
 {
     char cmd[PATH_MAX + 16];
-    preload_table_free(table);
-    munmap((void *)pre.block, sizeof(*pre.block));
-    pl_tree_unref(space);
     pl_tree_unref(host);
     snprintf(cmd, sizeof(cmd), "rm -rf %s", base);
     return system(cmd);
@@ -413,9 +460,10 @@ static int finish(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random_trees),
-        cmocka_unit_test(test_back),
-        cmocka_unit_test(test_letters),
+        cmocka_unit_test_setup_teardown(test_random_trees, make_plain, unmake),
+        cmocka_unit_test_setup_teardown(test_nested, make_nested, unmake),
+        cmocka_unit_test_setup_teardown(test_back, make_plain, unmake),
+        cmocka_unit_test_setup_teardown(test_letters, make_plain, unmake),
     };
     return cmocka_run_group_tests(tests, start, finish);
 }

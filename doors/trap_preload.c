@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Directories that the preload has lent (doors/preload/shared.h): physical ones of a view, open in
- * a program, marked as what came from a tree. In calls that come here such a descriptor stands for
- * the directory of the view in which it is; where the kernel would list it, it becomes an item's.
+ * What the trap does for the preload: the table of a view; and directories that it has lent
+ * (doors/preload/shared.h): physical ones of a view, open in a program, marked as what came from a
+ * tree. In calls that come here such a descriptor stands for the directory of the view in which it
+ * is; where the kernel would list it, it becomes an item's.
  *
  * What leads back is the path at which the directory is now, in the view of the caller; or in one
  * that it had before, for what is open stays what it is.
@@ -18,6 +19,27 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+int trap_view_preload(struct trap_view *view, const void *pack, size_t size)
+{
+    struct preload_table *t;
+    int r = preload_table_new(pack, size, &t);
+    if (r < 0)
+        return r;
+    size_t n = 0;
+    const char *top;
+    for (uint32_t i = 0; r == 0 && (top = preload_top(t, i)); i++) {
+        r = view_top_at(view, top, false) ? 0 : -EINVAL;
+        n += view_top_at(view, top, true) != NULL;
+    }
+    if (r == 0 && n != view->n)
+        r = -EINVAL;
+    if (r < 0)
+        preload_table_free(t);
+    else
+        view->preload = t;
+    return r;
+}
 
 /* The place in `view` of the physical directory at `there`; NULL. */
 static struct place *place_in(struct tcall *c, struct trap_view *view, const char *there)
