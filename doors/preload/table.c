@@ -442,43 +442,68 @@ void preload_note_dir(struct preload_table *t, const char *path, size_t n)
 
 /* ---- renaming ---- */
 
-/* t->lock is held. */
-static void put_moved(struct preload_table *t, const char *phys, const char *to)
+/* The deepest directory that was renamed and has `path` in it, and what follows. t->lock is held.
+ */
+static struct moved *moved_above(struct preload_table *t, const char *path, const char **ret_rest)
 {
-    struct moved *m = t->moved;
-    while (m && strcmp(m->from, phys) != 0)
-        m = m->next;
-    if (!m && (m = calloc(1, sizeof(*m)))) {
-        m->next = t->moved;
-        t->moved = m;
+    const char *rest;
+    struct moved *is = NULL;
+    for (struct moved *m = t->moved; m; m = m->next) {
+        if (view_beneath(path, m->from, &rest) && (!is || rest > *ret_rest)) {
+            is = m;
+            *ret_rest = rest;
+        }
     }
-    if (m) {
-        strcpy(m->from, phys); /* both are shorter, as whoever calls has seen */
-        strcpy(m->to, to);
-    }
+    return is;
 }
 
-/* What of `from` has stayed is seen at `to`. t->lock is held. */
+/* The part at `phys`, if it is there, is seen at `to`. t->lock is held. */
+static void put_moved(struct preload_table *t, const char *phys, const char *to)
+{
+    struct stat st;
+    struct moved *m;
+    if (strlen(phys) >= PRELOAD_PATH || lstat(phys, &st) < 0 || !S_ISDIR(st.st_mode) ||
+        !(m = calloc(1, sizeof(*m))))
+        return;
+    strcpy(m->from, phys);
+    strcpy(m->to, to); /* it is shorter, as whoever calls has seen */
+    m->next = t->moved;
+    t->moved = m;
+}
+
+/* The parts of what was at `from` that have stayed: where it is by the letters, and in what was
+ * renamed before. t->lock is held. */
 static void parts_moved(struct preload_table *t, const char *from, const char *to)
 {
     struct view_found f;
-    struct stat st;
+    struct moved *before = t->moved;
+    const char *rest, *none;
     char at[2 * PRELOAD_PATH];
     for (uint32_t i = 1; view_pack_find(&t->pack, from, &f) && i < f.n; i++) {
-        int n = snprintf(at, sizeof(at), "%s%s", f.dirs[i], f.rest[i]);
-        if (n < PRELOAD_PATH && lstat(at, &st) == 0 && S_ISDIR(st.st_mode))
+        snprintf(at, sizeof(at), "%s%s", f.dirs[i], f.rest[i]);
+        if (!moved_above(t, at, &none))
+            put_moved(t, at, to);
+    }
+    for (struct moved *m = before; m; m = m->next) {
+        if (!view_beneath(from, m->to, &rest) || !*rest)
+            continue;
+        snprintf(at, sizeof(at), "%s%s", m->from, rest);
+        if (moved_above(t, at, &none) == m)
             put_moved(t, at, to);
     }
 }
 
-/* The new path of what was at `from`, which begins `path`; in place. */
-static void change(char path[PRELOAD_PATH], const char *from, const char *to)
+/* What was renamed before, in what was renamed now. */
+static bool follow(struct moved *m, const char *from, const char *to)
 {
     char made[2 * PRELOAD_PATH];
     const char *rest;
-    if (view_beneath(path, from, &rest) &&
-        snprintf(made, sizeof(made), "%s%s", to, rest) < PRELOAD_PATH)
-        strcpy(path, made);
+    if (!view_beneath(m->to, from, &rest))
+        return false;
+    snprintf(made, sizeof(made), "%s%s", to, rest);
+    if (strlen(made) < PRELOAD_PATH)
+        strcpy(m->to, made);
+    return true;
 }
 
 void preload_renamed(struct preload_table *t, const char *from, const char *to, bool exchanged)
@@ -486,34 +511,27 @@ void preload_renamed(struct preload_table *t, const char *from, const char *to, 
     if (!t || strlen(from) >= PRELOAD_PATH || strlen(to) >= PRELOAD_PATH)
         return;
     pthread_mutex_lock(&t->lock);
-    for (struct moved *m = t->moved; m; m = m->next) {
-        if (view_beneath(m->to, from, NULL))
-            change(m->to, from, to);
-        else if (exchanged)
-            change(m->to, to, from);
-    }
+    struct moved *before = t->moved;
     parts_moved(t, from, to);
     if (exchanged)
         parts_moved(t, to, from);
+    for (struct moved *m = before; m; m = m->next)
+        if (!follow(m, from, to) && exchanged)
+            follow(m, to, from);
     atomic_fetch_add(&t->block->renames, 1);
     pthread_mutex_unlock(&t->lock);
 }
 
-/* Where what is in a directory that was renamed is seen, by the deepest of them. */
+/* Where what is in a directory that was renamed is seen. False: it is in none. */
 static bool moved_to(struct preload_table *t, const char *path, char *ret, size_t size)
 {
-    const char *rest, *longest = NULL;
-    struct moved *is = NULL;
+    const char *rest;
     pthread_mutex_lock(&t->lock);
-    for (struct moved *m = t->moved; m; m = m->next) {
-        if (view_beneath(path, m->from, &rest) && (!is || rest > longest)) {
-            is = m;
-            longest = rest;
-        }
-    }
-    bool fits = is && (size_t)snprintf(ret, size, "%s%s", is->to, longest) < size;
+    struct moved *m = moved_above(t, path, &rest);
+    if (m && (size_t)snprintf(ret, size, "%s%s", m->to, rest) >= size)
+        *ret = 0;
     pthread_mutex_unlock(&t->lock);
-    return fits;
+    return m;
 }
 
 /* ---- back ---- */
@@ -522,8 +540,8 @@ bool preload_seen_at(struct preload_table *t, const char *path, unsigned i, char
 {
     struct view_found f;
     const char *top, *rest;
-    if (t && moved_to(t, path, ret, size) && i-- == 0)
-        return true;
+    if (t && moved_to(t, path, ret, size))
+        return i == 0 && *ret;
     for (uint32_t k = 0; t && (top = view_pack_top(&t->pack, k)); k++) {
         if (!view_pack_find(&t->pack, top, &f))
             continue;
