@@ -113,6 +113,8 @@ static int proc_fd(struct tcall *c, struct who *w, int n, bool opens, char buf[P
     if (it && it->kind != ITEM_STATE) {
         place_path(c->t, it->place, buf);
         r = (int)strlen(buf);
+    } else if (gone) { /* what is behind it is none of the view's */
+        r = gone;
     } else if (by_path(c, fd, opens, buf)) {
         r = (int)strlen(buf);
     }

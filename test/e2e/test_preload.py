@@ -4,6 +4,7 @@ the same is test_view_programs.py's and unit/preload.c's."""
 import os
 import subprocess
 import textwrap
+import time
 
 import pytest
 from conftest import PLENUM
@@ -296,10 +297,15 @@ def test_lent_directory_is_renamed(lent):
             print(os.readlink(f"/proc/self/fd/{fd}"), sorted(os.listdir(fd)), os.stat(name, dir_fd=fd).st_size)
         os.rename("other", "third")
         print(os.readlink(f"/proc/self/fd/{fds[1]}"), os.listdir("behind"))
+        os.rename("third/deep", "behind/deeper")  # a part of it, which is not where its letters say
+        os.rename("behind", "fourth")
+        os.mkdir("sub", dir_fd=fds[1])
+        print(os.readlink(f"/proc/self/fd/{fds[1]}"), sorted(os.listdir(fds[1])), os.readlink(f"/proc/self/fd/{fds[0]}"))
         """)
     up = f"{lent.tmp}/up"
     assert out == ["[True, True, True]", f"{up}/other ['deep', 'front', 'in-low', 'made'] 10",
-                   f"{up}/other/deep ['in-low', 'made'] 15", f"{up}/other/front ['in-up', 'made'] 8", f"{up}/third/deep []"]
+                   f"{up}/other/deep ['in-low', 'made'] 15", f"{up}/other/front ['in-up', 'made'] 8", f"{up}/third/deep []",
+                   f"{up}/fourth/deeper ['in-low', 'made', 'sub'] {up}/third"]
     assert sorted(os.listdir(lent.tmp / "low/behind")) == ["deep", "in-low"]
 
 
@@ -525,3 +531,82 @@ def test_nested_tops(lent):
     assert p.stdout.splitlines() == [
         "{'both': 'up', 'far': 'third', 'in-low': 'low/merged', 'in-up': 'up/merged'} ['deep', 'in-low'] 5", "True", "5 False"]
     assert sorted(os.listdir(lent.tmp / "third")) == ["far"] and (lent.tmp / "up/merged/made").exists()
+
+
+RANDOM = r"""
+    import errno, fcntl, os, random, sys, time
+    rnd = random.Random(int(sys.argv[1]))
+    fds, count, lent = [], 0, 0
+
+    def fresh():  # a name is used once: one that is removed and made again is found by it
+        global count
+        count += 1
+        return f"n{count}"
+
+    def found():
+        all = list(os.walk("."))
+        return sorted(d[2:] or "." for d, _, _ in all), sorted(os.path.join(d, f)[2:] for d, _, fs in all for f in fs)
+
+    def opened(d):
+        global lent
+        fds.append(os.open(d, os.O_RDONLY | os.O_DIRECTORY))
+        lent += fcntl.fcntl(fds[-1], fcntl.F_GETSIG) == 64
+
+    def where(fd):
+        try:
+            path = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:
+            path = ""
+        return path if os.path.isdir(path) else "removed"
+
+    def stat_one(fd):
+        names = sorted(os.listdir(fd))
+        return names and os.stat(rnd.choice(names), dir_fd=fd).st_mode
+
+    def step():
+        dirs, files = found()
+        d, e, f = rnd.choice(dirs), rnd.choice(dirs), rnd.choice(files or [None])
+        fd = rnd.choice(fds or [None])
+        by_path = [lambda: opened(d), lambda: opened(d), lambda: opened(d), lambda: os.mkdir(os.path.join(d, fresh())),
+                   lambda: os.rename(d, os.path.join(e, fresh())) if d != "." and not e.startswith(d) else None,
+                   lambda: os.rename(f, os.path.join(d, fresh())) if f else None, lambda: os.unlink(f) if f else None,
+                   lambda: os.rmdir(d) if d != "." else None]
+        by_fd = [lambda: os.close(os.open(fresh(), os.O_WRONLY | os.O_CREAT, dir_fd=fd)), lambda: os.mkdir(fresh(), dir_fd=fd),
+                 lambda: sorted(os.listdir(fd)), lambda: where(fd),
+                 lambda: stat_one(fd), lambda: (fds.remove(fd), os.close(fd)) if rnd.randrange(3) == 0 else None]
+        return rnd.choice(by_path + (by_fd if fds else []))()
+
+    for i in range(int(sys.argv[2])):
+        try:
+            print(i, step())
+        except OSError as x:
+            print(i, errno.errorcode[x.errno])
+        if i % 10 == 0:  # what has just changed is not known
+            time.sleep(0.03)
+            dirs = found()[0]
+            for d in dirs:
+                os.path.exists(d + "/none")
+            for d in rnd.sample(dirs, 3):
+                opened(d)
+    print(found())
+    print(lent, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_random_with_directories_open(plenum, seed):
+    """Directories are open while they, and what is above them, are renamed, removed, and written to."""
+    for d in ("up/u/v", "up/m", "low/a/b/c", "low/m/x", "low/z", "low/y/w"):
+        (plenum.tmp / d).mkdir(parents=True)
+        (plenum.tmp / d / f"of-{d.split('/')[0]}").write_text(d)
+    for d in ("low", "up"):
+        subprocess.run(["cp", "-a", f"{plenum.tmp}/{d}/.", plenum.tmp / "mix"], check=True)
+    (plenum.tmp / "random.py").write_text(textwrap.dedent(RANDOM))
+    script = ["python3", plenum.tmp / "random.py", str(seed), "300"]
+    want = subprocess.run(script, cwd=plenum.tmp / "mix", text=True, capture_output=True, timeout=60)
+    time.sleep(0.1)
+    got = subprocess.run([PLENUM, "run", "--door=preload", "--view", plenum.tmp / "up", plenum.tmp / "low", "--", *script],
+                         cwd=plenum.tmp / "up", text=True, capture_output=True, timeout=60)
+    assert (got.returncode, want.returncode) == (0, 0), got.stderr
+    assert got.stdout.replace(f"{plenum.tmp}/up", "$V") == want.stdout.replace(f"{plenum.tmp}/mix", "$V")
+    assert int(got.stderr) > 0, "no directory was lent"
