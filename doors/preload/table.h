@@ -18,7 +18,8 @@
 struct preload_table;
 
 /* Of a packed view (view/pack.h), which is copied. -EINVAL: there is something in it that is for
- * the trap alone (versions, trace, other trees in a top); -E2BIG, -ENOMEM, or why there is no such memory.
+ * the trap alone (versions, trace, other trees in a top); -E2BIG, -ENOMEM, or why there is no such
+ * memory.
  */
 int preload_table_new(const void *pack, size_t size, struct preload_table **ret);
 void preload_table_free(struct preload_table *t); /* NULL is fine, here and below */
