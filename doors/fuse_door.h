@@ -202,6 +202,10 @@ bool fuse_told_in_doubt(struct fuse_sess *s);
  * block: any thread. */
 void fuse_told_attr(struct fuse_sess *s, uint64_t nodeid);
 
+/* The kernel was told of a directory: if its names are others, what it has cached of them goes.
+ * (No page of a directory is locked while we are asked for it: any thread.) */
+void fuse_told_dir(struct fuse_sess *s, uint64_t nodeid, const struct pl_attr *attr);
+
 static inline struct pl_file *fuse_req_file(struct fuse_req *r, uint64_t fh)
 {
     if (!fh)

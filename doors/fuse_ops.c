@@ -312,8 +312,8 @@ int fuse_entry(struct fuse_req *r, struct pl_node *node, const struct pl_attr *a
     struct fuse_valid ev = fuse_valid(r, FUSE_OF_ENTRY, attr->told);
     struct fuse_valid av =
         sure ? fuse_valid(r, FUSE_OF_ATTR, attr->told) : (struct fuse_valid){0, 0};
-    if (s->told && S_ISDIR(attr->mode))
-        fuse_nodes_set_watched(s->nodes, id, attr->told);
+    if (S_ISDIR(attr->mode))
+        fuse_told_dir(s, id, attr);
     out->nodeid = id;
     out->generation = generation;
     out->entry_valid = ev.sec;
@@ -340,8 +340,8 @@ int fuse_reply_entry(struct fuse_req *r, struct pl_node *node, const struct pl_a
 static struct fuse_valid telling(struct fuse_req *r, const struct pl_attr *attr)
 {
     bool sure = fuse_nodes_told(r->s->nodes, r->m.h.nodeid, attr);
-    if (r->s->told && S_ISDIR(attr->mode))
-        fuse_nodes_set_watched(r->s->nodes, r->m.h.nodeid, attr->told);
+    if (S_ISDIR(attr->mode))
+        fuse_told_dir(r->s, r->m.h.nodeid, attr);
     sure &= !attr->guess;
     return sure ? fuse_valid(r, FUSE_OF_ATTR, attr->told) : (struct fuse_valid){0, 0};
 }

@@ -30,7 +30,9 @@ struct known {
     uint32_t same : 1;    /* that has not changed since the last open */
     uint32_t lost : 1;    /* it sleeps, and could not be woken */
     uint32_t watched : 1; /* a directory: changes of its names are told */
-    uint32_t mapped : 29; /* open files with which it may be mapped unseen */
+    uint32_t stale : 1;   /* a directory: there are other names in it, and its mtime says nothing */
+    uint32_t more : 28;   /* a directory: a digest of its mtime; else open files with which it may
+                             be mapped unseen */
 };
 
 struct half {
@@ -130,11 +132,23 @@ static void set_key(struct ledger_node *n, const uint8_t *key, int len)
     atomic_store_explicit(&n->keylen, (uint8_t)len, memory_order_relaxed);
 }
 
+static uint64_t mix(uint64_t h, uint64_t v)
+{
+    h = (h ^ v) * 0xd6e8feb86659fd93u;
+    return h ^ h >> 32;
+}
+
 static void tell(struct at *at, const struct pl_attr *attr)
 {
     uint32_t stamp = fuse_stamp(attr);
     if (at->k->told != stamp)
         at->k->same = 0;
+    if (S_ISDIR(attr->mode)) {
+        uint32_t mtime = mix((uint64_t)attr->mtime.tv_sec, (uint64_t)attr->mtime.tv_nsec) >> 36;
+        if (at->k->told && at->k->told != stamp && at->k->more == mtime)
+            at->k->stale = 1;
+        at->k->more = mtime;
+    }
     at->k->told = stamp;
     at->n->mode = (uint16_t)attr->mode;
     at->n->uid = attr->uid;
@@ -427,7 +441,7 @@ uint64_t fuse_nodes_learn(struct fuse_nodes *tab, const struct fuse_found *f,
         if (note)
             atomic_store_explicit(note, nodeid, memory_order_relaxed);
         *ret_generation = at.n->generation;
-        *ret_sure = !at.k->mapped;
+        *ret_sure = S_ISDIR(f->attr->mode) || !at.k->more;
         tell(&at, f->attr);
         if (shared(at.half))
             set_where(&at, f->dir, f->name);
@@ -536,12 +550,6 @@ void fuse_nodes_nameless(struct fuse_nodes *tab, uint64_t ino)
 
 /* ---- what the kernel believes ---------------------------------------------------------------- */
 
-static uint64_t mix(uint64_t h, uint64_t v)
-{
-    h = (h ^ v) * 0xd6e8feb86659fd93u;
-    return h ^ h >> 32;
-}
-
 uint32_t fuse_stamp(const struct pl_attr *a)
 {
     uint64_t h = mix(a->version, a->size);
@@ -558,7 +566,7 @@ bool fuse_nodes_told(struct fuse_nodes *tab, uint64_t nodeid, const struct pl_at
     pthread_mutex_lock(&tab->lock);
     if (find(tab, nodeid, &at)) {
         tell(&at, attr);
-        sure = !at.k->mapped;
+        sure = S_ISDIR(attr->mode) || !at.k->more;
     }
     pthread_mutex_unlock(&tab->lock);
     return sure;
@@ -591,9 +599,9 @@ bool fuse_nodes_mapped(struct fuse_nodes *tab, uint64_t nodeid, int more)
 {
     struct at at;
     pthread_mutex_lock(&tab->lock);
-    bool there = find(tab, nodeid, &at), first = there && !at.k->mapped;
+    bool there = find(tab, nodeid, &at), first = there && !at.k->more;
     if (there)
-        at.k->mapped = (at.k->mapped + (uint32_t)more) & 0x1fffffff;
+        at.k->more = (at.k->more + (uint32_t)more) & 0xfffffff;
     pthread_mutex_unlock(&tab->lock);
     return first;
 }
@@ -644,6 +652,19 @@ bool fuse_nodes_watched(struct fuse_nodes *tab, uint64_t nodeid)
     bool watched = find(tab, nodeid, &at) && at.k->watched;
     pthread_mutex_unlock(&tab->lock);
     return watched;
+}
+
+bool fuse_nodes_stale(struct fuse_nodes *tab, uint64_t nodeid)
+{
+    struct at at;
+    bool stale = false;
+    pthread_mutex_lock(&tab->lock);
+    if (find(tab, nodeid, &at)) {
+        stale = at.k->stale;
+        at.k->stale = 0;
+    }
+    pthread_mutex_unlock(&tab->lock);
+    return stale;
 }
 
 uint64_t fuse_nodes_next(struct fuse_nodes *tab, uint64_t nodeid)

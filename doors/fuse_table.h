@@ -94,6 +94,9 @@ uint64_t fuse_nodes_id(struct fuse_nodes *tab, const struct pl_node *node, uint6
 /* The kernel will be told of changes of the names in this directory, or not: as last said. */
 void fuse_nodes_set_watched(struct fuse_nodes *tab, uint64_t nodeid, bool watched);
 bool fuse_nodes_watched(struct fuse_nodes *tab, uint64_t nodeid);
+/* Once: what was told last of this directory says that there are other names in it, though its time
+ * of modification is the same. */
+bool fuse_nodes_stale(struct fuse_nodes *tab, uint64_t nodeid);
 /* The next nodeid after this one (0: the first); 0: there are no more. */
 uint64_t fuse_nodes_next(struct fuse_nodes *tab, uint64_t nodeid);
 

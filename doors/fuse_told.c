@@ -104,6 +104,15 @@ void fuse_told_attr(struct fuse_sess *s, uint64_t nodeid)
     inval_inode(s, nodeid, false);
 }
 
+void fuse_told_dir(struct fuse_sess *s, uint64_t nodeid, const struct pl_attr *attr)
+{
+    if (s->told)
+        fuse_nodes_set_watched(s->nodes, nodeid, attr->told);
+    /* Where the kernel asks before it lists (OPENDIR), it hears so from the answer. */
+    if (s->flags & FUSE_NO_OPENDIR_SUPPORT && fuse_nodes_stale(s->nodes, nodeid))
+        inval_inode(s, nodeid, true);
+}
+
 /* ---- once more ------------------------------------------------------------------------------- */
 
 static void tell_again(struct fuse_told *t, uint64_t nodeid, const char *name)

@@ -52,11 +52,13 @@ static int version_lookup(struct pl_tree *t, struct pl_call *call, struct pl_nod
     int r = pl_lookup(t->lower, call, dir, name, &node, attr);
     if (r < 0)
         return r;
-    if (node->fmt == S_IFDIR && plain(name) && active(t) &&
-        choose(v, call, dir, name, node, text, &version, &its) == 0) {
-        pl_node_unref(node);
-        node = version;
-        *attr = its;
+    if (node->fmt == S_IFDIR && plain(name) && active(t)) {
+        if (choose(v, call, dir, name, node, text, &version, &its) == 0) {
+            pl_node_unref(node);
+            node = version;
+            *attr = its;
+        }
+        attr->told = false; /* of versions that come and go nobody tells */
     }
     *ret = node;
     return 0;

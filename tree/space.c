@@ -10,6 +10,7 @@
 static void space_done(struct pl_tree *tree)
 {
     struct space *s = space_of(tree);
+    space_watch_free(s);
     pl_node_unref(s->root ? &s->root->node : NULL);
     space_table_unref(atomic_load(&s->table));
     free((void *)s->slot);
@@ -72,6 +73,7 @@ static const struct pl_ops space_ops = {
     .syncfs = space_syncfs,
     .keep = space_keep,
     .resume = space_resume,
+    .watch = space_watch,
 };
 
 /* ---- setting up ---- */
@@ -93,7 +95,7 @@ static int own_cred(struct space *s)
  * or no ACLs, it says so itself. */
 static uint32_t flags_of(const struct space_table *t)
 {
-    const uint32_t all = PL_TREE_PRIVATE | PL_TREE_LASTING;
+    const uint32_t all = PL_TREE_PRIVATE | PL_TREE_LASTING | PL_TREE_STATELESS;
     const uint32_t any = PL_TREE_GENERATED | PL_TREE_REMOTE | PL_TREE_POSIX_ACL | PL_TREE_XATTR;
     uint32_t flags = all | PL_TREE_LOCKS;
     for (size_t i = 0; i < t->n; i++) {
@@ -148,6 +150,7 @@ static int set_table(struct space *s, const struct pl_binding *b, size_t n, stru
     pthread_mutex_lock(&s->names);
     atomic_store(&s->table, t);
     pthread_mutex_unlock(&s->names);
+    space_watch_table(s, old, t);
     space_table_unref(old);
     if (s->tree.flags != flags_of(t))
         s->tree.flags = flags_of(t);

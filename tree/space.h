@@ -59,6 +59,7 @@ struct space_bind {
     atomic_bool no_char,
         no_swap; /* it has said no to whiteouts of overlayfs's form; to exchanges */
     atomic_bool no_trusted, no_xattr; /* ... to trusted.*; to all xattrs */
+    atomic_bool heard;                /* changes in it are told: see space_watch.c */
 };
 
 struct space_layer {
@@ -104,6 +105,10 @@ struct space_stack {
     struct space_table *table; /* a reference */
     struct space_point *point;
     struct space_spot *spot; /* NULL: no binding at or below it */
+    /* Of a directory: the layers (1 << k) of which it is told when there is something else in it,
+     * or something at all, of what this stack is made of. */
+    _Atomic uint32_t told;
+    struct space_key *seen; /* while it is a node's: how the node is found by its entries */
     struct space_entry e[];
 };
 
@@ -148,7 +153,8 @@ struct space {
     bool moving;   /* the hold `moves` */
     bool counting; /* the hold `links` */
     atomic_uint_fast64_t next_temp;
-    atomic_uint_fast64_t changes; /* counts copies that got their name, and names that moved */
+    atomic_uint_fast64_t changes;      /* counts copies that got their name, and names that moved */
+    struct space_watch *_Atomic watch; /* NULL: nobody has watched yet */
 };
 
 /* An open file. `lower` is of the first entry of the stack as it was then; NULL: of a directory
@@ -220,6 +226,7 @@ struct space_found {
     bool indexed; /* e[0] is the copy of what has the name behind, in layer `under` */
     int under;
     unsigned hidden;     /* names of e[0] that have been removed, though they are behind still */
+    uint32_t told;       /* as of the stack; first that of the directory it was looked for in */
     struct pl_attr attr; /* of e[0], as its tree says */
     struct space_entry e[PL_SPACE_STACK];
 };
@@ -272,6 +279,25 @@ struct space_as {
 };
 struct space_as space_self(struct space *s, struct pl_call *call);
 void space_back(struct pl_call *call, const struct space_as *as);
+
+/* The known nodes (at most `max`) that have this lower one in their stack, with references; how
+ * many there are. */
+size_t space_seen(struct space *s, const struct pl_node *lower, struct snode **ret, size_t max);
+/* The directory that is known under a name, with a reference, or NULL. */
+struct snode *space_known(struct space *s, struct snode *dir, const char *name);
+
+/* ---- space_watch.c: what others change in the trees ---- */
+int space_watch(struct pl_tree *tree, struct pl_watcher *to, char how[64]);
+void space_watch_free(struct space *s);
+/* With `setting` held: the bindings are those of `now`, `old` (NULL: none) those before. */
+void space_watch_table(struct space *s, struct space_table *old, struct space_table *now);
+/* What is found in the binding's tree, with these attributes of its, is told of. */
+bool space_hears(const struct space_bind *b, const struct pl_attr *attr);
+/* The `told` of an object, whose tree says `attr` of the first of its stack. */
+bool space_told(struct space *s, struct snode *n, const struct space_stack *st,
+                const struct pl_attr *attr);
+/* It was copied up: attributes are others that nobody has set. */
+void space_raised(struct space *s, struct snode *n);
 
 /* ---- space_find.c ---- */
 bool space_is_hidden(const char *name);

@@ -148,6 +148,7 @@ static int marks_of(struct search *q, int k, struct pl_node *node, struct space_
         return r < 0 ? r : 1;
     if (!m.redirect[0])
         return 0;
+    f->told &= (UINT32_C(2) << k) - 1; /* nobody tells of the way there */
     r = redirected(q, m.redirect, k + 1, f);
     return r < 0 ? r : 1;
 }
@@ -188,6 +189,8 @@ static int find_in(struct search *q, int from, int i, struct space_found *f)
         r = pl_lookup(tree, q->call, e->node, q->name, &n, &attr);
         space_back(q->call, &as);
     }
+    if (r == -ESTALE && q->st->n > 1)
+        f->told &= ~(UINT32_C(1) << e->k);
     if (r == -ENOENT || (r == -ESTALE && q->st->n > 1))
         return 0;
     if (r < 0)
@@ -200,6 +203,8 @@ static int find_in(struct search *q, int from, int i, struct space_found *f)
         return r;
     }
     f->e[f->n++] = (struct space_entry){e->k, n};
+    if (!space_hears(q->st->point->layer[e->k].bind, &attr))
+        f->told &= ~(UINT32_C(1) << e->k);
     if (f->n == 1) {
         f->attr = attr;
         f->fmt = attr.mode & S_IFMT;
@@ -243,6 +248,8 @@ static int add_layer(struct space *s, struct pl_call *call, struct space_point *
         return 0;
     }
     f->e[f->n++] = (struct space_entry){k, n};
+    if (space_hears(p->layer[k].bind, &attr))
+        f->told |= UINT32_C(1) << k;
     if (f->n == 1) {
         f->attr = attr;
         f->fmt = attr.mode & S_IFMT;
@@ -275,12 +282,14 @@ static int at_spot(struct space *s, struct pl_call *call, struct space_spot *sp,
     f->point = p;
     f->n = 0;
     f->fmt = 0;
+    f->told = 0; /* of its own layers those that are there; of the others what there was */
     for (int k = 0, i = 0; k < p->n && r == 0; k++) {
         int of = k - p->above; /* the layer of the point above that it is */
         if (p->layer[k].own) {
             r = add_layer(s, call, p, k, f);
             continue;
         }
+        f->told |= had.told >> of & 1 ? UINT32_C(1) << k : 0;
         while (i < had.n && had.e[i].k < of)
             i++;
         if (i == had.n || had.e[i].k != of || (f->n && (f->fmt != S_IFDIR || had.fmt != S_IFDIR)))
@@ -391,7 +400,10 @@ static int find_behind(const struct space_stack *st, struct space_found *f)
     struct space_point *p = space_behind(st->point);
     if (!p)
         return -ENOENT;
-    *f = (struct space_found){.table = space_table_ref(st->table), .point = p, .fmt = S_IFDIR};
+    *f = (struct space_found){.table = space_table_ref(st->table),
+                              .point = p,
+                              .fmt = S_IFDIR,
+                              .told = atomic_load(&st->told) >> 1};
     for (int i = 0; i < st->n; i++)
         if (st->e[i].k > 0)
             f->e[f->n++] = (struct space_entry){st->e[i].k - 1, pl_node_ref(st->e[i].node)};
@@ -418,7 +430,8 @@ int space_find(struct space *s, struct pl_call *call, struct snode *dir,
     }
     struct space_spot *sp = from ? NULL : space_spot(st->spot, name);
     struct search q = {.s = s, .call = call, .dir = dir, .st = st, .name = name};
-    *f = (struct space_found){.table = space_table_ref(st->table), .point = st->point};
+    *f = (struct space_found){
+        .table = space_table_ref(st->table), .point = st->point, .told = atomic_load(&st->told)};
     int r = find_trees(&q, from, f);
     if (!sp || (r < 0 && r != -ENOENT))
         return r;

@@ -116,9 +116,12 @@ void space_found_dup(struct space_found *to, const struct space_found *f)
 
 static struct space_stack *stack_alloc(int n)
 {
-    struct space_stack *st = malloc(sizeof(*st) + (size_t)n * sizeof(st->e[0]));
-    if (st)
-        atomic_init(&st->refs, 1);
+    size_t size = sizeof(struct space_stack) + (size_t)n * sizeof(struct space_entry);
+    struct space_stack *st = malloc(size + (size_t)n * sizeof(struct space_key));
+    if (!st)
+        return NULL;
+    atomic_init(&st->refs, 1);
+    st->seen = (struct space_key *)((char *)st + size);
     return st;
 }
 
@@ -131,14 +134,15 @@ struct space_stack *space_stack_new(const struct space_found *f)
     st->table = f->table;
     st->point = f->point;
     st->spot = f->spot;
+    atomic_init(&st->told, f->told);
     memcpy(st->e, f->e, (size_t)f->n * sizeof(f->e[0]));
     return st;
 }
 
 static bool same_stack(const struct space_stack *st, const struct space_found *f)
 {
-    bool same =
-        st->n == f->n && st->table == f->table && st->point == f->point && st->spot == f->spot;
+    bool same = st->n == f->n && st->table == f->table && st->point == f->point &&
+                st->spot == f->spot && (atomic_load(&st->told) == f->told || f->fmt != S_IFDIR);
     for (int i = 0; same && i < f->n; i++)
         same = st->e[i].k == f->e[i].k && st->e[i].node == f->e[i].node;
     return same;
@@ -153,11 +157,12 @@ struct space_stack *space_stack(struct space *s, struct snode *n)
     return st;
 }
 
+static struct space_stack *put_stack(struct space *s, struct snode *n, struct space_stack *st);
+
 void space_stack_set(struct space *s, struct snode *n, struct space_stack *st)
 {
     pthread_mutex_lock(&s->names);
-    struct space_stack *old = n->stack;
-    n->stack = st;
+    struct space_stack *old = put_stack(s, n, st);
     pthread_mutex_unlock(&s->names);
     space_stack_unref(old);
 }
@@ -199,24 +204,49 @@ static void grow(struct space *s)
     free((void *)old);
 }
 
-static void key_add(struct space *s, struct snode *n, const void *a, const void *b, uint64_t c)
+static void key_put(struct space *s, struct space_key *k, struct snode *n, const void *a,
+                    const void *b, uint64_t c)
 {
     if (++s->nkeys > s->mask)
         grow(s);
-    struct space_key *k = &n->key[n->nkeys++], **to = slot_of(s, a, b, c);
+    struct space_key **to = slot_of(s, a, b, c);
     *k = (struct space_key){.next = *to, .node = n, .a = a, .b = b, .c = c};
     *to = k;
 }
 
+static void key_add(struct space *s, struct snode *n, const void *a, const void *b, uint64_t c)
+{
+    key_put(s, &n->key[n->nkeys++], n, a, b, c);
+}
+
+static void key_del(struct space *s, struct space_key *k)
+{
+    struct space_key **p = slot_of(s, k->a, k->b, k->c);
+    while (*p != k)
+        p = &(*p)->next;
+    *p = k->next;
+    s->nkeys--;
+}
+
 static void key_del_all(struct space *s, struct snode *n)
 {
-    while (n->nkeys) {
-        struct space_key *k = &n->key[--n->nkeys], **p = slot_of(s, k->a, k->b, k->c);
-        while (*p != k)
-            p = &(*p)->next;
-        *p = k->next;
-        s->nkeys--;
-    }
+    while (n->nkeys)
+        key_del(s, &n->key[--n->nkeys]);
+}
+
+/* `a` of the keys by which a node is found by any entry of its stack. */
+static const char seen;
+
+/* The node has this stack now, NULL: none; returns the one that it had, with its reference. */
+static struct space_stack *put_stack(struct space *s, struct snode *n, struct space_stack *st)
+{
+    struct space_stack *old = n->stack;
+    for (int i = 0; old && i < old->n; i++)
+        key_del(s, &old->seen[i]);
+    for (int i = 0; st && i < st->n; i++)
+        key_put(s, &st->seen[i], n, &seen, st->e[i].node, 0);
+    n->stack = st;
+    return old;
 }
 
 static uint64_t name_hash(const char *name)
@@ -263,6 +293,25 @@ struct snode *space_node_at(struct space *s, struct snode *dir, const char *name
     return n;
 }
 
+size_t space_seen(struct space *s, const struct pl_node *lower, struct snode **ret, size_t max)
+{
+    size_t n = 0;
+    pthread_mutex_lock(&s->names);
+    for (struct space_key *e = *slot_of(s, &seen, lower, 0); e && n < max; e = e->next)
+        if (e->a == &seen && e->b == lower && pl_node_tryref(&e->node->node))
+            ret[n++] = e->node;
+    pthread_mutex_unlock(&s->names);
+    return n;
+}
+
+struct snode *space_known(struct space *s, struct snode *dir, const char *name)
+{
+    pthread_mutex_lock(&s->names);
+    struct snode *n = find_dir(s, dir, name);
+    pthread_mutex_unlock(&s->names);
+    return n;
+}
+
 /* ---- places ---- */
 
 bool space_place(struct space *s, struct snode *n, struct snode **parent,
@@ -294,6 +343,8 @@ int space_moved(struct space *s, struct snode *n, struct snode *dir, const char 
         n->parent = dir;
         n->name = copy;
         key_add(s, n, dir, NULL, name_hash(name));
+        if (n->stack->n > 1) /* what is behind is elsewhere: that is found anew */
+            atomic_store(&n->stack->told, 0);
     } else {
         n->parent = dir;
         n->name = copy;
@@ -378,12 +429,11 @@ struct left {
     char *name;
 };
 
-static void settle(struct snode *n, struct snode *dir, char **name, struct space_stack **st,
-                   struct left *left)
+static void settle(struct space *s, struct snode *n, struct snode *dir, char **name,
+                   struct space_stack **st, struct left *left)
 {
     if (st && *st) {
-        left->stack = n->stack;
-        n->stack = *st;
+        left->stack = put_stack(s, n, *st);
         *st = NULL;
     }
     if (dir && *name) {
@@ -445,11 +495,12 @@ static struct snode *enter(struct space *s, struct snode *fresh, struct snode *d
         n = NULL;
     }
     if (n) {
-        settle(n, is_at(n, dir, name) ? NULL : dir, &copy, f->fmt == S_IFDIR ? &st : NULL, &left);
+        settle(s, n, is_at(n, dir, name) ? NULL : dir, &copy, f->fmt == S_IFDIR ? &st : NULL,
+               &left);
     } else {
         n = fresh;
         fresh = NULL;
-        settle(n, dir, &copy, &st, &left);
+        settle(s, n, dir, &copy, &st, &left);
         if (f->fmt != S_IFDIR)
             key_add(s, n, key_of(f->point, f->e[0].k), f->e[0].node, 0);
         else if (dir)
@@ -559,6 +610,7 @@ static struct space_stack *stack_with(const struct space_stack *st, int k, struc
     new->table = space_table_ref(st->table);
     new->point = st->point;
     new->spot = st->spot;
+    atomic_init(&new->told, atomic_load(&st->told) & ~(UINT32_C(1) << k)); /* until it is found */
     new->n = 0;
     bool put = false;
     for (int i = 0; i < st->n && !alone; i++) {
@@ -585,13 +637,13 @@ int space_stack_add(struct space *s, struct snode *n, int k, struct pl_node *low
     int r = new ? 0 : -ENOMEM;
     if (new) {
         pthread_mutex_lock(&s->names);
-        struct space_stack *old = n->stack;
-        n->stack = new;
+        struct space_stack *old = put_stack(s, n, new);
         n->raised = true;
         if (alone && n->nkeys && n->nkeys < 2)
             key_add(s, n, key_of(st->point, k), lower, 0);
         pthread_mutex_unlock(&s->names);
         space_stack_unref(old);
+        space_raised(s, n);
     } else {
         pl_node_unref(lower);
     }
@@ -605,8 +657,9 @@ void space_release(struct pl_tree *tree, struct pl_node *node)
     struct snode *n = snode_of(node);
     pthread_mutex_lock(&s->names);
     key_del_all(s, n);
+    struct space_stack *st = put_stack(s, n, NULL);
     pthread_mutex_unlock(&s->names);
-    space_stack_unref(n->stack);
+    space_stack_unref(st);
     pl_node_unref(n->parent ? &n->parent->node : NULL);
     free(n->name);
     if (n->locks) {
