@@ -125,8 +125,11 @@ static void parse(struct options *o, int argc, char **argv)
 {
     const struct cmd *cmd = o->run.cmd;
     int opt;
-    while ((opt = cmd_opt(cmd, argc, argv, "+v", longs)) != -1) {
+    while ((opt = cmd_opt(cmd, argc, argv, "+vo:", longs)) != -1) {
         switch (opt) {
+        case 'o':
+            o->run.opts = optarg;
+            break;
         case OPT_VIEW:
             add_word(o, optarg);
             add_word(o, second(cmd, "--view", argc, argv));
@@ -230,6 +233,8 @@ static int choose(struct options *o)
     bool preload = !strcmp(o->door, "preload"), trap = preload || !strcmp(o->door, "trap");
     if (!any && !trap && !mount)
         cmd_usage(cmd, "--door=%s: there is no such door (auto, mount, preload, trap)", o->door);
+    if (trap && o->run.opts)
+        cmd_usage(cmd, "-o %s: for the door mount alone", o->run.opts);
     if (preload && run_preload(lib, &err) < 0)
         return cmd_fail(cmd, "the door preload is closed here: %s", err.text);
     int r = trap ? -ENOENT : viewns_possible(&err);
@@ -279,8 +284,8 @@ static int run(const struct cmd *self, int argc, char **argv)
 
 const struct cmd cmd_run = {
     .name = "run",
-    .args = "[-v] [--view A B]... [--bind SPEC DIR]... [--restore FILE] [--door=DOOR] [--] CMD "
-            "[ARG...]",
+    .args = "[-v] [--view A B]... [--bind SPEC DIR]... [--restore FILE] [--door=DOOR] "
+            "[-o OPTION,...] [--] CMD [ARG...]",
     .summary = "Runs CMD with a view of its own of the files",
     .help =
         "  --view A B        directory A is shown over directory B; any pair of plenum vpath\n"
@@ -290,6 +295,7 @@ const struct cmd cmd_run = {
         "  --door=DOOR       mount: namespaces with mounts in them; trap: system calls are\n"
         "                    intercepted; preload: that, and programs that load libraries find\n"
         "                    most by themselves; auto (the default): the first that is open here\n"
+        "  -o OPTION,...     of the door mount, as of plenum mount\n"
         "  -v, --verbose     says which door was chosen, and why\n\n"
         "Whatever CMD starts is in the view too, and stays in it. It is changed with plenum\n"
         "vpath, from within or, with -p, from outside. Exit status: that of CMD; 127 and 126 if\n"

@@ -13,10 +13,11 @@ struct run {
     struct view *view; /* its tops are no files, and not "/" where the door could not do that */
     struct viewbind *binds;
     size_t nbinds;
-    char **argv;     /* the program and its arguments, NULL-terminated */
-    const char *cwd; /* absolute */
-    unsigned depth;  /* of the new view: 1 in no other */
-    bool trapped;    /* this process is in a view of the door trap */
+    char **argv;      /* the program and its arguments, NULL-terminated */
+    const char *cwd;  /* absolute */
+    const char *opts; /* of -o, for the door mount; NULL: none were given */
+    unsigned depth;   /* of the new view: 1 in no other */
+    bool trapped;     /* this process is in a view of the door trap */
     bool verbose;
     bool preload; /* with the door trap: what can be is found in the programs themselves */
 };

@@ -23,6 +23,7 @@
 #include "cmd/viewctl.h"
 #include "cmd/viewlink.h"
 #include "cmd/viewns.h"
+#include "doors/fuse_noopen.h"
 #include "keeper/keeper.h"
 #include <dirent.h>
 #include <errno.h>
@@ -108,6 +109,16 @@ static int set_space(struct host *h, struct view *view, struct pl_err *err)
     return r;
 }
 
+/* That opens do not leave the kernel was agreed, and cannot be taken back. */
+static int check_opens(struct host *h, struct pl_err *err)
+{
+    if (h->opts.fuse.opens != FUSE_OFF || h->space.space->flags & PL_TREE_STATELESS)
+        return 0;
+    return pl_fail(err, -EBUSY,
+                   "there is something in it that must see each open, and this view "
+                   "began without (plenum run -o open)");
+}
+
 static int apply(void *arg, pid_t pid, struct view *was, struct view *view, struct pl_err *err)
 {
     struct host *h = arg;
@@ -121,7 +132,8 @@ static int apply(void *arg, pid_t pid, struct view *was, struct view *view, stru
     r = r < 0 ? r : make_missing(h, new, err);
     r = r < 0 ? r : set_space(h, view, err);
     if (r == 0) {
-        r = move_tops(h, old, new, false, err);
+        r = check_opens(h, err);
+        r = r < 0 ? r : move_tops(h, old, new, false, err);
         r = r < 0 ? r : move_tops(h, new, old, true, err);
         r = r < 0 ? r : viewspace_publish(s->kept, view);
         if (r < 0) { /* as it was, as far as that can be */
@@ -165,6 +177,10 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
     atomic_store(&page->view.ns, h->ns);
     atomic_store(&page->view.first, h->first);
     atomic_store(&page->view.depth, h->run->depth);
+    /* What is opened again and again (sources, headers) is worth more than what big files cost. */
+    struct fuse_opts *opts = &h->opts.fuse;
+    if (opts->opens == FUSE_AUTO && !fuse_noopen_refusal(h->space.tree->flags, opts))
+        opts->opens = FUSE_OFF;
     h->door = (struct viewctl_door){"mount", view_of, apply, where, h};
     struct viewctl_setup setup = {.door = &h->door,
                                   .ns = h->ns,
@@ -415,6 +431,8 @@ static int run_host(struct host *h)
     struct pl_err err = {0};
     int pair[2];
     mountopt_init(&h->opts);
+    if (run->opts && mountopt_parse(&h->opts, run->opts, &err) < 0)
+        return cmd_wrong(run->cmd, &err);
     h->opts.mount.source = "view";
     /* In a user namespace all are one user, whose rights the server has too: it asks the files. */
     h->opts.mount.default_permissions = h->opts.mount.allow_other = geteuid() == 0;

@@ -463,9 +463,7 @@ static void ears_close(struct space_watch *w, bool all)
     char how[64];
     for (struct ear **at = &w->ears; *at;) {
         struct ear *e = *at;
-        bool stays = e->used && !all;
-        e->used = false;
-        if (stays) {
+        if (e->used && !all) {
             at = &e->next;
             continue;
         }
@@ -482,6 +480,8 @@ static void ears_close(struct space_watch *w, bool all)
 /* An ear for each source; what stands on a space after the rest, for it may have the same ones. */
 static void ears_open(struct space_watch *w, struct space_table *t)
 {
+    for (struct ear *e = w->ears; e; e = e->next)
+        e->used = false;
     for (int last = 0; last < 2; last++) {
         for (size_t i = 0; i < t->n; i++) {
             struct space_bind *b = t->bind[i];

@@ -264,7 +264,7 @@ static struct pl_tree *tree_open(int i)
     return t;
 }
 
-static void trees_open(void)
+static __attribute__((unused)) void trees_open(void)
 {
     pl_call_init_self(c);
     up = tree_open(0);
