@@ -49,6 +49,7 @@ struct host {
     struct viewctl_door door;
     struct keeper_mount mount;
     struct mountopt opts;
+    struct spec_watch links; /* of what is bound from elsewhere */
     struct pl_tree *tree;
     struct fuse_anew anew;
     char place[PATH_MAX];
@@ -125,10 +126,6 @@ static int apply(void *arg, pid_t pid, struct view *was, struct view *view, stru
     struct viewspace *s = &h->space;
     const char **old = viewspace_tops(s, was), **new = viewspace_tops(s, view);
     int r = old && new ? 0 : pl_fail(err, -ENOMEM, "out of memory");
-    if (r == 0 && view->classic != was->classic)
-        r = pl_fail(err, -EBUSY,
-                    "/#option/del: chosen when a view begins (plenum run --view - "
-                    "/#option/del=classic)");
     r = r < 0 ? r : make_missing(h, new, err);
     r = r < 0 ? r : set_space(h, view, err);
     if (r == 0) {
@@ -167,10 +164,10 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
 {
     struct host *h = arg;
     struct reg_page *page = h->mount.page;
-    static const struct spec_watch none;
     util_many_descriptors();
     pthread_mutex_init(&h->anew.lock, NULL);
-    int r = viewspace_open(&h->space, h->space.nbinds ? &none : NULL, err);
+    h->links = (struct spec_watch){.link = h->opts.link};
+    int r = viewspace_open(&h->space, &h->links, err);
     if (r < 0)
         return r;
     snprintf(page->view.door, sizeof(page->view.door), "mount");

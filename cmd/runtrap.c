@@ -49,7 +49,9 @@ struct had {
 
 struct super {
     const struct run *run;
-    struct viewspace space; /* host and binds; it has no space of its own */
+    struct viewspace space;
+    struct spec_watch links;
+    /* of what is bound from elsewhere */ /* host and binds; it has no space of its own */
     struct viewctl *ctl;
     struct viewctl_door door;
     struct trap *trap;
@@ -213,9 +215,10 @@ static void say(int sock, uint32_t type, uint32_t index, int64_t value, const ch
 static int open_trees(struct super *s, struct pl_err *err)
 {
     int r = pl_host_open("/", &s->space.host, err);
+    linkopt_init(&s->links.link);
     for (size_t i = 0; r == 0 && i < s->space.nbinds; i++)
         if (s->space.binds[i].spec)
-            r = spec_open(s->space.binds[i].spec, NULL, NULL, &s->space.binds[i].tree, err);
+            r = spec_open(s->space.binds[i].spec, &s->links, NULL, &s->space.binds[i].tree, err);
     return r;
 }
 

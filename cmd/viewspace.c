@@ -168,6 +168,8 @@ static char *served_key(const struct view *view, const char *dir, const struct t
     char *key = NULL;
     size_t size;
     FILE *out = open_memstream(&key, &size);
+    if (out)
+        fprintf(out, "%d\n", view->classic);
     for (size_t i = 0; out && i < view->nputs; i++) {
         const struct view_service *v = on_dir(view, dir, i);
         if (v)
@@ -345,6 +347,7 @@ int viewspace_set(struct viewspace *s, struct view *view, struct pl_err *err)
     table_free(&t);
     if (r < 0)
         return r;
+    pl_space_set_flags(s->space, space_flags(view));
     served_clean(s, false);
     pthread_mutex_lock(&s->lock);
     struct view *was = s->view;

@@ -137,7 +137,7 @@ struct snode {
 
 struct space {
     struct pl_tree tree;
-    uint32_t flags;
+    _Atomic uint32_t flags;
     bool ro;
     struct pl_cred self;
     struct timespec born;

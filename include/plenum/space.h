@@ -77,6 +77,10 @@ PL_API int pl_space_new(const struct pl_binding *bindings, size_t n, uint32_t fl
 PL_API int pl_space_set(struct pl_tree *space, const struct pl_binding *bindings, size_t n,
                         struct pl_err *err);
 
+/* Other flags (enum pl_space_flags), from the next operation on: what was hidden stays hidden.
+ * -EINVAL. */
+PL_API int pl_space_set_flags(struct pl_tree *space, uint32_t flags);
+
 /* One binding more, behind those there are, or (`unbind`) the last one of that path and tree (NULL:
  * all of that path) less: -ENOENT if there is none. */
 PL_API int pl_space_bind(struct pl_tree *space, const struct pl_binding *binding,

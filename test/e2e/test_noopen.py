@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import mmap
 import multiprocessing
 import os
 import shutil
@@ -213,3 +214,83 @@ def test_the_next_server(plenum, opt):
         assert len(names) == len(set(names))
         wait_for(lambda: plenum.entry(here)["server"] != server, "nobody took over")
     plenum.run("umount", here)
+
+
+@contextlib.contextmanager
+def union(plenum, *opts):
+    up, low, here = (plenum.dir(x) for x in ("up", "low", "here"))
+    (low / "f").write_text("0123456789")
+    os.chmod(low / "f", 0o640)
+    plenum.run("mount", "-o", ",".join(("noopen", *opts)), f"union({up},{low})", here)
+    yield up, low, here
+    plenum.run("umount", here)
+
+
+def test_union(plenum):
+    """What is behind is copied up by whatever comes first, which is no open; and is never changed."""
+    with union(plenum, "timeout=1h", "exec") as (up, low, here):
+        reader = os.open(here / "f", os.O_RDONLY)
+        assert os.read(reader, 4) == b"0123"
+        with open(here / "f", "r+") as f:
+            assert not os.listdir(up)  # it was opened, and no more
+            f.write("AB")
+            f.flush()
+            assert (up / "f").read_text() == "AB23456789" and os.stat(up / "f").st_mode & 0o777 == 0o640
+            assert os.pread(reader, 10, 0) == b"AB23456789"
+            os.unlink(here / "f")
+            f.write("C")
+            f.flush()
+            os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            assert os.pread(reader, 10, 0) == b"ABC3456789" and os.fstat(reader).st_nlink == 0
+        os.close(reader)
+        assert not (here / "f").exists() and (low / "f").read_text() == "0123456789"
+        # one that is removed before it is written: its copy never had a name
+        (low / "gone").write_text("gone")
+        with open(here / "gone", "r+") as f:
+            os.unlink(here / "gone")
+            f.write("G")
+            f.flush()
+            assert os.pread(f.fileno(), 9, 0) == b"Gone"
+        assert (low / "gone").read_text() == "gone" and "gone" not in os.listdir(here)
+        for name, flags, want in (("cut", os.O_TRUNC, "new"), ("more", os.O_APPEND, "oldnew")):
+            (low / name).write_text("old")
+            fd = os.open(here / name, os.O_WRONLY | flags)
+            os.write(fd, b"new")
+            os.close(fd)
+            assert (here / name).read_text() == (up / name).read_text() == want
+            assert (low / name).read_text() == "old"
+        (low / "map").write_bytes(b"m" * 10000)
+        with open(here / "map", "r+b") as f, mmap.mmap(f.fileno(), 0) as m:
+            assert m[9000:9001] == b"m"
+            m[9000:9001] = b"M"
+            m.flush()
+        assert (up / "map").read_bytes()[9000:9001] == b"M" and (low / "map").read_bytes() == b"m" * 10000
+        shutil.copy("/bin/true", low / "prog")
+        subprocess.run([here / "prog"], check=True, timeout=20)
+        assert "prog" not in os.listdir(up)
+        os.truncate(here / "prog", 4)
+        assert (here / "prog").read_bytes() == b"\x7fELF" and os.stat(low / "prog").st_size > 4
+
+
+def test_union_read_only(plenum):
+    """What open would say is said by the first write."""
+    up, low, here = (plenum.dir(x) for x in ("up", "low", "here"))
+    (low / "f").write_text("old")
+    plenum.run("mount", "-o", "noopen", f"union(ro,{up},{low})", here)
+    fd = os.open(here / "f", os.O_WRONLY)
+    with pytest.raises(OSError) as e:
+        os.write(fd, b"new")
+    assert e.value.errno == errno.EROFS
+    os.close(fd)
+    plenum.run("umount", here)
+
+
+def test_union_refused(plenum):
+    """One of its trees needs opens."""
+    up, here = plenum.dir("up"), plenum.dir("here")
+    p = plenum.start("serve", "mem:", f"unix!{plenum.tmp}/s")
+    wait_for(lambda: (plenum.tmp / "s").exists())
+    assert "-o noopen: what this tree reads as depends on each open" in plenum.error(
+        "mount", "-o", "noopen", f"union({up},9p:unix!{plenum.tmp}/s)", here)
+    p.terminate()
+    p.wait()

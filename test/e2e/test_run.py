@@ -349,6 +349,79 @@ def test_service(views):
     assert p.wait(10) == 0
 
 
+def test_deletion(views):
+    """How names are removed can be chosen at any time; what is hidden stays hidden."""
+    views.make(A={"a": "A"}, B={"a": "B", "b": "B", "c": "B", "s/x": "B"})
+    out = views.out("--view A B", "rm A/b; $P vpath - /#option/del=classic; rm A/a; cat A/a; rm A/c 2>/dev/null || echo no;"
+                    " ls A; $P vpath - /#option/del=whiteout; rm A/c; ls A; $P vpath")
+    assert out == f"Bno\na\nc\ns\na\ns\n{views.dir}/A {views.dir}/B\n"
+    assert sorted(os.listdir(views.dir / "B")) == ["a", "b", "c", "s"]
+
+
+def test_live(views):
+    """What others change behind a top, and in it, is seen."""
+    views.make(A={"d/u": "u"}, B={"f": "1", "d/l": "l"})
+    p = running(views)
+    assert tell(p, "cat A/f; ls A/d") == "1l\nu\n"
+    assert tell(p, "cat A/f; ls A/d; ls A/n 2>/dev/null") == "1l\nu\n"
+    if views.door == "mount":
+        assert views.status()[0]["told"] in ("fanotify", "inotify")
+    (views.dir / "B/f").write_text("22")
+    (views.dir / "B/d/m").write_text("m")
+    (views.dir / "B/n").write_text("")
+    wait_for(lambda: tell(p, "cat A/f; ls A/d; ls A/n 2>/dev/null") == "22l\nm\nu\nA/n\n", "below")
+    os.unlink(views.dir / "A/d/u")
+    (views.dir / "A/f").write_text("333")
+    wait_for(lambda: tell(p, "cat A/f; ls A/d") == "333l\nm\n", "above")
+    p.stdin.close()
+    assert p.wait(10) == 0
+
+
+def test_opens(views):
+    """Root's view needs none where no tree does; then nothing that needs them can come in."""
+    views.make(A={"s/f": "1"}, B={"b": "2"}, x={"svc": SERVICE})
+    (views.dir / "x/svc").chmod(0o755)
+    if views.door == "trap":
+        assert "for the door mount alone" in views.plain(PLENUM, "run", "--door=trap", "-o", "open", "--", "true", rc=2).stderr
+        return
+    assert "unknown mount option (did you mean noopen?)" in views.plain(PLENUM, "run", "-o", "noopn", "--", "true", rc=2).stderr
+    define = f"'exec!{views.dir}/x/svc' /#fs/log/monitor/call=open A/s /#log"
+    p = running(views)
+    said = tell(p, f"$P vpath {define} 2>&1; $P vpath - -; $P vpath A B; cat A/s/f A/b")
+    assert said.endswith("12") and ("must see each open" in said) == (not views.user), said
+    p.stdin.close()
+    assert p.wait(10) == 0
+    views.gone()
+    p = running(views, "-o open --view A B")
+    tell(p, f"$P vpath {define}; cat A/s/f")
+    wait_for(lambda: (views.dir / "x/svc.log").exists() and "open " in (views.dir / "x/svc.log").read_text(), "not told")
+    p.stdin.close()
+    assert p.wait(10) == 0
+
+
+@pytest.mark.parametrize("door", ["mount", "trap"])
+def test_far_end_is_back(plenum, door):
+    """What is bound from elsewhere outlives its connection."""
+    far, here = plenum.dir("far"), plenum.dir("m")
+    (far / "f").write_text("one")
+    p = plenum.start("serve", f"host:{far}", "tcp!127.0.0.1!0", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    addr = p.stdout.readline().decode().split()[-1]
+    view = plenum.start("run", f"--door={door}", "--bind", f"9p:{addr}", here, "--", "sh", "-c",
+                        f"cat {here}/f; echo; read x; cat {here}/f {here}/g; echo; echo in >{here}/h",
+                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    assert view.stdout.readline() == b"one\n"
+    p.kill()
+    p.wait()
+    (far / "g").write_text("two")
+    p = plenum.start("serve", f"host:{far}", addr, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert p.stdout.readline()
+    view.stdin.write(b"\n")
+    assert view.stdout.readline() == b"onetwo\n"
+    assert view.wait(30) == 0 and (far / "h").read_text() == "in\n"
+    p.terminate()
+    p.wait()
+
+
 # ---- what is wrong ----
 
 

@@ -421,3 +421,93 @@ def test_forgets(plenum):
     (src / "d7/f").write_text("x")
     assert (here / "d7/f").read_text() == "x"
     plenum.run("umount", here)
+
+
+# ---- unions: live below, and above ----
+
+
+@contextlib.contextmanager
+def union(plenum, *options, kind="fanotify"):
+    """A directory over another, mounted; changes are made in plenum.tmp."""
+    up, low, here = (plenum.dir(x) for x in ("up", "low", "here"))
+    other(plenum.tmp, """echo low >low/f; echo low >low/g; mkdir -p low/d low/only/in up/d up/part/in
+        echo l >low/d/l; echo u >up/d/u; echo u >up/part/in/u; echo x >low/only/in/x""")
+    env = dict(os.environ, PLENUM_WATCH=kind)
+    plenum.run("mount", "-o", ",".join(options), f"union({up},{low})", here, env=env)
+    know(here)
+    yield here
+    plenum.run("umount", here)
+
+
+@root
+@pytest.mark.parametrize("options", [("open",), ("noopen",), ()])
+@pytest.mark.parametrize("kind", KINDS)
+def test_union(plenum, kind, options):
+    """The kernel believes for an hour what it was told, and hears of what is another then."""
+    with union(plenum, "timeout=1h", *options, kind=kind) as here:
+        assert plenum.entry(here)["told"] == kind
+        for _ in range(2):  # the first time, attributes and listings are learnt
+            know(here)
+            assert not (here / "new").exists() and not (here / "d/new").exists() and not (here / "part/z").exists()
+            assert (here / "f").read_text() == "low\n"
+        requests = plenum.entry(here)["requests"]
+        for _ in range(50):
+            os.stat(here / "f"), (here / "new").exists(), os.stat(here / "only/in/x"), (here / "d/new").exists()
+        assert plenum.entry(here)["requests"] < requests + 50  # it believes
+        if options == ("noopen",):
+            before = plenum.entry(here)["requests"]
+            for _ in range(50):
+                with open(here / "f", "rb", buffering=0) as f:
+                    assert f.read(9) == b"low\n"
+                assert sorted(os.listdir(here / "d")) == ["l", "u"]
+            assert plenum.entry(here)["requests"] < before + 70  # but of isatty()
+        steps = [
+            ("echo two >>low/f", lambda: (here / "f").read_text() == "low\ntwo\n"),
+            ("echo n >low/new", lambda: (here / "new").read_text() == "n\n"),
+            ("echo n >low/d/new", lambda: (here / "d/new").exists()),
+            ("echo n >low/d/newer", lambda: sorted(os.listdir(here / "d")) == ["l", "new", "newer", "u"]),
+            ("touch -d @1000 low/only/in/x", lambda: os.stat(here / "only/in/x").st_mtime == 1000),
+            ("echo hides >up/g", lambda: (here / "g").read_text() == "hides\n"),
+            ("rm up/g", lambda: (here / "g").read_text() == "low\n"),
+            ("mknod up/g c 0 0", lambda: not (here / "g").exists() and "g" not in os.listdir(here)),
+            ("rm up/g", lambda: (here / "g").exists() and "g" in os.listdir(here)),
+            ("mkdir -p low/part/in; echo z >low/part/z", lambda: (here / "part/z").exists()),
+            ("echo y >low/part/in/y", lambda: sorted(os.listdir(here / "part/in")) == ["u", "y"]),
+            ("mv low/part low/away", lambda: os.listdir(here / "part") == ["in"] and
+             os.listdir(here / "part/in") == ["u"] and (here / "away/in/y").exists()),
+            ("setfattr -n trusted.overlay.opaque -v y up/d", lambda: os.listdir(here / "d") == ["u"] and
+             not (here / "d/l").exists()),
+            ("rm -r low/only", lambda: not (here / "only").exists()),
+        ]
+        for script, what in steps:
+            other(plenum.tmp, script)
+            seen(what, script)
+        assert plenum.entry(here)["invalidated"] > 0
+
+
+@root
+@pytest.mark.parametrize("options", [("nowatch",), ("nowatch", "open"), ("nowatch", "noopen")])
+def test_union_that_is_asked(plenum, options):
+    """Nobody tells: a listing of a merged directory is as new as attributes are, though its time is the
+    first one's."""
+    with union(plenum, "timeout=100ms", *options) as here:
+        for _ in range(2):
+            assert sorted(os.listdir(here / "d")) == ["l", "u"]
+        other(plenum.tmp, "echo n >low/d/new")
+        seen(lambda: sorted(os.listdir(here / "d")) == ["l", "new", "u"], "new below")
+        other(plenum.tmp, "rm low/d/l")
+        seen(lambda: sorted(os.listdir(here / "d")) == ["new", "u"], "gone below")
+
+
+@root
+def test_union_copied_up(plenum):
+    """What opening a file changes of it is not kept from the kernel, and the copy is told of, too."""
+    with union(plenum, "timeout=1h") as here:
+        before = os.stat(here / "f")
+        os.close(os.open(here / "f", os.O_RDWR))
+        copy = os.stat(plenum.tmp / "up/f")
+        assert copy.st_ctime_ns != before.st_ctime_ns
+        seen(lambda: os.stat(here / "f").st_ctime_ns == copy.st_ctime_ns, "copied up")
+        assert os.stat(here / "f").st_ino == before.st_ino
+        other(plenum.tmp, "echo below >>low/f; echo above >>up/f")
+        seen(lambda: (here / "f").read_text() == "low\nabove\n", "above")
