@@ -404,8 +404,8 @@ def test_far_end_is_back(plenum, door):
     """What is bound from elsewhere outlives its connection."""
     far, here = plenum.dir("far"), plenum.dir("m")
     (far / "f").write_text("one")
-    p = plenum.start("serve", f"host:{far}", "tcp!127.0.0.1!0", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    addr = p.stdout.readline().decode().split()[-1]
+    p = plenum.serve(f"host:{far}", "tcp!127.0.0.1!0")
+    addr = p.addr
     view = plenum.start("run", f"--door={door}", "--bind", f"9p:{addr}", here, "--", "sh", "-c",
                         f"cat {here}/f; echo; read x; cat {here}/f {here}/g; echo; echo in >{here}/h",
                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
@@ -413,8 +413,7 @@ def test_far_end_is_back(plenum, door):
     p.kill()
     p.wait()
     (far / "g").write_text("two")
-    p = plenum.start("serve", f"host:{far}", addr, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert p.stdout.readline()
+    p = plenum.serve(f"host:{far}", addr)
     view.stdin.write(b"\n")
     assert view.stdout.readline() == b"onetwo\n"
     assert view.wait(30) == 0 and (far / "h").read_text() == "in\n"

@@ -2,6 +2,7 @@
 """What others change in a host tree, and what is changed through a mount of it, is seen there, though
 the kernel may believe for long what it was told."""
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -511,3 +512,62 @@ def test_union_copied_up(plenum):
         assert os.stat(here / "f").st_ino == before.st_ino
         other(plenum.tmp, "echo below >>low/f; echo above >>up/f")
         seen(lambda: (here / "f").read_text() == "low\nabove\n", "above")
+
+
+def tree_of(top):
+    found = {}
+    for at, dirs, files in os.walk(top):
+        rel = os.path.relpath(at, top)
+        found[rel] = sorted(dirs), sorted(files), os.stat(at).st_mode
+        for name in files:
+            path = os.path.join(at, name)
+            with open(path) as f:
+                found[os.path.join(rel, name)] = f.read(), os.stat(path).st_size
+    return found
+
+
+@root
+@pytest.mark.parametrize("options", [("open",), ("noopen",)])
+def test_union_storm(plenum, options):
+    """Changes behind, in front and through the mount, at once: in the end it shows what one does that knows
+    nothing yet."""
+    with union(plenum, "timeout=1h", *options) as here:
+        up, low, fresh = plenum.tmp / "up", plenum.tmp / "low", plenum.dir("fresh")
+        for base in (up, low):
+            for i in range(4):
+                (base / f"d{i}/in").mkdir(parents=True, exist_ok=True)
+        over, failed = time.monotonic() + 4, []
+        fine = {errno.ENOENT, errno.ESTALE, errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EINVAL}
+
+        def work(base, salt):
+            n = 0
+            while time.monotonic() < over:
+                n += 1
+                a, b = base / f"d{n % 4}/in/f{n % 5}", base / f"d{(n + salt) % 4}/in/f{n % 3}"
+                steps = [lambda: a.write_text(str(n)), lambda: os.rename(a, b), lambda: b.read_text(),
+                         lambda: os.listdir(b.parent), lambda: os.stat(a), lambda: os.unlink(b),
+                         lambda: os.chmod(a, 0o640)]
+                if base == low:
+                    steps += [lambda: os.rename(low / f"d{n % 4}", low / f"e{n % 4}"), lambda: (low / f"new{n % 7}").write_text("n"),
+                              lambda: os.rename(low / f"e{n % 4}", low / f"d{n % 4}"), lambda: os.unlink(low / f"new{n % 5}")]
+                for step in steps:
+                    try:
+                        step()
+                    except OSError as e:
+                        if e.errno not in fine and not (base == up and e.errno == errno.ENXIO):  # a whiteout
+                            failed.append((base.name, e))
+
+        threads = [threading.Thread(target=work, args=(base, i)) for i, base in enumerate((here, low, here, up, here, low))]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join(40)
+            assert not t.is_alive(), "somebody waits for good"
+        assert not failed, failed[:5]
+        plenum.run("mount", "-o", "timeout=0,nowatch", f"union({up},{low})", fresh)
+        try:
+            seen(lambda: tree_of(here) == tree_of(fresh), "in the end both are the same")
+        finally:
+            a, b = tree_of(here), tree_of(fresh)
+            print([(k, a.get(k), b.get(k)) for k in {*a, *b} if a.get(k) != b.get(k)])
+            plenum.run("umount", fresh)
