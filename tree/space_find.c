@@ -88,6 +88,7 @@ static int redirected(struct search *q, const char *to, int from, struct space_f
     int r = 0;
     next.passed = 0;
     next.name = name;
+    f->told &= (UINT32_C(2) << (from - 1)) - 1; /* nobody tells of the way there */
     if (*to == '/' && !q->dir)
         return 0; /* the space is not made yet: only checked */
     if (*to == '/') {
@@ -148,7 +149,6 @@ static int marks_of(struct search *q, int k, struct pl_node *node, struct space_
         return r < 0 ? r : 1;
     if (!m.redirect[0])
         return 0;
-    f->told &= (UINT32_C(2) << k) - 1; /* nobody tells of the way there */
     r = redirected(q, m.redirect, k + 1, f);
     return r < 0 ? r : 1;
 }
