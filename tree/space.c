@@ -169,15 +169,10 @@ static int find_root(struct space *s, struct pl_err *err)
     return r < 0 ? pl_fail(err, r, "/: cannot be bound: %s", strerror(-r)) : 0;
 }
 
-static bool are_flags(uint32_t flags)
-{
-    return !(flags & ~(uint32_t)(PL_SPACE_CLASSIC | PL_SPACE_DOTS));
-}
-
 static int space_new(const struct pl_binding *b, size_t n, uint32_t flags, bool ro,
                      struct pl_tree **ret, struct pl_err *err)
 {
-    if (!are_flags(flags))
+    if (flags & ~(uint32_t)(PL_SPACE_CLASSIC | PL_SPACE_DOTS))
         return pl_fail(err, -EINVAL, "a space with flags that are not known");
     struct space *s = space_alloc(flags, ro);
     if (!s)
@@ -240,7 +235,7 @@ int pl_space_set(struct pl_tree *space, const struct pl_binding *bindings, size_
 int pl_space_set_flags(struct pl_tree *space, uint32_t flags)
 {
     struct space *s = as_space(space);
-    if (!s || !are_flags(flags))
+    if (!s || flags & ~(uint32_t)(PL_SPACE_CLASSIC | PL_SPACE_DOTS))
         return -EINVAL;
     atomic_store(&s->flags, flags);
     return 0;
