@@ -49,9 +49,8 @@ struct had {
 
 struct super {
     const struct run *run;
-    struct viewspace space;
-    struct spec_watch links;
-    /* of what is bound from elsewhere */ /* host and binds; it has no space of its own */
+    struct viewspace space;  /* host and binds; it has no space of its own */
+    struct spec_watch links; /* of what is bound from elsewhere */
     struct viewctl *ctl;
     struct viewctl_door door;
     struct trap *trap;
@@ -215,7 +214,6 @@ static void say(int sock, uint32_t type, uint32_t index, int64_t value, const ch
 static int open_trees(struct super *s, struct pl_err *err)
 {
     int r = pl_host_open("/", &s->space.host, err);
-    linkopt_init(&s->links.link);
     for (size_t i = 0; r == 0 && i < s->space.nbinds; i++)
         if (s->space.binds[i].spec)
             r = spec_open(s->space.binds[i].spec, &s->links, NULL, &s->space.binds[i].tree, err);
@@ -328,6 +326,7 @@ static _Noreturn void supervise(struct super *s, int sock)
     reg_add("view", "", text ? text : "", &entry, &page);
     if (page)
         atomic_store(&page->server, getpid());
+    linkopt_init(&s->links.link);
     int r = open_trees(s, &err);
     r = r < 0 ? r : begin(s, page, meet, &err);
     if (r < 0) {

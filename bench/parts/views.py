@@ -14,8 +14,7 @@ JOBS = {"find": "find . -printf '%s %T@\\n'", "grep -r": "grep -rc plenum .",
         "compile": "rm -rf objects; make -s -j1 -f compile.mk"}
 SINGLE = {"open+close": "open", "stat": "stat", "read 4 KiB": "read4k"}
 # Each candidate has a git index of its own, for the numbers of files differ, and brings it up to date first.
-# Runs each job in one shell, twice unseen (the first time files are read, the second time what that has
-# moved is learnt: access times), and prints microseconds; then the single operations.
+# Runs each job in one shell, the first times unseen, and prints microseconds; then the single operations.
 SCRIPT = """cd "$V" || exit 1
 git -c safe.directory='*' status --porcelain >/dev/null
 job() {{ local a=$EPOCHREALTIME b; eval "$1" >/dev/null 2>&1; b=$EPOCHREALTIME; echo $((${{b/./}} - ${{a/./}})); }}
@@ -33,6 +32,7 @@ GOALS = [  # door, job, of what, ratio, better
 
 
 def script():
+    # Unseen twice: the first time files are read, the second time what that has moved is learnt (access times).
     jobs = "\n".join(f"job {quoted(c)} >/dev/null; " * 2 + f"job {quoted(c)}" for c in JOBS.values())
     single = "\n".join(f"{program('onefile')} {k} 100 \"$V/big\"" for k in SINGLE.values())
     return SCRIPT.format(jobs=jobs, single=single)
