@@ -5,6 +5,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import signal
 import stat
 import struct
 import subprocess
@@ -571,3 +572,19 @@ def test_union_storm(plenum, options):
             a, b = tree_of(here), tree_of(fresh)
             print([(k, a.get(k), b.get(k)) for k in {*a, *b} if a.get(k) != b.get(k)])
             plenum.run("umount", fresh)
+
+
+@root
+def test_union_next_server(plenum):
+    """The next server watches, too, and has the kernel ask for what nobody watched meanwhile."""
+    with union(plenum, "timeout=1h") as here:
+        entry = plenum.entry(here)
+        os.kill(entry["server"], signal.SIGKILL)
+        other(plenum.tmp, "echo two >>low/f; echo n >low/d/new")
+        wait_for(lambda: plenum.entry(here)["server"] not in (0, entry["server"]), "nobody took over")
+        seen(lambda: (here / "f").read_text() == "low\ntwo\n", "between two servers")
+        seen(lambda: sorted(os.listdir(here / "d")) == ["l", "new", "u"], "a name between two servers")
+        know(here)
+        other(plenum.tmp, "echo three >>low/f; echo n >low/d/newer")
+        seen(lambda: (here / "f").read_text() == "low\ntwo\nthree\n", "by the next server")
+        seen(lambda: sorted(os.listdir(here / "d")) == ["l", "new", "newer", "u"], "a name, by the next server")
