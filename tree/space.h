@@ -226,6 +226,7 @@ struct space_found {
     bool indexed; /* e[0] is the copy of what has the name behind, in layer `under` */
     int under;
     unsigned hidden;     /* names of e[0] that have been removed, though they are behind still */
+    uint64_t version;    /* of a merged directory: see space_version(); 0: not known */
     uint32_t told;       /* as of the stack; first that of the directory it was looked for in */
     struct pl_attr attr; /* of e[0], as its tree says */
     struct space_entry e[PL_SPACE_STACK];
@@ -386,6 +387,16 @@ void space_spot_attr(const struct space *s, const struct space_point *point,
                      const struct space_spot *spot, struct pl_attr *attr);
 void space_attr(struct space *s, struct pl_call *call, struct snode *n,
                 const struct space_stack *st, struct pl_attr *attr);
+/* Changes when there are other names in what is behind the first of a merged directory, for whoever
+ * is not told of that. */
+uint64_t space_version(struct space *s, struct pl_call *call, const struct space_stack *st);
+static inline uint64_t space_mixed(uint64_t h, const struct pl_attr *behind)
+{
+    h = (h ^ behind->ino) * 0x9e3779b97f4a7c15u;
+    h = (h ^ (uint64_t)behind->mtime.tv_sec) * 0xc2b2ae3d27d4eb4fu;
+    h = (h ^ (uint64_t)behind->mtime.tv_nsec) * 0xd6e8feb86659fd93u;
+    return h ^ h >> 29;
+}
 int space_getattr(SPACE_T, struct pl_node *node, struct pl_file *file, struct pl_attr *attr);
 int space_setattr(SPACE_T, struct pl_node *node, struct pl_file *file, const struct pl_setattr *set,
                   struct pl_attr *attr);

@@ -17,21 +17,14 @@ static void count_links(struct space *s, struct pl_call *call, const struct spac
         attr->nlink += (uint64_t)links - 1;
 }
 
-/* Of a merged directory that nobody tells of: changes when what is in it does, whichever of the
- * trees has it. 0: not known. */
-static uint64_t version_of(struct space *s, struct pl_call *call, const struct space_stack *st,
-                           const struct pl_attr *front)
+uint64_t space_version(struct space *s, struct pl_call *call, const struct space_stack *st)
 {
     uint64_t h = 0;
     struct space_as as = space_self(s, call);
-    for (int i = 0; i < st->n; i++) {
-        struct pl_attr attr = *front;
-        if (i &&
-            pl_getattr(space_tree(st->point, st->e[i].k), call, st->e[i].node, NULL, &attr) < 0)
-            continue;
-        const uint64_t of[] = {attr.ino, (uint64_t)attr.mtime.tv_sec, (uint64_t)attr.mtime.tv_nsec};
-        for (size_t k = 0; k < sizeof(of) / sizeof(*of); k++)
-            h = (h ^ of[k]) * 0x9e3779b97f4a7c15u + (h >> 29);
+    for (int i = 1; i < st->n; i++) {
+        struct pl_attr attr;
+        if (pl_getattr(space_tree(st->point, st->e[i].k), call, st->e[i].node, NULL, &attr) == 0)
+            h = space_mixed(h, &attr);
     }
     space_back(call, &as);
     return h;
@@ -41,9 +34,7 @@ void space_attr(struct space *s, struct pl_call *call, struct snode *n,
                 const struct space_stack *st, struct pl_attr *attr)
 {
     attr->told = space_told(s, n, st, attr);
-    if (st->n > 1)
-        attr->version = attr->told ? 0 : version_of(s, call, st, attr);
-    else if (n->rises) /* one tree's versions say nothing of another's */
+    if (st->n > 1 || n->rises) /* one tree's versions say nothing of another's */
         attr->version = 0;
     if (st->n == 1 && S_ISREG(attr->mode) && attr->nlink && st->e[0].k == st->point->top &&
         n->ino != space_number(st->point, st->e[0].k, attr->ino))
@@ -102,6 +93,8 @@ int space_getattr(SPACE_T, struct pl_node *node, struct pl_file *file, struct pl
     int r = attr_of(s, call, st, file, attr);
     if (r == 0)
         space_attr(s, call, n, st, attr);
+    if (r == 0 && st->n > 1 && !attr->told)
+        attr->version = space_version(s, call, st);
     space_stack_unref(st);
     return r;
 }

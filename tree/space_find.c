@@ -89,6 +89,7 @@ static int redirected(struct search *q, const char *to, int from, struct space_f
     next.passed = 0;
     next.name = name;
     f->told &= (UINT32_C(2) << (from - 1)) - 1; /* nobody tells of the way there */
+    f->version = 0;
     if (*to == '/' && !q->dir)
         return 0; /* the space is not made yet: only checked */
     if (*to == '/') {
@@ -205,6 +206,8 @@ static int find_in(struct search *q, int from, int i, struct space_found *f)
     f->e[f->n++] = (struct space_entry){e->k, n};
     if (!space_hears(q->st->point->layer[e->k].bind, &attr))
         f->told &= ~(UINT32_C(1) << e->k);
+    if (f->n > 1)
+        f->version = space_mixed(f->version, &attr);
     if (f->n == 1) {
         f->attr = attr;
         f->fmt = attr.mode & S_IFMT;
@@ -282,6 +285,7 @@ static int at_spot(struct space *s, struct pl_call *call, struct space_spot *sp,
     f->point = p;
     f->n = 0;
     f->fmt = 0;
+    f->version = 0;
     f->told = 0; /* of its own layers those that are there; of the others what there was */
     for (int k = 0, i = 0; k < p->n && r == 0; k++) {
         int of = k - p->above; /* the layer of the point above that it is */
@@ -527,8 +531,10 @@ int space_lookup(SPACE_T, struct pl_node *dir, const char *name, struct pl_node 
     if (r < 0)
         return r;
     st = space_stack(s, n);
-    uint64_t ino = attr->ino;
+    uint64_t ino = attr->ino, version = attr->version;
     space_attr(s, call, n, st, attr);
+    if (st->n > 1 && !attr->told)
+        attr->version = version ? version : space_version(s, call, st);
     if (st->n && ino && st->n == 1 && n->nkeys == 2) /* it may have been copied up since */
         r = space_getattr(tree, call, &n->node, NULL, attr);
     space_stack_unref(st);

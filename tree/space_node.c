@@ -588,6 +588,8 @@ int space_child(struct space *s, struct pl_call *call, struct snode *dir,
         if (r < 0)
             return r;
         *attr = f.attr;
+        if (f.n > 1)
+            attr->version = f.version;
         f.again = again || tries > 16;
         r = space_node(s, call, dir, name, &f, ret);
         bool past = r == 0 && (*ret)->rises && !(*ret)->raised && tries < 16 &&

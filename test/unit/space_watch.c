@@ -315,6 +315,12 @@ static void versions(void **state)
     v = at.version;
     put(low, "g", "more");
     assert_int_equal(attr_of(u, "d").version, v);
+    struct pl_node *d = must(u, "d");
+    assert_int_equal(pl_getattr(u, c, d, NULL, &at), 0);
+    assert_int_equal(at.version, v); /* the same, whoever asks */
+    pl_node_unref(d);
+    watch();
+    assert_int_equal(attr_of(u, "d").version, 0); /* it is told */
 }
 
 static void stateless(void **state)
