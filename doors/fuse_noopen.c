@@ -5,10 +5,11 @@
  * and are answered through an open file of it that is found here, or opened.
  *
  * The kernel has judged who may open what (it is only agreed where it can), so it is opened as
- * root. The last files used are kept for LINGER after their use, at most FILES_MAX of them: longer,
- * they would be in the way of others on this machine (ETXTBSY, space not given back). CREATE still
- * comes, since only it makes a file and opens it whatever its mode; its file is kept here like any
- * other.
+ * root. The last files read are kept for LINGER after their use, at most FILES_MAX of them: longer,
+ * they would be in the way of others on this machine (space not given back). What is open to be
+ * written is closed before the reply: nobody says when its last user has closed it, and whoever has
+ * made a program runs it next, beside the mount perhaps (ETXTBSY). CREATE still comes, since only
+ * it makes a file whatever its mode; its file is not kept either.
  *
  * `lock` guards all of struct fuse_noopen. Files are opened and closed without it.
  */
@@ -318,6 +319,30 @@ int fuse_noopen_begin(struct fuse_req *r)
     }
 }
 
+static bool writes(const struct cached *c)
+{
+    return (c->file->flags & O_ACCMODE) != O_RDONLY;
+}
+
+/* Nobody uses it now, nor will: called with the lock, lets go of it. */
+static void close_and_unlock(struct fuse_noopen *no, struct cached *c)
+{
+    struct cached **p = bucket_of(no, c->file->node);
+    while (*p != c)
+        p = &(*p)->next;
+    *p = c->next;
+    no->count--;
+    c->next = NULL;
+    pthread_mutex_unlock(&no->lock);
+    close_all(no, c);
+}
+
+void fuse_noopen_wrote(struct fuse_req *r)
+{
+    if ((r->cached[0] && writes(r->cached[0])) || (r->cached[1] && writes(r->cached[1])))
+        fuse_noopen_end(r);
+}
+
 void fuse_noopen_end(struct fuse_req *r)
 {
     struct fuse_noopen *no = r->s->noopen;
@@ -328,28 +353,21 @@ void fuse_noopen_end(struct fuse_req *r)
         r->cached[i] = NULL;
         r->file[i] = NULL;
         pthread_mutex_lock(&no->lock);
-        if (--c->users == 0)
-            rest_and_unlock(no, c);
-        else
+        if (--c->users)
             pthread_mutex_unlock(&no->lock);
+        else if (writes(c))
+            close_and_unlock(no, c);
+        else
+            rest_and_unlock(no, c);
     }
 }
 
 int fuse_noopen_created(struct fuse_req *r, struct pl_file *file,
                         const struct fuse_entry_out *entry)
 {
-    struct fuse_noopen *no = r->s->noopen;
     /* What was there before may be cached under another name, and has perhaps been truncated. */
     struct fuse_open_out out = {.open_flags = FOPEN_NOFLUSH};
-    struct cached *c = calloc(1, sizeof(*c));
-    if (c) {
-        c->file = file;
-        pthread_mutex_lock(&no->lock);
-        enter(no, c);
-        rest_and_unlock(no, c);
-    } else { /* it will be opened again */
-        pl_close(no->tree, &r->call, file);
-    }
+    pl_close(r->s->noopen->tree, &r->call, file);
     if (fuse_reply2(r, entry, sizeof(*entry), &out, sizeof(out)) < 0)
         fuse_nodes_forget(r->s->nodes, entry->nodeid, 1);
     return 0;

@@ -29,6 +29,8 @@ void fuse_noopen_free(struct fuse_noopen *no);
  * (FUSE_NEVER) to answer with. After it, in any case: the end. */
 int fuse_noopen_begin(struct fuse_req *r);
 void fuse_noopen_end(struct fuse_req *r);
+/* Before a reply: what was written is closed by the time that its writer hears of it. */
+void fuse_noopen_wrote(struct fuse_req *r);
 /* Answers CREATE and TMPFILE; takes over the file. The entry's lookup is counted. */
 int fuse_noopen_created(struct fuse_req *r, struct pl_file *file,
                         const struct fuse_entry_out *entry);

@@ -233,6 +233,7 @@ static int send_noted(struct fuse_req *r, const struct iovec *iov, int n)
 
 int fuse_reply2(struct fuse_req *r, const void *a, size_t asize, const void *b, size_t bsize)
 {
+    fuse_noopen_wrote(r);
     struct fuse_out_header h = {(uint32_t)(sizeof(h) + asize + bsize), 0, r->m.h.unique};
     struct iovec iov[3] = {{&h, sizeof(h)}, {(void *)a, asize}, {(void *)b, bsize}};
     return send_noted(r, iov, bsize ? 3 : asize ? 2 : 1);
