@@ -349,6 +349,14 @@ def test_service(views):
     assert p.wait(10) == 0
 
 
+def test_made_and_run(views):
+    """A program that was made in a view can be run outside of it as soon as its maker has ended."""
+    views.make(A={}, B={})
+    for i in range(5):
+        views.run("--view A B", f"cp /bin/true A/prog{i}")
+        assert views.plain(views.dir / f"A/prog{i}").returncode == 0
+
+
 def test_deletion(views):
     """How names are removed can be chosen at any time; what is hidden stays hidden."""
     views.make(A={"a": "A"}, B={"a": "B", "b": "B", "c": "B", "s/x": "B"})
