@@ -173,16 +173,33 @@ static bool string(char *s, const char **ret)
     return true;
 }
 
-/* One KEY=VALUE; unknown keys are for later versions. */
-static bool pair(struct service_msg *m, const char *key, char *value)
+/* One KEY=VALUE of a greeting; keys that are unknown, or of events, are for later versions. */
+static bool hello_pair(struct service_msg *m, const char *key, char *value)
+{
+    uint64_t n = 0;
+    if (!strcmp(key, "name"))
+        return string(value, &m->service);
+    if (!strcmp(key, "session"))
+        return number(value, 16, UINT64_MAX, &m->session);
+    if (!strcmp(key, "after"))
+        return number(value, 10, UINT64_MAX, &m->seq);
+    bool keeps = !strcmp(key, "keeps"), pid = !strcmp(key, "pid");
+    if ((keeps || pid) && !number(value, 10, INT32_MAX, &n))
+        return false;
+    m->keeps |= keeps && n;
+    if (pid && n && m->npids < SERVICE_PIDS)
+        m->pids[m->npids++] = (pid_t)n;
+    return true;
+}
+
+/* Likewise of an event. */
+static bool event_pair(struct service_msg *m, const char *key, char *value)
 {
     uint64_t n = 0;
     const struct {
         const char *key;
         const char **to;
-    } strings[] = {{"path", &m->path},
-                   {"path2", &m->path2},
-                   {"name", m->kind == SERVICE_HELLO ? &m->service : &m->name}};
+    } strings[] = {{"path", &m->path}, {"path2", &m->path2}, {"name", &m->name}};
     const struct {
         const char *key;
         uint64_t *to;
@@ -193,20 +210,12 @@ static bool pair(struct service_msg *m, const char *key, char *value)
     for (size_t i = 0; i < 4; i++)
         if (!strcmp(key, numbers[i].key))
             return number(value, 10, UINT64_MAX, numbers[i].to);
-    if (!strcmp(key, "session"))
-        return number(value, 16, UINT64_MAX, &m->session);
-    if (!strcmp(key, "after"))
-        return number(value, 10, UINT64_MAX, &m->seq);
-    bool keeps = !strcmp(key, "keeps"), pid = !strcmp(key, "pid");
-    bool uid = !strcmp(key, "uid"), gid = !strcmp(key, "gid");
-    if ((keeps || pid || uid || gid) && !number(value, 10, pid ? INT32_MAX : UINT32_MAX, &n))
+    bool pid = !strcmp(key, "pid"), uid = !strcmp(key, "uid"), gid = !strcmp(key, "gid");
+    if ((pid || uid || gid) && !number(value, 10, pid ? INT32_MAX : UINT32_MAX, &n))
         return false;
-    m->keeps |= keeps && n;
+    m->pid = pid ? (pid_t)n : m->pid;
     m->uid = uid ? (uid_t)n : m->uid;
     m->gid = gid ? (gid_t)n : m->gid;
-    if (pid && m->kind == SERVICE_HELLO && m->npids < SERVICE_PIDS)
-        m->pids[m->npids++] = (pid_t)n;
-    m->pid = pid ? (pid_t)n : m->pid;
     return true;
 }
 
@@ -218,7 +227,7 @@ static bool pairs(struct service_msg *m, char *rest)
         if (!eq)
             return false;
         *eq = 0;
-        if (!pair(m, word, eq + 1))
+        if (!(m->kind == SERVICE_HELLO ? hello_pair : event_pair)(m, word, eq + 1))
             return false;
     }
     return true;

@@ -28,8 +28,10 @@ static void round_trip(const struct service_msg *m)
     if (service_decode(text, n, &again) != (ssize_t)n)
         abort();
     if (again.kind != m->kind || again.seq != m->seq || again.result != m->result ||
-        again.op != m->op || again.want != m->want || again.off != m->off ||
-        again.flags != m->flags || again.session != m->session || again.ndata != m->ndata ||
+        again.op != m->op || again.want != m->want || again.off != m->off || again.len != m->len ||
+        again.ino != m->ino || again.pid != m->pid || again.uid != m->uid || again.gid != m->gid ||
+        again.flags != m->flags || again.session != m->session || again.keeps != m->keeps ||
+        again.npids != m->npids || again.ndata != m->ndata || !same(again.service, m->service) ||
         !same(again.path, m->path) || !same(again.path2, m->path2) || !same(again.name, m->name) ||
         (m->ndata && memcmp(again.data, m->data, m->ndata) != 0))
         abort();

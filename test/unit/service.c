@@ -508,6 +508,21 @@ static void liars(void **state)
     end(&x);
 }
 
+/* A key means what it means in its kind of line, and nothing in the other. */
+static void keys_of_another_line(void **state)
+{
+    char event[] = "5 write - 0 path=/x session=1 after=9 keeps=1\n";
+    char hello[] = "plenum-service 1 off=7 path=/x uid=1 after=3 pid=4\n";
+    struct service_msg m;
+    assert_int_equal(service_decode(event, sizeof(event) - 1, &m), sizeof(event) - 1);
+    assert_int_equal(m.seq, 5);
+    assert_false(m.keeps || m.session);
+    assert_int_equal(service_decode(hello, sizeof(hello) - 1, &m), sizeof(hello) - 1);
+    assert_int_equal(m.seq, 3);
+    assert_int_equal(m.pids[0], 4);
+    assert_false(m.off || m.path || m.uid || m.pid);
+}
+
 /* ---- places ---- */
 
 static const char *at(struct places *p, struct pl_node *n)
@@ -600,6 +615,7 @@ int main(void)
         cmocka_unit_test(gathered),
         cmocka_unit_test(bytes_go_along),
         cmocka_unit_test(liars),
+        cmocka_unit_test(keys_of_another_line),
         cmocka_unit_test(places_follow),
         cmocka_unit_test(attrs),
     };
