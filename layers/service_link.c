@@ -15,13 +15,16 @@
 #include <sys/eventfd.h>
 #include <sys/random.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-#define AT_ONCE    (32u << 10) /* so many bytes are not kept waiting for more */
-#define VECTORS    64
-#define READ_SIZE  (64u << 10)
-#define HELLO_NS   10000000000ll
+#define AT_ONCE   (32u << 10) /* so many bytes are not kept waiting for more */
+#define VECTORS   64
+#define READ_SIZE (64u << 10)
+#define HELLO_NS  10000000000ll
+#define PARTING_NS                                                                                 \
+    2000000000ll /* a server that is away and may be: how long the end waits for it */
 #define BACKOFF_LO 50000000ll
 #define BACKOFF_HI 5000000000ll
 
@@ -47,6 +50,7 @@ struct service_link {
     uint64_t session;
     pthread_t thread;
     int wake, stop; /* eventfds: something to write; the end */
+    int over;       /* a timer: the end, whatever is left to say */
 
     pthread_mutex_t lock;
     pthread_cond_t cond;
@@ -59,7 +63,8 @@ struct service_link {
     uint64_t missed; /* operations that went by untold */
     struct waiter *waiters;
     bool up, keeps, stuck, off, stopping;
-    bool tried; /* dialing has come to something once, good or bad */
+    bool parted; /* the connection broke at the end */
+    bool tried;  /* dialing has come to something once, good or bad */
     int refusal;
     pid_t pids[SERVICE_PIDS + 1];
     size_t npids;
@@ -510,7 +515,7 @@ static int greet(struct service_link *l)
     l->in_n = 0;
     while (!greeted) {
         struct pollfd p[2] = {{.fd = l->in_fd, .events = POLLIN},
-                              {.fd = l->stop, .events = POLLIN}};
+                              {.fd = l->over, .events = POLLIN}};
         int64_t left = until - mono_now();
         if (left <= 0)
             return -ETIMEDOUT;
@@ -528,35 +533,36 @@ static int greet(struct service_link *l)
     return 0;
 }
 
-static bool finished(struct service_link *l, int64_t give_up)
+static bool finished(struct service_link *l)
 {
     pthread_mutex_lock(&l->lock);
-    bool end = l->stopping && (!l->head || mono_now() >= give_up);
+    bool end = l->stopping && !l->head;
     pthread_mutex_unlock(&l->lock);
     return end;
 }
 
 /* Carries until the connection or the layer is at its end. */
-static int carry(struct service_link *l, int64_t *give_up)
+static int carry(struct service_link *l)
 {
     struct service_msg none;
     bool greeted = true, stopping = false;
     for (;;) {
         int64_t ns = may_wait(l);
-        if (stopping && !*give_up)
-            *give_up = mono_now() + (l->attrs.timeout ? l->attrs.timeout : HELLO_NS);
-        if (stopping && finished(l, *give_up))
+        if (stopping && finished(l))
             return 0;
-        struct pollfd p[4] = {{.fd = l->in_fd, .events = POLLIN},
+        struct pollfd p[5] = {{.fd = l->in_fd, .events = POLLIN},
                               {.fd = l->wake, .events = POLLIN},
                               {.fd = stopping ? -1 : l->stop, .events = POLLIN},
-                              {.fd = ns == 0 ? l->out_fd : -1, .events = POLLOUT}};
-        int ms = ns > 0 ? (int)((ns + 999999) / 1000000) : stopping ? 50 : -1;
-        if (poll(p, 4, ms) < 0) {
+                              {.fd = ns == 0 ? l->out_fd : -1, .events = POLLOUT},
+                              {.fd = l->over, .events = POLLIN}};
+        int ms = ns > 0 ? (int)((ns + 999999) / 1000000) : -1;
+        if (poll(p, 5, ms) < 0) {
             if (errno != EINTR)
                 return -errno;
             continue;
         }
+        if (p[4].revents)
+            return 0;
         if (p[1].revents)
             drain_wake(l->wake);
         stopping |= p[2].revents != 0;
@@ -566,6 +572,19 @@ static int carry(struct service_link *l, int64_t *give_up)
         if (r < 0)
             return r;
     }
+}
+
+/* Under the lock: the end comes, in as much time as there is for a server that is there (or that is
+ * held for), or that is away; at once if all was said. */
+static void end_in(struct service_link *l)
+{
+    int64_t ns = l->attrs.timeout ? l->attrs.timeout : HELLO_NS;
+    if (!l->up && l->attrs.lost != SERVICE_LOST_HOLD && ns > PARTING_NS)
+        ns = PARTING_NS;
+    if (!l->head && !l->missed)
+        ns = 1;
+    struct itimerspec end = {.it_value = {ns / 1000000000, ns % 1000000000}};
+    timerfd_settime(l->over, 0, &end, NULL);
 }
 
 /* What the server had and has not kept goes again; who may not wait for it does not. */
@@ -591,6 +610,9 @@ static void disconnected(struct service_link *l)
         r->written = false;
     l->next = l->head;
     l->urgent = l->next;
+    if (l->stopping && !l->parted)
+        end_in(l);
+    l->parted = l->stopping;
     pthread_cond_broadcast(&l->cond);
     pthread_mutex_unlock(&l->lock);
 }
@@ -621,10 +643,10 @@ static void hang_up(struct service_link *l)
         l->dialer.hung_up(l->dialer.arg);
 }
 
-static int once(struct service_link *l, int64_t *give_up, struct pl_err *err)
+static int once(struct service_link *l, struct pl_err *err)
 {
     pid_t pid = 0;
-    int r = l->dialer.dial(l->dialer.arg, l->stop, &l->in_fd, &l->out_fd, &pid, err);
+    int r = l->dialer.dial(l->dialer.arg, l->over, &l->in_fd, &l->out_fd, &pid, err);
     if (r < 0) {
         pthread_mutex_lock(&l->lock);
         l->tried = true;
@@ -643,7 +665,7 @@ static int once(struct service_link *l, int64_t *give_up, struct pl_err *err)
     r = greet(l);
     if (r == 0) {
         connected(l);
-        r = carry(l, give_up);
+        r = carry(l);
         if (r == 0 && write(l->out_fd, "bye\n", 4) < 0)
             r = -ECONNRESET;
     }
@@ -656,19 +678,36 @@ static int once(struct service_link *l, int64_t *give_up, struct pl_err *err)
     return r;
 }
 
+/* Until it is time to dial again, which it is when the end begins (*parting). True: it is over. */
+static bool pause_until(struct service_link *l, int64_t until, bool *parting)
+{
+    for (;;) {
+        struct pollfd p[2] = {{.fd = l->over, .events = POLLIN},
+                              {.fd = *parting ? -1 : l->stop, .events = POLLIN}};
+        int64_t left = until - mono_now();
+        int ready = poll(p, 2, left > 0 ? (int)(left / 1000000) + 1 : 0);
+        if (ready > 0 && p[0].revents)
+            return true;
+        if (ready > 0)
+            *parting = true;
+        if (ready >= 0)
+            return false;
+    }
+}
+
 static void *run(void *arg)
 {
     struct service_link *l = arg;
-    int64_t wait_ns = BACKOFF_LO, give_up = 0;
+    int64_t wait_ns = BACKOFF_LO;
     sigset_t all;
-    bool said = false;
+    bool said = false, parting = false;
     sigfillset(&all);
     sigdelset(&all, CONFINE_SIGNAL);
     pthread_sigmask(SIG_BLOCK, &all, NULL);
     for (;;) {
         struct pl_err err = {0};
         int64_t began = mono_now();
-        int r = once(l, &give_up, &err);
+        int r = once(l, &err);
         if (r == 0 || r == -ECANCELED)
             break;
         bool worked = mono_now() - began > BACKOFF_HI;
@@ -676,13 +715,7 @@ static void *run(void *arg)
             l->dialer.changed(l->dialer.arg, err.text);
         said = true;
         wait_ns = worked ? BACKOFF_LO : wait_ns;
-        struct pollfd p = {.fd = l->stop, .events = POLLIN};
-        int64_t until = mono_now() + wait_ns;
-        int ready;
-        do
-            ready = poll(&p, 1, (int)((until - mono_now()) / 1000000));
-        while (ready < 0 && until > mono_now());
-        if (ready > 0)
+        if (pause_until(l, mono_now() + (parting ? BACKOFF_LO : wait_ns), &parting))
             break;
         wait_ns = wait_ns * 2 > BACKOFF_HI ? BACKOFF_HI : wait_ns * 2;
     }
@@ -698,15 +731,18 @@ struct service_link *service_link_new(const char *name, const struct service_att
         snprintf(l->name, sizeof(l->name), "%s", name);
         l->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         l->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        l->over = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
         pthread_mutex_init(&l->lock, NULL);
         pl_cond_init(&l->cond);
         while (l->session == 0)
             if (getrandom(&l->session, sizeof(l->session), 0) != sizeof(l->session))
                 l->session = (uint64_t)mono_now();
-        if (l->wake >= 0 && l->stop >= 0 && pthread_create(&l->thread, NULL, run, l) == 0)
+        if (l->wake >= 0 && l->stop >= 0 && l->over >= 0 &&
+            pthread_create(&l->thread, NULL, run, l) == 0)
             return l;
         close(l->wake);
         close(l->stop);
+        close(l->over);
         pthread_cond_destroy(&l->cond);
         pthread_mutex_destroy(&l->lock);
         free(l);
@@ -716,22 +752,38 @@ struct service_link *service_link_new(const char *name, const struct service_att
     return NULL;
 }
 
-void service_link_free(struct service_link *l)
+/* What is left in the queue was not told, or nobody knows. */
+static void drop_all(struct service_link *l)
 {
-    pthread_mutex_lock(&l->lock);
-    l->stopping = true;
-    pthread_mutex_unlock(&l->lock);
-    nudge(l->stop);
-    pthread_join(l->thread, NULL);
+    char text[160];
+    uint64_t n = l->missed;
     while (l->head) {
         struct record *r = l->head;
         l->head = r->next;
         free(r);
+        n++;
     }
+    snprintf(text, sizeof(text),
+             "%llu operations may not have reached it: it was not there at the end",
+             (unsigned long long)n);
+    if (n && l->dialer.changed)
+        l->dialer.changed(l->dialer.arg, text);
+}
+
+void service_link_free(struct service_link *l)
+{
+    pthread_mutex_lock(&l->lock);
+    l->stopping = true;
+    end_in(l);
+    pthread_mutex_unlock(&l->lock);
+    nudge(l->stop);
+    pthread_join(l->thread, NULL);
+    drop_all(l);
     if (l->dialer.done)
         l->dialer.done(l->dialer.arg);
     close(l->wake);
     close(l->stop);
+    close(l->over);
     pthread_cond_destroy(&l->cond);
     pthread_mutex_destroy(&l->lock);
     free(l->in);

@@ -16,7 +16,9 @@
 struct service_link;
 struct service_link *service_link_new(const char *name, const struct service_attrs *attrs,
                                       const struct service_dialer *dialer);
-/* Says what is left to say, for as long as an operation would wait, and goodbye. */
+/* Says what is left to say, and goodbye: dials for that too, for as long as an operation would
+ * wait, or, with lost=ignore and a server that is away, a moment. How much could not be said goes
+ * to the dialer's `changed`. */
 void service_link_free(struct service_link *l);
 
 bool service_link_off(struct service_link *l);

@@ -27,8 +27,10 @@ struct fix {
     struct pl_attr attr;
     int calls[2]; /* server ends of connections that were dialed */
     atomic_bool away;
-    sem_t failed; /* dialing was tried while the server was away */
-    FILE *f;      /* the connection */
+    sem_t failed;     /* dialing was tried while the server was away */
+    atomic_bool slow; /* dialing takes its time, and can be given up */
+    char said[256];   /* the last sentence about the server */
+    FILE *f;          /* the connection */
     char line[SERVICE_LINE_MAX];
 };
 
@@ -40,12 +42,21 @@ static int dial(void *arg, int cancel, int *in, int *out, pid_t *pid, struct pl_
         sem_post(&x->failed);
         return pl_fail(err, -ECONNREFUSED, "nobody there");
     }
+    struct pollfd p = {.fd = cancel, .events = POLLIN};
+    if (atomic_load(&x->slow) && (sem_post(&x->failed), poll(&p, 1, 300)) > 0)
+        return -ECANCELED;
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0)
         return -errno;
     *in = *out = pair[0];
     *pid = 1; /* not us */
     assert_int_equal(write(x->calls[1], &pair[1], sizeof(int)), sizeof(int));
     return 0;
+}
+
+static void changed(void *arg, const char *sentence)
+{
+    struct fix *x = arg;
+    snprintf(x->said, sizeof(x->said), "%s", sentence ? sentence : "");
 }
 
 static void accept_call(struct fix *x, const char *greeting)
@@ -69,7 +80,7 @@ static void make(struct fix *x, const char *attrs)
     assert_int_equal(pipe(x->calls), 0);
     assert_int_equal(pl_mem_new(0, &x->mem, NULL), 0);
     assert_int_equal(service_attrs_parse(attrs, &a, &err), 0);
-    struct service_dialer d = {.dial = dial, .arg = x};
+    struct service_dialer d = {.dial = dial, .changed = changed, .arg = x};
     x->t = service_new("s", &a, &d, pl_tree_ref(x->mem));
     assert_non_null(x->t);
     accept_call(x, "plenum-service 1\n");
@@ -359,7 +370,7 @@ static void lost_hold(void **state)
 {
     struct fix x;
     struct op a, b;
-    make(&x, "/call=remove/lost=hold");
+    make(&x, "/call=remove/lost=hold/timeout=10ms");
     pl_node_unref(create(&x, "a"));
     start(&a, &x, "a");
     next(&x);
@@ -508,6 +519,69 @@ static void liars(void **state)
     end(&x);
 }
 
+static void *freer(void *arg)
+{
+    pl_tree_unref(arg);
+    return NULL;
+}
+
+/* The layer ends while it dials: what is queued is delivered nevertheless. */
+static void stopped_while_dialing(void **state)
+{
+    struct fix x;
+    pthread_t thread;
+    make(&x, "/monitor/call=remove/lost=hold/queue=64k");
+    fclose(x.f);
+    x.f = NULL;
+    accept_call(&x, "plenum-service 1 keeps=1\n");
+    for (int i = 0; i < 2; i++)
+        pl_remove(x.t, &x.call, x.root, "none", 0);
+    next(&x);
+    next(&x);
+    die(&x); /* with what it has not kept */
+    atomic_store(&x.slow, true);
+    atomic_store(&x.away, false);
+    sem_wait(&x.failed); /* it is dialing again */
+    pl_node_unref(x.root);
+    assert_int_equal(pthread_create(&thread, NULL, freer, x.t), 0);
+    struct pollfd p = {.fd = x.calls[0], .events = POLLIN};
+    assert_int_equal(poll(&p, 1, 60000), 1);
+    accept_call(&x, "plenum-service 1 keeps=1\n");
+    assert_string_equal(next(&x), "remove - ENOENT path=/none");
+    assert_string_equal(next(&x), "remove - ENOENT path=/none");
+    fputs("kept 2\n", x.f);
+    assert_non_null(fgets(x.line, sizeof(x.line), x.f));
+    assert_string_equal(x.line, "bye\n");
+    pthread_join(thread, NULL);
+    assert_string_equal(x.said, "");
+    x.t = NULL;
+    fclose(x.f);
+    pl_tree_unref(x.mem);
+    close(x.calls[0]);
+    close(x.calls[1]);
+    pl_call_done(&x.call);
+    sem_destroy(&x.failed);
+}
+
+/* A server that does not come back: how much it has missed is said. */
+static void stopped_without_a_server(void **state)
+{
+    struct fix x;
+    make(&x, "/monitor/call=remove/timeout=1ms");
+    die(&x);
+    for (int i = 0; i < 3; i++)
+        pl_remove(x.t, &x.call, x.root, "none", 0);
+    pl_node_unref(x.root);
+    pl_tree_unref(x.t);
+    assert_string_equal(x.said,
+                        "3 operations may not have reached it: it was not there at the end");
+    pl_tree_unref(x.mem);
+    close(x.calls[0]);
+    close(x.calls[1]);
+    pl_call_done(&x.call);
+    sem_destroy(&x.failed);
+}
+
 /* A key means what it means in its kind of line, and nothing in the other. */
 static void keys_of_another_line(void **state)
 {
@@ -615,6 +689,8 @@ int main(void)
         cmocka_unit_test(gathered),
         cmocka_unit_test(bytes_go_along),
         cmocka_unit_test(liars),
+        cmocka_unit_test(stopped_while_dialing),
+        cmocka_unit_test(stopped_without_a_server),
         cmocka_unit_test(keys_of_another_line),
         cmocka_unit_test(places_follow),
         cmocka_unit_test(attrs),
