@@ -73,8 +73,8 @@ static int where_is(void *arg, struct pl_tree *tree, struct pl_call *call, struc
     return r == 0 && in != s->space.host ? -EXDEV : r;
 }
 
-/* What the preload may know of it: if there is anything in it that is not for the preload, all goes
- * through the trap. */
+/* What can be found by the letters, by the preload or by the trap: if there is anything in it that
+ * cannot, all is looked for in the tree. */
 static void let_preload(struct super *s, struct view *view, struct trap_view *ret)
 {
     const char *foreign[VIEW_BINDS];
@@ -82,7 +82,7 @@ static void let_preload(struct super *s, struct view *view, struct trap_view *re
     size_t size;
     for (size_t i = 0; i < s->space.nbinds; i++)
         foreign[i] = s->space.binds[i].dir;
-    if (!s->run->preload || view_pack(view, foreign, s->space.nbinds, &pack, &size) < 0)
+    if (view_pack(view, foreign, s->space.nbinds, &pack, &size) < 0)
         return;
     trap_view_preload(ret, pack, size);
     free(pack);

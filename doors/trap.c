@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The trap door: views, the start and the end of a run, and the workers that take calls and answer
- * them, each once.
+ * The trap door: views, the start and the end of a run, and what is common to all calls.
  */
 #include "base/cred.h"
 #include "base/fdpass.h"
@@ -220,6 +219,7 @@ int set_state(struct tcall *c, struct trap_view *view, struct place *place, stru
         }
     }
     close(fd);
+    atomic_fetch_add(&c->t->states, 1); /* others may share the descriptor */
     return r < 0 ? r : 0;
 }
 
@@ -232,10 +232,12 @@ static bool know(struct tcall *c)
         c->w = who_get(c->t, (pid_t)c->n->pid);
         if (!c->w)
             return false;
-        int fd;
-        c->state = item_of(c, c->t->state_fd, &fd);
-        if (fd >= 0)
-            close(fd);
+        if ((c->state = who_state(c->t, c->w)))
+            break;
+        uint64_t states = atomic_load(&c->t->states);
+        c->state = item_of(c, c->t->state_fd, NULL);
+        if (c->state)
+            who_note(c->t, c->w, c->state, states);
         if (c->state || c->broken)
             break;
         who_drop(c->t, c->w); /* of another thread, that had the number before */
@@ -318,6 +320,11 @@ static bool at_once(struct tcall *c)
         fd == c->t->state_fd ||
         (c->d->nr == SYS_newfstatat && path_is_empty(c, c->d->args[1], (int)c->d->args[3]) != 1))
         return false;
+    if (!atomic_load(&c->t->nitems)) {
+        atomic_fetch_add(&c->t->native, 1);
+        trap_answer(c, TRAP_NATIVE);
+        return true;
+    }
     struct who *w = who_get(c->t, (pid_t)c->n->pid);
     if (w)
         copy = who_fd(w, fd);
@@ -334,10 +341,9 @@ static bool at_once(struct tcall *c)
     return true;
 }
 
-static void serve(struct trap *t, struct seccomp_notif *n)
+void trap_serve(struct trap *t, struct seccomp_notif *n)
 {
     struct tcall c = {.t = t, .n = n, .d = &n->data};
-    atomic_fetch_add(&t->calls, 1);
     cred_reset();
     if (at_once(&c))
         return;
@@ -356,68 +362,6 @@ static void serve(struct trap *t, struct seccomp_notif *n)
     if (r != TRAP_DONE)
         trap_answer(&c, r);
     forget(&c);
-}
-
-/* ---- workers ---- */
-
-static void *worker(void *arg);
-
-static bool more_workers(struct trap *t)
-{
-    pthread_t id;
-    bool started = false;
-    pthread_mutex_lock(&t->crew_lock);
-    if (t->nthreads < t->opts.threads && pthread_create(&id, NULL, worker, t) == 0) {
-        pthread_detach(id);
-        t->nthreads++;
-        atomic_fetch_add(&t->idle, 1);
-        started = true;
-    }
-    pthread_mutex_unlock(&t->crew_lock);
-    return started;
-}
-
-/* 0: the last process with the filter is gone. */
-static int receive(struct trap *t, struct seccomp_notif *n)
-{
-    for (;;) {
-        if (t->poll_first) {
-            struct pollfd p = {.fd = t->listener, .events = POLLIN};
-            if (poll(&p, 1, -1) > 0 && p.revents & POLLHUP && !(p.revents & POLLIN))
-                return 0;
-        }
-        memset(n, 0, t->sizes.seccomp_notif);
-        if (ioctl(t->listener, SECCOMP_IOCTL_NOTIF_RECV, n) == 0)
-            return 1;
-        if (errno == ENOENT) { /* the caller was killed just now, or there is none left */
-            struct pollfd p = {.fd = t->listener};
-            if (poll(&p, 1, 0) > 0 && p.revents & POLLHUP)
-                return 0;
-        } else if (errno != EINTR) {
-            return 0;
-        }
-    }
-}
-
-static void *worker(void *arg)
-{
-    struct trap *t = arg;
-    size_t size = t->sizes.seccomp_notif > sizeof(struct seccomp_notif)
-                      ? t->sizes.seccomp_notif
-                      : sizeof(struct seccomp_notif);
-    struct seccomp_notif *n = calloc(1, size);
-    while (n && receive(t, n)) {
-        if (atomic_fetch_sub(&t->idle, 1) == 1)
-            more_workers(t);
-        serve(t, n);
-        atomic_fetch_add(&t->idle, 1);
-    }
-    free(n);
-    pthread_mutex_lock(&t->crew_lock);
-    t->nthreads--;
-    pthread_cond_broadcast(&t->crew_gone);
-    pthread_mutex_unlock(&t->crew_lock);
-    return NULL;
 }
 
 /* Hears of what was closed, and looks after those that wait, until the end. */
@@ -486,7 +430,7 @@ static int begin(struct trap *t, int sock, const char *name, struct pl_err *err)
                                    : "the kernel needs CONFIG_SECCOMP_FILTER, from 5.9 on");
     }
     ioctl(t->listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP);
-    bool started = more_workers(t);
+    bool started = crew_start(t);
     t->closing = pthread_create(&t->closer, NULL, closer, t) == 0;
     if (!started || !t->closing)
         return pl_fail(err, -EAGAIN, "no thread can be started");
@@ -547,13 +491,14 @@ static struct trap *trap_new(struct trap_view *view, const struct trap_opts *opt
     if (!t->opts.threads)
         t->opts.threads = 64;
     t->view = trap_view_ref(view);
+    atomic_init(&t->states, 1);
     t->listener = t->inotify = t->scratch = t->stop[0] = t->stop[1] = -1;
     t->poll_first = !recv_ends_by_itself();
     pthread_mutex_init(&t->lock, NULL);
     pthread_mutex_init(&t->closed_lock, NULL);
     pthread_mutex_init(&t->who_lock, NULL);
-    pthread_mutex_init(&t->crew_lock, NULL);
-    pthread_cond_init(&t->crew_gone, NULL);
+    pthread_mutex_init(&t->wait_lock, NULL);
+    crew_init(t);
     trap_numbers();
     return t;
 }
@@ -767,10 +712,7 @@ void trap_end(struct trap *t)
     while (t->listener >= 0 && poll(&p, 1, 1000) <= 0)
         while (waitpid(-1, NULL, __WNOTHREAD | WNOHANG) > 0)
             ;
-    pthread_mutex_lock(&t->crew_lock);
-    while (t->nthreads)
-        pthread_cond_wait(&t->crew_gone, &t->crew_lock);
-    pthread_mutex_unlock(&t->crew_lock);
+    crew_end(t);
     if (t->closing) {
         while (write(t->stop[1], "s", 1) < 0 && errno == EINTR)
             ;

@@ -207,8 +207,7 @@ bool body_closed(struct trap *t, struct item *it)
     pthread_mutex_lock(&t->lock);
     bool last = !is_written(it->fd);
     if (last) {
-        HASH_DELETE(hh_wd, t->items_wd, it);
-        HASH_DELETE(hh, t->items, it);
+        item_leaves(t, it);
         atomic_fetch_sub(&t->nbodies, 1);
         inotify_rm_watch(t->inotify, it->wd);
     }

@@ -270,7 +270,7 @@ static int64_t make_call(struct run *x)
 static int64_t run(struct run *x, int dirfd, unsigned how)
 {
     struct target t;
-    int64_t r = peek_path(x->c, x->path, x->given);
+    int64_t r = peek_string(x->c, x->path, x->given, sizeof(x->given));
     if (r < 0)
         return r;
     x->path_len = (size_t)r;

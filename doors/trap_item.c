@@ -8,6 +8,7 @@
  * (a directory), or when the one descriptor by which it is open is closed for good (the others).
  */
 #include "base/cred.h"
+#include "doors/preload/shared.h"
 #include "doors/trap_priv.h"
 
 #include <errno.h>
@@ -62,10 +63,20 @@ void place_unref(struct trap *t, struct place *p)
     free(p);
 }
 
-void place_path(struct trap *t, struct place *p, char path[PATH_MAX])
+bool place_path(struct trap *t, struct place *p, char path[PATH_MAX])
 {
     pthread_mutex_lock(&t->lock);
-    snprintf(path, PATH_MAX, "%s", p->path);
+    memcpy(path, p->path, strlen(p->path) + 1);
+    bool is = !p->gone;
+    pthread_mutex_unlock(&t->lock);
+    return is;
+}
+
+void places_gone(struct trap *t, const char *path)
+{
+    pthread_mutex_lock(&t->lock);
+    for (struct place *p = t->places.next; p != &t->places; p = p->next)
+        p->gone |= p->top && strcmp(p->path, path) == 0;
     pthread_mutex_unlock(&t->lock);
 }
 
@@ -74,6 +85,7 @@ static bool moved(struct place *p, const char *from, const char *to)
     size_t n = strlen(from);
     char *path;
     if (strncmp(p->path, from, n) != 0 || (p->path[n] && p->path[n] != '/') ||
+        strlen(to) + strlen(p->path + n) >= PATH_MAX ||
         asprintf(&path, "%s%s", to, p->path + n) < 0)
         return false;
     free(p->path);
@@ -136,6 +148,23 @@ static void note_item(struct trap *t, const struct item *it)
     preload_note_place(it->view->preload, it->id.dev, it->id.ino, path);
 }
 
+/* Called with t->lock; the item may be out of it. */
+static void out_of_table(struct trap *t, struct item *it)
+{
+    if (!it->listed)
+        return;
+    HASH_DELETE(hh, t->items, it);
+    it->listed = false;
+    if (it->kind != ITEM_STATE)
+        atomic_fetch_sub(&t->nitems, 1);
+}
+
+void item_leaves(struct trap *t, struct item *it)
+{
+    HASH_DELETE(hh_wd, t->items_wd, it);
+    out_of_table(t, it);
+}
+
 /* Enters the item of the inode that `fd` has open, which `mask` will tell the end of. */
 int item_add(struct trap *t, struct item *it, int fd, uint32_t mask)
 {
@@ -148,11 +177,12 @@ int item_add(struct trap *t, struct item *it, int fd, uint32_t mask)
     it->wd = inotify_add_watch(t->inotify, path, mask); /* -1: it stays until the end */
     struct item *old;
     HASH_FIND(hh, t->items, &it->id, sizeof(it->id), old);
-    if (old) { /* the number is used again, and the end of the other has not been read yet */
-        HASH_DEL(t->items, old);
-        old->id = (struct item_id){0};
-    }
+    if (old) /* the number is used again, and the end of the other has not been read yet */
+        out_of_table(t, old);
     HASH_ADD(hh, t->items, id, sizeof(it->id), it);
+    it->listed = true;
+    if (it->kind != ITEM_STATE)
+        atomic_fetch_add(&t->nitems, 1);
     if (it->wd >= 0)
         HASH_ADD(hh_wd, t->items_wd, wd, sizeof(it->wd), it);
     pthread_mutex_unlock(&t->lock);
@@ -255,18 +285,23 @@ int item_copy(struct trap *t, struct place *place, int fd)
     return r;
 }
 
-struct item *item_find(struct trap *t, int fd)
+struct item *item_by_id(struct trap *t, const struct item_id *id)
 {
-    struct item_id id;
-    struct item *it = NULL;
-    if (id_of(fd, &id) < 0 || (id.dev != t->scratch_dev && id.dev != t->memfd_dev))
-        return NULL;
+    struct item *it;
     pthread_mutex_lock(&t->lock);
-    HASH_FIND(hh, t->items, &id, sizeof(id), it);
+    HASH_FIND(hh, t->items, id, sizeof(*id), it);
     if (it)
         atomic_fetch_add(&it->refs, 1);
     pthread_mutex_unlock(&t->lock);
     return it;
+}
+
+struct item *item_find(struct trap *t, int fd)
+{
+    struct item_id id;
+    if (id_of(fd, &id) < 0 || (id.dev != t->scratch_dev && id.dev != t->memfd_dev))
+        return NULL;
+    return item_by_id(t, &id);
 }
 
 struct item *item_at(struct tcall *c, int fd)
@@ -279,6 +314,9 @@ struct item *item_of(struct tcall *c, int fd, int *ret_fd)
 {
     if (ret_fd)
         *ret_fd = -1;
+    bool lends = c->view && c->view->preload;
+    if (fd != c->t->state_fd && !lends && !atomic_load(&c->t->nitems))
+        return NULL;
     int copy = who_fd(c->w, fd);
     if (copy == -EMFILE || copy == -ENFILE) {
         who_spare(c->t);
@@ -304,11 +342,8 @@ static struct item *closed(struct trap *t, int wd)
     struct item *it;
     pthread_mutex_lock(&t->lock);
     HASH_FIND(hh_wd, t->items_wd, &wd, sizeof(wd), it);
-    if (it && it->kind != ITEM_BODY) {
-        HASH_DELETE(hh_wd, t->items_wd, it);
-        if (it->id.ino)
-            HASH_DELETE(hh, t->items, it);
-    }
+    if (it && it->kind != ITEM_BODY)
+        item_leaves(t, it);
     pthread_mutex_unlock(&t->lock);
     return it;
 }
@@ -332,9 +367,31 @@ void items_closed(struct trap *t)
 
 /* ---- files handed out ---- */
 
+static size_t hash_path(const char *path)
+{
+    return preload_hash(path, (uint32_t)strlen(path)) % TRAP_KNOWN;
+}
+
 static struct known *slot_of(struct trap *t, const struct item_id *id)
 {
     return &t->known[(id->ino * 0x9e3779b97f4a7c15u ^ id->dev) >> 16 & (TRAP_KNOWN - 1)];
+}
+
+static bool is_known(const struct known *k, const struct item_id *id)
+{
+    return k->place && k->id.dev == id->dev && k->id.ino == id->ino;
+}
+
+static void set_known(struct trap *t, struct known *k, const struct item_id *id,
+                      struct place *place)
+{
+    pthread_mutex_lock(&t->lock);
+    struct place *old = k->place;
+    k->place = place;
+    k->id = *id;
+    t->known_at[hash_path(place->path)] = (uint16_t)(k - t->known);
+    pthread_mutex_unlock(&t->lock);
+    place_unref(t, old);
 }
 
 void known_add(struct tcall *c, int fd, const struct target *target)
@@ -343,21 +400,39 @@ void known_add(struct tcall *c, int fd, const struct target *target)
     struct item_id id;
     if (id_of(fd, &id) < 0)
         return;
-    pthread_mutex_lock(&t->lock);
     struct known *k = slot_of(t, &id);
-    struct place *old = k->place;
-    bool is = old && k->id.dev == id.dev && k->id.ino == id.ino && old->node == target->node &&
-              strcmp(old->path, target->path) == 0;
+    pthread_mutex_lock(&t->lock);
+    bool is = is_known(k, &id) && k->place->node == target->node &&
+              strcmp(k->place->path, target->path) == 0;
     pthread_mutex_unlock(&t->lock);
     struct place *place = is ? NULL : target_place(c, target);
-    if (!place)
+    if (place)
+        set_known(t, k, &id, place);
+}
+
+void known_path(struct tcall *c, int fd, const char *path)
+{
+    struct trap *t = c->t;
+    struct item_id id;
+    if (id_of(fd, &id) < 0)
         return;
+    struct known *k = slot_of(t, &id);
     pthread_mutex_lock(&t->lock);
-    old = k->place;
-    k->place = place;
-    k->id = id;
+    bool is = is_known(k, &id) && k->place->view == c->view && strcmp(k->place->path, path) == 0;
     pthread_mutex_unlock(&t->lock);
-    place_unref(t, old);
+    const struct top *top = is ? NULL : view_top_at(c->view, path, false);
+    struct place *place = top ? place_new(t, c->view, top, NULL, path) : NULL;
+    if (place)
+        set_known(t, k, &id, place);
+}
+
+void known_node(struct trap *t, const struct target *target)
+{
+    pthread_mutex_lock(&t->lock);
+    struct place *p = t->known[t->known_at[hash_path(target->path)]].place;
+    if (p && !p->node && p->top == target->top && strcmp(p->path, target->path) == 0)
+        p->node = pl_node_ref(target->node);
+    pthread_mutex_unlock(&t->lock);
 }
 
 bool known_find(struct trap *t, const struct stat *st, char path[PATH_MAX], struct place **place)
@@ -365,34 +440,42 @@ bool known_find(struct trap *t, const struct stat *st, char path[PATH_MAX], stru
     struct item_id id = {st->st_dev, st->st_ino};
     pthread_mutex_lock(&t->lock);
     struct known *k = slot_of(t, &id);
-    bool is = k->place && k->id.dev == id.dev && k->id.ino == id.ino;
+    bool is = is_known(k, &id) && (k->place->node || !place);
     if (is)
-        snprintf(path, PATH_MAX, "%s", k->place->path);
+        memcpy(path, k->place->path, strlen(k->place->path) + 1);
     if (is && place)
         *place = place_ref(k->place);
     pthread_mutex_unlock(&t->lock);
     return is;
 }
 
+/* Is the file that `fd` has open what the view has at `path` now? */
+static bool is_at(struct tcall *c, int fd, const struct stat *st, const char *path,
+                  struct target *t)
+{
+    char host[PATH_MAX];
+    struct stat found;
+    bool is = walk_text(c, AT_FDCWD, path, 0, t) == 0 && t->top && t->node &&
+              node_host(c, t->top, t->node, host) == 0 && lstat(host, &found) == 0 &&
+              found.st_dev == st->st_dev && found.st_ino == st->st_ino;
+    if (is) /* also for when it will have been copied up */
+        known_add(c, fd, t);
+    target_done(t);
+    return is;
+}
+
 bool known_back(struct tcall *c, int fd, const struct stat *st, char path[PATH_MAX],
                 struct place **place)
 {
-    char link[40], there[PATH_MAX], host[PATH_MAX];
-    struct stat found;
+    char link[40], there[PATH_MAX];
     struct target *t = malloc(sizeof(*t));
-    bool is = false;
+    bool is = t && known_find(c->t, st, path, NULL) && is_at(c, fd, st, path, t);
     snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-    ssize_t n = t ? readlink(link, there, sizeof(there) - 1) : -1;
+    ssize_t n = t && !is ? readlink(link, there, sizeof(there) - 1) : -1;
     there[n < 0 ? 0 : n] = 0;
     for (unsigned i = 0;
-         n > 0 && !is && preload_seen_at(c->view->preload, there, i, path, PATH_MAX); i++) {
-        is = walk_text(c, AT_FDCWD, path, 0, t) == 0 && t->top && t->node &&
-             node_host(c, t->top, t->node, host) == 0 && lstat(host, &found) == 0 &&
-             found.st_dev == st->st_dev && found.st_ino == st->st_ino;
-        if (is) /* also for when it will have been copied up */
-            known_add(c, fd, t);
-        target_done(t);
-    }
+         n > 0 && !is && preload_seen_at(c->view->preload, there, i, path, PATH_MAX); i++)
+        is = is_at(c, fd, st, path, t);
     free(t);
     return is && known_find(c->t, st, path, place);
 }

@@ -210,6 +210,8 @@ int64_t call_mount(struct tcall *c)
         s[i] = string_at(c, ADDR(i < 3 ? i : 4), size);
         r = s[i] ? r : -ENOMEM;
     }
+    if (r == 0 && !still_there(c))
+        r = -ESRCH;
     if (r == 0)
         r = c->t->opts.mount(c->t->opts.mount_arg, c->t, c->w->tgid, s[0], s[1], s[2], s[3]);
     for (int i = 0; i < 4; i++)

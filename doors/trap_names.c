@@ -100,7 +100,7 @@ int64_t call_mknodat(struct tcall *c)
 static int64_t symlink_at(struct tcall *c, uint64_t target, int dirfd, uint64_t addr)
 {
     char link[PATH_MAX];
-    int r = peek_path(c, target, link);
+    int r = peek_string(c, target, link, sizeof(link));
     if (r == 0)
         return -ENOENT;
     if (r < 0)
@@ -245,6 +245,8 @@ static int64_t remove_at(struct tcall *c, int dirfd, uint64_t addr, int flags)
         r = -ENOENT;
     else if (r == 0)
         r = pl_remove(t.top->tree, &c->call, t.dir, t.name, flags);
+    if (r == 0 && rmdir && t.top)
+        places_gone(c->t, t.path);
     target_done(&t);
     return r;
 }
@@ -278,6 +280,8 @@ static int move(struct tcall *c, const struct target *from, const struct target 
     if (S_ISDIR(from->node->fmt) && strncmp(to->path, from->path, n) == 0 && to->path[n] == '/')
         return -EINVAL;
     int r = pl_rename(from->top->tree, &c->call, from->dir, from->name, to->dir, to->name, flags);
+    if (r == 0 && to->node && S_ISDIR(to->node->fmt) && !(flags & RENAME_EXCHANGE))
+        places_gone(c->t, to->path);
     if (r == 0)
         places_moved(c->t, from->path, to->path, flags & RENAME_EXCHANGE);
     if (r == 0 && (S_ISDIR(from->node->fmt) || flags & RENAME_EXCHANGE))

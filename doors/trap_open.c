@@ -204,7 +204,15 @@ static int64_t open_at(struct tcall *c, int dirfd, uint64_t addr, int flags, mod
         flags &= O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
     if (!(flags & O_NOFOLLOW) && !(flags & O_CREAT && flags & O_EXCL))
         how |= WALK_FOLLOW;
-    int64_t r = walk(c, dirfd, addr, how, &t);
+    bool reads = !(flags & (O_ACCMODE | O_CREAT | O_TRUNC));
+    unsigned quick = reads ? WALK_LOOKS | (how & ~(unsigned)WALK_FOLLOW ? 0 : WALK_TABLE) : 0;
+    int64_t r = walk(c, dirfd, addr, how | quick, &t);
+    if (r == 0 && t.plain) {
+        int fd = look_open(c, t.path, flags);
+        if (fd != LOOK_WALK)
+            return fd < 0 ? fd : hand_over(c, fd, flags);
+        r = walk_on(c, how, &t);
+    }
     if (r == 0 && t.native && strcmp(t.path, PRELOAD_NAME) == 0)
         r = open_table(c, flags);
     else if (r == -ENOTDIR && t.node && flags & O_CREAT) /* "file/" */

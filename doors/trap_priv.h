@@ -9,11 +9,12 @@
  * descriptors. Each inode is made for one item, and its closing, of which inotify tells, ends the
  * item. A *who* is a thread that calls, with what is known of it as long as it lives.
  *
- * Threads. Workers take calls; whenever all are busy another is started. Locks, none of which is
- * held during an op of a tree or while something may be waited for:
+ * Threads. Workers take calls (trap_crew.c). Locks, none of which is held during an op of a tree or
+ * while something may be waited for:
  *   t->lock       the tables of items and bodies, places' paths
  *   t->who_lock   the table of callers, pending views
- *   t->crew_lock  the number of workers
+ *   t->wait_lock  those that wait for something in a caller's name
+ *   crew->lock    the workers
  *   item->lock    the listing of one directory (held during its readdir)
  */
 #ifndef DOORS_TRAP_PRIV_H
@@ -33,6 +34,7 @@
 #define TRAP_TAG    64      /* F_SETSIG of a file handed out: what it has open came from a tree */
 #define TRAP_NATIVE (-4100) /* a handler's result: the kernel is to go on with the call */
 #define TRAP_DONE   (-4101) /* ... it was answered already */
+#define LOOK_WALK   (-4102) /* the table does not know */
 
 struct top {
     char *path;
@@ -40,6 +42,10 @@ struct top {
     struct pl_tree *tree;
     struct pl_node *root;
     dev_t dev; /* what st_dev says of files that are nowhere on the host */
+};
+
+struct item_id {
+    uint64_t dev, ino;
 };
 
 struct trap_view {
@@ -55,22 +61,20 @@ struct place {
     atomic_uint refs;
     struct trap_view *view;
     const struct top *top; /* NULL: on the host */
-    struct pl_node *node;  /* NULL on the host */
+    struct pl_node *node;  /* NULL on the host, and of a file not asked for (t->lock) */
     char *path;            /* t->lock: a rename may change it */
+    bool gone;             /* t->lock: by the path something else is found, or nothing */
     struct place *prev, *next;
 };
 
 enum item_kind { ITEM_STATE, ITEM_NODE, ITEM_BODY };
-
-struct item_id {
-    uint64_t dev, ino;
-};
 
 struct item {
     UT_hash_handle hh, hh_wd;
     atomic_uint refs; /* one is the table's */
     enum item_kind kind;
     struct item_id id;
+    bool listed; /* t->lock: it is found by its id */
     int wd;
     struct trap_view *view;
     struct place *place; /* of a state NULL: the kernel's working directory */
@@ -90,7 +94,10 @@ struct who {
     bool gone;     /* not in the table any more */
     pid_t tid, tgid;
     int pidfd;
+    bool exact; /* the pidfd is the thread's, not its process's */
     uint64_t used;
+    struct item_id state; /* who_lock: what its state was while t->states was `states` */
+    uint64_t states;
     atomic_bool stale; /* credentials are to be read again */
     uid_t uid;
     gid_t gid;
@@ -114,6 +121,19 @@ struct pending {
     struct trap_view *view;
 };
 
+/* The workers. A field is guarded by `lock`, or atomic. */
+struct crew {
+    pthread_mutex_t lock;
+    pthread_cond_t gone, wanted, watch;
+    pthread_t foreman;
+    bool watched, over;
+    unsigned nthreads, resting, called; /* `called` of those that rest are to come */
+    atomic_uint out, want;              /* that do not rest; how many there should be of those */
+    atomic_uint receiving;              /* of them, that wait for a call */
+    atomic_bool asleep;                 /* the foreman, until a call comes */
+    unsigned processors;
+};
+
 /* A worker that waits for the other end of something in the caller's name. */
 struct waiting {
     struct waiting *next, **at;
@@ -128,9 +148,10 @@ struct trap {
     int state_fd; /* the number */
     pid_t child;
     struct trap_opts opts;
-    bool poll_first;         /* RECV does not end by itself */
-    int stop[2];             /* a pipe to the closer: 's', it is to end; 'w', somebody waits */
-    struct waiting *waiting; /* crew_lock */
+    bool poll_first; /* RECV does not end by itself */
+    int stop[2];     /* a pipe to the closer: 's', it is to end; 'w', somebody waits */
+    pthread_mutex_t wait_lock;
+    struct waiting *waiting; /* wait_lock */
     pthread_t closer;
     bool closing;
     pthread_mutex_t closed_lock; /* one at a time hears of what was closed; before t->lock */
@@ -138,16 +159,16 @@ struct trap {
     struct item *items, *items_wd;
     struct place places; /* head of a ring */
     atomic_uint nbodies, serial;
+    atomic_uint nitems;   /* without states */
+    atomic_ullong states; /* that have been set, from 1 */
     struct known known[TRAP_KNOWN];
+    uint16_t known_at[TRAP_KNOWN]; /* by the hash of a path: where it may be known */
     pthread_mutex_t who_lock;
     struct who *whos;
     struct pending *pending;
     atomic_uint npending;
     uint64_t clock;
-    pthread_mutex_t crew_lock;
-    pthread_cond_t crew_gone;
-    unsigned nthreads;
-    atomic_uint idle;
+    struct crew crew;
     struct trap_view *view;                /* of a process without a state */
     struct trap_view *former[TRAP_FORMER]; /* who_lock: of directories that were lent by them */
     size_t nformer;
@@ -176,6 +197,7 @@ struct target {
     char name[NAME_MAX + 1]; /* in dir */
     bool slash;              /* a directory is meant */
     bool native;             /* the kernel finds the same by itself */
+    bool plain;              /* in a tree by the letters, and not looked for (WALK_TABLE) */
     unsigned links;
 };
 
@@ -187,7 +209,18 @@ enum walk_flags {
     WALK_IN_ROOT = 16,
     WALK_NO_LINKS = 32,
     WALK_NO_MAGIC = 64,
+    WALK_TABLE = 128, /* where the table may know, it is asked first: see walk_on() */
+    WALK_LOOKS = 256, /* nothing is changed, but for what is told the caller */
 };
+
+/* ---- trap_crew.c ---- */
+void crew_init(struct trap *t);
+/* Calls are taken from now on; false: no thread can be started. */
+bool crew_start(struct trap *t);
+/* Waits until the last process with the filter is gone. */
+void crew_end(struct trap *t);
+/* Carries out a call and answers it (trap.c). */
+void trap_serve(struct trap *t, struct seccomp_notif *n);
 
 /* ---- trap_who.c ---- */
 struct who *who_get(struct trap *t, pid_t tid);
@@ -195,14 +228,19 @@ void who_put(struct trap *t, struct who *w);
 void who_drop(struct trap *t, struct who *w);
 void who_umask(struct trap *t, pid_t tgid, mode_t mask);
 void who_done(struct trap *t);
+/* The state of the caller as it was found before, with a reference: as long as the thread lives and
+ * nobody has set one since. NULL: it is to be found. */
+struct item *who_state(struct trap *t, struct who *w);
+/* That is what was found, while t->states was `states`. */
+void who_note(struct trap *t, struct who *w, const struct item *state, uint64_t states);
 /* A descriptor of the caller, or a negative errno. */
 int who_fd(struct who *w, int fd);
 /* Forgets those that do not call just now: each has a descriptor. */
 void who_spare(struct trap *t);
 /* From memory of the caller: 0 or the length, -EFAULT, -ENAMETOOLONG, -ESRCH when the caller is
- * gone. */
+ * gone, which may be another's memory by now: peek() finds that out, and walk() where more than
+ * looking is to be done; who reads strings for something else asks still_there(). */
 int peek(struct tcall *c, uint64_t addr, void *buf, size_t n);
-int peek_path(struct tcall *c, uint64_t addr, char buf[PATH_MAX]);
 int peek_string(struct tcall *c, uint64_t addr, char *buf, size_t size);
 int poke(struct tcall *c, uint64_t addr, const void *buf, size_t n);
 /* The same of a caller that is stopped, its call being answered. */
@@ -228,27 +266,37 @@ int item_copy(struct trap *t, struct place *place, int fd);
 /* The item that the caller's descriptor stands for, with a reference; NULL: it is the kernel's. The
  * copy of the descriptor in *ret_fd, if that is not NULL, is to be closed. */
 struct item *item_of(struct tcall *c, int fd, int *ret_fd);
-/* By a descriptor of our own. */
+/* By a descriptor of our own; by what it has open. */
 struct item *item_find(struct trap *t, int fd);
+struct item *item_by_id(struct trap *t, const struct item_id *id);
 void item_put(struct trap *t, struct item *it);
 /* The same, also of a directory that was lent (trap_preload.c). */
 struct item *item_at(struct tcall *c, int fd);
+/* Takes it out of the tables, whose reference is the caller's then. With t->lock. */
+void item_leaves(struct trap *t, struct item *it);
 /* Takes note of what was closed; and writes bodies back. */
 void items_closed(struct trap *t);
 struct place *place_new(struct trap *t, struct trap_view *view, const struct top *top,
                         struct pl_node *node, const char *path);
 struct place *place_ref(struct place *p);
 void place_unref(struct trap *t, struct place *p);
-void place_path(struct trap *t, struct place *p, char path[PATH_MAX]);
+/* False: it is not there any more. */
+bool place_path(struct trap *t, struct place *p, char path[PATH_MAX]);
 /* Something was renamed. */
 void places_moved(struct trap *t, const char *from, const char *to, bool exchanged);
+/* The directory `path` was removed. */
+void places_gone(struct trap *t, const char *path);
 /* `fd` is of what the target is. */
 void known_add(struct tcall *c, int fd, const struct target *target);
+/* `fd` is of what the table has at the path, whose node has not been asked for. */
+void known_path(struct tcall *c, int fd, const char *path);
+/* The target, a node, is going to be changed: what is known by its path has that node. */
+void known_node(struct trap *t, const struct target *target);
 /* The same of a file that the preload has opened, which `fd`, a copy of the caller's descriptor, is
  * of: found by where it is on the host. */
 bool known_back(struct tcall *c, int fd, const struct stat *st, char path[PATH_MAX],
                 struct place **place);
-/* Its path, and (unless that is NULL) its place, with a reference. */
+/* Its path, and (unless that is NULL) its place, which has a node, with a reference. */
 bool known_find(struct trap *t, const struct stat *st, char path[PATH_MAX], struct place **place);
 
 /* ---- trap_preload.c ---- */
@@ -267,6 +315,8 @@ void lent_done(struct trap *t);
  * call fails with. The target is to be freed by target_done(), also then. */
 int walk(struct tcall *c, int dirfd, uint64_t addr, unsigned flags, struct target *ret);
 int walk_text(struct tcall *c, int dirfd, const char *path, unsigned flags, struct target *ret);
+/* What was plain, and the table does not know, in its tree. */
+int walk_on(struct tcall *c, unsigned flags, struct target *t);
 void target_done(struct target *t);
 /* The host path of it: 0, or a negative errno; -ENOENT where there is nothing. */
 int target_host(struct tcall *c, const struct target *t, char path[PATH_MAX]);
@@ -277,6 +327,15 @@ const struct top *view_top_at(const struct trap_view *view, const char *path, bo
 /* What /proc/PID/... says of a process of ours: the target into buf, its length; -EAGAIN: the
  * kernel's answer is right. `opens`: not to be read, but for what it leads to. */
 int proc_link(struct tcall *c, const char *path, bool opens, char buf[PATH_MAX]);
+
+/* ---- trap_look.c ---- */
+/* What the call is answered with, by the path of a target that is plain; or LOOK_WALK. */
+int look_stat(struct tcall *c, const char *path, unsigned flags, struct stat *st);
+int look_statx(struct tcall *c, const char *path, unsigned flags, unsigned mask, struct statx *sx);
+int look_access(struct tcall *c, const char *path, int mode);
+int look_readlink(struct tcall *c, const char *path, char *buf, size_t size);
+/* A descriptor of it that is open to be read, with O_CLOEXEC. */
+int look_open(struct tcall *c, const char *path, int flags);
 
 /* ---- trap_wait.c ---- */
 /* Between these a system call that waits is interrupted (EINTR) when the caller was killed, or has

@@ -67,10 +67,12 @@ static int64_t stat_at(struct tcall *c, int dirfd, uint64_t path, uint64_t buf, 
 {
     struct target t;
     struct stat st;
-    int r = walk(c, dirfd, path, flags, &t);
+    int r = walk(c, dirfd, path, flags | WALK_TABLE | WALK_LOOKS, &t), f = LOOK_WALK;
+    if (r == 0 && t.plain && (f = look_stat(c, t.path, flags, &st)) == LOOK_WALK)
+        r = walk_on(c, flags, &t);
     if (r == 0 && t.native)
         r = TRAP_NATIVE;
-    else if (r == 0 && (r = target_stat(c, &t, &st)) == 0)
+    else if (r == 0 && (r = f == LOOK_WALK ? target_stat(c, &t, &st) : f) == 0)
         r = poke(c, buf, &st, sizeof(st));
     target_done(&t);
     return r;
@@ -124,8 +126,7 @@ int path_is_empty(struct tcall *c, uint64_t path, int flags)
         return 0;
     if (!path)
         return 1;
-    int r = peek(c, path, &first, 1);
-    return r < 0 ? r : first == 0;
+    return peek_raw(c, path, &first, 1) ? first == 0 : -EFAULT;
 }
 
 int64_t call_newfstatat(struct tcall *c)
@@ -193,12 +194,15 @@ int64_t call_statx(struct tcall *c)
 {
     struct target t;
     struct statx sx;
-    int flags = ARG(2);
-    int r = walk(c, ARG(0), ADDR(1), at_flags(flags), &t);
+    int flags = ARG(2), f = LOOK_WALK;
+    unsigned how = at_flags(flags), mask = (unsigned)ARG(3);
+    int r = walk(c, ARG(0), ADDR(1), how | WALK_TABLE | WALK_LOOKS, &t);
+    if (r == 0 && t.plain && (f = look_statx(c, t.path, how, mask, &sx)) == LOOK_WALK)
+        r = walk_on(c, how, &t);
     if (r == 0 && t.native)
         r = TRAP_NATIVE;
     else if (r == 0)
-        r = target_statx(c, &t, flags, (unsigned)ARG(3), &sx);
+        r = f == LOOK_WALK ? target_statx(c, &t, flags, mask, &sx) : f;
     if (r == 0)
         r = poke(c, ADDR(4), &sx, sizeof(sx));
     target_done(&t);
@@ -213,9 +217,15 @@ static int64_t access_at(struct tcall *c, int dirfd, uint64_t addr, int mode, in
     char path[PATH_MAX];
     if (flags & ~(AT_EACCESS | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) || mode & ~7)
         return -EINVAL;
-    int r = walk(c, dirfd, addr, at_flags(flags), &t);
+    unsigned how = at_flags(flags);
+    unsigned table = flags & ~AT_EACCESS ? 0 : WALK_TABLE;
+    int r = walk(c, dirfd, addr, how | table | WALK_LOOKS, &t), f = LOOK_WALK;
+    if (r == 0 && t.plain && (f = look_access(c, t.path, mode)) == LOOK_WALK)
+        r = walk_on(c, how, &t);
     if (r == 0 && t.native) {
         r = TRAP_NATIVE;
+    } else if (f != LOOK_WALK) {
+        r = f;
     } else if (r == 0 && t.top && !t.node) {
         r = -ENOENT;
     } else if (r == 0 && t.top && !S_ISLNK(t.node->fmt)) {
@@ -250,8 +260,13 @@ static int64_t readlink_at(struct tcall *c, int dirfd, uint64_t addr, uint64_t b
     char path[PATH_MAX], link[PATH_MAX];
     if (size <= 0)
         return -EINVAL;
-    int r = walk(c, dirfd, addr, dirfd == AT_FDCWD ? 0 : WALK_EMPTY, &t);
-    if (r == 0 && !t.top && strncmp(t.path, "/proc/", 6) == 0) {
+    unsigned how = dirfd == AT_FDCWD ? 0 : WALK_EMPTY;
+    int r = walk(c, dirfd, addr, how | WALK_TABLE | WALK_LOOKS, &t), f = LOOK_WALK;
+    if (r == 0 && t.plain && (f = look_readlink(c, t.path, link, sizeof(link))) == LOOK_WALK)
+        r = walk_on(c, how, &t);
+    if (f != LOOK_WALK) {
+        r = f;
+    } else if (r == 0 && !t.top && strncmp(t.path, "/proc/", 6) == 0) {
         r = proc_link(c, t.path, false, link);
         if (r == -EAGAIN)
             r = t.native ? TRAP_NATIVE : (int)readlink(t.path, link, sizeof(link));

@@ -25,13 +25,13 @@ void wait_begin(struct tcall *c, struct waiting *w)
 {
     struct trap *t = c->t;
     *w = (struct waiting){.c = c, .thread = pthread_self()};
-    pthread_mutex_lock(&t->crew_lock);
+    pthread_mutex_lock(&t->wait_lock);
     w->next = t->waiting;
     w->at = &t->waiting;
     if (w->next)
         w->next->at = &w->next;
     t->waiting = w;
-    pthread_mutex_unlock(&t->crew_lock);
+    pthread_mutex_unlock(&t->wait_lock);
     if (write(t->stop[1], "w", 1) < 0)
         return; /* so full of these that it will look */
 }
@@ -39,11 +39,11 @@ void wait_begin(struct tcall *c, struct waiting *w)
 void wait_end(struct waiting *w)
 {
     struct trap *t = w->c->t;
-    pthread_mutex_lock(&t->crew_lock);
+    pthread_mutex_lock(&t->wait_lock);
     *w->at = w->next;
     if (w->next)
         w->next->at = w->at;
-    pthread_mutex_unlock(&t->crew_lock);
+    pthread_mutex_unlock(&t->wait_lock);
 }
 
 static uint64_t mask_of(const char *status, const char *name)
@@ -67,11 +67,11 @@ static bool has_signal(pid_t tid)
 
 bool wait_look(struct trap *t)
 {
-    pthread_mutex_lock(&t->crew_lock);
+    pthread_mutex_lock(&t->wait_lock);
     for (struct waiting *w = t->waiting; w; w = w->next)
         if (!still_there(w->c) || has_signal((pid_t)w->c->n->pid))
             pthread_kill(w->thread, SIGRTMAX);
     bool any = t->waiting != NULL;
-    pthread_mutex_unlock(&t->crew_lock);
+    pthread_mutex_unlock(&t->wait_lock);
     return any;
 }

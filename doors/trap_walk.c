@@ -7,6 +7,7 @@
  * walk is done here name by name: on the host by the path so far, in a tree by its nodes. It
  * changes over where the canonical path is a tree's, and back at ".." of a root and absolute links.
  */
+#include "doors/preload/shared.h"
 #include "doors/trap_priv.h"
 
 #include <ctype.h>
@@ -30,6 +31,7 @@ struct walk {
     struct target *ret;
     unsigned flags;
     bool went_in; /* the kernel would find something else */
+    bool stale;   /* it begins where the path is no good */
     struct pos at, base;
     char rest[2 * PATH_MAX], name[NAME_MAX + 1];
 };
@@ -166,11 +168,13 @@ static void pos_host(struct pos *p, const char *path)
         snprintf(p->path, sizeof(p->path), "%s", path);
 }
 
-static void pos_place(struct tcall *c, struct pos *p, struct place *place)
+/* True: what the path of it says now is the same. */
+static bool pos_place(struct tcall *c, struct pos *p, struct place *place)
 {
-    place_path(c->t, place, p->path);
+    bool is = place_path(c->t, place, p->path) && place->view == c->view;
     p->top = place->top;
     p->node = place->node ? pl_node_ref(place->node) : NULL;
+    return is;
 }
 
 static void pos_copy(struct pos *to, const struct pos *from)
@@ -187,7 +191,7 @@ static int begin(struct walk *w, int dirfd)
     struct tcall *c = w->c;
     char link[40], path[PATH_MAX];
     if (dirfd == AT_FDCWD && c->state && c->state->place) {
-        pos_place(c, &w->at, c->state->place);
+        w->stale = !pos_place(c, &w->at, c->state->place);
         w->went_in = true;
         return 0;
     }
@@ -196,7 +200,7 @@ static int begin(struct walk *w, int dirfd)
     } else {
         struct item *it = dirfd == c->t->state_fd ? NULL : item_of(c, dirfd, NULL);
         if (it && it->kind != ITEM_STATE) {
-            pos_place(c, &w->at, it->place);
+            w->stale = !pos_place(c, &w->at, it->place);
             w->went_in = true;
         }
         item_put(c->t, it);
@@ -246,19 +250,110 @@ static bool join(const char *base, const char *path, char *full, size_t size)
     return true;
 }
 
-static bool is_native(struct walk *w, const char *full)
+/* Is it in a tree by the letters, and for the table to answer? */
+static bool for_table(struct walk *w, const char *path)
 {
-    if (view_top_at(w->c->view, full, false))
+    char *full = w->ret->path;
+    struct tcall *c = w->c;
+    size_t n = strlen(path);
+    if (!(w->flags & WALK_TABLE) || !c->view->preload || (c->state && c->state->root) || w->stale ||
+        path[n - 1] == '/' || !join(w->at.path, path, full, PRELOAD_PATH))
         return false;
-    if (strncmp(full, "/proc/", 6) == 0)
-        return !strstr(full, "/fd/") && !strstr(full, "/cwd") && !strstr(full, "/root") &&
-               !strstr(full, "/exe");
-    struct open_how how = {.flags = O_PATH | O_CLOEXEC | (w->flags & WALK_FOLLOW ? 0 : O_NOFOLLOW),
+    const struct top *top = view_top_at(c->view, full, false);
+    return top && full[top->len];
+}
+
+/* What `path` is by the letters, with "." and ".." taken out; *dots: there were some. False: one is
+ * at the end, or ".." is in a tree. */
+static bool settle(const struct trap_view *view, const char *path, char full[PATH_MAX], bool *dots)
+{
+    size_t n = 0;
+    *dots = false;
+    for (;;) {
+        path += strspn(path, "/");
+        size_t len = strcspn(path, "/");
+        if (len == 0)
+            break;
+        bool up = len == 2 && path[0] == '.' && path[1] == '.', here = len == 1 && path[0] == '.';
+        if (n + len + 2 > PATH_MAX || ((up || here) && !path[len + strspn(path + len, "/")]))
+            return false;
+        full[n] = 0;
+        if (up && n && view_top_at(view, full, false))
+            return false;
+        if (up)
+            while (n && full[--n] != '/')
+                ;
+        *dots |= up || here;
+        if (!up && !here) {
+            full[n++] = '/';
+            memcpy(full + n, path, len);
+            n += len;
+        }
+        path += len;
+    }
+    if (n == 0)
+        full[n++] = '/';
+    full[n] = 0;
+    return true;
+}
+
+/* Does no symbolic link lead to it, as far as there is anything? */
+static bool is_straight(const char *path, bool follow)
+{
+    struct open_how how = {.flags = O_PATH | O_CLOEXEC | (follow ? 0 : O_NOFOLLOW),
                            .resolve = RESOLVE_NO_SYMLINKS};
-    int fd = (int)syscall(SYS_openat2, AT_FDCWD, full, &how, sizeof(how));
+    int fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how));
     if (fd >= 0)
         close(fd);
     return fd >= 0 || (errno != ELOOP && errno != EMFILE && errno != ENFILE);
+}
+
+/* Will the kernel find by `path` what the view has? Then that is the target. */
+static bool is_native(struct walk *w, const char *path)
+{
+    char full[PATH_MAX], raw[PATH_MAX], *to = w->ret->path;
+    bool dots, relative = path[0] != '/';
+    size_t n = strlen(path), base = relative ? strlen(w->at.path) : 0;
+    if (base + n + 2 > PATH_MAX)
+        return false;
+    memcpy(raw, w->at.path, base);
+    raw[base] = '/';
+    memcpy(raw + base + relative, path, n + 1);
+    if (!settle(w->c->view, raw, full, &dots) || view_top_at(w->c->view, full, false))
+        return false;
+    if (strncmp(full, "/proc/", 6) == 0 ? dots || strstr(full, "/fd/") || strstr(full, "/cwd") ||
+                                              strstr(full, "/root") || strstr(full, "/exe")
+                                        : !is_straight(raw, w->flags & WALK_FOLLOW))
+        return false;
+    if (dots)
+        strcpy(to, raw);
+    else
+        sprintf(to, "%s%s", full, n > 1 && path[n - 1] == '/' ? "/" : ""); /* no longer than raw */
+    return true;
+}
+
+/* On the host, without looking at each name: to the end, or to the last directory, if no link is on
+ * the way there. */
+static void leap(struct walk *w, bool to_end)
+{
+    char full[PATH_MAX], *rest = w->rest + strspn(w->rest, "/");
+    size_t n = strlen(rest);
+    if (w->flags & (WALK_BENEATH | WALK_IN_ROOT) || !join(w->at.path, rest, full, sizeof(full)) ||
+        view_top_at(w->c->view, full, false) || strncmp(full, "/proc", 5) == 0)
+        return;
+    if (to_end && n && is_straight(full, w->flags & WALK_FOLLOW && !(w->flags & WALK_PARENT))) {
+        w->ret->slash = rest[n - 1] == '/';
+        strcpy(w->at.path, full);
+        w->rest[0] = 0;
+        return;
+    }
+    char *name = strrchr(full, '/');
+    *name = 0;
+    if (name == full || strcmp(full, w->at.path) == 0 || !is_straight(full, true))
+        return;
+    bool slash = rest[n - 1] == '/';
+    sprintf(w->rest, "/%s%s", name + 1, slash ? "/" : "");
+    strcpy(w->at.path, full);
 }
 
 /* "." and ".." are in directories only, which on the host nobody has looked at yet. */
@@ -495,10 +590,17 @@ static int step_tree(struct walk *w)
 static int steps(struct walk *w)
 {
     int r;
+    unsigned links = w->ret->links;
+    if (!w->at.top)
+        leap(w, false);
     for (;;) {
         const struct top *top = w->at.top ? NULL : view_top_at(w->c->view, w->at.path, true);
         if (top) /* by an absolute link, or ".." */
             enter(w, top);
+        if (!w->at.top && w->ret->links != links) { /* a link was followed */
+            links = w->ret->links;
+            leap(w, true);
+        }
         if ((r = next_name(w)) != 1)
             break;
         if (takes_dots(w->name)) {
@@ -598,16 +700,14 @@ static int walk_from(struct walk *w, int dirfd, const char *path)
     }
     if (r != 0)
         return r < 0 ? r : -ENOTDIR;
-    bool clean = !w->at.top && !w->went_in && !scoped && join(w->at.path, path, full, PATH_MAX);
+    if ((w->ret->plain = for_table(w, path)))
+        return 0;
+    bool host = !w->at.top && !w->went_in && !scoped;
+    if (host && (w->ret->native = is_native(w, path)))
+        return 0;
+    bool clean = host && join(w->at.path, path, full, PATH_MAX);
     const struct top *top =
         w->at.top ? NULL : view_top_at(w->c->view, clean ? full : w->at.path, false);
-    if (clean && !top && is_native(w, full)) {
-        size_t n = strlen(path);
-        w->ret->native = true;
-        snprintf(w->ret->path, sizeof(w->ret->path), "%s%s", full,
-                 n > 1 && path[n - 1] == '/' ? "/" : ""); /* shorter than w->at and path */
-        return 0;
-    }
     if (clean && top && full[top->len]) { /* by the letters: what leads there has no links */
         size_t n = strlen(path);
         enter(w, top);
@@ -640,14 +740,13 @@ static void note(struct tcall *c, const struct walk *w, int r)
 
 int walk_text(struct tcall *c, int dirfd, const char *path, unsigned flags, struct target *ret)
 {
-    memset(ret, 0, offsetof(struct target, native) + sizeof(ret->native));
+    memset((char *)ret + sizeof(ret->path), 0, sizeof(*ret) - sizeof(ret->path));
     ret->path[0] = 0;
-    ret->links = 0;
     struct walk w;
     w.c = c;
     w.ret = ret;
     w.flags = flags;
-    w.went_in = false;
+    w.went_in = w.stale = false;
     w.at.path[0] = w.base.path[0] = w.rest[0] = 0;
     w.at.top = w.base.top = NULL;
     w.at.node = w.base.node = NULL;
@@ -661,11 +760,24 @@ int walk_text(struct tcall *c, int dirfd, const char *path, unsigned flags, stru
 
 int walk(struct tcall *c, int dirfd, uint64_t addr, unsigned flags, struct target *ret)
 {
-    char path[PATH_MAX] = "";
-    memset(ret, 0, sizeof(*ret));
+    char path[PATH_MAX];
+    path[0] = 0;
+    memset((char *)ret + sizeof(ret->path), 0, sizeof(*ret) - sizeof(ret->path));
     /* No path at all is taken for one without bytes where the kernel takes it so. */
-    int r = addr || !(flags & WALK_EMPTY) ? peek_path(c, addr, path) : 0;
-    return r < 0 ? r : walk_text(c, dirfd, path, flags, ret);
+    int r = addr || !(flags & WALK_EMPTY) ? peek_string(c, addr, path, sizeof(path)) : 0;
+    r = r < 0 ? r : walk_text(c, dirfd, path, flags, ret);
+    if (r < 0 || ret->native || flags & WALK_LOOKS)
+        return r;
+    if (ret->top && ret->node)
+        known_node(c->t, ret);
+    return still_there(c) ? 0 : -ESRCH;
+}
+
+int walk_on(struct tcall *c, unsigned flags, struct target *t)
+{
+    char path[PRELOAD_PATH];
+    memcpy(path, t->path, strlen(t->path) + 1);
+    return walk_text(c, AT_FDCWD, path, flags & ~(unsigned)WALK_TABLE, t);
 }
 
 void target_done(struct target *t)

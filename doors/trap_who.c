@@ -3,14 +3,15 @@
  * Who calls: its credentials, its memory, its descriptors.
  *
  * What is known of a thread is kept with a pidfd of it, so that a number that is used again is not
- * taken for it: every call begins by taking a copy of the state's descriptor, which fails once the
- * thread is gone.
+ * taken for it: every call begins by asking whether the thread is there, or by taking a copy of the
+ * state's descriptor, which fails once it is gone.
  */
 #include "base/cred.h"
 #include "doors/trap_priv.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -77,6 +78,7 @@ static int who_new(pid_t tid, struct who **ret)
         return -ENOMEM;
     w->tid = tid;
     w->pidfd = (int)syscall(SYS_pidfd_open, tid, PIDFD_THREAD);
+    w->exact = w->pidfd >= 0;
     int r = read_status(w);
     /* Before 6.9 there are pidfds of processes only: the number of another thread could then be
      * taken for this one's, with what the process has. */
@@ -181,6 +183,27 @@ void who_done(struct trap *t)
         unlink_who(t, w);
 }
 
+struct item *who_state(struct trap *t, struct who *w)
+{
+    struct pollfd p = {.fd = w->pidfd, .events = POLLIN};
+    uint64_t states = atomic_load(&t->states);
+    pthread_mutex_lock(&t->who_lock);
+    bool known = w->states == states;
+    struct item_id id = w->state;
+    pthread_mutex_unlock(&t->who_lock);
+    return known && poll(&p, 1, 0) == 0 ? item_by_id(t, &id) : NULL;
+}
+
+void who_note(struct trap *t, struct who *w, const struct item *state, uint64_t states)
+{
+    if (!w->exact)
+        return;
+    pthread_mutex_lock(&t->who_lock);
+    w->state = state->id;
+    w->states = states;
+    pthread_mutex_unlock(&t->who_lock);
+}
+
 int who_fd(struct who *w, int fd)
 {
     cred_reset();
@@ -234,12 +257,7 @@ int peek_string(struct tcall *c, uint64_t addr, char *buf, size_t size)
         }
         have += (size_t)got;
     }
-    return still_there(c) ? r : -ESRCH;
-}
-
-int peek_path(struct tcall *c, uint64_t addr, char buf[PATH_MAX])
-{
-    return peek_string(c, addr, buf, PATH_MAX);
+    return r;
 }
 
 bool peek_raw(struct tcall *c, uint64_t addr, void *buf, size_t n)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "doors/preload/table.h"
+#include "doors/preload/look.h"
 #include "doors/preload/shared.h"
 #include "view/pack.h"
 
@@ -157,6 +158,15 @@ int preload_table_fd(struct preload_table *t, int state_fd, uintptr_t pass, cons
     memcpy(t->block->dev, dev, sizeof(t->block->dev));
     pthread_mutex_unlock(&t->lock);
     return t->fd;
+}
+
+bool preload_table_reader(const struct preload_table *t, struct preload *ret)
+{
+    if (!t || atomic_load(&t->block->stale))
+        return false;
+    ret->block = t->block;
+    ret->pack = t->pack;
+    return true;
 }
 
 const char *preload_top(const struct preload_table *t, uint32_t i)

@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct preload;
 struct preload_table;
 
 /* Of a packed view (view/pack.h), which is copied. -EINVAL: there is something in it that is for
@@ -27,6 +28,10 @@ void preload_table_free(struct preload_table *t); /* NULL is fine, here and belo
 /* What the programs must know of the run; then a descriptor that can only be read, which stays the
  * table's, or a negative errno. */
 int preload_table_fd(struct preload_table *t, int state_fd, uintptr_t pass, const uint64_t dev[2]);
+
+/* For finding in it what programs find (doors/preload/look.h): its block and its pack, as long as
+ * the table is there. False: it answers nothing. */
+bool preload_table_reader(const struct preload_table *t, struct preload *ret);
 
 /* Top number i, or NULL. */
 const char *preload_top(const struct preload_table *t, uint32_t i);
