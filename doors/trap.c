@@ -252,11 +252,13 @@ static bool know(struct tcall *c)
     c->call.umask = atomic_load(&c->w->umask);
     c->call.cred.groups = c->w->groups;
     c->call.cred.ngroups = c->w->ngroups;
+    crew_begins(c);
     return true;
 }
 
 static void forget(struct tcall *c)
 {
+    crew_ends(c);
     pl_call_done(&c->call);
     trap_view_unref(c->view);
     item_put(c->t, c->state);
@@ -341,9 +343,10 @@ static bool at_once(struct tcall *c)
     return true;
 }
 
-void trap_serve(struct trap *t, struct seccomp_notif *n)
+void trap_serve(struct worker *w, struct seccomp_notif *n)
 {
-    struct tcall c = {.t = t, .n = n, .d = &n->data};
+    struct trap *t = w->t;
+    struct tcall c = {.t = t, .worker = w, .n = n, .d = &n->data};
     cred_reset();
     if (at_once(&c))
         return;

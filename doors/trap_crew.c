@@ -18,10 +18,11 @@
 #include <unistd.h>
 
 enum {
-    TICK = 1000000, /* ns */
-    QUIET = 20,     /* ticks without a call, after which the foreman sleeps */
-    BEHIND = 3,     /* ticks in which calls waited, after which another processor is to help */
-    LONG = 50,      /* ticks in which none was missed, after which there is one less */
+    TICK = 1000000,       /* ns */
+    LONG_TICK = 20000000, /* of the foreman when no calls come, but some are held up */
+    QUIET = 20,           /* ticks without a call, after which that is so */
+    BEHIND = 3,  /* ticks in which calls waited, after which another processor is to help */
+    ENOUGH = 50, /* ticks in which nobody was missed, after which there is one less */
 };
 
 /* 0: the last process with the filter is gone. */
@@ -65,12 +66,22 @@ static bool rest(struct trap *t)
     return on;
 }
 
-static void leave(struct trap *t)
+/* The thread `me` ends. */
+static void leave(struct worker *me)
 {
-    struct crew *k = &t->crew;
+    struct crew *k = &me->t->crew;
     pthread_mutex_lock(&k->lock);
+    for (struct worker **w = &k->workers; *w; w = &(*w)->next) {
+        if (*w == me) {
+            *w = me->next;
+            break;
+        }
+    }
+    pthread_mutex_destroy(&me->lock);
+    free(me);
     k->over = true;
     k->nthreads--;
+    atomic_store(&k->asleep, false);
     pthread_cond_broadcast(&k->wanted);
     pthread_cond_broadcast(&k->watch);
     pthread_cond_broadcast(&k->gone);
@@ -85,9 +96,10 @@ static void wake_foreman(struct crew *k)
     pthread_mutex_unlock(&k->lock);
 }
 
-static void *worker(void *arg)
+static void *work(void *arg)
 {
-    struct trap *t = arg;
+    struct worker *me = arg;
+    struct trap *t = me->t;
     struct crew *k = &t->crew;
     size_t size = t->sizes.seccomp_notif > sizeof(struct seccomp_notif)
                       ? t->sizes.seccomp_notif
@@ -102,31 +114,46 @@ static void *worker(void *arg)
         atomic_fetch_add(&t->calls, 1);
         if (atomic_load(&k->asleep))
             wake_foreman(k);
-        trap_serve(t, n);
+        trap_serve(me, n);
         if (atomic_load(&k->out) > atomic_load(&k->want))
             on = rest(t);
     }
     free(n);
-    leave(t);
+    leave(me);
     return NULL;
+}
+
+/* Called with the lock. */
+static bool engage(struct trap *t)
+{
+    struct crew *k = &t->crew;
+    pthread_t id;
+    struct worker *w = k->over || k->nthreads >= t->opts.threads ? NULL : calloc(1, sizeof(*w));
+    if (!w)
+        return false;
+    w->t = t;
+    pthread_mutex_init(&w->lock, NULL);
+    if (pthread_create(&id, NULL, work, w) != 0) {
+        pthread_mutex_destroy(&w->lock);
+        free(w);
+        return false;
+    }
+    pthread_detach(id);
+    w->next = k->workers;
+    k->workers = w;
+    k->nthreads++;
+    return true;
 }
 
 /* One more that takes calls; false: there are as many as there may be. */
 static bool bring(struct trap *t)
 {
     struct crew *k = &t->crew;
-    pthread_t id;
-    bool can = true;
     pthread_mutex_lock(&k->lock);
-    if (k->resting > k->called) {
+    bool rests = k->resting > k->called, can = rests || engage(t);
+    if (rests) {
         k->called++;
         pthread_cond_signal(&k->wanted);
-    } else if (k->nthreads < t->opts.threads && !k->over &&
-               pthread_create(&id, NULL, worker, t) == 0) {
-        pthread_detach(id);
-        k->nthreads++;
-    } else {
-        can = false;
     }
     if (can)
         k->out++;
@@ -136,11 +163,53 @@ static bool bring(struct trap *t)
     return can;
 }
 
+/* ---- what is held up ---- */
+
+/* An op is about to wait: somebody else is to take the next call. */
+static void waits(struct pl_call *call)
+{
+    struct trap *t = call->door;
+    if (!atomic_load(&t->crew.receiving))
+        bring(t);
+}
+
+void crew_begins(struct tcall *c)
+{
+    c->call.door = c->t;
+    c->call.blocks = waits;
+    pthread_mutex_lock(&c->worker->lock);
+    c->worker->now = c;
+    pthread_mutex_unlock(&c->worker->lock);
+}
+
+void crew_ends(struct tcall *c)
+{
+    pthread_mutex_lock(&c->worker->lock);
+    c->worker->now = NULL;
+    pthread_mutex_unlock(&c->worker->lock);
+}
+
+/* Cancels the calls that were there at the last look already, and whose callers have been killed.
+ */
+static void look_after(struct crew *k)
+{
+    pthread_mutex_lock(&k->lock);
+    for (struct worker *w = k->workers; w; w = w->next) {
+        pthread_mutex_lock(&w->lock);
+        uint64_t id = w->now ? w->now->n->id : 0;
+        if (id && id == w->seen && !still_there(w->now))
+            pl_call_cancel(&w->now->call);
+        w->seen = id;
+        pthread_mutex_unlock(&w->lock);
+    }
+    pthread_mutex_unlock(&k->lock);
+}
+
 /* ---- the foreman ---- */
 
 struct look {
     uint64_t calls;
-    unsigned quiet, behind, enough;
+    unsigned quiet, behind, enough, ticks;
 };
 
 static void look(struct trap *t, struct look *l)
@@ -153,39 +222,48 @@ static void look(struct trap *t, struct look *l)
     bool waits = receiving == 0 && !still && atomic_load(&k->out) < k->processors &&
                  poll(&p, 1, 0) > 0 && p.revents & POLLIN;
     l->calls = calls;
-    l->quiet = still && receiving ? l->quiet + 1 : 0;
+    l->quiet = still ? l->quiet + 1 : 0;
+    if (++l->ticks % QUIET == 0 || l->quiet > QUIET)
+        look_after(k);
     l->behind = waits ? l->behind + 1 : 0;
     if ((receiving == 0 && still) || l->behind == BEHIND) {
-        bring(t);
+        if (bring(t))
+            l->quiet = 0;
         l->behind = l->enough = 0;
-    } else if (++l->enough == LONG) { /* one that is needed all the same is brought again */
+    } else if (++l->enough == ENOUGH) { /* one that is needed all the same is brought again */
         if (atomic_load(&k->want) > 1)
             atomic_fetch_sub(&k->want, 1);
         l->enough = 0;
     }
 }
 
-/* Until the next tick; of one that has nothing to look after, until a call comes. False: the end.
- */
+/* Called with the lock: is the last call over, too? */
+static bool is_over(const struct crew *k)
+{
+    return k->over && !k->nthreads;
+}
+
+/* Until the next tick; when no calls come, a longer one, or if nothing is held up none at all,
+ * until one comes. False: the end. */
 static bool doze(struct trap *t, const struct look *l)
 {
     struct crew *k = &t->crew;
     struct timespec at;
     clock_gettime(CLOCK_MONOTONIC, &at);
-    at.tv_nsec += TICK;
+    at.tv_nsec += l->quiet >= QUIET ? LONG_TICK : TICK;
     at.tv_sec += at.tv_nsec / 1000000000;
     at.tv_nsec %= 1000000000;
     pthread_mutex_lock(&k->lock);
-    if (l->quiet >= QUIET) {
-        atomic_store(&k->asleep, true);
-        /* A call that came before that has not woken us. */
-        while (!k->over && atomic_load(&k->asleep) && atomic_load(&t->calls) == l->calls)
-            pthread_cond_wait(&k->watch, &k->lock);
-        atomic_store(&k->asleep, false);
-    } else if (!k->over) {
+    atomic_store(&k->asleep, l->quiet >= QUIET && !k->over);
+    /* A call that came before that has not woken us. */
+    for (int r = 0; r == 0 && atomic_load(&k->asleep) && atomic_load(&t->calls) == l->calls;)
+        r = atomic_load(&k->receiving) < atomic_load(&k->out)
+                ? pthread_cond_timedwait(&k->watch, &k->lock, &at)
+                : pthread_cond_wait(&k->watch, &k->lock);
+    if (!is_over(k) && (k->over || l->quiet < QUIET))
         pthread_cond_timedwait(&k->watch, &k->lock, &at);
-    }
-    bool on = !k->over;
+    atomic_store(&k->asleep, false);
+    bool on = !is_over(k);
     pthread_mutex_unlock(&k->lock);
     return on;
 }

@@ -121,11 +121,21 @@ struct pending {
     struct trap_view *view;
 };
 
+/* A worker, and the call that it serves just now. */
+struct worker {
+    struct worker *next; /* crew->lock */
+    struct trap *t;
+    pthread_mutex_t lock;
+    struct tcall *now; /* lock */
+    uint64_t seen;     /* lock: the id of the call when the foreman last looked */
+};
+
 /* The workers. A field is guarded by `lock`, or atomic. */
 struct crew {
     pthread_mutex_t lock;
     pthread_cond_t gone, wanted, watch;
     pthread_t foreman;
+    struct worker *workers;
     bool watched, over;
     unsigned nthreads, resting, called; /* `called` of those that rest are to come */
     atomic_uint out, want;              /* that do not rest; how many there should be of those */
@@ -179,6 +189,7 @@ struct trap {
 /* One trapped call. */
 struct tcall {
     struct trap *t;
+    struct worker *worker;
     struct seccomp_notif *n;
     const struct seccomp_data *d;
     struct who *w;
@@ -219,8 +230,11 @@ void crew_init(struct trap *t);
 bool crew_start(struct trap *t);
 /* Waits until the last process with the filter is gone. */
 void crew_end(struct trap *t);
+/* The op of a call that begins here and ends there is cancelled when its caller is killed. */
+void crew_begins(struct tcall *c);
+void crew_ends(struct tcall *c);
 /* Carries out a call and answers it (trap.c). */
-void trap_serve(struct trap *t, struct seccomp_notif *n);
+void trap_serve(struct worker *w, struct seccomp_notif *n);
 
 /* ---- trap_who.c ---- */
 struct who *who_get(struct trap *t, pid_t tid);
