@@ -178,7 +178,7 @@ static unsigned depth_now(bool *ret_trap)
     if (sock < 0)
         return 0;
     unsigned depth = viewlink_ask(sock, &q, &a, NULL) < 0 ? 0 : a.index;
-    *ret_trap = a.n && !strcmp(a.words[0], "trap");
+    *ret_trap = a.n && strcmp(a.words[0], "mount") != 0; /* the door preload is the trap's, too */
     viewlink_done(&a);
     close(sock);
     return depth;
@@ -198,14 +198,17 @@ int run_exec(const struct run *run)
     return run_failed(run, errno);
 }
 
-/* What no door can. */
-static int check(const struct run *run)
+static bool has_root(const struct run *run)
 {
     bool root = run->view->ntops && !strcmp(run->view->tops[0].path, "/");
     for (size_t i = 0; i < run->nbinds; i++)
         root |= !strcmp(run->binds[i].dir, "/");
-    if (root)
-        return cmd_fail(run->cmd, "/: the root directory cannot be a top");
+    return root;
+}
+
+/* What no door can. */
+static int check(const struct run *run)
+{
     if (run->trapped)
         return cmd_fail(run->cmd,
                         "there can be no view in a view of the door trap (change that one: "
@@ -218,9 +221,6 @@ static int check(const struct run *run)
 /* What the door trap cannot: the sentence, or NULL. */
 static const char *trap_closed(const struct run *run)
 {
-    for (size_t i = 0; i < run->nbinds; i++)
-        if (!run->binds[i].spec)
-            return "a file can be bound by the door mount alone";
     return run->depth > 1 ? "a process has one supervisor, and this is a view already" : NULL;
 }
 
@@ -238,6 +238,8 @@ static int choose(struct options *o)
     if (preload && run_preload(lib, &err) < 0)
         return cmd_fail(cmd, "the door preload is closed here: %s", err.text);
     int r = trap ? -ENOENT : viewns_possible(&err);
+    if (r == 0 && has_root(&o->run))
+        r = pl_fail(&err, -EINVAL, "/: the root directory cannot be a mount's");
     const char *closed = r < 0 && (any || trap) ? trap_closed(&o->run) : NULL;
     if (r < 0 && !trap && (!any || closed))
         return cmd_fail(cmd, "the door mount is closed here: %s%s%s", err.text,

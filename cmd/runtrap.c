@@ -37,7 +37,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* value: the pid; an errno (index 1: of the program); a status */
+/* value: the pid; an errno (index 1: of the program); a status (index 1: and so does the
+ * supervisor) */
 enum { MSG_STARTED = 1, MSG_FAILED, MSG_ENDED };
 
 /* Views that processes have or had. Without a reference to what the door has made of one, so that
@@ -88,6 +89,31 @@ static void let_preload(struct super *s, struct view *view, struct trap_view *re
     free(pack);
 }
 
+/* A file that is bound where nothing else is: a space has a directory for its root, so it has a name
+ * in one. NULL: `top` is no such. */
+static const struct viewbind *file_at(const struct super *s, const char *top)
+{
+    for (size_t i = 0; i < s->space.nbinds; i++)
+        if (!s->space.binds[i].spec && strcmp(s->space.binds[i].dir, top) == 0)
+            return &s->space.binds[i];
+    return NULL;
+}
+
+static int make_top(struct super *s, struct view *view, const char *path, struct trap_top *ret,
+                    struct pl_err *err)
+{
+    const struct viewbind *file = file_at(s, path);
+    ret->path = path;
+    if (!file)
+        return viewspace_top(&s->space, view, path, &ret->tree, err);
+    struct pl_binding b = {.path = "/file",
+                           .tree = s->space.host,
+                           .sub = file->sub,
+                           .how = PL_BIND_REPLACE | PL_BIND_CREATE};
+    ret->at = "file";
+    return pl_space_new(&b, 1, 0, &ret->tree, err);
+}
+
 /* The view as the door takes it, remembered. */
 static int make_view(struct super *s, struct view *view, struct trap_view **ret, struct pl_err *err)
 {
@@ -98,8 +124,7 @@ static int make_view(struct super *s, struct view *view, struct trap_view **ret,
     int r = top && t && more ? 0 : pl_fail(err, -ENOMEM, "out of memory");
     s->had = more ? more : s->had;
     for (; r == 0 && top[n]; n++) {
-        t[n].path = top[n];
-        r = viewspace_top(&s->space, view, top[n], &t[n].tree, err);
+        r = make_top(s, view, top[n], &t[n], err);
         if (r == 0 && s->ctl && !(t[n].tree = viewctl_trace(s->ctl, t[n].tree)))
             r = pl_fail(err, -ENOMEM, "out of memory");
     }
@@ -339,12 +364,15 @@ static _Noreturn void supervise(struct super *s, int sock)
     say(sock, MSG_STARTED, 0, trap_pid(s->trap), NULL);
     let_go(s, given);
     r = trap_wait(s->trap, &status);
-    say(sock, MSG_ENDED, 0, r < 0 ? 1 << 8 : status, NULL);
-    close(sock);
+    bool over = trap_is_over(s->trap); /* else it is not to be waited for: nothing has to reap us */
+    if (!over)
+        say(sock, MSG_ENDED, 0, r < 0 ? 1 << 8 : status, NULL);
     trap_end(s->trap);
     if (meet >= 0)
         reg_meet_end(name, meet, dir);
     reg_del(entry);
+    if (over)
+        say(sock, MSG_ENDED, 1, r < 0 ? 1 << 8 : status, NULL);
     _exit(0);
 }
 
@@ -381,7 +409,7 @@ static int end_as(int status)
     return 128 + WTERMSIG(status);
 }
 
-static int follow(const struct run *run, int sock)
+static int follow(const struct run *run, pid_t supervisor, int sock)
 {
     struct fdpass m;
     int r;
@@ -392,6 +420,8 @@ static int follow(const struct run *run, int sock)
             return run_failed(run, (int)-m.value);
         if (m.type == MSG_FAILED)
             return cmd_fail(run->cmd, "%s", m.data);
+        if (m.type == MSG_FAILED || (m.type == MSG_ENDED && m.index))
+            waitpid(supervisor, NULL, 0); /* who runs us need not reap what we leave */
         if (m.type == MSG_ENDED)
             return end_as((int)m.value);
         program = (sig_atomic_t)m.value;
@@ -418,5 +448,5 @@ int run_trap(const struct run *run)
     if (pid < 0)
         return cmd_fail(run->cmd, "no process: %s", strerror(errno));
     watch_signals();
-    return follow(run, pair[0]);
+    return follow(run, pid, pair[0]);
 }

@@ -117,8 +117,8 @@ static int change(struct viewctl *c, const struct viewlink *q, struct pl_err *er
         return pl_fail(err, r, "process %d: is not in this view", pid);
     r = view_change(was, q->words[0], (const char *const *)q->words + 1, q->n - 1, is_file, NULL,
                     &view, err);
-    if (r == 0 && view->ntops && !strcmp(view->tops[0].path, "/")) {
-        r = pl_fail(err, -EINVAL, "/: the root directory cannot be a top");
+    if (r == 0 && view->ntops && !strcmp(view->tops[0].path, "/") && !strcmp(d->name, "mount")) {
+        r = pl_fail(err, -EINVAL, "/: the root directory cannot be a mount's");
         view_unref(view);
     } else if (r == 0) {
         r = d->apply(d->arg, pid, was, view, err);

@@ -49,12 +49,12 @@ static int top_init(struct top *top, const struct trap_top *from, size_t i, stru
 {
     int r = top_path(from->path, &top->path);
     if (r < 0)
-        return pl_fail(err, r, "%s: no absolute path of a directory", from->path);
+        return pl_fail(err, r, "%s: no absolute path", from->path);
     top->len = top->path[1] ? strlen(top->path) : 0;
     top->dev = makedev(0, (unsigned)(0xfff00 + i));
     struct pl_call call;
     pl_call_init_self(&call);
-    r = pl_attach(from->tree, &call, "", &top->root, &(struct pl_attr){0});
+    r = pl_attach(from->tree, &call, from->at ? from->at : "", &top->root, &(struct pl_attr){0});
     pl_call_done(&call);
     if (r < 0)
         return pl_fail(err, r, "%s: its tree has no root: %s", from->path, strerror(-r));
@@ -568,6 +568,12 @@ int trap_wait(struct trap *trap, int *status)
     }
 }
 
+bool trap_is_over(const struct trap *trap)
+{
+    struct pollfd p = {.fd = trap->listener};
+    return poll(&p, 1, 0) > 0 && p.revents & POLLHUP;
+}
+
 /* ---- views from outside ---- */
 
 struct proc {
@@ -667,10 +673,32 @@ static bool set_pending(struct trap *t, pid_t pid, struct trap_view *view)
     return is_new;
 }
 
+/* Those of processes that have ended since would keep their views. */
+static void drop_pending(struct trap *t)
+{
+    struct pending *p, *next, *over = NULL;
+    pthread_mutex_lock(&t->who_lock);
+    HASH_ITER (hh, t->pending, p, next) {
+        struct pollfd end = {.fd = p->pidfd, .events = POLLIN};
+        if (poll(&end, 1, 0) <= 0)
+            continue;
+        HASH_DEL(t->pending, p);
+        atomic_fetch_sub(&t->npending, 1);
+        p->hh.next = over;
+        over = p;
+    }
+    pthread_mutex_unlock(&t->who_lock);
+    for (; over; over = next) {
+        next = over->hh.next;
+        pending_free(over);
+    }
+}
+
 /* Those that a fork which was let on before made meanwhile are found by looking again. */
 int trap_set_view(struct trap *trap, pid_t pid, struct trap_view *view)
 {
     bool any = false, more = true;
+    drop_pending(trap);
     for (int round = 0; more && round < 8; round++) {
         struct proc *p;
         struct trap_view *has;
@@ -681,10 +709,13 @@ int trap_set_view(struct trap *trap, pid_t pid, struct trap_view *view)
             if (!p[i].in || !is_ours(trap, p[i].pid, &has))
                 continue;
             any = true;
-            if (has != view)
+            if (has != view) {
+                if (trap->opts.pass_from) /* programs read it, and go by it */
+                    preload_stale(has->preload);
+                known_forget(trap, has);
                 lent_former(trap, has);
-            if (has != view)
                 more |= set_pending(trap, p[i].pid, view);
+            }
             trap_view_unref(has);
         }
         free(p);

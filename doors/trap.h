@@ -32,7 +32,8 @@
 struct trap_top {
     const char *path; /* absolute; of its parent, symbolic links are resolved once, here. It need
                          not exist */
-    struct pl_tree *tree; /* its root, a directory, is seen there; the view takes a reference */
+    struct pl_tree *tree; /* its root is seen there; the view takes a reference */
+    const char *at;       /* not the root, but this, a path in it, perhaps a file; NULL: the root */
 };
 
 /* Where the bytes of `node`, found in `tree`, are on the host: an absolute path, at most `size`
@@ -90,6 +91,9 @@ int trap_start(struct trap_view *view, const struct trap_opts *opts, char *const
  * called by the thread that called trap_start(), once; reaps whatever other children that thread
  * has meanwhile, orphans that came to it among them. 0 or a negative errno. */
 int trap_wait(struct trap *trap, int *status);
+
+/* Is the last process that has the filter gone? Then trap_end() does not wait. Any thread. */
+bool trap_is_over(const struct trap *trap);
 
 /* The pid of the program. */
 pid_t trap_pid(const struct trap *trap);

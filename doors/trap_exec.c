@@ -22,8 +22,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define ADDR(i) (c->d->args[i])
-
 #define HOPS        5      /* interpreters of interpreters, as the kernel has it */
 #define MAX_ARGS    262144 /* of a script */
 #define LINE        256    /* of "#!" that count */

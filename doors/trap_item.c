@@ -314,8 +314,7 @@ struct item *item_of(struct tcall *c, int fd, int *ret_fd)
 {
     if (ret_fd)
         *ret_fd = -1;
-    bool lends = c->view && c->view->preload;
-    if (fd != c->t->state_fd && !lends && !atomic_load(&c->t->nitems))
+    if (fd != c->t->state_fd && !c->t->opts.pass_from && !atomic_load(&c->t->nitems))
         return NULL;
     int copy = who_fd(c->w, fd);
     if (copy == -EMFILE || copy == -ENFILE) {
@@ -433,6 +432,20 @@ void known_node(struct trap *t, const struct target *target)
     if (p && !p->node && p->top == target->top && strcmp(p->path, target->path) == 0)
         p->node = pl_node_ref(target->node);
     pthread_mutex_unlock(&t->lock);
+}
+
+void known_forget(struct trap *t, const struct trap_view *view)
+{
+    for (size_t i = 0; i < TRAP_KNOWN; i++) {
+        pthread_mutex_lock(&t->lock);
+        struct place *p = t->known[i].place;
+        if (p && p->view == view)
+            t->known[i].place = NULL;
+        else
+            p = NULL;
+        pthread_mutex_unlock(&t->lock);
+        place_unref(t, p);
+    }
 }
 
 bool known_find(struct trap *t, const struct stat *st, char path[PATH_MAX], struct place **place)

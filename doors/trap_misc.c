@@ -13,9 +13,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define ARG(i)  ((int)c->d->args[i])
-#define ADDR(i) (c->d->args[i])
-
 /* ---- sockets ---- */
 
 /* The path in a unix socket's address: 0; TRAP_NATIVE: there is none. */
@@ -272,21 +269,16 @@ static int64_t inherits(struct tcall *c)
     return TRAP_NATIVE;
 }
 
-#define CALL(name, fn)                                                                             \
-    int64_t call_##name(struct tcall *c)                                                           \
-    {                                                                                              \
-        return fn(c);                                                                              \
-    }
-CALL(setuid, changes)
-CALL(setgid, changes)
-CALL(setreuid, changes)
-CALL(setregid, changes)
-CALL(setresuid, changes)
-CALL(setresgid, changes)
-CALL(setgroups, changes)
-CALL(setfsuid, changes)
-CALL(setfsgid, changes)
-CALL(clone, inherits)
-CALL(clone3, inherits)
-CALL(fork, inherits)
-CALL(vfork, inherits)
+CALL(setuid, changes(c))
+CALL(setgid, changes(c))
+CALL(setreuid, changes(c))
+CALL(setregid, changes(c))
+CALL(setresuid, changes(c))
+CALL(setresgid, changes(c))
+CALL(setgroups, changes(c))
+CALL(setfsuid, changes(c))
+CALL(setfsgid, changes(c))
+CALL(clone, inherits(c))
+CALL(clone3, inherits(c))
+CALL(fork, inherits(c))
+CALL(vfork, inherits(c))

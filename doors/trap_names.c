@@ -14,9 +14,6 @@
 #include <unistd.h>
 #include <utime.h>
 
-#define ARG(i)  ((int)c->d->args[i])
-#define ADDR(i) (c->d->args[i])
-
 /* A system call on the host as the caller. */
 #define AS_CALLER(c, r, call)                                                                      \
     do {                                                                                           \
@@ -62,15 +59,8 @@ static int64_t mkdir_at(struct tcall *c, int dirfd, uint64_t addr, uint64_t mode
     return make(c, dirfd, addr, &(struct pl_make){.mode = S_IFDIR | (mode & 01777)});
 }
 
-int64_t call_mkdir(struct tcall *c)
-{
-    return mkdir_at(c, AT_FDCWD, ADDR(0), ADDR(1));
-}
-
-int64_t call_mkdirat(struct tcall *c)
-{
-    return mkdir_at(c, ARG(0), ADDR(1), ADDR(2));
-}
+CALL(mkdir, mkdir_at(c, AT_FDCWD, ADDR(0), ADDR(1)))
+CALL(mkdirat, mkdir_at(c, ARG(0), ADDR(1), ADDR(2)))
 
 static int64_t mknod_at(struct tcall *c, int dirfd, uint64_t addr, uint64_t mode, uint64_t dev)
 {
@@ -87,15 +77,8 @@ static int64_t mknod_at(struct tcall *c, int dirfd, uint64_t addr, uint64_t mode
     return make(c, dirfd, addr, &m);
 }
 
-int64_t call_mknod(struct tcall *c)
-{
-    return mknod_at(c, AT_FDCWD, ADDR(0), ADDR(1), ADDR(2));
-}
-
-int64_t call_mknodat(struct tcall *c)
-{
-    return mknod_at(c, ARG(0), ADDR(1), ADDR(2), ADDR(3));
-}
+CALL(mknod, mknod_at(c, AT_FDCWD, ADDR(0), ADDR(1), ADDR(2)))
+CALL(mknodat, mknod_at(c, ARG(0), ADDR(1), ADDR(2), ADDR(3)))
 
 static int64_t symlink_at(struct tcall *c, uint64_t target, int dirfd, uint64_t addr)
 {
@@ -108,15 +91,8 @@ static int64_t symlink_at(struct tcall *c, uint64_t target, int dirfd, uint64_t 
     return make(c, dirfd, addr, &(struct pl_make){.mode = S_IFLNK | 0777, .target = link});
 }
 
-int64_t call_symlink(struct tcall *c)
-{
-    return symlink_at(c, ADDR(0), AT_FDCWD, ADDR(1));
-}
-
-int64_t call_symlinkat(struct tcall *c)
-{
-    return symlink_at(c, ADDR(0), ARG(1), ADDR(2));
-}
+CALL(symlink, symlink_at(c, ADDR(0), AT_FDCWD, ADDR(1)))
+CALL(symlinkat, symlink_at(c, ADDR(0), ARG(1), ADDR(2)))
 
 int host_room(struct tcall *c, const struct target *t, char path[PATH_MAX])
 {
@@ -207,15 +183,8 @@ static int64_t link_at(struct tcall *c, int fd1, uint64_t addr1, int fd2, uint64
     return r;
 }
 
-int64_t call_link(struct tcall *c)
-{
-    return link_at(c, AT_FDCWD, ADDR(0), AT_FDCWD, ADDR(1), 0);
-}
-
-int64_t call_linkat(struct tcall *c)
-{
-    return link_at(c, ARG(0), ADDR(1), ARG(2), ADDR(3), ARG(4));
-}
+CALL(link, link_at(c, AT_FDCWD, ADDR(0), AT_FDCWD, ADDR(1), 0))
+CALL(linkat, link_at(c, ARG(0), ADDR(1), ARG(2), ADDR(3), ARG(4)))
 
 /* ---- names taken away, and moved ---- */
 
@@ -239,6 +208,8 @@ static int64_t remove_at(struct tcall *c, int dirfd, uint64_t addr, int flags)
         r = TRAP_NATIVE;
     else if (r == 0 && !t.top)
         AS_CALLER(c, r, unlinkat(AT_FDCWD, t.path, flags));
+    else if (r == 0 && !t.dir && !S_ISDIR(t.node->fmt))
+        r = rmdir ? -ENOTDIR : -EBUSY;
     else if (r == 0 && !t.dir)
         r = no_name(&t, rmdir ? -EBUSY : -EISDIR, rmdir ? -EINVAL : -EISDIR);
     else if (r == 0 && !t.node)
@@ -251,24 +222,13 @@ static int64_t remove_at(struct tcall *c, int dirfd, uint64_t addr, int flags)
     return r;
 }
 
-int64_t call_rmdir(struct tcall *c)
-{
-    return remove_at(c, AT_FDCWD, ADDR(0), AT_REMOVEDIR);
-}
-
-int64_t call_unlink(struct tcall *c)
-{
-    return remove_at(c, AT_FDCWD, ADDR(0), 0);
-}
-
-int64_t call_unlinkat(struct tcall *c)
-{
-    return remove_at(c, ARG(0), ADDR(1), ARG(2));
-}
+CALL(rmdir, remove_at(c, AT_FDCWD, ADDR(0), AT_REMOVEDIR))
+CALL(unlink, remove_at(c, AT_FDCWD, ADDR(0), 0))
+CALL(unlinkat, remove_at(c, ARG(0), ADDR(1), ARG(2)))
 
 static int move(struct tcall *c, const struct target *from, const struct target *to, unsigned flags)
 {
-    if (from->top != to->top)
+    if (from->top != to->top && !(from->top && !from->dir))
         return -EXDEV;
     if (!from->dir || !to->dir)
         return no_name(from->dir ? to : from, -EBUSY, -EBUSY);
@@ -308,20 +268,9 @@ static int64_t rename_at(struct tcall *c, int fd1, uint64_t addr1, int fd2, uint
     return r;
 }
 
-int64_t call_rename(struct tcall *c)
-{
-    return rename_at(c, AT_FDCWD, ADDR(0), AT_FDCWD, ADDR(1), 0);
-}
-
-int64_t call_renameat(struct tcall *c)
-{
-    return rename_at(c, ARG(0), ADDR(1), ARG(2), ADDR(3), 0);
-}
-
-int64_t call_renameat2(struct tcall *c)
-{
-    return rename_at(c, ARG(0), ADDR(1), ARG(2), ADDR(3), (unsigned)ADDR(4));
-}
+CALL(rename, rename_at(c, AT_FDCWD, ADDR(0), AT_FDCWD, ADDR(1), 0))
+CALL(renameat, rename_at(c, ARG(0), ADDR(1), ARG(2), ADDR(3), 0))
+CALL(renameat2, rename_at(c, ARG(0), ADDR(1), ARG(2), ADDR(3), (unsigned)ADDR(4)))
 
 /* ---- attributes ---- */
 
@@ -392,7 +341,7 @@ static int set_tree(struct tcall *c, const struct target *t, const struct pl_set
     return s->valid ? pl_setattr(t->top->tree, &c->call, t->node, NULL, s, &attr) : 0;
 }
 
-static int64_t set_at(struct tcall *c, int dirfd, uint64_t addr, const struct pl_setattr *s,
+static int64_t set_at(struct tcall *c, int dirfd, uint64_t addr, struct pl_setattr s,
                       const struct timespec tv[2], int flags)
 {
     struct target t;
@@ -404,17 +353,18 @@ static int64_t set_at(struct tcall *c, int dirfd, uint64_t addr, const struct pl
     if (r == 0 && t.native)
         r = TRAP_NATIVE;
     else if (r == 0)
-        r = t.top ? set_tree(c, &t, s) : set_host(c, t.path, s, tv, !(flags & AT_SYMLINK_NOFOLLOW));
+        r = t.top ? set_tree(c, &t, &s)
+                  : set_host(c, t.path, &s, tv, !(flags & AT_SYMLINK_NOFOLLOW));
     target_done(&t);
     return r;
 }
 
-static int64_t set_fd(struct tcall *c, int fd, const struct pl_setattr *s)
+static int64_t set_fd(struct tcall *c, int fd, struct pl_setattr s)
 {
     struct target t;
     int r = target_of_fd(c, fd, true, &t);
     if (r == 0)
-        r = set_tree(c, &t, s);
+        r = set_tree(c, &t, &s);
     target_done(&t);
     return r;
 }
@@ -424,29 +374,10 @@ static struct pl_setattr with_mode(uint64_t mode)
     return (struct pl_setattr){.valid = PL_SET_MODE, .mode = mode & 07777};
 }
 
-int64_t call_chmod(struct tcall *c)
-{
-    struct pl_setattr s = with_mode(ADDR(1));
-    return set_at(c, AT_FDCWD, ADDR(0), &s, NULL, 0);
-}
-
-int64_t call_fchmod(struct tcall *c)
-{
-    struct pl_setattr s = with_mode(ADDR(1));
-    return set_fd(c, ARG(0), &s);
-}
-
-int64_t call_fchmodat(struct tcall *c)
-{
-    struct pl_setattr s = with_mode(ADDR(2));
-    return set_at(c, ARG(0), ADDR(1), &s, NULL, 0);
-}
-
-int64_t call_fchmodat2(struct tcall *c)
-{
-    struct pl_setattr s = with_mode(ADDR(2));
-    return set_at(c, ARG(0), ADDR(1), &s, NULL, ARG(3));
-}
+CALL(chmod, set_at(c, AT_FDCWD, ADDR(0), with_mode(ADDR(1)), NULL, 0))
+CALL(fchmod, set_fd(c, ARG(0), with_mode(ADDR(1))))
+CALL(fchmodat, set_at(c, ARG(0), ADDR(1), with_mode(ADDR(2)), NULL, 0))
+CALL(fchmodat2, set_at(c, ARG(0), ADDR(1), with_mode(ADDR(2)), NULL, ARG(3)))
 
 static struct pl_setattr with_owner(uint64_t uid, uint64_t gid)
 {
@@ -458,29 +389,10 @@ static struct pl_setattr with_owner(uint64_t uid, uint64_t gid)
     return s;
 }
 
-int64_t call_chown(struct tcall *c)
-{
-    struct pl_setattr s = with_owner(ADDR(1), ADDR(2));
-    return set_at(c, AT_FDCWD, ADDR(0), &s, NULL, 0);
-}
-
-int64_t call_lchown(struct tcall *c)
-{
-    struct pl_setattr s = with_owner(ADDR(1), ADDR(2));
-    return set_at(c, AT_FDCWD, ADDR(0), &s, NULL, AT_SYMLINK_NOFOLLOW);
-}
-
-int64_t call_fchown(struct tcall *c)
-{
-    struct pl_setattr s = with_owner(ADDR(1), ADDR(2));
-    return set_fd(c, ARG(0), &s);
-}
-
-int64_t call_fchownat(struct tcall *c)
-{
-    struct pl_setattr s = with_owner(ADDR(2), ADDR(3));
-    return set_at(c, ARG(0), ADDR(1), &s, NULL, ARG(4));
-}
+CALL(chown, set_at(c, AT_FDCWD, ADDR(0), with_owner(ADDR(1), ADDR(2)), NULL, 0))
+CALL(lchown, set_at(c, AT_FDCWD, ADDR(0), with_owner(ADDR(1), ADDR(2)), NULL, AT_SYMLINK_NOFOLLOW))
+CALL(fchown, set_fd(c, ARG(0), with_owner(ADDR(1), ADDR(2))))
+CALL(fchownat, set_at(c, ARG(0), ADDR(1), with_owner(ADDR(2), ADDR(3)), NULL, ARG(4)))
 
 /* ---- times ---- */
 
@@ -506,8 +418,8 @@ static int64_t utimens(struct tcall *c, int dirfd, uint64_t addr, const struct t
     if (r < 0)
         return r;
     if (!addr && dirfd >= 0)
-        return set_fd(c, dirfd, &s);
-    return set_at(c, dirfd, addr, &s, tv, flags);
+        return set_fd(c, dirfd, s);
+    return set_at(c, dirfd, addr, s, tv, flags);
 }
 
 static const struct timespec now[2] = {{0, UTIME_NOW}, {0, UTIME_NOW}};
@@ -534,15 +446,8 @@ static int64_t with_timeval(struct tcall *c, int dirfd, uint64_t addr, uint64_t 
     return utimens(c, dirfd, addr, tv, 0);
 }
 
-int64_t call_utimes(struct tcall *c)
-{
-    return with_timeval(c, AT_FDCWD, ADDR(0), ADDR(1));
-}
-
-int64_t call_futimesat(struct tcall *c)
-{
-    return with_timeval(c, ARG(0), ADDR(1), ADDR(2));
-}
+CALL(utimes, with_timeval(c, AT_FDCWD, ADDR(0), ADDR(1)))
+CALL(futimesat, with_timeval(c, ARG(0), ADDR(1), ADDR(2)))
 
 int64_t call_utime(struct tcall *c)
 {
@@ -559,5 +464,5 @@ int64_t call_truncate(struct tcall *c)
     struct pl_setattr s = {.valid = PL_SET_SIZE, .size = ADDR(1)};
     if ((int64_t)ADDR(1) < 0)
         return -EINVAL;
-    return set_at(c, AT_FDCWD, ADDR(0), &s, NULL, 0);
+    return set_at(c, AT_FDCWD, ADDR(0), s, NULL, 0);
 }

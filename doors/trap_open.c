@@ -15,9 +15,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define ARG(i)  ((int)c->d->args[i])
-#define ADDR(i) (c->d->args[i])
-
 /* What a tree's open is told: the rest is about names, and done by the time. */
 #define TREE_FLAGS                                                                                 \
     (O_ACCMODE | O_APPEND | O_TRUNC | O_DIRECT | O_SYNC | O_DSYNC | O_NOATIME | O_NONBLOCK)
@@ -223,20 +220,9 @@ static int64_t open_at(struct tcall *c, int dirfd, uint64_t addr, int flags, mod
     return r;
 }
 
-int64_t call_open(struct tcall *c)
-{
-    return open_at(c, AT_FDCWD, ADDR(0), ARG(1), (mode_t)ADDR(2), 0);
-}
-
-int64_t call_creat(struct tcall *c)
-{
-    return open_at(c, AT_FDCWD, ADDR(0), O_CREAT | O_WRONLY | O_TRUNC, (mode_t)ADDR(1), 0);
-}
-
-int64_t call_openat(struct tcall *c)
-{
-    return open_at(c, ARG(0), ADDR(1), ARG(2), (mode_t)ADDR(3), 0);
-}
+CALL(open, open_at(c, AT_FDCWD, ADDR(0), ARG(1), (mode_t)ADDR(2), 0))
+CALL(creat, open_at(c, AT_FDCWD, ADDR(0), O_CREAT | O_WRONLY | O_TRUNC, (mode_t)ADDR(1), 0))
+CALL(openat, open_at(c, ARG(0), ADDR(1), ARG(2), (mode_t)ADDR(3), 0))
 
 int64_t call_openat2(struct tcall *c)
 {

@@ -304,6 +304,8 @@ void places_gone(struct trap *t, const char *path);
 void known_add(struct tcall *c, int fd, const struct target *target);
 /* `fd` is of what the table has at the path, whose node has not been asked for. */
 void known_path(struct tcall *c, int fd, const char *path);
+/* What is known in this view is forgotten, so that it does not keep the view. */
+void known_forget(struct trap *t, const struct trap_view *view);
 /* The target, a node, is going to be changed: what is known by its path has that node. */
 void known_node(struct trap *t, const struct target *target);
 /* The same of a file that the preload has opened, which `fd`, a copy of the caller's descriptor, is
@@ -338,9 +340,13 @@ int node_host(struct tcall *c, const struct top *top, struct pl_node *node, char
 /* A place for a directory that was found. */
 struct place *target_place(struct tcall *c, const struct target *t);
 const struct top *view_top_at(const struct trap_view *view, const char *path, bool exact);
+
+/* ---- trap_proc.c ---- */
 /* What /proc/PID/... says of a process of ours: the target into buf, its length; -EAGAIN: the
  * kernel's answer is right. `opens`: not to be read, but for what it leads to. */
 int proc_link(struct tcall *c, const char *path, bool opens, char buf[PATH_MAX]);
+/* Is it such a link? */
+bool proc_is_link(const char *path);
 
 /* ---- trap_look.c ---- */
 /* What the call is answered with, by the path of a target that is plain; or LOOK_WALK. */
@@ -394,6 +400,15 @@ const int *trap_numbers(void);
 #define X(name) int64_t call_##name(struct tcall *c);
 CALL_FNS(X)
 #undef X
+
+/* The arguments of the call `c`, and the handler of one that is a single expression. */
+#define ARG(i)  ((int)c->d->args[i])
+#define ADDR(i) (c->d->args[i])
+#define CALL(name, expr)                                                                           \
+    int64_t call_##name(struct tcall *c)                                                           \
+    {                                                                                              \
+        return expr;                                                                               \
+    }
 
 /* ---- shared by the calls ---- */
 /* The descriptor itself is meant, as fstat(2) of most C libraries asks for it: 1, or 0 for a path.

@@ -10,9 +10,6 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#define ARG(i)  ((int)c->d->args[i])
-#define ADDR(i) (c->d->args[i])
-
 /* ---- stat ---- */
 
 static void attr_to_stat(const struct pl_attr *a, dev_t dev, struct stat *st)
@@ -78,15 +75,8 @@ static int64_t stat_at(struct tcall *c, int dirfd, uint64_t path, uint64_t buf, 
     return r;
 }
 
-int64_t call_stat(struct tcall *c)
-{
-    return stat_at(c, AT_FDCWD, ADDR(0), ADDR(1), WALK_FOLLOW);
-}
-
-int64_t call_lstat(struct tcall *c)
-{
-    return stat_at(c, AT_FDCWD, ADDR(0), ADDR(1), 0);
-}
+CALL(stat, stat_at(c, AT_FDCWD, ADDR(0), ADDR(1), WALK_FOLLOW))
+CALL(lstat, stat_at(c, AT_FDCWD, ADDR(0), ADDR(1), 0))
 
 static unsigned at_flags(int flags)
 {
@@ -239,20 +229,9 @@ static int64_t access_at(struct tcall *c, int dirfd, uint64_t addr, int mode, in
     return r;
 }
 
-int64_t call_access(struct tcall *c)
-{
-    return access_at(c, AT_FDCWD, ADDR(0), ARG(1), 0);
-}
-
-int64_t call_faccessat(struct tcall *c)
-{
-    return access_at(c, ARG(0), ADDR(1), ARG(2), 0);
-}
-
-int64_t call_faccessat2(struct tcall *c)
-{
-    return access_at(c, ARG(0), ADDR(1), ARG(2), ARG(3));
-}
+CALL(access, access_at(c, AT_FDCWD, ADDR(0), ARG(1), 0))
+CALL(faccessat, access_at(c, ARG(0), ADDR(1), ARG(2), 0))
+CALL(faccessat2, access_at(c, ARG(0), ADDR(1), ARG(2), ARG(3)))
 
 static int64_t readlink_at(struct tcall *c, int dirfd, uint64_t addr, uint64_t buf, int size)
 {
@@ -294,15 +273,8 @@ static int64_t readlink_at(struct tcall *c, int dirfd, uint64_t addr, uint64_t b
     return r;
 }
 
-int64_t call_readlink(struct tcall *c)
-{
-    return readlink_at(c, AT_FDCWD, ADDR(0), ADDR(1), ARG(2));
-}
-
-int64_t call_readlinkat(struct tcall *c)
-{
-    return readlink_at(c, ARG(0), ADDR(1), ADDR(2), ARG(3));
-}
+CALL(readlink, readlink_at(c, AT_FDCWD, ADDR(0), ADDR(1), ARG(2)))
+CALL(readlinkat, readlink_at(c, ARG(0), ADDR(1), ADDR(2), ARG(3)))
 
 static int node_statfs(struct tcall *c, const struct top *top, struct pl_node *node,
                        struct statfs *st)
@@ -457,7 +429,8 @@ int64_t call_chroot(struct tcall *c)
     if (r == 0)
         r = may_enter(c, &t);
     struct place *root = r == 0 ? target_place(c, &t) : NULL;
-    preload_stale(c->view->preload); /* it does not know of roots */
+    if (c->t->opts.pass_from) /* programs that go by it do not know of roots */
+        preload_stale(c->view->preload);
     if (r == 0)
         r = root ? set_state(c, c->view, c->state ? c->state->place : NULL, root) : -ENOMEM;
     place_unref(c->t, root);

@@ -8,8 +8,6 @@
 #include <string.h>
 #include <sys/xattr.h>
 
-#define ADDR(i) (c->d->args[i])
-
 enum how { BY_PATH, BY_LINK, BY_FD };
 
 struct xattr_call {
@@ -116,11 +114,6 @@ static int64_t take(struct tcall *c, enum how how)
     return r;
 }
 
-#define CALL(name, expr)                                                                           \
-    int64_t call_##name(struct tcall *c)                                                           \
-    {                                                                                              \
-        return expr;                                                                               \
-    }
 CALL(getxattr, get(c, BY_PATH, false))
 CALL(lgetxattr, get(c, BY_LINK, false))
 CALL(fgetxattr, get(c, BY_FD, false))
