@@ -89,8 +89,8 @@ static void let_preload(struct super *s, struct view *view, struct trap_view *re
     free(pack);
 }
 
-/* A file that is bound where nothing else is: a space has a directory for its root, so it has a name
- * in one. NULL: `top` is no such. */
+/* A file that is bound where nothing else is: a space has a directory for its root, so it has a
+ * name in one. NULL: `top` is no such. */
 static const struct viewbind *file_at(const struct super *s, const char *top)
 {
     for (size_t i = 0; i < s->space.nbinds; i++)

@@ -468,7 +468,7 @@ static bool is_at(struct tcall *c, int fd, const struct stat *st, const char *pa
 {
     char host[PATH_MAX];
     struct stat found;
-    bool is = walk_text(c, AT_FDCWD, path, 0, t) == 0 && t->top && t->node &&
+    bool is = walk_view(c, path, t) == 0 && t->top && t->node &&
               node_host(c, t->top, t->node, host) == 0 && lstat(host, &found) == 0 &&
               found.st_dev == st->st_dev && found.st_ino == st->st_ino;
     if (is) /* also for when it will have been copied up */

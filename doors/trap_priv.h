@@ -331,6 +331,8 @@ void lent_done(struct trap *t);
  * call fails with. The target is to be freed by target_done(), also then. */
 int walk(struct tcall *c, int dirfd, uint64_t addr, unsigned flags, struct target *ret);
 int walk_text(struct tcall *c, int dirfd, const char *path, unsigned flags, struct target *ret);
+/* Where an absolute path of the view leads, whatever the caller's root is. */
+int walk_view(struct tcall *c, const char *path, struct target *ret);
 /* What was plain, and the table does not know, in its tree. */
 int walk_on(struct tcall *c, unsigned flags, struct target *t);
 void target_done(struct target *t);

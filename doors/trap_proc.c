@@ -44,6 +44,17 @@ bool proc_is_link(const char *path)
     return proc_parse(path, &(struct proc_name){0});
 }
 
+/* Is there something at the path still? Another name may have outlived this one. */
+static bool leads(struct tcall *c, const char *path)
+{
+    struct target *t = malloc(sizeof(*t));
+    bool is = t && walk_view(c, path, t) == 0 && (!t->top || t->node);
+    if (t)
+        target_done(t);
+    free(t);
+    return is;
+}
+
 /* Of a file that was handed out: what leads to it by its path. One that is open for writing is
  * opened again by the kernel's own link, and found whatever became of its name; another may be what
  * a lower tree holds, and only its path tells what is to be copied up. */
@@ -52,7 +63,8 @@ static bool by_path(struct tcall *c, int fd, bool opens, char buf[PATH_MAX])
     struct stat st;
     return fcntl(fd, F_GETSIG) == TRAP_TAG && fstat(fd, &st) == 0 && st.st_nlink > 0 &&
            !(opens && (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDONLY) &&
-           (known_find(c->t, &st, buf, NULL) || known_back(c, fd, &st, buf, NULL));
+           (known_find(c->t, &st, buf, NULL) || known_back(c, fd, &st, buf, NULL)) &&
+           (!opens || leads(c, buf));
 }
 
 static int proc_fd(struct tcall *c, struct who *w, int n, bool opens, char buf[PATH_MAX])

@@ -340,8 +340,8 @@ static int go_up(struct walk *w)
     return 0;
 }
 
-/* A link was met: what it says comes before the rest. */
-static int follow(struct walk *w, const char *link)
+/* A link was met: what it says comes before the rest. The kernel's own lead out of any root. */
+static int follow(struct walk *w, const char *link, bool magic)
 {
     char rest[sizeof(w->rest)];
     if (w->flags & WALK_NO_LINKS || ++w->ret->links > TRAP_LINKS)
@@ -357,7 +357,7 @@ static int follow(struct walk *w, const char *link)
         return 0;
     if (w->flags & WALK_BENEATH)
         return -EXDEV;
-    if (w->flags & WALK_IN_ROOT)
+    if (w->flags & WALK_IN_ROOT && !magic)
         pos_copy(&w->at, &w->base);
     else
         pos_host(&w->at, "/");
@@ -386,7 +386,9 @@ static int step_magic(struct walk *w, const char *path, char link[PATH_MAX], boo
         return -EAGAIN;
     if (w->flags & WALK_NO_MAGIC)
         return -ELOOP;
-    int n = proc_link(w->c, path, last, link);
+    int n = proc_link(w->c, path, last, link), r = as_caller(w->c); /* again: it walks as well */
+    if (r < 0)
+        return r;
     if (n >= 0) {
         w->went_in = true;
         return n;
@@ -419,11 +421,12 @@ static int step_host(struct walk *w)
         n = step_magic(w, path, link, last);
         if (n < 0 && n != -EAGAIN)
             return (int)n;
-        if (n < 0)
+        bool magic = n >= 0;
+        if (!magic)
             n = readlink(path, link, sizeof(link) - 1);
         if (n > 0) {
             link[n] = 0;
-            int r = follow(w, link);
+            int r = follow(w, link, magic);
             return r < 0 ? r : 1;
         }
     }
@@ -436,7 +439,7 @@ static int read_link(struct walk *w, struct pl_node *node, char link[PATH_MAX])
     int n = pl_readlink(w->at.top->tree, &w->c->call, node, link, PATH_MAX - 1);
     if (n >= 0)
         link[n] = 0;
-    return n < 0 ? n : follow(w, link);
+    return n < 0 ? n : follow(w, link, false);
 }
 
 /* From a tree at "/" to what is the kernel's all the same. */
@@ -676,6 +679,13 @@ int walk(struct tcall *c, int dirfd, uint64_t addr, unsigned flags, struct targe
     if (ret->top && ret->node)
         known_node(c->t, ret);
     return still_there(c) ? 0 : -ESRCH;
+}
+
+int walk_view(struct tcall *c, const char *path, struct target *ret)
+{
+    struct tcall without = *c;
+    without.state = NULL;
+    return walk_text(&without, AT_FDCWD, path, 0, ret);
 }
 
 int walk_on(struct tcall *c, unsigned flags, struct target *t)

@@ -223,6 +223,14 @@ ssize_t space_listxattr(SPACE_T, struct pl_node *node, char *buf, size_t size)
 
 /* ---- what changes it ---- */
 
+static bool will_copy(struct space *s, struct snode *n)
+{
+    struct space_stack *st = space_stack(s, n);
+    bool will = !st->n || !space_in_place(st->point, st->e[0].k);
+    space_stack_unref(st);
+    return will;
+}
+
 /* Before it is copied up for that: may the caller? */
 static int may_xattr(struct space *s, struct pl_call *call, struct snode *n, const char *name)
 {
@@ -262,7 +270,8 @@ int space_removexattr(SPACE_T, struct pl_node *node, const char *name)
     struct space *s = space_of(tree);
     struct space_stack *st = NULL;
     int r = may_xattr(s, call, snode_of(node), name);
-    if (r == 0) { /* what is not there is not taken away by a copy */
+    bool copies = r == 0 && will_copy(s, snode_of(node));
+    if (copies) { /* what is not there is not taken away by a copy */
         ssize_t n = space_getxattr(tree, call, node, name, NULL, 0);
         r = n < 0 ? (int)n : 0;
     }

@@ -39,7 +39,7 @@ static const struct profile profiles[] = {
     {"writeback", .acl = true, .same = true, .zero_range = true, .cached = true, .who = local,
      .ids = {1000, 2000, 3000}},
     {"mem", .mem = true, .who = local, .ids = {1000, 2000, 3000}},
-    {"trap", .acl = true, .same = true, .zero_range = true, .trap = true, .who = local,
+    {"trap", .acl = true, .zero_range = true, .trap = true, .who = local,
      .ids = {1000, 2000, 3000}},
     {"9p", .remote = true, .acl = true, .same = true, .zero_range = true, .who = known,
      .ids = {1, 2, 2}},

@@ -356,6 +356,13 @@ static enum kind any_kind(uint64_t *rng)
     return (enum kind)k;
 }
 
+/* "..." is a view's own name: what lies behind. */
+static void without_dots(char *path)
+{
+    for (char *s = path; (s = strstr(s, "...")); s += 3)
+        s[1] = 't';
+}
+
 void gen_op(struct op *op, uint64_t *rng, const struct profile *p, const struct gen *gen)
 {
     memset(op, 0, sizeof(*op));
@@ -372,6 +379,12 @@ void gen_op(struct op *op, uint64_t *rng, const struct profile *p, const struct 
     op->seed = (uint32_t)next(rng);
     more_args(op, rng, p);
     paths(rng, op);
+    if (p->trap) {
+        without_dots(op->p1);
+        without_dots(op->p2);
+        if (op->kind == K_rename) /* whiteouts are the space's */
+            op->flags &= ~RENAME_WHITEOUT;
+    }
     if (gen->early && op->kind == K_open)
         op->flags |= O_CREAT;
     if (op->kind == K_walk)

@@ -58,6 +58,12 @@ case $case in
 mem)
     profile=mem spec=mem:
     ;;
+trap)
+    [ "$(kind_of "$work")" = tmpfs ] && skip 'the temporary directory is a tmpfs'
+    mkdir "$work/low"
+    "$plenum" run --door=trap --view "$tmp/m" "$work/low" -- "$differ" -p trap "$@" "$work/native" "$tmp/m"
+    exit
+    ;;
 shm | tmp | writeback | noopen | 9p | duct)
     mkdir "$work/behind"
     profile=$(kind_of "$work") spec=host:$work/behind
