@@ -710,10 +710,9 @@ int trap_set_view(struct trap *trap, pid_t pid, struct trap_view *view)
                 continue;
             any = true;
             if (has != view) {
-                if (trap->opts.pass_from) /* programs read it, and go by it */
-                    preload_stale(has->preload);
+                if (trap->opts.pass_from) /* programs read its table, and go by it */
+                    lent_former(trap, has);
                 known_forget(trap, has);
-                lent_former(trap, has);
                 more |= set_pending(trap, p[i].pid, view);
             }
             trap_view_unref(has);

@@ -173,6 +173,7 @@ int item_add(struct trap *t, struct item *it, int fd, uint32_t mask)
     if (r < 0)
         return r;
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    note_item(t, it);
     pthread_mutex_lock(&t->lock);
     it->wd = inotify_add_watch(t->inotify, path, mask); /* -1: it stays until the end */
     struct item *old;
@@ -186,7 +187,6 @@ int item_add(struct trap *t, struct item *it, int fd, uint32_t mask)
     if (it->wd >= 0)
         HASH_ADD(hh_wd, t->items_wd, wd, sizeof(it->wd), it);
     pthread_mutex_unlock(&t->lock);
-    note_item(t, it);
     return 0;
 }
 
