@@ -11,6 +11,9 @@
  * FOPEN_PASSTHROUGH has its reads and writes come as messages, and only its mappings are the
  * backing file's.
  *
+ * A file that may be another one for the next open (of a union, copied up) is not passed: while it
+ * is open, the mappings of that next one would be this one's, and written to it.
+ *
  * The same is done with files opened with O_APPEND or O_DIRECT: the kernel opens the backing file
  * with the flags of that moment, and they stay when fcntl(2) takes them away from the open file; a
  * program that then writes somewhere (xz), or less than a block (dd), would meet them still.
@@ -296,7 +299,7 @@ static int choose(struct fuse_req *r, const struct pl_file *file, uint64_t nodei
     struct fuse_sess *s = r->s;
     struct stat st, *there = NULL;
     int32_t fresh = 0;
-    int error, fd = file->stream ? -1 : pl_file_fd(s->tree, (struct pl_file *)file);
+    int error, fd = file->stream || file->moves ? -1 : pl_file_fd(s->tree, (struct pl_file *)file);
     if (fd >= 0 && !atomic_load_explicit(&s->bytes.denied, memory_order_relaxed) &&
         fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
         there = &st;
@@ -404,7 +407,7 @@ struct pl_file *fuse_bytes_again(struct fuse_req *r, uint32_t flags, struct fuse
 static bool worth_keeping(struct fuse_sess *s, const struct carried *c, const struct fuse_file *f)
 {
     return f->how == FUSE_PASSED && !c->passed && !c->kept.file && !f->locked && !f->poll &&
-           !f->file->direct && !f->file->moves &&
+           !f->file->direct &&
            (f->file->flags & (O_ACCMODE | O_TRUNC)) == O_RDONLY &&
            pl_file_fd(s->tree, f->file) >= 0;
 }

@@ -118,8 +118,8 @@ struct pl_file {
     bool stream; /* no offsets, no size: each read takes what comes next */
     int fd; /* a descriptor of a regular file that holds the very bytes (open decided so), or -1.
                Owned by the source, valid until close. See pl_file_fd(). */
-    bool moves; /* fd may stop being that file: it is good for this open only, not to be kept for
-                   the next one */
+    bool moves; /* fd may stop being that file: it is good for this open only, and not where the
+                   next one may be mixed with it */
     int kept;   /* a descriptor from which `resume` makes this file again in a successor; 0: none.
                    Often the same as fd; a directory may have one too */
 };

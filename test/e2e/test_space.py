@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Unions, compared with a plain copy of the merged tree, and with the kernel's overlayfs: each reads
 what the other has written."""
+import mmap
 import os
 import random
 import shutil
@@ -202,6 +203,25 @@ def test_numbers(plenum):
         for e in os.scandir(where):
             assert e.inode() == e.stat(follow_symlinks=False).st_ino, e.path
     plenum.run("umount", o.here)
+
+
+@pytest.mark.parametrize("opts", [[], ["-o", "nopassthrough"]])
+def test_mapping_of_a_copy(plenum, opts):
+    """A file is copied up while somebody has it open to read: mappings, too, are of the copy."""
+    up, low, here = (plenum.dir(x) for x in ("up", "low", "here"))
+    (low / "f").write_bytes(b"below" * 4096)
+    plenum.run("mount", *opts, f"union({up},{low})", here)
+    old, new = os.open(here / "f", os.O_RDONLY), os.open(here / "f", os.O_RDWR)
+    with mmap.mmap(old, 0, prot=mmap.PROT_READ) as before, mmap.mmap(new, 0) as after:
+        after[:5] = b"above"
+        after.flush()
+        os.pwrite(new, b"above", 8192)
+        assert before[:5] == before[8192:8197] == after[8192:8197] == b"above"
+    os.close(old)
+    os.close(new)
+    plenum.run("umount", here)
+    assert (low / "f").read_bytes() == b"below" * 4096
+    assert (up / "f").read_bytes()[8192:8197] == b"above"
 
 
 @pytest.mark.parametrize("opts", [[], ["-o", "nopassthrough"]])
