@@ -180,9 +180,18 @@ int space_readlink(SPACE_T, struct pl_node *node, char *buf, size_t size)
     return (int)FRONT(pl_readlink, -EINVAL, buf, size);
 }
 
+static bool is_acl(const char *name)
+{
+    return !strncmp(name, "system.posix_acl_", 17);
+}
+
 ssize_t space_getxattr(SPACE_T, struct pl_node *node, const char *name, void *buf, size_t size)
 {
-    return space_own_xattr(name) ? -ENODATA : FRONT(pl_getxattr, -ENODATA, name, buf, size);
+    if (space_own_xattr(name))
+        return -ENODATA;
+    ssize_t r = FRONT(pl_getxattr, -ENODATA, name, buf, size);
+    /* A tree that knows no ACLs, among others that do: a kernel that asks has been told so. */
+    return r == -EOPNOTSUPP && tree->flags & PL_TREE_POSIX_ACL && is_acl(name) ? -ENODATA : r;
 }
 
 /* Takes our own out of a list; its new length. */
@@ -223,14 +232,6 @@ ssize_t space_listxattr(SPACE_T, struct pl_node *node, char *buf, size_t size)
 
 /* ---- what changes it ---- */
 
-static bool will_copy(struct space *s, struct snode *n)
-{
-    struct space_stack *st = space_stack(s, n);
-    bool will = !st->n || !space_in_place(st->point, st->e[0].k);
-    space_stack_unref(st);
-    return will;
-}
-
 /* Before it is copied up for that: may the caller? */
 static int may_xattr(struct space *s, struct pl_call *call, struct snode *n, const char *name)
 {
@@ -265,16 +266,29 @@ int space_setxattr(SPACE_T, struct pl_node *node, const char *name, const void *
     return r;
 }
 
+/* -ENODATA: what would have to be copied up does not have that xattr. */
+static int is_there(struct space *s, struct pl_call *call, struct snode *n, const char *name)
+{
+    struct space_stack *st = space_stack(s, n);
+    ssize_t r = 0;
+    if (st->n && !space_in_place(st->point, st->e[0].k)) {
+        struct space_as as = space_self(s, call);
+        r = pl_getxattr(space_tree(st->point, st->e[0].k), call, st->e[0].node, name, NULL, 0);
+        space_back(call, &as);
+    }
+    space_stack_unref(st);
+    return r < 0 ? (int)r : 0;
+}
+
 int space_removexattr(SPACE_T, struct pl_node *node, const char *name)
 {
     struct space *s = space_of(tree);
     struct space_stack *st = NULL;
     int r = may_xattr(s, call, snode_of(node), name);
-    bool copies = r == 0 && will_copy(s, snode_of(node));
-    if (copies) { /* what is not there is not taken away by a copy */
-        ssize_t n = space_getxattr(tree, call, node, name, NULL, 0);
-        r = n < 0 ? (int)n : 0;
-    }
+    if (r == 0)
+        r = is_there(s, call, snode_of(node), name);
+    if (r == -ENODATA && is_acl(name))
+        return 0; /* no ACL is one without entries */
     if (r == 0)
         r = raised(s, call, snode_of(node), true, &st);
     if (r < 0)

@@ -108,6 +108,8 @@ static int copy_content(const struct copy *c)
 
 /* ---- attributes ---- */
 
+#define ACL "system.posix_acl_access"
+
 static int copy_xattr(const struct copy *c, const char *name, char *buf)
 {
     if (space_own_xattr(name))
@@ -116,14 +118,18 @@ static int copy_xattr(const struct copy *c, const char *name, char *buf)
     if (n < 0)
         return n == -ENODATA || n == -EACCES || n == -EPERM || n == -EOPNOTSUPP ? 0 : (int)n;
     int r = pl_setxattr(c->b->tree, c->call, c->node, name, buf, (size_t)n, 0);
+    if (r == -EOPNOTSUPP && !strcmp(name, ACL))
+        return r; /* without it, whom it keeps out would be let in */
     /* What only root may set, or the top has no room for in kind. */
     return r == -EPERM || r == -EOPNOTSUPP || r == -EACCES ? 0 : r;
 }
 
 static int copy_xattrs(const struct copy *c)
 {
-    if (!(c->from->flags & PL_TREE_XATTR) || !(c->b->tree->flags & PL_TREE_XATTR))
+    if (!(c->from->flags & PL_TREE_XATTR))
         return 0;
+    if (!(c->b->tree->flags & PL_TREE_XATTR))
+        return pl_getxattr(c->from, c->call, c->lower, ACL, NULL, 0) > 0 ? -EOPNOTSUPP : 0;
     ssize_t n = pl_listxattr(c->from, c->call, c->lower, NULL, 0);
     if (n <= 0)
         return n == -EOPNOTSUPP ? 0 : (int)n;
@@ -138,18 +144,26 @@ static int copy_xattrs(const struct copy *c)
     return r;
 }
 
-/* Owner and mode; who may not give files away keeps them, and does not make them run as him. */
-static int copy_owner(const struct copy *c)
+/* Who may not give files away keeps them: *kept. */
+static int copy_owner(const struct copy *c, bool *kept)
 {
-    struct pl_setattr set = {
+    const struct pl_setattr set = {
         .valid = PL_SET_UID | PL_SET_GID, .uid = c->attr.uid, .gid = c->attr.gid};
     struct pl_attr attr;
     int r = pl_setattr(c->b->tree, c->call, c->node, c->out, &set, &attr);
-    bool kept = r == -EPERM || r == -EOPNOTSUPP;
+    *kept = r == -EPERM || r == -EOPNOTSUPP;
+    return *kept ? 0 : r;
+}
+
+/* What was kept does not run as its owner. */
+static int copy_mode(const struct copy *c, bool kept)
+{
+    const struct pl_setattr set = {.valid = PL_SET_MODE,
+                                   .mode = c->attr.mode & (kept ? 01777 : 07777)};
+    struct pl_attr attr;
     if (S_ISLNK(c->attr.mode))
-        return kept ? 0 : r;
-    set = (struct pl_setattr){.valid = PL_SET_MODE, .mode = c->attr.mode & (kept ? 01777 : 07777)};
-    return r == 0 || kept ? pl_setattr(c->b->tree, c->call, c->node, c->out, &set, &attr) : r;
+        return 0;
+    return pl_setattr(c->b->tree, c->call, c->node, c->out, &set, &attr);
 }
 
 static int set_times(struct pl_call *call, struct pl_tree *tree, struct pl_node *node,
@@ -162,13 +176,17 @@ static int set_times(struct pl_call *call, struct pl_tree *tree, struct pl_node 
     return r == -EPERM || r == -EOPNOTSUPP ? 0 : r;
 }
 
+/* The owner first, for that takes capabilities away; the mode after the ACL, which changes it. */
 static int copy_attrs(const struct copy *c, uint64_t ino)
 {
-    int r = copy_xattrs(c);
+    bool kept;
+    int r = copy_owner(c, &kept);
+    if (r == 0)
+        r = copy_xattrs(c);
     if (r == 0)
         space_note_origin(c->call, c->b, c->node, ino);
     if (r == 0)
-        r = copy_owner(c);
+        r = copy_mode(c, kept);
     return r == 0 ? set_times(c->call, c->b->tree, c->node, c->out, &c->attr) : r;
 }
 

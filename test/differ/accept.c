@@ -21,6 +21,15 @@ bool only_times(const char *a, const char *b)
     return *a == *b;
 }
 
+/* Whether they differ only in that more changed on the mount than on the native side. */
+static bool only_ctimes(const char *a, const char *b)
+{
+    bool same = true;
+    for (const char *from = a; same && *a && *b; a++, b++)
+        same = *a == *b || (*a == '=' && *b == '*' && a > from && a[-1] == 'c');
+    return same && *a == *b;
+}
+
 bool accepted(const struct profile *p, const struct op *op, const char *native, const char *mount)
 {
     /* The kernel's FUSE does not say that a lock is an open file's and not a process's: it gives
@@ -36,7 +45,8 @@ bool accepted(const struct profile *p, const struct op *op, const char *native, 
     if (op->kind == K_truncate && p->mem && only_times(native, mount))
         return true;
     /* Which of several locks in the way is told is anybody's choice. */
-    if (op->kind == K_getlock && p->mem && strstr(native, " type=") && strstr(mount, " type="))
+    if (op->kind == K_getlock && (p->mem || p->merged) && strstr(native, " type=") &&
+        strstr(mount, " type="))
         return true;
     /* Of two paths that are wrong, the first is told of; the kernel looks at both parents first. */
     if (p->trap &&
@@ -49,6 +59,13 @@ bool accepted(const struct profile *p, const struct op *op, const char *native, 
         return true;
     /* A directory is open as one of tmpfs, which says another reason why it cannot be read. */
     if (p->trap && (op->kind == K_read || op->kind == K_pread) && *native == 'E' && *mount == 'E')
+        return true;
+    /* Where a listing has ended, in a space of positions of its own, is no place for ext4 to read.
+     */
+    if (p->merged && op->kind == K_read && *native == 'E' && *mount == 'E')
+        return true;
+    /* What is copied up is another file below, which has just been changed. */
+    if (p->merged && only_ctimes(native, mount))
         return true;
     /* A kernel that writes back has times of its own, as coarse as its tick. */
     if (p->cached && only_times(native, mount))

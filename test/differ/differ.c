@@ -33,22 +33,25 @@ static const struct identity known[IDENTITIES] = {
 };
 
 static const struct profile profiles[] = {
-    {"tmpfs", .acl = true, .same = true, .who = local, .ids = {1000, 2000, 3000}},
-    {"ext4", .acl = true, .same = true, .zero_range = true, .who = local,
+    {"tmpfs", .acl = true, .who = local, .ids = {1000, 2000, 3000}},
+    {"ext4", .acl = true, .zero_range = true, .who = local, .ids = {1000, 2000, 3000}},
+    {"writeback", .acl = true, .zero_range = true, .cached = true, .who = local,
      .ids = {1000, 2000, 3000}},
-    {"writeback", .acl = true, .same = true, .zero_range = true, .cached = true, .who = local,
-     .ids = {1000, 2000, 3000}},
-    {"mem", .mem = true, .who = local, .ids = {1000, 2000, 3000}},
+    {"mem", .dirs = DIRS_LINKS, .mem = true, .who = local, .ids = {1000, 2000, 3000}},
     {"trap", .acl = true, .zero_range = true, .trap = true, .who = local,
      .ids = {1000, 2000, 3000}},
-    {"9p", .remote = true, .acl = true, .same = true, .zero_range = true, .who = known,
-     .ids = {1, 2, 2}},
+    {"9p", .remote = true, .acl = true, .zero_range = true, .who = known, .ids = {1, 2, 2}},
+    {"union", .acl = true, .dirs = DIRS_NEITHER, .merged = true, .who = local,
+     .ids = {1000, 2000, 3000}},
+    {"unionmem", .dirs = DIRS_NEITHER, .merged = true, .mem = true, .who = local,
+     .ids = {1000, 2000, 3000}},
 };
 
 static struct {
     const struct profile *p;
     const char *root[2]; /* native, mount */
-    uint64_t seed;
+    const char *reset;   /* a command that gives both their state; NULL: they are emptied */
+    uint64_t seed, now;  /* the first; of this run */
     unsigned count, runs, shrink_seconds;
     bool verbose, go_on;
 } opt = {.p = profiles, .seed = 0, .count = 1500, .runs = 1, .shrink_seconds = 30};
@@ -162,12 +165,27 @@ static enum outcome one(const struct op *op)
     return only_times(native, mount) ? TIMES : DIFFERS;
 }
 
+/* The state that every run of the seed starts from. */
+static void reset(void)
+{
+    char command[4096];
+    if (!opt.reset) {
+        work_reset(opt.root[0]);
+        work_reset(opt.root[1]);
+        return;
+    }
+    snprintf(command, sizeof(command), "%s %llu", opt.reset, (unsigned long long)opt.now);
+    if (system(command) != 0) {
+        fprintf(stderr, "differ: %s: failed\n", command);
+        exit(1);
+    }
+}
+
 /* Runs ops[which[0..n]] from the beginning; the place in `which` of the first difference, or n. */
 static unsigned run(const struct op *ops, const unsigned *which, unsigned n, enum outcome *ret,
                     bool loud)
 {
-    work_reset(opt.root[0]);
-    work_reset(opt.root[1]);
+    reset();
     start_all();
     unsigned i;
     *ret = SAME;
@@ -228,6 +246,7 @@ static bool run_seed(uint64_t seed)
     unsigned *which = malloc((opt.count + 1) * sizeof(*which)), n = opt.count + 1;
     uint64_t rng = seed * 0x1000003 + 1;
     enum outcome o;
+    opt.now = seed;
     for (unsigned i = 0; i < n; i++) {
         gen_op(&ops[i], &rng, opt.p,
                &(struct gen){i < 60, seed % 2 || opt.p->cached, seed % 3 == 0});
@@ -269,8 +288,9 @@ static bool run_seed(uint64_t seed)
 static int usage(void)
 {
     fprintf(stderr, "usage: differ [-s SEED] [-n OPERATIONS] [-r RUNS] [-p PROFILE] [-m SECONDS] "
-                    "[-k] [-v] NATIVE MOUNT\n"
-                    "  both directories are emptied; profiles: tmpfs ext4 writeback mem 9p\n"
+                    "[-R COMMAND] [-k] [-v] NATIVE MOUNT\n"
+                    "  both directories are emptied; profiles: tmpfs ext4 writeback mem 9p union\n"
+                    "  unionmem; -R: COMMAND SEED gives both the same content, instead\n"
                     "  -m: how long to look for a shorter sequence; -k: go on to the next seed\n");
     return 2;
 }
@@ -289,7 +309,7 @@ int main(int argc, char **argv)
 {
     bool ok = true;
     opt.seed = (uint64_t)time(NULL);
-    for (int c; (c = getopt(argc, argv, "s:n:r:p:m:kv")) >= 0;) {
+    for (int c; (c = getopt(argc, argv, "s:n:r:p:m:R:kv")) >= 0;) {
         switch (c) {
         case 's':
             opt.seed = strtoull(optarg, NULL, 0);
@@ -302,6 +322,9 @@ int main(int argc, char **argv)
             break;
         case 'm':
             opt.shrink_seconds = (unsigned)strtoul(optarg, NULL, 0);
+            break;
+        case 'R':
+            opt.reset = optarg;
             break;
         case 'k':
             opt.go_on = true;

@@ -13,6 +13,8 @@
 #ifndef DIFFER_H
 #define DIFFER_H
 
+#include "state.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -70,8 +72,8 @@ extern const char *const kind_names[];
 /* What the two sides can have in common. */
 struct profile {
     const char *name;
-    bool acl;        /* POSIX ACLs on both */
-    bool same;       /* the same file system in the end: sizes of directories agree */
+    bool acl; /* POSIX ACLs on both */
+    enum dirs dirs;
     bool zero_range; /* the native side has FALLOC_FL_ZERO_RANGE */
     bool mem;        /* a file system of our own: what fallocate(2) allots is no hole, for one */
     bool remote; /* 9P: writes are those of who opened; setting an empty xattr over one cannot be
@@ -79,6 +81,7 @@ struct profile {
     bool
         cached; /* the kernel writes back: it keeps times itself, and seeks no holes in its cache */
     bool trap;  /* the trap door: see accept.c */
+    bool merged; /* a union: whiteouts are its own, and a copy gets a new time of change */
     const struct identity *who;
     uid_t ids[3]; /* users and groups to change to */
 };

@@ -267,6 +267,8 @@ static void more_args(struct op *op, uint64_t *rng, const struct profile *p)
         break;
     case K_rename:
         op->flags = (int)ONE_OF(renames);
+        if (p->merged) /* whiteouts are the union's to make */
+            op->flags &= ~RENAME_WHITEOUT;
         break;
     case K_link:
         op->flags = ONE_OF(links);

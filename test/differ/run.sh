@@ -50,7 +50,7 @@ wait_for() {
 
 opts=suid,dev
 case $case in
-shm | mem) on_shm ;;
+shm | mem | union-shm | union-mem) on_shm ;;
 esac
 chmod 711 "$tmp" "$work"
 mkdir "$work/native" "$tmp/m"
@@ -69,12 +69,34 @@ shm | tmp | writeback | noopen | 9p | duct)
     profile=$(kind_of "$work") spec=host:$work/behind
     [ "$profile" ] || skip "$work is neither tmpfs nor ext4"
     ;;
+union | union-shm | union-mem)
+    [ "$(kind_of "$work")" ] || skip "$work is neither tmpfs nor ext4"
+    profile=union spec="union($work/up,$work/low)"
+    [ "$case" = union-mem ] && profile=unionmem spec="union(mem:,$work/low)"
+    ;;
 *)
     echo "no such case: $case"
     exit 2
     ;;
 esac
+# A union's lower directory and the native one begin with the same content, which the differ makes on
+# both with another sequence; all that is compared is behind then.
 case $case in
+union*)
+    cat >"$tmp/begin" <<'EOF'
+if mountpoint -q "$tmp/m"; then
+    timeout 20 "$plenum" umount "$tmp/m" || exit
+fi
+rm -rf --one-file-system "$work/native" "$work/low" "$work/up"
+mkdir -p "$work/native/t" "$work/low/t" "$work/up"
+"$differ" -p "$profile" -n 250 -m 0 -s "$(($1 + 100000))" "$work/native/t" "$work/low/t" >"$tmp/said" ||
+    { cat "$tmp/said"; exit 1; }
+timeout 20 "$plenum" mount -o "$opts" "$spec" "$tmp/m"
+EOF
+    export plenum differ work tmp opts spec profile
+    "$differ" -p "$profile" -R "bash $tmp/begin" "$@" "$work/native/t" "$tmp/m/t"
+    exit
+    ;;
 writeback)
     [ "$profile" = tmpfs ] && skip 'the temporary directory is a tmpfs'
     profile=writeback opts=$opts,writeback

@@ -83,7 +83,7 @@ static void put_time(struct out *o, char which, const struct statx_timestamp *t,
 }
 
 void put_state(struct out *o, const struct state *s, const struct state *before, bool atime,
-               bool same)
+               enum dirs dirs)
 {
     const struct statx *x = &s->sx, *b = before && before->error == 0 ? &before->sx : NULL;
     if (s->error) {
@@ -92,9 +92,11 @@ void put_state(struct out *o, const struct state *s, const struct state *before,
     }
     if (b && b->stx_ino != x->stx_ino)
         b = NULL;
-    put(o, "%s %04o n%u u%u g%u", type_of(x->stx_mode), x->stx_mode & 07777u, x->stx_nlink,
-        x->stx_uid, x->stx_gid);
-    if (same || !S_ISDIR(x->stx_mode))
+    put(o, "%s %04o", type_of(x->stx_mode), x->stx_mode & 07777u);
+    if (dirs != DIRS_NEITHER || !S_ISDIR(x->stx_mode))
+        put(o, " n%u", x->stx_nlink);
+    put(o, " u%u g%u", x->stx_uid, x->stx_gid);
+    if (dirs == DIRS_ALL || !S_ISDIR(x->stx_mode))
         put(o, " s%llu", (unsigned long long)x->stx_size);
     if (S_ISCHR(x->stx_mode) || S_ISBLK(x->stx_mode))
         put(o, " %u:%u", x->stx_rdev_major, x->stx_rdev_minor);
@@ -253,7 +255,7 @@ static void put_object(struct out *o, int dir, const char *name, const struct st
     close(fd);
 }
 
-static void put_below(struct out *o, int dir, const char *path, bool same)
+static void put_below(struct out *o, int dir, const char *path, enum dirs dirs)
 {
     size_t n = 0;
     struct entry *list = entries(dir, &n);
@@ -268,7 +270,7 @@ static void put_below(struct out *o, int dir, const char *path, bool same)
         snprintf(sub, sizeof(sub), "%s/%s", path, e->name);
         put(o, "\n%s: ", sub);
         state_get(&s, dir, e->name, AT_SYMLINK_NOFOLLOW, false);
-        put_state(o, &s, NULL, false, same);
+        put_state(o, &s, NULL, false, dirs);
         if (s.error)
             continue;
         put(o, " i%u", id_of(s.sx.stx_ino));
@@ -281,22 +283,22 @@ static void put_below(struct out *o, int dir, const char *path, bool same)
         if (S_ISDIR(s.sx.stx_mode)) {
             int fd = openat(dir, e->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
             if (fd >= 0)
-                put_below(o, fd, sub, same);
+                put_below(o, fd, sub, dirs);
             close(fd);
         }
     }
     free(list);
 }
 
-void put_tree(struct out *o, const char *path, bool same)
+void put_tree(struct out *o, const char *path, enum dirs dirs)
 {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     struct state s;
     known_count = 0;
     state_get(&s, fd, "", AT_EMPTY_PATH, false);
-    put_state(o, &s, NULL, false, same);
+    put_state(o, &s, NULL, false, dirs);
     put_xattrs(o, fd);
-    put_below(o, fd, path, same);
+    put_below(o, fd, path, dirs);
     close(fd);
 }
 

@@ -439,7 +439,7 @@ static void do_walk(const struct op *op)
     pid_t pid = fork();
     if (pid == 0) {
         if (chdir("/") == 0)
-            put_tree(&out, ".", profile->same);
+            put_tree(&out, ".", profile->dirs);
         memcpy(shared->text + TEXT_MAX - sizeof(uint32_t), length, sizeof(uint32_t));
         _exit(0);
     }
@@ -561,7 +561,7 @@ static void one(const struct op *op)
         bool this_atime = atime && (i == S_FD                         ? op->kind == K_futimens
                                     : op->flags & AT_SYMLINK_NOFOLLOW ? i == S_LINK1
                                                                       : i == S_AT1);
-        put_state(&out, &after[i], compare ? &before[i] : NULL, this_atime, profile->same);
+        put_state(&out, &after[i], compare ? &before[i] : NULL, this_atime, profile->dirs);
     }
 }
 
