@@ -244,7 +244,7 @@ static int may_xattr(struct space *s, struct pl_call *call, struct snode *n, con
         r = st->point->top < 0 ? -EROFS : attr_of(s, call, st, NULL, &attr);
         if (r == 0)
             r = pl_may_xattr(call, &attr, name, true);
-        if (r == -EOPNOTSUPP) /* system.posix_acl_*: the owner's */
+        if (r == -EOPNOTSUPP && is_acl(name)) /* the owner's */
             r = call->cred.uid == 0 || call->cred.uid == attr.uid ? 0 : -EPERM;
     }
     space_stack_unref(st);

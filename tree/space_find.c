@@ -145,13 +145,11 @@ static int marks_of(struct search *q, int k, struct pl_node *node, struct space_
     struct space_marks m;
     struct space_as as = space_self(q->s, q->call);
     int r = space_marks(q->call, space_tree(q->st->point, k), node, &m);
+    bool over = m.opaque || m.redirect[0];
+    if (r == 0 && !m.opaque && m.redirect[0]) /* whoever may search it may not search where it was */
+        r = redirected(q, m.redirect, k + 1, f);
     space_back(q->call, &as);
-    if (r < 0 || m.opaque)
-        return r < 0 ? r : 1;
-    if (!m.redirect[0])
-        return 0;
-    r = redirected(q, m.redirect, k + 1, f);
-    return r < 0 ? r : 1;
+    return r < 0 ? r : over;
 }
 
 /* A file with several names, found behind: it may have been copied up by another of them. */

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 /* A copy on its way into layer `b`, in the directory `dir` there. */
@@ -187,7 +188,10 @@ static int copy_attrs(const struct copy *c, uint64_t ino)
         space_note_origin(c->call, c->b, c->node, ino);
     if (r == 0)
         r = copy_mode(c, kept);
-    return r == 0 ? set_times(c->call, c->b->tree, c->node, c->out, &c->attr) : r;
+    struct pl_attr as = c->attr;
+    if (S_ISREG(as.mode) && as.size && !c->content) /* it is being cut: that is a change of it */
+        clock_gettime(CLOCK_REALTIME_COARSE, &as.mtime);
+    return r == 0 ? set_times(c->call, c->b->tree, c->node, c->out, &as) : r;
 }
 
 /* ---- the copy ---- */

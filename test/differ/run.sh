@@ -85,13 +85,13 @@ case $case in
 union*)
     cat >"$tmp/begin" <<'EOF'
 if mountpoint -q "$tmp/m"; then
-    timeout 20 "$plenum" umount "$tmp/m" || exit
+    timeout 20 "$plenum" umount "$tmp/m" || { echo "umount: $?"; exit 1; }
 fi
 rm -rf --one-file-system "$work/native" "$work/low" "$work/up"
 mkdir -p "$work/native/t" "$work/low/t" "$work/up"
 "$differ" -p "$profile" -n 250 -m 0 -s "$(($1 + 100000))" "$work/native/t" "$work/low/t" >"$tmp/said" ||
     { cat "$tmp/said"; exit 1; }
-timeout 20 "$plenum" mount -o "$opts" "$spec" "$tmp/m"
+timeout 20 "$plenum" mount -o "$opts" "$spec" "$tmp/m" || { echo "mount: $?"; exit 1; }
 EOF
     export plenum differ work tmp opts spec profile
     "$differ" -p "$profile" -R "bash $tmp/begin" "$@" "$work/native/t" "$tmp/m/t"
