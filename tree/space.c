@@ -409,6 +409,8 @@ int pl_space_where(struct pl_tree *space, struct pl_call *call, struct pl_node *
     char buf[PL_PATH_MAX + 1], *at = buf + PL_PATH_MAX;
     if (!s)
         return -EINVAL;
+    if (snode_of(node)->hollow)
+        return -EXDEV;
     *at = 0;
     int r = where(s, call, snode_of(node), buf, &at, ret_tree);
     if (r < 0)

@@ -125,6 +125,7 @@ struct snode {
     bool rises;         /* its locks are ours: it was found where it may be copied up from */
     atomic_bool gone;   /* its name at its place was removed. Written with `names` held */
     atomic_bool raised; /* it was copied up while it was known */
+    atomic_bool hollow; /* a file whose content is in a layer behind: see space_content() */
     atomic_uint hidden; /* names of a lower file that whiteouts have taken away */
     uint8_t nkeys;      /* of key[]: the second is of the copy. From here on guarded by `names` */
     uint64_t ino;       /* never changes */
@@ -224,6 +225,7 @@ struct space_found {
     uint32_t fmt;
     bool again;   /* it was looked for a second time */
     bool indexed; /* e[0] is the copy of what has the name behind, in layer `under` */
+    bool hollow;  /* of a file: its content is in a layer behind */
     int under;
     unsigned hidden;     /* names of e[0] that have been removed, though they are behind still */
     uint64_t version;    /* of a merged directory: see space_version(); 0: not known */
@@ -313,6 +315,10 @@ int space_check(struct space *s, struct pl_call *call, struct space_table *t, st
 /* The stack of a directory, made anew if the bindings have changed; a reference. */
 int space_dir(struct space *s, struct pl_call *call, struct snode *dir, struct space_stack **ret);
 /* What one layer's directory has under a name. */
+/* The bytes of a hollow file: the tree and the node (a reference) that have them. -EIO: they are
+ * nowhere. As the owner. */
+int space_content(struct space *s, struct pl_call *call, struct snode *n, struct pl_tree **ret_tree,
+                  struct pl_node **ret);
 enum space_there { SPACE_NOTHING, SPACE_WHITE, SPACE_COVERED /* .wh.NAME */, SPACE_THERE };
 int space_look(struct space *s, struct pl_call *call, struct pl_tree *tree, struct pl_node *dir,
                const char *name, struct pl_node **ret, struct pl_attr *attr);
@@ -341,6 +347,18 @@ int space_note_opaque(struct pl_call *call, struct space_bind *b, struct pl_node
 int space_note_redirect(struct pl_call *call, struct space_bind *b, struct pl_node *dir,
                         const char *path);
 bool space_own_xattr(const char *name);
+/* What an xattr of the space is called in its trees: overlayfs's marks are another's there, and
+ * escaped as overlayfs does. -ENODATA: it cannot be. And back, in place: false, it is not shown. */
+int space_xattr_in(const char *name, char below[PL_NAME_MAX + 1], const char **ret);
+bool space_xattr_out(char *name);
+/* Does it hide its name? A device 0/0, or an empty file with a mark, in a directory that says that
+ * it has such files. As the owner, and so the next ones. */
+bool space_is_whiteout(struct pl_call *call, struct pl_tree *tree, struct pl_node *dir,
+                       struct pl_node *node, const struct pl_attr *attr);
+bool space_has_whites(struct pl_call *call, struct pl_tree *tree, struct pl_node *dir);
+/* Is the file's content still in a layer behind (overlayfs's metacopy)? It is not any more. */
+bool space_is_hollow(struct pl_call *call, struct pl_tree *tree, struct pl_node *node);
+int space_note_filled(struct pl_call *call, struct pl_tree *tree, struct pl_node *node);
 /* Hides `name`; `there`: what has it in that directory now (its fmt), 0: nothing. */
 int space_whiteout(struct space *s, struct pl_call *call, struct space_bind *b, struct pl_node *dir,
                    const char *name, uint32_t there);

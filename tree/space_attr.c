@@ -187,9 +187,10 @@ static bool is_acl(const char *name)
 
 ssize_t space_getxattr(SPACE_T, struct pl_node *node, const char *name, void *buf, size_t size)
 {
-    if (space_own_xattr(name))
-        return -ENODATA;
-    ssize_t r = FRONT(pl_getxattr, -ENODATA, name, buf, size);
+    char below[PL_NAME_MAX + 1];
+    ssize_t r = space_xattr_in(name, below, &name);
+    if (r == 0)
+        r = FRONT(pl_getxattr, -ENODATA, name, buf, size);
     /* A tree that knows no ACLs, among others that do: a kernel that asks has been told so. */
     return r == -EOPNOTSUPP && tree->flags & PL_TREE_POSIX_ACL && is_acl(name) ? -ENODATA : r;
 }
@@ -198,14 +199,12 @@ ssize_t space_getxattr(SPACE_T, struct pl_node *node, const char *name, void *bu
 static ssize_t without_own(char *list, ssize_t n)
 {
     char *to = list;
-    for (char *p = list; p < list + n;) {
-        size_t len = strlen(p) + 1;
-        if (!space_own_xattr(p)) {
+    for (char *p = list, *next; p < list + n; p = next) {
+        next = p + strlen(p) + 1;
+        if (space_xattr_out(p)) {
+            size_t len = strlen(p) + 1;
             memmove(to, p, len);
             to += len;
-            p += len;
-        } else {
-            p += len;
         }
     }
     return to - list;
@@ -236,8 +235,6 @@ ssize_t space_listxattr(SPACE_T, struct pl_node *node, char *buf, size_t size)
 static int may_xattr(struct space *s, struct pl_call *call, struct snode *n, const char *name)
 {
     struct pl_attr attr;
-    if (space_own_xattr(name))
-        return -EOPNOTSUPP;
     struct space_stack *st = space_stack(s, n);
     int r = 0;
     if (!st->n || !space_in_place(st->point, st->e[0].k)) {
@@ -256,7 +253,10 @@ int space_setxattr(SPACE_T, struct pl_node *node, const char *name, const void *
 {
     struct space *s = space_of(tree);
     struct space_stack *st = NULL;
-    int r = may_xattr(s, call, snode_of(node), name);
+    char below[PL_NAME_MAX + 1];
+    int r = space_xattr_in(name, below, &name) < 0 ? -EOPNOTSUPP : 0;
+    if (r == 0)
+        r = may_xattr(s, call, snode_of(node), name);
     if (r == 0)
         r = raised(s, call, snode_of(node), true, &st);
     if (r < 0)
@@ -284,7 +284,10 @@ int space_removexattr(SPACE_T, struct pl_node *node, const char *name)
 {
     struct space *s = space_of(tree);
     struct space_stack *st = NULL;
-    int r = may_xattr(s, call, snode_of(node), name);
+    char below[PL_NAME_MAX + 1];
+    int r = space_xattr_in(name, below, &name) < 0 ? -EOPNOTSUPP : 0;
+    if (r == 0)
+        r = may_xattr(s, call, snode_of(node), name);
     if (r == 0)
         r = is_there(s, call, snode_of(node), name);
     if (r == -ENODATA && is_acl(name))

@@ -30,7 +30,8 @@ int space_opened(struct space *s, struct pl_call *call, struct space_stack *st, 
     f->lower = lower;
     f->file.fd = lower ? pl_file_fd(in, lower) : -1;
     f->file.kept = lower ? lower->kept : 0;
-    f->below = st->n && !space_in_place(st->point, st->e[0].k) && st->point->top >= 0;
+    f->below = st->n && st->point->top >= 0 &&
+               (!space_in_place(st->point, st->e[0].k) || (lower && lower->node != st->e[0].node));
     f->file.moves = f->below || (lower && lower->moves);
     f->file.direct = lower && lower->direct;
     f->file.stream = lower && lower->stream;
@@ -53,6 +54,26 @@ static int open_front(struct space *s, struct pl_call *call, struct space_stack 
     return space_opened(s, call, st, in, lower, ret);
 }
 
+/* To read what lies in a layer behind: who may read the file in front may read that. */
+static int open_hollow(struct space *s, struct pl_call *call, struct snode *n,
+                       struct space_stack *st, int flags, struct pl_file **ret)
+{
+    struct pl_tree *in;
+    struct pl_node *node;
+    struct pl_file *lower = NULL;
+    int r = space_may(s, call, st, R_OK);
+    if (r < 0)
+        return r;
+    struct space_as as = space_self(s, call);
+    r = space_content(s, call, n, &in, &node);
+    if (r == 0) {
+        r = pl_open(in, call, node, flags, &lower);
+        pl_node_unref(node);
+    }
+    space_back(call, &as);
+    return r < 0 ? r : space_opened(s, call, st, in, lower, ret);
+}
+
 int space_open(SPACE_T, struct pl_node *node, int flags, struct pl_file **ret)
 {
     struct space *s = space_of(tree);
@@ -66,7 +87,7 @@ int space_open(SPACE_T, struct pl_node *node, int flags, struct pl_file **ret)
         bool writes = acc != O_RDONLY || flags & O_TRUNC;
         if (writes && st->point->top < 0) {
             r = -EROFS;
-        } else if (writes && !space_in_place(st->point, st->e[0].k)) {
+        } else if (writes && (n->hollow || !space_in_place(st->point, st->e[0].k))) {
             r = space_may(s, call, st, (acc != O_WRONLY ? R_OK : 0) | W_OK);
             if (r == 0)
                 r = space_up(s, call, n, !(flags & O_TRUNC));
@@ -78,7 +99,7 @@ int space_open(SPACE_T, struct pl_node *node, int flags, struct pl_file **ret)
     }
     if (r < 0)
         return r;
-    r = open_front(s, call, st, flags, ret);
+    r = n->hollow ? open_hollow(s, call, n, st, flags, ret) : open_front(s, call, st, flags, ret);
     space_stack_unref(st);
     return r;
 }
@@ -134,11 +155,18 @@ int space_resume(SPACE_T, struct pl_node *node, int flags, int kept, struct pl_f
         struct space_stack *st = space_stack(s, snode_of(node));
         struct pl_tree *in = st->n ? space_tree(st->point, st->e[0].k) : NULL;
         struct pl_file *lower = NULL;
+        struct pl_node *front = in ? pl_node_ref(st->e[0].node) : NULL;
         r = 0;
-        if (in) {
-            r = pl_resume(in, call, st->e[0].node, flags, kept, &lower);
+        if (in && snode_of(node)->hollow) {
+            pl_node_unref(front);
+            struct space_as as = space_self(s, call);
+            r = space_content(s, call, snode_of(node), &in, &front);
+            space_back(call, &as);
+        }
+        if (in && r == 0) {
+            r = pl_resume(in, call, front, flags, kept, &lower);
             if (r == -ESTALE && kept > 0) /* it was open before it was copied up */
-                r = pl_resume(in, call, st->e[0].node, flags, 0, &lower);
+                r = pl_resume(in, call, front, flags, 0, &lower);
         } else if (kept > 0) {
             close(kept);
         }
@@ -146,6 +174,7 @@ int space_resume(SPACE_T, struct pl_node *node, int flags, int kept, struct pl_f
             r = space_opened(s, call, st, in, lower, ret);
         if (r == 0)
             (*ret)->node = pl_node_ref(node);
+        pl_node_unref(front);
         space_stack_unref(st);
     }
     if (r == 0) {

@@ -3,6 +3,7 @@
 #include "tree/space.h"
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 bool space_is_hidden(const char *name)
@@ -35,7 +36,7 @@ int space_look(struct space *s, struct pl_call *call, struct pl_tree *tree, stru
 {
     struct space_as as = space_self(s, call);
     int r = pl_lookup(tree, call, dir, name, ret, attr);
-    if (r == 0 && space_is_white(attr)) {
+    if (r == 0 && space_is_whiteout(call, tree, dir, *ret, attr)) {
         pl_node_unref(*ret);
         r = SPACE_WHITE;
     } else if (r == 0) {
@@ -77,7 +78,8 @@ static int covered_before(struct search *q, int from, int i)
     return r;
 }
 
-/* Adds what another place has in the layers from `from` on: the redirect of a directory. */
+/* Adds what another place has in the layers from `from` on: the redirect of a directory, or of a
+ * file without content. */
 static int redirected(struct search *q, const char *to, int from, struct space_found *f)
 {
     struct space_found more = {.n = 0};
@@ -126,7 +128,7 @@ static int redirected(struct search *q, const char *to, int from, struct space_f
         space_stack_unref(at);
         next.st = at = deeper;
     }
-    if (r == 0 && more.fmt == S_IFDIR)
+    if (r == 0 && more.fmt == f->fmt)
         for (int i = 0; i < more.n && f->n < PL_SPACE_STACK; i++) {
             pl_node_ref(more.e[i].node);
             f->e[f->n++] = more.e[i];
@@ -146,7 +148,8 @@ static int marks_of(struct search *q, int k, struct pl_node *node, struct space_
     struct space_as as = space_self(q->s, q->call);
     int r = space_marks(q->call, space_tree(q->st->point, k), node, &m);
     bool over = m.opaque || m.redirect[0];
-    if (r == 0 && !m.opaque && m.redirect[0]) /* whoever may search it may not search where it was */
+    if (r == 0 && !m.opaque &&
+        m.redirect[0]) /* whoever may search it may not search where it was */
         r = redirected(q, m.redirect, k + 1, f);
     space_back(q->call, &as);
     return r < 0 ? r : over;
@@ -169,8 +172,28 @@ static void copied(struct search *q, struct space_found *f)
     pl_node_unref(f->e[0].node);
     f->e[0] = (struct space_entry){p->top, copy};
     f->attr = attr;
+    f->hollow = false;
     f->indexed = true;
     f->under = k;
+}
+
+static bool is_white(struct search *q, struct pl_tree *tree, struct pl_node *dir, struct pl_node *n,
+                     const struct pl_attr *attr)
+{
+    if (!S_ISREG(attr->mode) || attr->size)
+        return space_is_white(attr);
+    struct space_as as = space_self(q->s, q->call);
+    bool white = space_is_whiteout(q->call, tree, dir, n, attr);
+    space_back(q->call, &as);
+    return white;
+}
+
+static bool is_hollow(struct search *q, struct pl_tree *tree, struct pl_node *n)
+{
+    struct space_as as = space_self(q->s, q->call);
+    bool hollow = space_is_hollow(q->call, tree, n);
+    space_back(q->call, &as);
+    return hollow;
 }
 
 /* One entry of the stack: 1, the search is over. */
@@ -194,7 +217,7 @@ static int find_in(struct search *q, int from, int i, struct space_found *f)
         return 0;
     if (r < 0)
         return r;
-    r = space_is_white(&attr) ? 1 : covered_before(q, from, i);
+    r = is_white(q, tree, e->node, n, &attr) ? 1 : covered_before(q, from, i);
     if (r == 0 && f->n && attr.mode && !S_ISDIR(attr.mode))
         r = 1;
     if (r != 0) {
@@ -210,7 +233,9 @@ static int find_in(struct search *q, int from, int i, struct space_found *f)
         f->attr = attr;
         f->fmt = attr.mode & S_IFMT;
     }
-    if (f->fmt == S_IFREG && attr.nlink > 1)
+    if (f->fmt == S_IFREG && e->k + 1 < q->st->point->n && attr.size)
+        f->hollow = is_hollow(q, tree, n);
+    if (f->fmt == S_IFREG && from == 0 && attr.nlink > 1)
         copied(q, f);
     if (f->fmt != S_IFDIR)
         return 1;
@@ -231,6 +256,64 @@ static int find_trees(struct search *q, int from, struct space_found *f)
     if (r < 0)
         space_found_done(f);
     return r < 0 ? r : 0;
+}
+
+/* ---- the content of hollow files ---- */
+
+/* From layer k's file on: the next one behind that its redirect, or its name, leads to. */
+static int next_behind(struct search *q, int k, struct pl_node *node, struct space_found *f)
+{
+    struct space_marks *m = malloc(sizeof(*m));
+    int r = m ? space_marks(q->call, space_tree(q->st->point, k), node, m) : -ENOMEM;
+    *f = (struct space_found){
+        .table = space_table_ref(q->st->table), .point = q->st->point, .fmt = S_IFREG};
+    if (r == 0 && m->redirect[0]) {
+        r = redirected(q, m->redirect, k + 1, f);
+        r = r == 0 && f->n == 0 ? -ENOENT : r;
+    } else if (r == 0) {
+        r = find_trees(q, k + 1, f);
+    }
+    free(m);
+    if (r == 0 && f->fmt == S_IFREG)
+        return 0;
+    space_found_done(f);
+    return r < 0 && r != -ENOENT ? r : -EIO;
+}
+
+int space_content(struct space *s, struct pl_call *call, struct snode *n, struct pl_tree **ret_tree,
+                  struct pl_node **ret)
+{
+    char name[PL_NAME_MAX + 1];
+    struct space_stack *st, *mine = space_stack(s, n);
+    struct search q = {.s = s, .call = call, .name = name};
+    struct space_found f;
+    int r = space_place(s, n, &q.dir, name) ? space_dir(s, call, q.dir, &st) : -EIO,
+        k = mine->e[0].k;
+    if (r < 0) {
+        pl_node_unref(q.dir ? &q.dir->node : NULL);
+        space_stack_unref(mine);
+        return r;
+    }
+    struct pl_node *node = pl_node_ref(mine->e[0].node);
+    q.st = st;
+    bool hollow = true;
+    while (r == 0 && hollow) {
+        q.passed = 0;
+        r = next_behind(&q, k, node, &f);
+        pl_node_unref(node);
+        if (r < 0)
+            break;
+        k = f.e[0].k;
+        node = pl_node_ref(f.e[0].node);
+        hollow = space_is_hollow(call, space_tree(st->point, k), node);
+        space_found_done(&f);
+    }
+    *ret_tree = space_tree(st->point, k);
+    *ret = r == 0 ? node : NULL;
+    space_stack_unref(st);
+    space_stack_unref(mine);
+    pl_node_unref(&q.dir->node);
+    return r;
 }
 
 /* ---- bindings ---- */

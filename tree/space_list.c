@@ -144,22 +144,27 @@ static int take(void *arg, const struct pl_dirent *ent)
     return 0;
 }
 
-/* Entries of the layer that have to be looked at: devices may be whiteouts. A whiteout stays in the
+/* Entries of the layer that have to be looked at: devices may be whiteouts, and files, where the
+ * directory says so. A whiteout stays in the
  * list, without a type, to hide what is behind. */
 static int look_at(struct space *s, struct pl_call *call, const struct space_stack *st,
                    struct space_list *l, size_t from, int k)
 {
+    struct pl_tree *in = space_tree(st->point, k);
+    struct pl_node *dir = space_entry(st, k);
+    bool whites = l->n > from && space_has_whites(call, in, dir);
     for (size_t i = from; i < l->n; i++) {
         struct pl_node *n;
         struct pl_attr attr;
-        if (l->name[i].type != DT_CHR && l->name[i].type != DT_UNKNOWN)
+        uint32_t type = l->name[i].type;
+        if (type != DT_CHR && type != DT_UNKNOWN && !(whites && type == DT_REG))
             continue;
-        int r = pl_lookup(space_tree(st->point, k), call, space_entry(st, k),
-                          l->texts + l->name[i].text, &n, &attr);
+        int r = pl_lookup(in, call, dir, l->texts + l->name[i].text, &n, &attr);
         if (r < 0 && r != -ENOENT)
             return r;
         if (r == 0) {
-            l->name[i].type = space_is_white(&attr) ? DT_WHT : IFTODT(attr.mode);
+            bool white = space_is_whiteout(call, in, dir, n, &attr);
+            l->name[i].type = white ? DT_WHT : IFTODT(attr.mode);
             pl_node_unref(n);
         }
     }

@@ -14,10 +14,49 @@
 #define TRUSTED "trusted.overlay."
 #define USER    "user.overlay."
 
+#define ESCAPE                                                                                     \
+    "overlay." /* after the prefix: another's mark, of a space or overlayfs above this             \
+                */
+
+/* How long the prefix of overlayfs's marks is; 0: it is none. */
+static size_t prefix(const char *name)
+{
+    return !strncmp(name, TRUSTED, sizeof(TRUSTED) - 1) ? sizeof(TRUSTED) - 1
+           : !strncmp(name, USER, sizeof(USER) - 1)     ? sizeof(USER) - 1
+                                                        : 0;
+}
+
+static bool is_escaped(const char *name, size_t skip)
+{
+    return !strncmp(name + skip, ESCAPE, sizeof(ESCAPE) - 1);
+}
+
 bool space_own_xattr(const char *name)
 {
-    return !strncmp(name, TRUSTED, sizeof(TRUSTED) - 1) || !strncmp(name, USER, sizeof(USER) - 1) ||
-           !strncmp(name, "user.plenum.", 12) || !strcmp(name, SPACE_TRUSTED_ORIGIN);
+    size_t skip = prefix(name);
+    return skip ? !is_escaped(name, skip)
+                : !strncmp(name, "user.plenum.", 12) || !strcmp(name, SPACE_TRUSTED_ORIGIN);
+}
+
+int space_xattr_in(const char *name, char below[PL_NAME_MAX + 1], const char **ret)
+{
+    size_t skip = prefix(name);
+    *ret = skip ? below : name;
+    if (!skip)
+        return space_own_xattr(name) ? -ENODATA : 0;
+    int n = snprintf(below, PL_NAME_MAX + 1, "%.*s" ESCAPE "%s", (int)skip, name, name + skip);
+    return n > PL_NAME_MAX ? -ENODATA : 0;
+}
+
+bool space_xattr_out(char *name)
+{
+    size_t skip = prefix(name);
+    if (space_own_xattr(name))
+        return false;
+    if (skip)
+        memmove(name + skip, name + skip + sizeof(ESCAPE) - 1,
+                strlen(name + skip + sizeof(ESCAPE) - 1) + 1);
+    return true;
 }
 
 /* ---- reading ---- */
@@ -36,9 +75,7 @@ static void read_mark(struct pl_call *call, struct pl_tree *tree, struct pl_node
                       const char *name, struct space_marks *m)
 {
     char value[32];
-    size_t skip = !strncmp(name, TRUSTED, sizeof(TRUSTED) - 1) ? sizeof(TRUSTED) - 1
-                  : !strncmp(name, USER, sizeof(USER) - 1)     ? sizeof(USER) - 1
-                                                               : 0;
+    size_t skip = prefix(name);
     if (skip && !strcmp(name + skip, "opaque"))
         m->opaque |= mark(call, tree, node, name, value, sizeof(value)) && value[0] == 'y';
     else if (skip && !strcmp(name + skip, "redirect"))
@@ -69,6 +106,51 @@ int space_marks(struct pl_call *call, struct pl_tree *tree, struct pl_node *node
         m->opaque = true;
     }
     return n == -EINTR || n == -ETIMEDOUT ? (int)n : 0;
+}
+
+/* One of overlayfs's marks, with either prefix: its length, cut to `size`; -1: it is not there. */
+static ssize_t overlay_mark(struct pl_call *call, struct pl_tree *tree, struct pl_node *node,
+                            const char *name, char *buf, size_t size)
+{
+    static const char *const prefixes[] = {TRUSTED, USER};
+    ssize_t r = -1;
+    for (int i = 0; i < 2 && r < 0; i++) {
+        char whole[64];
+        snprintf(whole, sizeof(whole), "%s%s", prefixes[i], name);
+        r = pl_getxattr(tree, call, node, whole, buf, size);
+    }
+    return r < 0 ? -1 : r;
+}
+
+bool space_is_whiteout(struct pl_call *call, struct pl_tree *tree, struct pl_node *dir,
+                       struct pl_node *node, const struct pl_attr *attr)
+{
+    if (space_is_white(attr))
+        return true;
+    if (!S_ISREG(attr->mode) || attr->size || !(tree->flags & PL_TREE_XATTR))
+        return false;
+    return overlay_mark(call, tree, node, "whiteout", NULL, 0) >= 0 &&
+           space_has_whites(call, tree, dir);
+}
+
+bool space_has_whites(struct pl_call *call, struct pl_tree *tree, struct pl_node *dir)
+{
+    char value[32];
+    return tree->flags & PL_TREE_XATTR &&
+           overlay_mark(call, tree, dir, "opaque", value, sizeof(value)) > 0 && value[0] == 'x';
+}
+
+bool space_is_hollow(struct pl_call *call, struct pl_tree *tree, struct pl_node *node)
+{
+    return tree->flags & PL_TREE_XATTR && overlay_mark(call, tree, node, "metacopy", NULL, 0) >= 0;
+}
+
+int space_note_filled(struct pl_call *call, struct pl_tree *tree, struct pl_node *node)
+{
+    int r = pl_removexattr(tree, call, node, TRUSTED "metacopy");
+    if (r == -ENODATA || r == -EPERM || r == -EOPNOTSUPP)
+        r = pl_removexattr(tree, call, node, USER "metacopy");
+    return r == -ENODATA ? 0 : r;
 }
 
 /* Only files and directories may have user.* xattrs; of others it can be noted by root alone. */
@@ -134,7 +216,9 @@ int space_note_opaque(struct pl_call *call, struct space_bind *b, struct pl_node
     const struct pl_make file = {.mode = S_IFREG};
     struct pl_node *n;
     struct pl_attr attr;
-    int r = put_overlay(call, b, dir, "opaque", "y");
+    /* What says that empty files in it may be whiteouts has to stay. */
+    int r = space_has_whites(call, b->tree, dir) ? -EOPNOTSUPP
+                                                 : put_overlay(call, b, dir, "opaque", "y");
     if (r != -EOPNOTSUPP && r != -EPERM)
         return r;
     r = pl_make(b->tree, call, dir, SPACE_OPAQUE, &file, &n, &attr);
@@ -283,7 +367,7 @@ static int sweep_name(struct space_bind *b, struct pl_call *call, struct pl_node
     if (r < 0)
         return r == -ENOENT ? 0 : r;
     bool is_dir = n->fmt == S_IFDIR;
-    if (!all && !space_is_hidden(name) && !space_is_white(&attr))
+    if (!all && !space_is_hidden(name) && !space_is_whiteout(call, b->tree, dir, n, &attr))
         r = -ENOTEMPTY;
     else if (is_dir)
         r = sweep_in(b, call, n, true);

@@ -477,7 +477,8 @@ static struct snode *alloc_node(struct space *s, const struct space_found *f, ui
     pl_node_init(&n->node, &s->tree, f->fmt);
     n->ino = ino;
     n->hidden = f->hidden;
-    n->rises = f->n && !space_in_place(f->point, f->e[0].k);
+    n->hollow = f->hollow;
+    n->rises = f->hollow || (f->n && !space_in_place(f->point, f->e[0].k));
     return n;
 }
 

@@ -88,7 +88,7 @@ static int is_ready(struct renaming *r, struct space_side *side, enum need dir, 
         return -EXDEV; /* in front of the top: it would have to leave its tree */
     if (!space_entry(side->st, top))
         r->need = dir;
-    else if (k != top || side->f.indexed ||
+    else if (k != top || side->f.indexed || (side->there && side->f.hollow) ||
              (side->there && side->f.n > 1 && !has_redirect(r, side, top)))
         r->need = object;
     return 0;

@@ -17,12 +17,12 @@
 struct copy {
     struct space *s;
     struct pl_call *call;
-    struct space_bind *b; /* where to */
-    struct pl_tree *from;
-    struct pl_node *lower, *node; /* what is copied; the copy */
-    struct pl_file *in, *out;     /* NULL: it has no content */
-    struct pl_attr attr;          /* the lower one's */
-    char temp[64];                /* its hidden name; "": it has none */
+    struct space_bind *b;           /* where to */
+    struct pl_tree *from, *in_tree; /* where what is copied is, and its content */
+    struct pl_node *lower, *node;   /* what is copied; the copy */
+    struct pl_file *in, *out;       /* NULL: it has no content */
+    struct pl_attr attr;            /* the lower one's */
+    char temp[64];                  /* its hidden name; "": it has none */
     bool content;
 };
 
@@ -43,7 +43,7 @@ static ssize_t by_kernel(const struct copy *c, int in, int out, uint64_t off, si
 
 static ssize_t by_hand(const struct copy *c, char *buf, uint64_t off, size_t n)
 {
-    ssize_t got = pl_read(c->from, c->call, c->in, buf, n < CHUNK ? n : CHUNK, off);
+    ssize_t got = pl_read(c->in_tree, c->call, c->in, buf, n < CHUNK ? n : CHUNK, off);
     for (ssize_t done = 0; got > 0 && done < got;) {
         ssize_t w = pl_write(c->b->tree, c->call, c->out, buf + done, (size_t)(got - done),
                              off + (uint64_t)done);
@@ -56,8 +56,8 @@ static ssize_t by_hand(const struct copy *c, char *buf, uint64_t off, size_t n)
 
 static int copy_range(const struct copy *c, char *buf, uint64_t off, uint64_t end)
 {
-    int in = pl_file_fd(c->from, c->in), out = pl_file_fd(c->b->tree, c->out);
-    bool same = c->from == c->b->tree && pl_tree_has(c->from, PL_OP_copy);
+    int in = pl_file_fd(c->in_tree, c->in), out = pl_file_fd(c->b->tree, c->out);
+    bool same = c->in_tree == c->b->tree && pl_tree_has(c->in_tree, PL_OP_copy);
     ssize_t r = 0;
     while (off < end && (r = pl_call_over(c->call)) == 0) {
         size_t n = end - off < AT_ONCE ? (size_t)(end - off) : AT_ONCE;
@@ -65,7 +65,7 @@ static int copy_range(const struct copy *c, char *buf, uint64_t off, uint64_t en
         if (in >= 0 && out >= 0)
             r = by_kernel(c, in, out, off, n);
         else if (same)
-            r = pl_copy(c->from, c->call, c->in, off, c->out, off, n);
+            r = pl_copy(c->in_tree, c->call, c->in, off, c->out, off, n);
         if (r == -EXDEV || r == -EOPNOTSUPP || r == -EINVAL) {
             in = -1;
             same = false;
@@ -85,11 +85,11 @@ static int copy_content(const struct copy *c)
     char *buf = malloc(CHUNK);
     int r = buf ? 0 : -ENOMEM;
     while (r == 0 && off < size) {
-        int64_t data = pl_seek(c->from, c->call, c->in, off, SEEK_DATA);
+        int64_t data = pl_seek(c->in_tree, c->call, c->in, off, SEEK_DATA);
         if (data == -ENXIO)
             break;
         int64_t hole =
-            data < 0 ? data : pl_seek(c->from, c->call, c->in, (uint64_t)data, SEEK_HOLE);
+            data < 0 ? data : pl_seek(c->in_tree, c->call, c->in, (uint64_t)data, SEEK_HOLE);
         if (data < 0 || hole < 0) { /* it cannot tell */
             data = (int64_t)off;
             hole = (int64_t)size;
@@ -109,7 +109,8 @@ static int copy_content(const struct copy *c)
 
 /* ---- attributes ---- */
 
-#define ACL "system.posix_acl_access"
+#define ACL  "system.posix_acl_access"
+#define CAPS "security.capability"
 
 static int copy_xattr(const struct copy *c, const char *name, char *buf)
 {
@@ -226,13 +227,28 @@ static int begin_other(struct copy *c, struct pl_node *dir)
     return pl_make(c->b->tree, c->call, dir, c->temp, &make, &c->node, &attr);
 }
 
-static int fill_file(struct copy *c)
+static int open_content(struct copy *c, struct snode *n)
+{
+    struct pl_node *node = c->lower;
+    int r = 0;
+    c->in_tree = c->from;
+    if (n->hollow)
+        r = space_content(c->s, c->call, n, &c->in_tree, &node);
+    if (r < 0)
+        return r;
+    r = pl_open(c->in_tree, c->call, node, O_RDONLY | O_NOATIME, &c->in);
+    if (r == -EPERM || r == -EINVAL)
+        r = pl_open(c->in_tree, c->call, node, O_RDONLY, &c->in);
+    if (n->hollow)
+        pl_node_unref(node);
+    return r;
+}
+
+static int fill_file(struct copy *c, struct snode *n)
 {
     if (!c->content || c->attr.size == 0)
         return 0;
-    int r = pl_open(c->from, c->call, c->lower, O_RDONLY | O_NOATIME, &c->in);
-    if (r == -EPERM || r == -EINVAL)
-        r = pl_open(c->from, c->call, c->lower, O_RDONLY, &c->in);
+    int r = open_content(c, n);
     return r == 0 ? copy_content(c) : r;
 }
 
@@ -242,7 +258,7 @@ static void end_copy(struct copy *c, struct pl_node *dir, int r)
     struct pl_call last; /* the caller's may be over */
     pl_call_init_self(&last);
     if (c->in)
-        pl_close(c->from, &last, c->in);
+        pl_close(c->in_tree, &last, c->in);
     if (c->out)
         pl_close(c->b->tree, &last, c->out);
     c->in = c->out = NULL;
@@ -256,7 +272,7 @@ static void end_copy(struct copy *c, struct pl_node *dir, int r)
 }
 
 /* Makes the copy whole, in `dir`, still without its name. */
-static int make_copy(struct copy *c, struct pl_node *dir, uint64_t ino)
+static int make_copy(struct copy *c, struct pl_node *dir, struct snode *n)
 {
     int r = pl_getattr(c->from, c->call, c->lower, NULL, &c->attr);
     if (r < 0)
@@ -268,9 +284,9 @@ static int make_copy(struct copy *c, struct pl_node *dir, uint64_t ino)
     if (r == 0 && c->temp[0])
         set_times(c->call, c->b->tree, dir, NULL, &up);
     if (r == 0 && c->out)
-        r = fill_file(c);
+        r = fill_file(c, n);
     if (r == 0)
-        r = copy_attrs(c, ino);
+        r = copy_attrs(c, n->ino);
     if (r < 0)
         end_copy(c, dir, r);
     return r;
@@ -354,7 +370,7 @@ static int up_file(struct space *s, struct pl_call *call, struct snode *n,
     if (dst->point->layer[dst->point->top].bind != c.b)
         r = -ESTALE; /* moved to where others are bound */
     if (r == 0)
-        r = make_copy(&c, top, n->ino);
+        r = make_copy(&c, top, n);
     if (r == 0 && (r = space_hold(s, call, &dir->held)) == 0) {
         named = named && still_there(s, call, dir, name, c.lower);
         /* Counted as if it had no name in the top yet: whoever is killed here leaves it so. */
@@ -371,9 +387,63 @@ static int up_file(struct space *s, struct pl_call *call, struct snode *n,
     }
     end_copy(&c, top, r);
     if (r == 0)
+        n->hollow = false;
+    if (r == 0)
         r = space_stack_add(s, n, p->top, c.node);
     space_stack_unref(dst);
     pl_node_unref(&dir->node);
+    return r;
+}
+
+/* ---- hollow files ---- */
+
+/* Its content, into what is in place already: its mark goes when all is there. As the owner, with
+ * the node held. */
+static int fill(struct space *s, struct pl_call *call, struct snode *n,
+                const struct space_stack *st, bool content)
+{
+    struct copy c = {.s = s, .call = call, .b = st->point->layer[st->e[0].k].bind};
+    char caps[64];
+    const struct pl_setattr none = {.valid = PL_SET_SIZE};
+    c.from = c.b->tree;
+    c.content = content;
+    c.lower = st->e[0].node;
+    c.node = pl_node_ref(c.lower);
+    ssize_t ncaps = pl_getxattr(c.from, call, c.node, CAPS, caps, sizeof(caps));
+    int r = pl_getattr(c.from, call, c.node, NULL, &c.attr);
+    if (r == 0)
+        r = pl_open(c.from, call, c.node, O_RDWR, &c.out);
+    if (r == 0)
+        r = content ? fill_file(&c, n) : pl_setattr(c.from, call, c.node, c.out, &none, &c.attr);
+    if (r == 0 && content)
+        r = set_times(call, c.from, c.node, c.out, &c.attr);
+    if (r == 0 && content && c.attr.mode & (S_ISUID | S_ISGID)) /* writing may take them away */
+        r = copy_mode(&c, false);
+    if (r == 0 && content && ncaps > 0)
+        r = pl_setxattr(c.from, call, c.node, CAPS, caps, (size_t)ncaps, 0);
+    if (r == 0)
+        r = space_note_filled(call, c.from, c.node);
+    end_copy(&c, NULL, 0);
+    pl_node_unref(c.node);
+    if (r == 0) {
+        n->hollow = false;
+        n->raised = true;
+    }
+    return r;
+}
+
+static int up_hollow(struct space *s, struct pl_call *call, struct snode *n, bool content)
+{
+    int r = space_hold(s, call, &n->held);
+    if (r < 0)
+        return r;
+    struct space_stack *st = space_stack(s, n);
+    struct space_as as = space_self(s, call);
+    if (n->hollow)
+        r = fill(s, call, n, st, content);
+    space_back(call, &as);
+    space_stack_unref(st);
+    space_let(s, &n->held);
     return r;
 }
 
@@ -417,6 +487,8 @@ int space_up(struct space *s, struct pl_call *call, struct snode *n, bool conten
         bool there = st->n && space_in_place(st->point, st->e[0].k);
         bool can = st->point->top >= 0;
         space_stack_unref(st);
+        if (there && n->hollow)
+            return up_hollow(s, call, n, content);
         if (there || !can)
             return there ? 0 : -EROFS;
         if (n->node.fmt == S_IFDIR)
@@ -449,7 +521,7 @@ static int make_dir(struct space *s, struct pl_call *call, struct snode *n,
     if (st->n) {
         c.from = space_tree(p, st->e[0].k);
         c.lower = st->e[0].node;
-        r = make_copy(&c, in, n->ino);
+        r = make_copy(&c, in, n);
         if (r == 0)
             r = name_copy(&c, in, name);
         end_copy(&c, in, r);

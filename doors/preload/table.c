@@ -260,7 +260,9 @@ static bool is_ours(const char *name)
 static bool look_through(const char *path, uint64_t names[2])
 {
     static const char *const marks[] = {"trusted.overlay.opaque", "user.overlay.opaque",
-                                        "trusted.overlay.redirect", "user.overlay.redirect"};
+                                        "trusted.overlay.redirect", "user.overlay.redirect",
+                                        /* files in it may be without their content (metacopy) */
+                                        "trusted.overlay.impure", "user.overlay.impure"};
     for (size_t i = 0; i < sizeof(marks) / sizeof(*marks); i++)
         if (lgetxattr(path, marks[i], NULL, 0) >= 0)
             return false;

@@ -95,7 +95,8 @@ PL_API int pl_space_each(struct pl_tree *space, int (*each)(void *arg, const str
 
 /* Where the bytes of `node` are: the tree and the path in it ("/a/b", at most `size` bytes with the
  * NUL). Of a merged directory the first. -ENOENT: it has no name there any more; -ERANGE; -EXDEV:
- * no tree holds it (a directory that leads to a binding). */
+ * no tree holds it (a directory that leads to a binding), or one has its content and another the
+ * rest (overlayfs's metacopy). */
 PL_API int pl_space_where(struct pl_tree *space, struct pl_call *call, struct pl_node *node,
                           struct pl_tree **ret_tree, char *path, size_t size);
 

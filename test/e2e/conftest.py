@@ -218,3 +218,10 @@ root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def as_nobody(*argv):
     """The command line as an ordinary user."""
     return ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--", *map(str, argv)]
+
+
+def mount_overlay(here, *opts):
+    """The kernel's own union, to compare with."""
+    p = subprocess.run(["mount", "-t", "overlay", "overlay", "-o", ",".join(map(str, opts)), here], capture_output=True)
+    if p.returncode:
+        pytest.skip(f"no overlayfs here: {p.stderr.decode().strip()}")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Unions, compared with a plain copy of the merged tree, and with the kernel's overlayfs: each reads
 what the other has written."""
+import errno
 import mmap
 import os
 import random
@@ -9,7 +10,7 @@ import stat
 import subprocess
 
 import pytest
-from conftest import fuse, root
+from conftest import fuse, mount_overlay, root
 
 pytestmark = [fuse, root]
 
@@ -134,10 +135,7 @@ class Overlay:
         subprocess.run(["cp", "-a", self.low, self.copy], check=True)
 
     def kernel(self, *opts):
-        how = ",".join([f"lowerdir={self.low}", f"upperdir={self.up}", f"workdir={self.wk}", *opts])
-        p = subprocess.run(["mount", "-t", "overlay", "overlay", "-o", how, self.here], capture_output=True)
-        if p.returncode:
-            pytest.skip(f"no overlayfs here: {p.stderr.decode().strip()}")
+        mount_overlay(self.here, f"lowerdir={self.low}", f"upperdir={self.up}", f"workdir={self.wk}", *opts)
 
     def ours(self, *opts):
         self.plenum.run("mount", "-o", "timeout=0", f"union({self.up},{self.low})", self.here)
@@ -172,6 +170,199 @@ def test_reads_what_overlayfs_wrote(plenum, opts):
     o.ours()
     assert differences(walk(o.here), want) == []
     plenum.run("umount", o.here)
+
+
+@pytest.mark.parametrize("seed", [8, 9])
+def test_reads_metacopy(plenum, seed):
+    """overlayfs left the content of files below, and moved them, and their directories."""
+    o = Overlay(plenum, seed)
+    files = [os.path.join(w, f) for w, _, fs in os.walk(o.low) for f in fs]
+    for f in [f for f in files if not os.path.islink(f)][::2]:
+        os.chmod(f, 0o4755)
+        os.setxattr(f, "security.capability", bytes.fromhex("0100000200040000000000000000000000000000"))
+    o.kernel("metacopy=on", "redirect_dir=on", "index=off")
+    rng = random.Random(seed)
+    for f in [f for f in files if rng.random() < 0.7 and not os.path.islink(f)]:
+        os.chown(f.replace(str(o.low), str(o.here)), 7, 8)
+    for i, (w, ds, fs) in enumerate(list(os.walk(o.here, topdown=False))):
+        for n in [n for n in ds + fs if rng.random() < 0.5]:
+            os.rename(os.path.join(w, n), os.path.join(o.here, f"moved{i}{n}"))
+    want = walk(o.here)
+    o.done()
+    hollow = [f for w, _, fs in os.walk(o.up) for f in (os.path.join(w, n) for n in fs)
+              if not os.path.islink(f) and "trusted.overlay.metacopy" in os.listxattr(f)]
+    assert len(hollow) > 3
+    before = walk(o.low)
+    # As the top, behind another top, and read-only.
+    for spec in (f"union({o.up},{o.low})", f"union(mem:,{o.up},{o.low})", f"union(ro,{o.up},{o.low})"):
+        plenum.run("mount", spec, o.here)
+        assert differences(walk(o.here), want) == []
+        plenum.run("umount", o.here)
+    # What is done to them brings the content along.
+    hollow = [f for f in hollow if os.stat(f).st_size]
+    for top in (o.up, plenum.dir("other")):
+        o.ours() if top == o.up else plenum.run("mount", f"union({top},{o.up},{o.low})", o.here)
+        for i, f in enumerate(hollow):
+            there = f.replace(str(o.up), str(o.here))
+            with open(there, "rb") as old:
+                text = old.read()
+                caps = "security.capability" in os.listxattr(there)
+                if i % 5 == 0:
+                    os.chmod(there, 0o4751)
+                elif i % 5 == 1:
+                    os.link(there, there + ".link")
+                elif i % 5 == 2:
+                    os.rename(there, there + ".new")
+                    os.rename(there + ".new", there)
+                elif i % 5 == 3:
+                    with open(there, "r+b") as new:
+                        new.seek(0, 2)
+                        new.write(b"more")
+                    text, caps = text + b"more", False
+                else:
+                    os.truncate(there, 0)
+                    text, caps = b"", False
+                old.seek(0)
+                assert old.read() == text, there
+            with open(there, "rb") as new:
+                assert new.read() == text, there
+            assert ("security.capability" in os.listxattr(there)) == caps
+        plenum.run("umount", o.here)
+        for i, f in enumerate(hollow):  # and it is in the top
+            inside = f.replace(str(o.up), str(top))
+            if os.path.exists(inside + ".link"):
+                os.unlink(inside + ".link")
+            assert "trusted.overlay.metacopy" not in os.listxattr(inside), i
+            assert os.stat(inside).st_size == 0 or open(inside, "rb").read(1) != b"\0"
+        if top == o.up:  # as it was
+            o.kernel("metacopy=on", "redirect_dir=on", "index=off")
+            for f in hollow:
+                os.chown(f.replace(str(o.up), str(o.here)), 9, 9)
+            o.done()
+    assert walk(o.low) == before
+
+
+def test_no_content_anywhere(plenum):
+    """A file whose content is gone is an error, and not zeros."""
+    up, low, here = (plenum.dir(x) for x in ("up", "low", "here"))
+    (up / "f").write_bytes(b"\0" * 100)
+    (up / "g").write_bytes(b"\0" * 100)
+    (low / "dir").mkdir()
+    os.setxattr(up / "f", "trusted.overlay.metacopy", b"")
+    os.setxattr(up / "g", "user.overlay.metacopy", b"")
+    os.setxattr(up / "g", "user.overlay.redirect", b"/dir")
+    plenum.run("mount", f"union({up},{low})", here)
+    for name in ("f", "g"):
+        assert os.stat(here / name).st_size == 100
+        for fn in (lambda p: open(p, "rb"), lambda p: open(p, "r+b"), lambda p: os.chmod(p, 0o600)):
+            with pytest.raises(OSError) as e:
+                fn(here / name)
+            assert e.value.errno == errno.EIO
+    (low / "f").write_bytes(b"x" * 100)  # but it may come
+    assert (here / "f").read_bytes() == b"x" * 100
+    os.unlink(here / "g")
+    (here / "g").write_text("new")
+    plenum.run("umount", here)
+
+
+def test_whiteouts_by_xattr(plenum):
+    """Files that hide names, in directories that say that they have such: as overlayfs reads them."""
+    low, mid, up, work, here = (plenum.dir(x) for x in ("low", "mid", "up", "work", "here"))
+    for top, names in ((low, "abcdefgh"), (mid, "abxyz")):
+        for d in ("marked", "plain", "marked/sub"):
+            (top / d).mkdir()
+            for n in names:
+                (top / d / n).write_text("" if top == mid else f"{d}/{n}")
+    os.setxattr(mid / "marked", "trusted.overlay.opaque", b"x")
+    for n in ("a", "x", "y"):
+        os.setxattr(mid / "marked" / n, "trusted.overlay.whiteout", b"" if n == "a" else b"y")
+    (mid / "marked/y").write_text("not empty")
+    (mid / "marked/sub").rename(mid / "marked/gone")
+    shutil.rmtree(mid / "marked/gone")
+    (mid / "marked/sub").write_text("")
+    os.setxattr(mid / "marked/sub", "trusted.overlay.whiteout", b"y")
+    try:
+        mount_overlay(here, f"lowerdir={mid}:{low}", f"upperdir={up}", f"workdir={work}")
+        want = walk(here)
+        subprocess.run(["umount", here], check=True)
+    finally:
+        shutil.rmtree(up)
+        up.mkdir()
+    if "marked/a" in want:
+        pytest.skip("this kernel's overlayfs does not know them")
+    assert "marked/sub" not in want and "plain/a" in want and "marked/y" in want
+    os.setxattr(mid / "plain/a", "trusted.overlay.whiteout", b"y")  # where nothing says so: a file, to be found and listed
+    plenum.run("mount", f"union({up},{mid},{low})", here)
+    assert differences(walk(here), want) == []
+    (here / "marked/a").write_text("again")
+    (here / "marked/sub").mkdir()
+    assert os.listdir(here / "marked/sub") == []
+    shutil.rmtree(here / "marked")
+    assert sorted(os.listdir(here)) == ["plain"]
+    plenum.run("umount", here)
+    # As the top, too, where overlayfs lists what it does not find.
+    plenum.run("mount", f"union({mid},{low})", here)
+    assert differences(walk(here), want) == []
+    (here / "marked/a").write_text("again")
+    (here / "marked/sub").mkdir()
+    assert os.listdir(here / "marked/sub") == [] and (here / "marked/a").read_text() == "again"
+    shutil.rmtree(here / "marked")
+    os.mkdir(here / "marked")
+    assert os.listdir(here / "marked") == []
+    plenum.run("umount", here)
+
+
+def test_marks_are_private(plenum):
+    """The marks of a union are not seen through it, nor can they be set: what is set is another one's, escaped as
+    overlayfs does, so that unions may stand on unions."""
+    low, up, work, ours, here, there = (plenum.dir(x) for x in ("low", "up", "work", "ours", "here", "there"))
+    for d in ("dir", "other"):
+        (low / d).mkdir()
+        (low / d / "f").write_text("below")
+    os.setxattr(low / "dir", "trusted.overlay.origin", b"?")
+    os.setxattr(low / "dir", "trusted.overlay.overlay.opaque", b"n")
+    os.setxattr(low / "dir", "trusted.overlay.overlay.overlay.deep", b"d")
+    os.setxattr(low / "dir", "user.overlay.overlay.foo", b"u")
+    os.setxattr(low / "dir", "user.plenum.origin", b"17")
+    mount_overlay(here, f"lowerdir={low}", f"upperdir={up}", f"workdir={work}")
+    plenum.run("mount", f"union({ours},{low})", there)
+
+    def all_of(d):
+        return {x: os.getxattr(d, x) for x in os.listxattr(d) if x.startswith("trusted")}
+
+    def each(name, value):
+        got = []
+        for top in (here, there):
+            os.setxattr(top / "dir", name, value)
+            os.setxattr(top / "dir/f", name, value)
+            got.append((all_of(top / "dir"), all_of(top / "dir/f"), sorted(os.listdir(top / "dir"))))
+        return got
+
+    assert all_of(there / "dir") == all_of(here / "dir") == {"trusted.overlay.opaque": b"n",
+                                                             "trusted.overlay.overlay.deep": b"d"}
+    assert os.getxattr(there / "dir", "user.overlay.foo") == b"u"
+    assert "user.plenum.origin" not in os.listxattr(there / "dir")
+    with pytest.raises(OSError) as e:
+        os.setxattr(there / "dir", "user.plenum.origin", b"1")
+    assert e.value.errno == errno.EOPNOTSUPP
+    for name, value in (("trusted.overlay.opaque", b"y"), ("trusted.overlay.whiteout", b""), ("trusted.overlay.redirect", b"/other")):
+        kernel, got = each(name, value)
+        assert got == kernel
+    for top in (here, there):
+        os.removexattr(top / "dir", "trusted.overlay.opaque")
+        with pytest.raises(OSError) as e:
+            os.removexattr(top / "dir", "trusted.overlay.opaque")
+        assert e.value.errno == errno.ENODATA
+        with pytest.raises(OSError) as e:
+            os.getxattr(top / "dir", "trusted.overlay.origin")
+        assert e.value.errno == errno.ENODATA
+    assert all_of(here / "dir") == all_of(there / "dir")
+    assert os.getxattr(ours / "dir", "trusted.overlay.overlay.redirect") == b"/other"
+    subprocess.run(["umount", here], check=True)
+    plenum.run("umount", there)
+    plenum.run("mount", f"union({ours},{low})", there)
+    assert sorted(os.listdir(there / "dir")) == ["f"]
+    plenum.run("umount", there)
 
 
 @pytest.mark.parametrize("seed", [5, 6])

@@ -9,7 +9,7 @@ import stat
 import subprocess
 
 import pytest
-from conftest import fuse, root
+from conftest import fuse, mount_overlay, root
 
 pytestmark = [fuse, root]
 libc = ctypes.CDLL(None, use_errno=True)
@@ -357,12 +357,6 @@ def names():
 
 def let_in(plenum):
     plenum.tmp.chmod(0o711)  # by_nobody() gets to the cases
-
-
-def mount_overlay(here, *opts):
-    p = subprocess.run(["mount", "-t", "overlay", "overlay", "-o", ",".join(map(str, opts)), here], capture_output=True)
-    if p.returncode:
-        pytest.skip(f"no overlayfs here: {p.stderr.decode().strip()}")
 
 
 @pytest.mark.parametrize("opts", [[], ["-o", "timeout=0"]])
