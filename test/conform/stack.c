@@ -9,6 +9,7 @@
  * a fork, namely none.
  */
 #include "stack.h"
+#include "layers/version.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -19,6 +20,7 @@ static const char *const kind_name[] = {
     [S_NULL] = "null",       [S_TRACE] = "trace",
     [S_DELAY] = "delay",     [S_MAP] = "map",
     [S_UNION] = "union",     [S_WHITE] = "white",
+    [S_SPACE] = "space",     [S_VERSION] = "version",
     [S_P9] = "p9",           [S_CUT] = "p9-cut",
     [S_P9U] = "p9u",         [S_P9BASE] = "p9base",
     [S_CUT_P9U] = "p9u-cut", [S_CUT_P9BASE] = "p9base-cut",
@@ -39,7 +41,7 @@ static bool is_served(const struct level *l)
 
 static bool is_union(const struct level *l)
 {
-    return l->kind == S_UNION || l->kind == S_WHITE;
+    return l->kind == S_UNION || l->kind == S_WHITE || l->kind == S_SPACE;
 }
 
 static void level_free(struct level *l)
@@ -160,16 +162,31 @@ static struct pl_tree *map_twice(struct pl_tree *lower)
     return lower;
 }
 
+/* Names are looked at for versions, which none has. */
+static bool versions_active(void *arg)
+{
+    return true;
+}
+
+static bool versions_choose(void *arg, struct pl_tree *lower, struct pl_call *call,
+                            struct pl_node *dir, const char *name, size_t n, char *ret)
+{
+    strcpy(ret, n ? "no other" : "no version");
+    return n < 2;
+}
+
 static int over(struct level *l, struct pl_tree *lower, struct pl_tree **ret, struct pl_err *err)
 {
     if (l->kind == S_TRACE && !l->trace && !(l->trace = fopen("/dev/null", "we"))) {
         pl_tree_unref(lower);
         return pl_fail(err, -errno, "/dev/null: %m");
     }
-    *ret = l->kind == S_TRACE   ? pl_trace_new(l->trace, lower)
-           : l->kind == S_DELAY ? pl_delay_new(20000, lower)
-           : l->kind == S_MAP   ? map_twice(lower)
-                                : pl_null_new(lower);
+    const struct version_chooser versions = {.active = versions_active, .choose = versions_choose};
+    *ret = l->kind == S_TRACE     ? pl_trace_new(l->trace, lower)
+           : l->kind == S_DELAY   ? pl_delay_new(20000, lower)
+           : l->kind == S_MAP     ? map_twice(lower)
+           : l->kind == S_VERSION ? version_new(&versions, lower)
+                                  : pl_null_new(lower);
     return *ret ? 0 : pl_fail(err, -ENOMEM, "out of memory");
 }
 
@@ -204,6 +221,7 @@ int level_open(struct level *l, const char *scratch, struct pl_tree **ret, struc
         break;
     case S_UNION:
     case S_WHITE:
+    case S_SPACE:
         r = union_open(l, scratch, ret, err);
         break;
     default:

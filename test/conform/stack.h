@@ -15,6 +15,8 @@ enum level_kind {
     S_MAP,
     S_UNION,
     S_WHITE, /* a union on top of names that have all been removed */
+    S_SPACE, /* a directory of a space at which something is bound, and more behind */
+    S_VERSION,
     S_P9,
     S_CUT,
     S_P9U,
@@ -43,7 +45,7 @@ struct level {
     struct level *behind; /* union: the second tree */
 };
 
-/* union.c: the union of two trees, whose references it takes over. */
+/* union.c: the union, or the space, of two trees, whose references it takes over. */
 int level_union(struct level *l, struct pl_tree *front, struct pl_tree *behind,
                 struct pl_tree **ret, struct pl_err *err);
 

@@ -69,11 +69,72 @@ static int litter_root(struct pl_tree *t, struct pl_node *root)
     return litter(t, root, 0);
 }
 
+/* ---- a space ---- */
+
+/* What is bound at /in of a space, as a tree of its own. */
+struct in {
+    struct pl_tree tree;
+    struct pl_node *root;
+};
+
+static int in_root(struct pl_tree *t, struct pl_call *call, struct pl_node **ret)
+{
+    *ret = pl_node_ref(((struct in *)t)->root);
+    return 0;
+}
+
+static int in_lookup(struct pl_tree *t, struct pl_call *call, struct pl_node *dir, const char *name,
+                     struct pl_node **ret, struct pl_attr *attr)
+{
+    if (dir != ((struct in *)t)->root || strcmp(name, "..") != 0)
+        return pl_lookup(t->lower, call, dir, name, ret, attr);
+    int r = pl_getattr(t->lower, call, dir, NULL, attr);
+    if (r == 0)
+        *ret = pl_node_ref(dir);
+    return r;
+}
+
+static void in_done(struct pl_tree *t)
+{
+    pl_node_unref(((struct in *)t)->root);
+}
+
+static const struct pl_ops in_ops = {
+    .name = "in", .root = in_root, .lookup = in_lookup, .done = in_done};
+
+/* Bindings at the root and below it, where there is one behind that is not there yet. */
+static int space_open(struct pl_tree *front, struct pl_tree *behind, struct pl_tree **ret,
+                      struct pl_err *err)
+{
+    const struct pl_binding b[] = {
+        {"/", behind, "/", PL_BIND_CREATE},
+        {"/in", front, "/", PL_BIND_REPLACE | PL_BIND_CREATE},
+        {"/in", behind, "/behind", PL_BIND_AFTER},
+    };
+    struct pl_tree *space;
+    struct pl_attr attr;
+    int r = pl_space_new(b, 3, 0, &space, err);
+    if (r < 0)
+        return r;
+    struct in *in = calloc(1, sizeof(*in));
+    r = in ? pl_attach(space, me, "in", &in->root, &attr) : -ENOMEM;
+    if (r < 0) {
+        free(in);
+        pl_tree_unref(space);
+        return pl_fail(err, r, "/in: %s", strerror(-r));
+    }
+    pl_tree_init(&in->tree, &in_ops, space);
+    *ret = &in->tree;
+    return 0;
+}
+
 int level_union(struct level *l, struct pl_tree *front, struct pl_tree *behind,
                 struct pl_tree **ret, struct pl_err *err)
 {
     int r = l->kind == S_WHITE ? each(behind, litter_root, err) : 0;
-    if (r == 0)
+    if (l->kind == S_SPACE)
+        r = space_open(front, behind, ret, err);
+    else if (r == 0)
         r = pl_union_new((struct pl_tree *const[]){front, behind}, 2, true, 0, ret, err);
     pl_tree_unref(front);
     pl_tree_unref(behind);
