@@ -115,7 +115,7 @@ static void bind_one(struct options *o, const char *spec, const char *dir)
         exit(cmd_fail(r->cmd, "%s: not a file (%s is one, and is bound on a file that there is)",
                       path, spec));
     if (!b->sub && there && !S_ISDIR(st.st_mode))
-        exit(cmd_fail(r->cmd, "%s: is not a directory", path));
+        exit(cmd_fail(r->cmd, "%s: is not a directory (and %s is bound on one)", path, spec));
     b->dir = strdup(path);
     if (!b->dir)
         no_memory(r->cmd);
@@ -214,7 +214,10 @@ static int check(const struct run *run)
                         "there can be no view in a view of the door trap (change that one: "
                         "plenum vpath)");
     if (run->depth > RUN_DEPTH)
-        return cmd_fail(run->cmd, "more than %d views in one another", RUN_DEPTH);
+        return cmd_fail(
+            run->cmd,
+            "more than %d views in one another (change the one that there is: plenum vpath)",
+            RUN_DEPTH);
     return EXIT_OK;
 }
 

@@ -537,6 +537,12 @@ static int union_parse(struct spec *s, char *text, char **lower, struct pl_err *
         else
             return pl_fail(err, -EINVAL, "union(%s,...): del=whiteout or del=classic", arg);
     }
+    size_t word = strspn(text, "abcdefghijklmnopqrstuvwxyz");
+    if (word && text[word] == '=')
+        return pl_fail(err, -EINVAL,
+                       "union(%.*s...): no such option (ro, del=whiteout, del=classic; a directory "
+                       "of such a name: ./%.*s...)",
+                       (int)word + 1, text, (int)word + 1, text);
     *lower = text;
     return asprintf(&s->text, "union(%s%s", s->ro ? "ro," : "", s->flags ? "del=classic," : "") < 0
                ? no_memory(err)
@@ -552,7 +558,9 @@ static int union_open(const struct spec *s, const struct opening *o, struct pl_t
     int r = 0;
     for (const struct spec *l = s->lower; r == 0 && l; l = l->next, n += r == 0)
         r = n == PL_SPACE_STACK
-                ? pl_fail(err, -E2BIG, "%s: more than %d trees", s->text, PL_SPACE_STACK)
+                ? pl_fail(err, -E2BIG,
+                          "%s: more than %d trees (make a union of some of them one of them)",
+                          s->text, PL_SPACE_STACK)
                 : spec_open(l, n ? NULL : o->watch, n ? NULL : o->far, &tree[n], err);
     if (r == 0)
         r = pl_union_new(tree, n, !s->ro, s->flags, ret, err);

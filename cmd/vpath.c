@@ -30,7 +30,8 @@ static int dial(const struct asking *a)
     if (sock >= 0)
         return sock;
     if (a->pid && sock == -ENOENT)
-        return -cmd_fail(a->cmd, "process %d: is in no view of this user's", a->pid);
+        return -cmd_fail(
+            a->cmd, "process %d: is in no view of this user's (plenum status lists them)", a->pid);
     if (a->pid)
         return -cmd_fail(a->cmd, "process %d: %s", a->pid, strerror(-sock));
     if (sock == -ENOSYS || sock == -ECONNREFUSED)

@@ -173,7 +173,8 @@ static int space_new(const struct pl_binding *b, size_t n, uint32_t flags, bool 
                      struct pl_tree **ret, struct pl_err *err)
 {
     if (flags & ~(uint32_t)(PL_SPACE_CLASSIC | PL_SPACE_DOTS))
-        return pl_fail(err, -EINVAL, "a space with flags that are not known");
+        return pl_fail(err, -EINVAL, "flags 0x%x: not known (PL_SPACE_CLASSIC, PL_SPACE_DOTS)",
+                       flags);
     struct space *s = space_alloc(flags, ro);
     if (!s)
         return pl_fail(err, -ENOMEM, "out of memory");
@@ -198,7 +199,8 @@ int pl_union_new(struct pl_tree *const *trees, size_t n, bool writable, uint32_t
 {
     struct pl_binding b[PL_SPACE_STACK];
     if (n == 0 || n > PL_SPACE_STACK)
-        return pl_fail(err, n ? -E2BIG : -EINVAL, "a union of %zu trees (1 to %d)", n,
+        return pl_fail(err, n ? -E2BIG : -EINVAL,
+                       "a union of %zu trees (1 to %d: one of them may be a union)", n,
                        PL_SPACE_STACK);
     for (size_t i = 0; i < n; i++)
         b[i] = (struct pl_binding){.path = "/",
@@ -225,7 +227,7 @@ int pl_space_set(struct pl_tree *space, const struct pl_binding *bindings, size_
 {
     struct space *s = as_space(space);
     if (!s)
-        return pl_fail(err, -EINVAL, "%s: not a space", space->ops->name);
+        return pl_fail(err, -EINVAL, "%s: not a space (pl_space_new makes one)", space->ops->name);
     pthread_mutex_lock(&s->setting);
     int r = set_table(s, bindings, n, err);
     pthread_mutex_unlock(&s->setting);
@@ -250,7 +252,7 @@ int pl_space_bind(struct pl_tree *space, const struct pl_binding *binding, struc
 {
     struct space *s = as_space(space);
     if (!s)
-        return pl_fail(err, -EINVAL, "%s: not a space", space->ops->name);
+        return pl_fail(err, -EINVAL, "%s: not a space (pl_space_new makes one)", space->ops->name);
     pthread_mutex_lock(&s->setting);
     struct space_table *t = atomic_load(&s->table);
     struct pl_binding *b = calloc(t->n + 1, sizeof(*b));
@@ -271,7 +273,7 @@ int pl_space_unbind(struct pl_tree *space, const char *path, struct pl_tree *tre
 {
     struct space *s = as_space(space);
     if (!s)
-        return pl_fail(err, -EINVAL, "%s: not a space", space->ops->name);
+        return pl_fail(err, -EINVAL, "%s: not a space (pl_space_new makes one)", space->ops->name);
     pthread_mutex_lock(&s->setting);
     struct space_table *t = atomic_load(&s->table);
     struct pl_binding *b = calloc(t->n + 1, sizeof(*b));
@@ -282,9 +284,11 @@ int pl_space_unbind(struct pl_tree *space, const char *path, struct pl_tree *tre
     for (size_t i = 0; b && i < t->n; i++)
         if (tree ? i != last : strcmp(t->bind[i]->path, path) != 0)
             b[n++] = public_of(t->bind[i]);
-    int r = !b             ? pl_fail(err, -ENOMEM, "out of memory")
-            : last == t->n ? pl_fail(err, -ENOENT, "%s: nothing is bound there", path)
-                           : set_table(s, b, n, err);
+    int r = !b ? pl_fail(err, -ENOMEM, "out of memory")
+            : last == t->n
+                ? pl_fail(err, -ENOENT, "%s: nothing is bound there (pl_space_each lists what is)",
+                          path)
+                : set_table(s, b, n, err);
     pthread_mutex_unlock(&s->setting);
     free(b);
     return r;

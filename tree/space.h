@@ -208,6 +208,9 @@ int space_table_new(struct space *s, const struct pl_binding *b, size_t n, struc
 struct space_table *space_table_ref(struct space_table *t);
 void space_table_unref(struct space_table *t);
 struct space_spot *space_spot(const struct space_spot *in, const char *name);
+/* Its path, for a sentence; cut if it is longer. */
+enum { SPACE_SAID = 256 };
+const char *space_spot_path(const struct space_spot *sp, char path[SPACE_SAID]);
 /* The point's view without its first layer, good as long as it; NULL: there is nothing behind. */
 struct space_point *space_behind(struct space_point *p);
 /* The directory or file that layer k is of, as the space's owner; `make`: made if it is missing. */

@@ -426,7 +426,10 @@ static int check_point(struct space *s, struct pl_call *call, struct space_spot 
             r = pl_fail(err, r, "%s: %s cannot be bound there: %s", b->path, b->sub, strerror(-r));
         } else {
             if (n->fmt != S_IFDIR && (p->n > 1 || sp->child || !sp->parent))
-                r = pl_fail(err, -ENOTDIR, "%s: %s is no directory", b->path, b->sub);
+                r = pl_fail(err, -ENOTDIR,
+                            "%s: %s is no directory (a file may be bound alone, at a path with "
+                            "nothing below)",
+                            b->path, b->sub);
             pl_node_unref(n);
         }
     }
@@ -437,6 +440,7 @@ static int check_point(struct space *s, struct pl_call *call, struct space_spot 
 static int check_below(struct space *s, struct pl_call *call, const struct space_stack *st,
                        struct pl_err *err)
 {
+    char path[SPACE_SAID];
     int r = 0;
     for (struct space_spot *sp = st->spot->child; sp && r == 0; sp = sp->next) {
         struct search q = {.s = s, .call = call, .dir = s->root, .st = st, .name = sp->name};
@@ -445,12 +449,15 @@ static int check_below(struct space *s, struct pl_call *call, const struct space
         if (r == -ENOENT)
             f.table = space_table_ref(st->table);
         else if (r < 0)
-            return pl_fail(err, r, "%s: cannot be looked up: %s", sp->name, strerror(-r));
+            return pl_fail(err, r, "%s: cannot be looked up: %s", space_spot_path(sp, path),
+                           strerror(-r));
         bool shown = !sp->here || sp->point->nabove;
         if (r == 0 && f.fmt != S_IFDIR && shown && (sp->child || sp->here)) {
             space_found_done(&f);
-            return pl_fail(err, -ENOTDIR, "%s: is no directory, and something is bound below it",
-                           sp->name);
+            return pl_fail(err, -ENOTDIR,
+                           "%s: is no directory, and something is bound there or below (bind a "
+                           "directory at it first)",
+                           space_spot_path(sp, path));
         }
         r = check_point(s, call, sp, err);
         if (r < 0)

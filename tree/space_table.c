@@ -2,6 +2,7 @@
 /* The bindings of a space, as spots, points and layers: see space.h. */
 #include "tree/space.h"
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -80,9 +81,13 @@ static int bind_new(struct space *s, const struct pl_binding *b, struct space_ta
                     : b->path ? b->path
                               : "(none)");
     else if (!b->tree || b->how & ~7u || (b->how & 3) == 3)
-        r = pl_fail(err, -EINVAL, "%s: not a way to bind", path);
+        r = pl_fail(err, -EINVAL,
+                    "%s: bound to no tree, or in no known way (PL_BIND_REPLACE, _BEFORE or _AFTER, "
+                    "with or without _CREATE)",
+                    path);
     else if (contains(b->tree, s))
-        r = pl_fail(err, -ELOOP, "%s: the space would be in itself", path);
+        r = pl_fail(err, -ELOOP,
+                    "%s: the space would be in itself (bind the trees that it is made of)", path);
     for (size_t i = 0; r == 0 && old && i < old->n && !n; i++) {
         struct space_bind *o = old->bind[i];
         if (o->tree == b->tree && o->how == b->how && !strcmp(o->path, path) &&
@@ -196,6 +201,16 @@ struct space_spot *space_spot(const struct space_spot *in, const char *name)
     return NULL;
 }
 
+const char *space_spot_path(const struct space_spot *sp, char path[SPACE_SAID])
+{
+    size_t n = 0;
+    path[0] = 0;
+    if (sp->parent && sp->parent->parent)
+        n = strlen(space_spot_path(sp->parent, path));
+    snprintf(path + n, SPACE_SAID - n, "%s%s", sp->parent ? "/" : "", sp->name);
+    return path;
+}
+
 static void spot_free(struct space_spot *sp)
 {
     while (sp) {
@@ -257,6 +272,7 @@ static int make_point(struct space *s, struct space_table *t, struct space_spot 
 {
     const struct space_point *up = sp->parent ? sp->parent->point : NULL;
     struct space_point *p = NULL;
+    char path[SPACE_SAID];
     bool room = true;
     for (size_t i = 0; i < t->n && room; i++) {
         if (spot_at(t->root, t->bind[i]->path) != sp)
@@ -279,7 +295,8 @@ static int make_point(struct space *s, struct space_table *t, struct space_spot 
     sp->here = p;
     sp->point = p ? p : (struct space_point *)up;
     if (!room)
-        return pl_fail(err, -E2BIG, "%s: more than %d trees", sp->name, PL_SPACE_STACK);
+        return pl_fail(err, -E2BIG, "%s: more than %d trees (make a union of some of them)",
+                       space_spot_path(sp, path), PL_SPACE_STACK);
     if (p)
         settle(s, p, up, slots);
     return 0;

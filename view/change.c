@@ -82,7 +82,7 @@ static int map(const struct change *c, const char *a, const char *b)
     if (r < 0)
         return r;
     if (!strcmp(lower, top))
-        return pl_fail(c->err, -ELOOP, "%s: cannot be over itself", top);
+        return pl_fail(c->err, -ELOOP, "%s: cannot be over itself (name another directory)", top);
     for (size_t i = 0; i < v->nmaps; i++)
         if (!strcmp(v->maps[i].top, top))
             return set(c, &v->maps[i].lower, lower);

@@ -68,8 +68,10 @@ static int add_lower(struct chain *c, const struct view_map *map, const char *re
         }
     if (c->n == VIEW_CHAIN || strlen(dir) >= VIEW_PATH) {
         free(dir);
-        return pl_fail(c->err, -E2BIG, "%s: more than %d directories over one another", c->top,
-                       VIEW_CHAIN);
+        return pl_fail(
+            c->err, -E2BIG,
+            "%s: more than %d directories over one another (take a pair out with vpath DIR -)",
+            c->top, VIEW_CHAIN);
     }
     c->by[c->n] = map;
     c->dirs[c->n++] = dir;
@@ -153,7 +155,8 @@ static int check_nested(const struct view *v, struct pl_err *err)
                 all += v->tops[k].n - 1;
         if (all > PL_SPACE_STACK)
             return pl_fail(err, -E2BIG,
-                           "%s: more than %d directories at one path, with what it lies in",
+                           "%s: more than %d directories at one path, with what it lies in (take a "
+                           "pair out with vpath DIR -)",
                            v->tops[i].path, PL_SPACE_STACK);
     }
     return 0;

@@ -397,7 +397,9 @@ void gen_op(struct op *op, uint64_t *rng, const struct profile *p, const struct 
         op->kind = K_pread;
     if (op->kind == K_lseek && gen->maps && (op->flags == SEEK_DATA || op->flags == SEEK_HOLE))
         op->flags = SEEK_SET;
-    if (op->kind == K_fallocate && p->mem && !gen->maps)
+    /* What fallocate(2) has allotted is a hole until it is read, or read ahead: by how much is
+     * another matter where the bytes come by messages. */
+    if (op->kind == K_fallocate && (p->mem || p->merged) && !gen->maps)
         op->flags = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
     if (op->kind == K_setxattr && p->remote && op->flags == XATTR_REPLACE) {
         op->len += op->len == 0;

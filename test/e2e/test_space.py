@@ -438,8 +438,33 @@ def test_no_old_bytes(plenum, opts):
 
 
 def test_bad_specs(plenum):
-    a = plenum.dir("a")
-    for spec in ("union()", f"union({a},)", f"union(del=never,{a})", f"union({a},nosuch:)", f"union({a}"):
-        plenum.error("ls", spec, rc=2)
+    a, f = plenum.dir("a"), plenum.tmp / "f"
+    f.write_text("a file")
+    for spec, text in ((f"union()", "a SPEC is missing"), (f"union({a},)", "a SPEC is missing"),
+                       (f"union(del=never,{a})", "del=whiteout or del=classic"), (f"union({a},nosuch:)", "plenum help spec"),
+                       (f"union(work=x,{a})", "union(work=...): no such option (ro, del=whiteout, del=classic;"),
+                       (f"union(ro,opt=1,{a})", "no such option"), (f"union({a}", "")):
+        assert text in plenum.error("ls", spec, rc=2), spec
+        assert text in plenum.error("mount", spec, a, rc=2), spec
+    here = plenum.dir("here")
+    for spec, text in ((f"union({f},{a})", f"{f}: not a directory"), (f"union({a},{f})", f"{f}: not a directory"),
+                       (f"union({a},{a}/none)", f"{a}/none: no such directory"),
+                       (f"union({','.join(['mem:'] * 33)})", "more than 32 trees (make a union of some")):
+        assert text in plenum.error("ls", spec), spec
+        assert text in plenum.error("mount", spec, here), spec
+    plenum.run("ls", f"union({','.join(['mem:'] * 32)})")
     assert plenum.run("ls", f"union(ro,{a},mem:)").out == ""
+    (plenum.tmp / "b=c").mkdir()
+    assert plenum.run("ls", "union(./b=c,mem:)").out == ""
     assert "ead-only" in plenum.error("mkdir", f"union(ro,{a})", "/x")
+
+
+def test_union_of_itself(plenum):
+    """The mount as a layer of itself, once there is one: whoever looks is told, and nobody waits for himself."""
+    a, here = plenum.dir("a"), plenum.dir("here")
+    (a / "f").write_text("below")
+    plenum.run("mount", f"union({a},{plenum.dir('b')})", here)
+    p = plenum.run("mount", f"union({here},{a})", here, rc=None, timeout=20)
+    assert p.returncode == 1 and str(here) in p.err and "(" in p.err, p.err
+    assert (here / "f").read_text() == "below"
+    plenum.run("umount", here)
