@@ -415,6 +415,17 @@ static int link_in(struct space *s, struct pl_call *call, struct snode *n,
     return r;
 }
 
+/* Names of one file are in one tree: where it is, or would be copied up to. */
+static int may_link(struct space *s, struct snode *n, const struct space_point *to)
+{
+    struct space_stack *st = space_stack(s, n);
+    const struct space_point *p = st->point;
+    int k = st->n && space_in_place(p, st->e[0].k) ? st->e[0].k : p->top;
+    int r = k < 0 ? -EROFS : space_tree(p, k) == space_tree(to, to->top) ? 0 : -EXDEV;
+    space_stack_unref(st);
+    return r;
+}
+
 int space_link(SPACE_T, struct pl_node *node, struct pl_node *dir, const char *name,
                struct pl_attr *attr)
 {
@@ -425,8 +436,10 @@ int space_link(SPACE_T, struct pl_node *node, struct pl_node *dir, const char *n
     int r = enter_side(s, call, snode_of(dir), name, true, &side);
     if (r < 0)
         return r;
+    r = may_link(s, snode_of(node), side.st->point);
     leave_side(s, &side);
-    r = space_up(s, call, snode_of(node), true);
+    if (r == 0)
+        r = space_up(s, call, snode_of(node), true);
     if (r == 0)
         r = enter_side(s, call, snode_of(dir), name, true, &side);
     if (r < 0)

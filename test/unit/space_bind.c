@@ -139,6 +139,33 @@ static void a_file_over_a_file(void **state)
     has(up, "f", "up");
 }
 
+/* As between mounts; and nothing is copied up for what cannot be. */
+static void across_bindings(void **state)
+{
+    assert_int_equal(SPACE(0, {"/", up, "/", PL_BIND_CREATE},
+                           {"/v", low, "/sub", PL_BIND_REPLACE | PL_BIND_CREATE},
+                           {"/v", low2, "/", PL_BIND_AFTER}),
+                     0);
+    static const char *const from[] = {"v/z", "v/t", "f"}, *const to[] = {"a/new", "new", "v/new"};
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(ln(u, from[i], to[i]), -EXDEV);
+        assert_int_equal(mv(u, from[i], to[i], 0), -EXDEV);
+        assert_false(is_there(u, to[i]));
+    }
+    assert_false(is_there(low, "sub/z"));
+    assert_int_equal(mv(u, "v/deep", "a/deep", 0), -EXDEV);
+    assert_int_equal(mv(u, "v/z", "f", RENAME_EXCHANGE), -EXDEV);
+    assert_int_equal(mv(u, "a", "v", 0), -EBUSY);
+    assert_int_equal(mv(u, "v", "a/v", 0), -EBUSY);
+    assert_int_equal(mv(u, "a", "v", RENAME_EXCHANGE), -EBUSY);
+    assert_int_equal(rm(u, "v", AT_REMOVEDIR), -EBUSY);
+    assert_int_equal(rm(u, "v", 0), -EBUSY);
+    assert_int_equal(ln(u, "f", "v"), -EEXIST);
+    assert_int_equal(mk(u, "v", S_IFDIR | 0755), -EEXIST);
+    assert_int_equal(ln(u, "v/z", "v/z2"), 0);
+    has(low, "sub/z2", "low2");
+}
+
 /* A over B at /A, B itself at /B: a file of B is one thing there and another here. */
 static void two_views_of_one_file(void **state)
 {
@@ -292,11 +319,17 @@ static void refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(replace_before_after),    TEST(where_changes_go),
-        TEST(no_create_here),          TEST(paths_that_are_not_there),
-        TEST(a_top_that_is_not_there), TEST(a_file_over_a_file),
-        TEST(two_views_of_one_file),   TEST(where_things_are),
-        TEST(changed_while_in_use),    TEST(refused),
+        TEST(replace_before_after),
+        TEST(where_changes_go),
+        TEST(no_create_here),
+        TEST(paths_that_are_not_there),
+        TEST(a_top_that_is_not_there),
+        TEST(a_file_over_a_file),
+        TEST(across_bindings),
+        TEST(two_views_of_one_file),
+        TEST(where_things_are),
+        TEST(changed_while_in_use),
+        TEST(refused),
     };
     int failed = 0;
     for (kind = MEM; kind <= HOST; kind += HOST)
