@@ -196,8 +196,6 @@ static void test_bind(void **state)
     assert_memory_equal(buf, "at the", 6);
     assert_int_equal(pl_fd_close(fd), 0);
     assert_int_equal(pl_ns_unbind(ns, "/mnt/be", &err), -ENOENT);
-    assert_int_equal(pl_ns_bind(ns, other, "/", "relative", 0, &err), -EINVAL);
-    assert_true(strstr(err.text, "relative") != NULL);
     pl_tree_unref(other);
     /* No call takes longer than it may. */
     late = pl_delay_new(100000000, pl_tree_ref(mem));
@@ -207,6 +205,40 @@ static void test_bind(void **state)
     assert_int_equal(open_error("/late/a", O_RDONLY), -ETIMEDOUT);
     pl_ns_timeout(ns, 0);
     assert_int_equal(pl_ns_unbind(ns, "/late", &err), 0);
+}
+
+/* Each sentence begins with what it is about, and says what to do. */
+static void bind_fails(struct pl_tree *tree, const char *sub, const char *path, uint32_t how,
+                       int want, const char *begin, const char *remedy)
+{
+    assert_int_equal(pl_ns_bind(ns, tree, sub, path, how, &err), want);
+    if (strncmp(err.text, begin, strlen(begin)) != 0 || !strstr(err.text, remedy))
+        fail_msg("\"%s\" does not begin \"%s\" or say \"%s\"", err.text, begin, remedy);
+}
+
+static void test_bind_errors(void **state)
+{
+    struct pl_tree *both;
+    assert_int_equal(pl_ns_mkdir(ns, "/e", 0755), 0);
+    put("/e/file", "x");
+    bind_fails(mem, "/", "relative", 0, -EINVAL, "relative: ", "absolute path");
+    bind_fails(mem, "/", "/e/..", 0, -EINVAL, "/e/..: ", "absolute path");
+    bind_fails(mem, "/", "/e/file/below", 0, -ENOTDIR, "/e/file: ", "bind a directory");
+    bind_fails(mem, "/", "/e/file", PL_BIND_BEFORE, -ENOTDIR, "/e/file: ", "bind a directory");
+    bind_fails(mem, "/e/file", "/e", PL_BIND_AFTER, -ENOTDIR, "/e: /e/file ", "bound alone");
+    bind_fails(mem, "/", "/e", 3, -EINVAL, "/e: ", "PL_BIND_");
+    bind_fails(NULL, "/", "/e", 0, -EINVAL, "/e: ", "PL_BIND_");
+    bind_fails(pl_ns_tree(ns), "/", "/e", 0, -ELOOP, "/e: ", "bind the trees");
+    assert_int_equal(
+        pl_union_new((struct pl_tree *[]){mem, pl_ns_tree(ns)}, 2, true, 0, &both, &err), 0);
+    bind_fails(both, "/", "/e", 0, -ELOOP, "/e: ", "bind the trees");
+    pl_tree_unref(both);
+    for (int i = 1; i < PL_SPACE_STACK; i++)
+        assert_int_equal(pl_ns_bind(ns, mem, "/", "/", PL_BIND_AFTER, &err), 0);
+    bind_fails(mem, "/", "/", PL_BIND_AFTER, -E2BIG, "/: ", "make a union");
+    holds("/e/file", "x"); /* the old table stands */
+    assert_int_equal(pl_ns_unbind(ns, "/none", &err), -ENOENT);
+    assert_true(strstr(err.text, "/none: nothing is bound there") != NULL);
 }
 
 static void test_errors(void **state)
@@ -220,9 +252,10 @@ static void test_errors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_files), cmocka_unit_test(test_positions),
-        cmocka_unit_test(test_names), cmocka_unit_test(test_list),
-        cmocka_unit_test(test_bind),  cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_files),       cmocka_unit_test(test_positions),
+        cmocka_unit_test(test_names),       cmocka_unit_test(test_list),
+        cmocka_unit_test(test_bind),        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_bind_errors),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
