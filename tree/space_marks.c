@@ -122,14 +122,28 @@ static ssize_t overlay_mark(struct pl_call *call, struct pl_tree *tree, struct p
     return r < 0 ? -1 : r;
 }
 
+/* Has it the mark? Most have no xattrs at all, which one question tells. */
+static bool has_mark(struct pl_call *call, struct pl_tree *tree, struct pl_node *node,
+                     const char *name)
+{
+    char some[512];
+    if (!(tree->flags & PL_TREE_XATTR))
+        return false;
+    ssize_t n = pl_listxattr(tree, call, node, some, sizeof(some));
+    if (n == -ERANGE)
+        return overlay_mark(call, tree, node, name, NULL, 0) >= 0;
+    for (char *p = some; n > 0 && p < some + n; p += strlen(p) + 1)
+        if (prefix(p) && !strcmp(p + prefix(p), name))
+            return true;
+    return false;
+}
+
 bool space_is_whiteout(struct pl_call *call, struct pl_tree *tree, struct pl_node *dir,
                        struct pl_node *node, const struct pl_attr *attr)
 {
     if (space_is_white(attr))
         return true;
-    if (!S_ISREG(attr->mode) || attr->size || !(tree->flags & PL_TREE_XATTR))
-        return false;
-    return overlay_mark(call, tree, node, "whiteout", NULL, 0) >= 0 &&
+    return S_ISREG(attr->mode) && attr->size == 0 && has_mark(call, tree, node, "whiteout") &&
            space_has_whites(call, tree, dir);
 }
 
@@ -142,7 +156,7 @@ bool space_has_whites(struct pl_call *call, struct pl_tree *tree, struct pl_node
 
 bool space_is_hollow(struct pl_call *call, struct pl_tree *tree, struct pl_node *node)
 {
-    return tree->flags & PL_TREE_XATTR && overlay_mark(call, tree, node, "metacopy", NULL, 0) >= 0;
+    return has_mark(call, tree, node, "metacopy");
 }
 
 int space_note_filled(struct pl_call *call, struct pl_tree *tree, struct pl_node *node)
