@@ -123,6 +123,20 @@ def test_chain_and_dots(views):
     assert out == "a\nb\nc\n1233232"
 
 
+def test_content_that_is_behind(views):
+    """overlayfs's metacopy, with the marks that a user may set."""
+    views.make(A={"f": "", "moved": ""}, B={"f": "below\n", "d/prog": "#!/bin/sh\necho it runs\n"})
+    for name, mode in (("f", 0o644), ("moved", 0o755)):
+        path = views.dir / "A" / name
+        os.truncate(path, os.stat(views.dir / "B" / ("f" if name == "f" else "d/prog")).st_size)
+        os.setxattr(path, "user.overlay.metacopy", b"")
+        path.chmod(mode)
+    os.setxattr(views.dir / "A/moved", "user.overlay.redirect", b"/d/prog")
+    out = views.out("--view A B", "cat A/f; A/moved; echo more >>A/f; cat A/f; mv A/moved A/again; A/again; rm A/again; ls A")
+    assert out == "below\nit runs\nbelow\nmore\nit runs\nd\nf\n"
+    assert (views.dir / "A/f").read_text() == "below\nmore\n" and (views.dir / "B/f").read_text() == "below\n"
+
+
 def test_bind(views):
     views.make(A={"a": "1"}, B={"b": "2"}, one={"f": "one", "g": "two"})
     assert views.out("--bind B A", "ls A") == "b\n"
