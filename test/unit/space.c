@@ -321,6 +321,99 @@ static void hard_links_behind(void **state)
     assert_string_equal(list(up, ".wh..index"), "");
 }
 
+static void mark(struct pl_tree *t, const char *path, const char *name, const char *value)
+{
+    struct pl_node *n = must(t, path);
+    assert_int_equal(pl_setxattr(t, c, n, name, value, strlen(value), 0), 0);
+    pl_node_unref(n);
+}
+
+/* A file of `size` without its content, as overlayfs leaves it. */
+static void hollow(struct pl_tree *t, const char *path, uint64_t size, const char *redirect)
+{
+    const struct pl_setattr cut = {.valid = PL_SET_SIZE, .size = size};
+    put(t, path, "");
+    assert_int_equal(set(t, path, &cut), 0);
+    mark(t, path, "user.overlay.metacopy", "");
+    if (redirect)
+        mark(t, path, "user.overlay.redirect", redirect);
+}
+
+static void content_behind(void **state)
+{
+    const struct pl_setattr how = {.valid = PL_SET_MODE, .mode = 0640};
+    static const char *const names[] = {"a", "b", "c", "e", "g", "h"};
+    char buf[256];
+    if (kind == PLAIN)
+        skip();
+    hollow(up, "f", 5, NULL);
+    hollow(up, "d/r", 5, "x");
+    for (int i = 0; i < 6; i++)
+        hollow(up, names[i], 5, "/only/sub/deep");
+    hollow(up, "gone", 5, "/only/none");
+    hollow(up, "dir", 5, "/only");
+    has(u, "f", "below");
+    has(u, "d/r", "below");
+    has(u, "a", "below");
+    assert_int_equal(try_write(u, "gone", "x", 0), -EIO);
+    assert_int_equal(try_write(u, "dir", "x", 0), -EIO);
+    /* Who reads it while it is changed reads the change; the first change brings the rest along. */
+    struct pl_node *n = must(u, "f");
+    struct pl_file *r;
+    assert_int_equal(pl_open(u, c, n, O_RDONLY, &r), 0);
+    assert_string_equal(text_of(u, r, buf), "below");
+    assert_int_equal(try_write(u, "f", "AB", 0), 0);
+    assert_string_equal(text_of(u, r, buf), "ABlow");
+    pl_close(u, c, r);
+    pl_node_unref(n);
+    put(u, "a", "x"); /* O_TRUNC: there is nothing to bring */
+    assert_int_equal(set(u, "b", &how), 0);
+    assert_int_equal(mv(u, "c", "d/c", 0), 0);
+    assert_int_equal(ln(u, "e", "e2"), 0);
+    assert_int_equal(mv(u, "g", "h", RENAME_EXCHANGE), 0);
+    has(up, "f", "ABlow");
+    has(up, "a", "x");
+    has(up, "b", "below");
+    has(up, "d/c", "below");
+    has(up, "e2", "below");
+    has(up, "g", "below");
+    has(up, "h", "below");
+    open_union(0);
+    has(u, "h", "below");
+    has(u, "d/r", "below");
+    has(low, "only/sub/deep", "below");
+    assert_int_equal(rm(u, "d/r", 0), 0);
+    assert_string_equal(list(u, "d"), "c x y z");
+}
+
+static void whiteouts_by_mark(void **state)
+{
+    if (kind == PLAIN)
+        skip();
+    put(low, "d/w", "below");
+    put(up, "d/w", "");
+    put(up, "both", "");
+    mark(up, "d/w", "user.overlay.whiteout", "y");
+    mark(up, "both", "user.overlay.whiteout", "y");
+    assert_string_equal(list(u, "d"), "w x y z"); /* the directory does not say that it has such */
+    mark(up, "d", "user.overlay.opaque", "x");
+    assert_string_equal(list(u, "d"), "x y z");
+    assert_false(is_there(u, "d/w"));
+    assert_true(is_there(u, "both"));
+    put(u, "d/w", "again");
+    has(u, "d/w", "again");
+    assert_int_equal(rm(u, "d/w", 0), 0);
+    assert_false(is_there(u, "d/w"));
+    put(up, "d/x", "");
+    mark(up, "d/x", "user.overlay.whiteout", "");
+    assert_int_equal(rm(u, "d/y", 0), 0);
+    assert_int_equal(rm(u, "d/z", 0), 0);
+    assert_string_equal(list(u, "d"), "");
+    assert_int_equal(rm(u, "d", AT_REMOVEDIR), 0);
+    mkdirs(u, "d");
+    assert_string_equal(list(u, "d"), "");
+}
+
 /* Who has it open when it is copied up reads the new bytes; by the descriptor, the old ones. */
 static void readers_go_on(void **state)
 {
@@ -473,6 +566,8 @@ int main(void)
         TEST(renamed_over_what_is_empty),
         TEST(links),
         TEST(hard_links_behind),
+        TEST(content_behind),
+        TEST(whiteouts_by_mark),
         TEST(readers_go_on),
         TEST(nameless),
         TEST(locks_outlive_a_copy),
