@@ -134,6 +134,14 @@ static int raised(struct space *s, struct pl_call *call, struct snode *n, bool c
     return r;
 }
 
+static bool needs_write(struct pl_call *call, const struct pl_attr *attr,
+                        const struct pl_setattr *set)
+{
+    bool owns = call->cred.uid == 0 || call->cred.uid == attr->uid;
+    return set->valid & PL_SET_SIZE ||
+           (set->valid & (PL_SET_ATIME_NOW | PL_SET_MTIME_NOW) && !owns);
+}
+
 int space_setattr(SPACE_T, struct pl_node *node, struct pl_file *file, const struct pl_setattr *set,
                   struct pl_attr *attr)
 {
@@ -146,8 +154,10 @@ int space_setattr(SPACE_T, struct pl_node *node, struct pl_file *file, const str
         r = attr_of(s, call, st, NULL, attr);
         if (r == 0 && st->point->top < 0)
             r = -EROFS;
+        if (r == 0 && !writable && needs_write(call, attr, set))
+            r = space_may(s, call, st, W_OK); /* its tree knows its ACL */
         if (r == 0)
-            r = pl_may_set(call, attr, set, writable);
+            r = pl_may_set(call, attr, set, true);
     }
     space_stack_unref(st);
     bool cut = set->valid & PL_SET_SIZE && set->size == 0;
@@ -241,6 +251,8 @@ static int may_xattr(struct space *s, struct pl_call *call, struct snode *n, con
         r = st->point->top < 0 ? -EROFS : attr_of(s, call, st, NULL, &attr);
         if (r == 0)
             r = pl_may_xattr(call, &attr, name, true);
+        if ((r == 0 || r == -EACCES) && !strncmp(name, "user.", 5))
+            r = space_may(s, call, st, W_OK);
         if (r == -EOPNOTSUPP && is_acl(name)) /* the owner's */
             r = call->cred.uid == 0 || call->cred.uid == attr.uid ? 0 : -EPERM;
     }

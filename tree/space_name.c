@@ -60,7 +60,9 @@ int space_may_take(struct space *s, struct pl_call *call, const struct space_sid
     int r = space_may(s, call, side->st, W_OK | X_OK);
     if (r == 0)
         r = space_getattr(&s->tree, call, &side->dir->node, NULL, &attr);
-    return r == 0 && attr.mode & S_ISVTX ? pl_may_remove(call, &attr, &side->f.attr) : r;
+    uid_t uid = call->cred.uid;
+    bool sticks = r == 0 && attr.mode & S_ISVTX && uid && uid != attr.uid;
+    return sticks && uid != side->f.attr.uid ? -EPERM : r;
 }
 
 static int any_name(void *arg, const char *name)

@@ -41,11 +41,17 @@ static bool holds(struct space *s, struct space_side *side, struct snode *n)
     return is;
 }
 
+static int may_write(struct renaming *r, const struct space_found *f)
+{
+    int e = pl_access(space_tree(f->point, f->e[0].k), r->call, f->e[0].node, W_OK);
+    return e == -EROFS ? pl_may(r->call, &f->attr, W_OK) : e;
+}
+
 static int may_move(struct renaming *r, struct space_side *side, const struct snode *to)
 {
     int e = space_may_take(r->s, r->call, side);
     if (e == 0 && side->f.fmt == S_IFDIR && side->dir != to && r->call->cred.uid != 0)
-        e = pl_may(r->call, &side->f.attr, W_OK); /* its ".." changes */
+        e = may_write(r, &side->f); /* its ".." changes */
     return e;
 }
 

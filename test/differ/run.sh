@@ -50,7 +50,7 @@ wait_for() {
 
 opts=suid,dev
 case $case in
-shm | mem | union-shm | union-mem) on_shm ;;
+shm | mem | union-shm | union-mem | union-deep) on_shm ;;
 esac
 chmod 711 "$tmp" "$work"
 mkdir "$work/native" "$tmp/m"
@@ -69,10 +69,11 @@ shm | tmp | writeback | noopen | 9p | duct)
     profile=$(kind_of "$work") spec=host:$work/behind
     [ "$profile" ] || skip "$work is neither tmpfs nor ext4"
     ;;
-union | union-shm | union-mem)
+union | union-shm | union-mem | union-deep)
     [ "$(kind_of "$work")" ] || skip "$work is neither tmpfs nor ext4"
     profile=union spec="union($work/up,$work/low)"
     [ "$case" = union-mem ] && profile=unionmem spec="union(mem:,$work/low)"
+    [ "$case" = union-deep ] && spec="union($work/up,$work/mid,$work/low)"
     ;;
 *)
     echo "no such case: $case"
@@ -80,20 +81,27 @@ union | union-shm | union-mem)
     ;;
 esac
 # A union's lower directory and the native one begin with the same content, which the differ makes on
-# both with another sequence; all that is compared is behind then.
+# both with another sequence; all that is compared is behind then. Where it is deep, the layer in the
+# middle is what a union left when it was the top.
 case $case in
 union*)
     cat >"$tmp/begin" <<'EOF'
 if mountpoint -q "$tmp/m"; then
     timeout 20 "$plenum" umount "$tmp/m" || { echo "umount: $?"; exit 1; }
 fi
-rm -rf --one-file-system "$work/native" "$work/low" "$work/up"
-mkdir -p "$work/native/t" "$work/low/t" "$work/up"
+rm -rf --one-file-system "$work/native" "$work/low" "$work/mid" "$work/up"
+mkdir -p "$work/native/t" "$work/low/t" "$work/mid" "$work/up"
 "$differ" -p "$profile" -n 250 -m 0 -s "$(($1 + 100000))" "$work/native/t" "$work/low/t" >"$tmp/said" ||
     { cat "$tmp/said"; exit 1; }
+if [ "$case" = union-deep ]; then
+    timeout 20 "$plenum" mount -o "$opts" "union($work/mid,$work/low)" "$tmp/m" || exit 1
+    "$differ" -p "$profile" -n 250 -m 0 -s "$(($1 + 200000))" -R true "$work/native/t" "$tmp/m/t" >"$tmp/said" ||
+        { cat "$tmp/said"; exit 1; }
+    timeout 20 "$plenum" umount "$tmp/m" || { echo "umount: $?"; exit 1; }
+fi
 timeout 20 "$plenum" mount -o "$opts" "$spec" "$tmp/m" || { echo "mount: $?"; exit 1; }
 EOF
-    export plenum differ work tmp opts spec profile
+    export plenum differ case work tmp opts spec profile
     "$differ" -p "$profile" -R "bash $tmp/begin" "$@" "$work/native/t" "$tmp/m/t"
     exit
     ;;

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import stat
+import struct
 import subprocess
 
 import pytest
@@ -21,6 +22,15 @@ CAPS = bytes.fromhex("0100000200040000000000000000000000000000")
 def renameat2(old, new, flags):
     if libc.syscall(316, -100, os.fsencode(old), -100, os.fsencode(new), flags) < 0:
         raise OSError(ctypes.get_errno(), "renameat2")
+
+
+ACL = "system.posix_acl_access"
+
+
+def acl(nobody, others):
+    """The owner may do all, the user nobody that, others that."""
+    entries = [(1, 7, 2**32 - 1), (2, nobody, NOBODY), (4, 0, 2**32 - 1), (16, 7, 2**32 - 1), (32, others, 2**32 - 1)]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *e) for e in entries)
 
 
 def below(d):
@@ -49,6 +59,22 @@ def below(d):
     os.makedirs(f"{d}/secret/in/x")
     os.chmod(f"{d}/secret", 0o700)
     os.chmod(f"{d}/dir", 0o751)
+
+
+    with open(f"{d}/let", "w") as f, open(f"{d}/kept", "w") as g:
+        f.write("an ACL lets nobody in\n")
+        g.write("and keeps nobody out\n")
+    os.setxattr(f"{d}/let", ACL, acl(6, 0))
+    os.setxattr(f"{d}/kept", ACL, acl(0, 6))
+    for name in ("let.d", "other.d"):
+        os.makedirs(f"{d}/{name}/sub")
+        with open(f"{d}/{name}/f", "w") as f:
+            f.write("in it\n")
+        os.setxattr(f"{d}/{name}", ACL, acl(7, 0))
+        os.setxattr(f"{d}/{name}/sub", ACL, acl(7, 0))
+    os.makedirs(f"{d}/kept.d/sub")
+    os.setxattr(f"{d}/kept.d/sub", ACL, acl(0, 7))
+    os.setxattr(f"{d}/kept.d", ACL, acl(7, 7))
 
 
 def change(d):
@@ -279,6 +305,26 @@ CASES = {
     "link a directory": lambda d: os.link(f"{d}/dir", f"{d}/a"),
     "link a symlink": lambda d: os.link(f"{d}/link", f"{d}/a", follow_symlinks=False),
     "link by nobody": by_nobody(lambda d: os.link(f"{d}/g", f"{d}/a")),
+    # ACLs
+    "truncate by an acl": by_nobody(lambda d: os.truncate(f"{d}/let", 1)),
+    "utime to now by an acl": by_nobody(lambda d: os.utime(f"{d}/let")),
+    "setxattr by an acl": by_nobody(xattr("let", "user.a")),
+    "open to write by an acl": by_nobody(opens("let", os.O_RDWR)),
+    "chmod by an acl": by_nobody(lambda d: os.chmod(f"{d}/let", 0o777)),
+    "truncate against an acl": by_nobody(lambda d: os.truncate(f"{d}/kept", 1)),
+    "utime to now against an acl": by_nobody(lambda d: os.utime(f"{d}/kept")),
+    "setxattr against an acl": by_nobody(xattr("kept", "user.a")),
+    "open to write against an acl": by_nobody(opens("kept", os.O_RDWR)),
+    "chmod of what has an acl": lambda d: os.chmod(f"{d}/let", 0o640),
+    "create by an acl": by_nobody(opens("let.d/new", os.O_RDWR | os.O_CREAT)),
+    "unlink by an acl": by_nobody(lambda d: os.unlink(f"{d}/let.d/f")),
+    "unlink where it sticks": lambda d: [os.chmod(f"{d}/let.d", 0o1770),
+                                         by_nobody(lambda d: os.unlink(f"{d}/let.d/f"))(d)],
+    "unlink own where it sticks": lambda d: [os.chmod(f"{d}/let.d", 0o1770), os.chown(f"{d}/let.d/f", NOBODY, -1),
+                                             by_nobody(lambda d: os.unlink(f"{d}/let.d/f"))(d)],
+    "move a directory by an acl": by_nobody(rename("let.d/sub", "other.d/moved")),
+    "exchange directories by an acl": by_nobody(rename("let.d/sub", "other.d/sub", EXCHANGE)),
+    "move a directory against an acl": by_nobody(rename("kept.d/sub", "other.d/moved")),
     # removing
     "unlink a file": lambda d: os.unlink(f"{d}/f"),
     "unlink a directory": lambda d: os.unlink(f"{d}/dir"),
