@@ -43,6 +43,8 @@ static const struct profile profiles[] = {
     {"9p", .remote = true, .acl = true, .zero_range = true, .who = known, .ids = {1, 2, 2}},
     {"union", .acl = true, .dirs = DIRS_NEITHER, .merged = true, .who = local,
      .ids = {1000, 2000, 3000}},
+    {"nolinks", .acl = true, .dirs = DIRS_NEITHER, .merged = true, .nolinks = true, .who = local,
+     .ids = {1000, 2000, 3000}},
     {"unionmem", .dirs = DIRS_NEITHER, .merged = true, .mem = true, .who = local,
      .ids = {1000, 2000, 3000}},
 };

@@ -391,6 +391,8 @@ void gen_op(struct op *op, uint64_t *rng, const struct profile *p, const struct 
         op->flags |= O_CREAT;
     if (op->kind == K_walk)
         op->who = 0;
+    if (p->nolinks && (op->kind == K_link || op->kind == K_linkfd))
+        op->kind = K_stat;
     /* On tmpfs a hole that is looked at through a mapping is one no more: either mappings or the
      * search for holes. */
     if (op->kind == K_mmap && !gen->maps)

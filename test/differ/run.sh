@@ -87,17 +87,18 @@ case $case in
 union*)
     cat >"$tmp/begin" <<'EOF'
 if mountpoint -q "$tmp/m"; then
-    timeout 20 "$plenum" umount "$tmp/m" || { echo "umount: $?"; exit 1; }
+    timeout 60 "$plenum" umount "$tmp/m" || { echo "umount: $?"; exit 1; }
 fi
 rm -rf --one-file-system "$work/native" "$work/low" "$work/mid" "$work/up"
 mkdir -p "$work/native/t" "$work/low/t" "$work/mid" "$work/up"
+[ "$case" = union-deep ] && profile=nolinks
 "$differ" -p "$profile" -n 250 -m 0 -s "$(($1 + 100000))" "$work/native/t" "$work/low/t" >"$tmp/said" ||
     { cat "$tmp/said"; exit 1; }
 if [ "$case" = union-deep ]; then
     timeout 20 "$plenum" mount -o "$opts" "union($work/mid,$work/low)" "$tmp/m" || exit 1
     "$differ" -p "$profile" -n 250 -m 0 -s "$(($1 + 200000))" -R true "$work/native/t" "$tmp/m/t" >"$tmp/said" ||
         { cat "$tmp/said"; exit 1; }
-    timeout 20 "$plenum" umount "$tmp/m" || { echo "umount: $?"; exit 1; }
+    timeout 60 "$plenum" umount "$tmp/m" || { echo "umount: $?"; exit 1; }
 fi
 timeout 20 "$plenum" mount -o "$opts" "$spec" "$tmp/m" || { echo "mount: $?"; exit 1; }
 EOF
