@@ -407,8 +407,7 @@ struct pl_file *fuse_bytes_again(struct fuse_req *r, uint32_t flags, struct fuse
 static bool worth_keeping(struct fuse_sess *s, const struct carried *c, const struct fuse_file *f)
 {
     return f->how == FUSE_PASSED && !c->passed && !c->kept.file && !f->locked && !f->poll &&
-           !f->file->direct &&
-           (f->file->flags & (O_ACCMODE | O_TRUNC)) == O_RDONLY &&
+           !f->file->direct && (f->file->flags & (O_ACCMODE | O_TRUNC)) == O_RDONLY &&
            pl_file_fd(s->tree, f->file) >= 0;
 }
 
