@@ -95,6 +95,19 @@ static int parse_tcp(const char *text, const char *rest, bool url, struct addr *
     return 0;
 }
 
+/* HOST/PORT, as shells have it. */
+static int parse_dev(const char *text, const char *rest, bool url, struct addr *ret,
+                     struct pl_err *err)
+{
+    char same[sizeof(ret->host) + sizeof(ret->port)];
+    const char *slash = strchr(rest, '/');
+    if (!slash || slash == rest || !slash[1] || strpbrk(slash + 1, "/") ||
+        strpbrk(rest, "! \t\n") || strlen(rest) >= sizeof(same))
+        return pl_fail(err, -EINVAL, "%.200s: no host and port (want /dev/tcp/HOST/PORT)", text);
+    strcpy(same, rest)[slash - rest] = '!';
+    return parse_tcp(text, same, false, ret, err);
+}
+
 static int parse_unix(const char *text, const char *rest, bool url, struct addr *ret,
                       struct pl_err *err)
 {
@@ -177,8 +190,10 @@ static const struct form forms[] = {
     {"exec", "exec:", "exec!COMMAND", ADDR_EXEC, parse_exec},
     {"stdio", NULL, "stdio", ADDR_STDIO, parse_stdio},
     {"fd", "fd:", "fd!IN,OUT", ADDR_FD, parse_fd},
+    {"tcp", "/dev/tcp/", NULL, ADDR_TCP, parse_dev},
 };
 #define NFORMS (sizeof(forms) / sizeof(*forms))
+#define NSAID  (NFORMS - 1) /* those that errors name */
 
 static const struct form *find(const char *text, const char **rest, bool *url)
 {
@@ -221,11 +236,11 @@ int addr_parse(const char *text, struct addr *ret, struct pl_err *err)
     const struct form *f = find(text, &rest, &url);
     if (!f) {
         char list[160] = "";
-        for (size_t i = 0; i < NFORMS; i++)
+        for (size_t i = 0; i < NSAID; i++)
             snprintf(list + strlen(list), sizeof(list) - strlen(list), "%s%s",
-                     i == 0           ? ""
-                     : i + 1 < NFORMS ? ", "
-                                      : " or ",
+                     i == 0          ? ""
+                     : i + 1 < NSAID ? ", "
+                                     : " or ",
                      forms[i].usage);
         return pl_fail(err, -EINVAL, "%.200s: not an address (want %s)", text, list);
     }

@@ -4,7 +4,7 @@
  *
  * ADDR is tcp!HOST!PORT, tls!HOST!PORT, unix!PATH, vsock!CID!PORT, exec!COMMAND, stdio, fd!IN,OUT,
  * or the same as URLs: tcp://HOST:PORT (IPv6 in brackets), tls://HOST:PORT, unix:PATH,
- * vsock://CID:PORT, exec:COMMAND, fd:IN,OUT. tls is TLS 1.3 with both ends known by certificates or
+ * vsock://CID:PORT, exec:COMMAND, fd:IN,OUT; and /dev/tcp/HOST/PORT, as in shells. tls is TLS 1.3 with both ends known by certificates or
  * a pre-shared key (channel/keys.h).
  * PORT may be left out: 564. `*` as host listens everywhere (IPv4 and IPv6); a CID may be `host`,
  * `local` or `*`; fd!N is fd!N,N. exec runs COMMAND with sh -c, its stdin and stdout the channel,

@@ -10,7 +10,7 @@ static void overview(void)
     puts("usage: plenum SUBCOMMAND ...\n\n"
          "User-level file systems and ducts: mounts, serves and joins trees of files.\n");
     for (size_t i = 0; cmd_table[i]; i++)
-        printf("  %-8s %s\n", cmd_table[i]->name, cmd_table[i]->summary);
+        printf("  %-9s %s\n", cmd_table[i]->name, cmd_table[i]->summary);
     puts("\nplenum help SUBCOMMAND, plenum help spec, addr, access and limits say more.\n"
          "Example:\n  plenum mount /usr/share /mnt && ls /mnt; plenum umount /mnt");
 }

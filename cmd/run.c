@@ -27,12 +27,6 @@ struct options {
     const char *door;
 };
 
-static bool is_file(void *arg, const char *path)
-{
-    struct stat st;
-    return stat(path, &st) == 0 && !S_ISDIR(st.st_mode);
-}
-
 static void no_memory(const struct cmd *cmd)
 {
     exit(cmd_fail(cmd, "out of memory"));
@@ -109,7 +103,8 @@ static void bind_one(struct options *o, const char *spec, const char *dir)
     if (!b->sub && spec_parse(spec, &b->spec, &err) < 0)
         exit(cmd_wrong(r->cmd, &err));
     if (view_clean(o->cwd, dir, path) < 0)
-        exit(cmd_fail(r->cmd, "%s: not a path", dir));
+        exit(cmd_fail(r->cmd, "%s: not a path", *dir ? dir : "\"\""));
+    viewspace_look(NULL, path);
     bool there = stat(path, &st) == 0;
     if (b->sub && (!there || S_ISDIR(st.st_mode)))
         exit(cmd_fail(r->cmd, "%s: not a file (%s is one, and is bound on a file that there is)",
@@ -160,16 +155,17 @@ static void make_view(struct options *o)
     struct pl_err err;
     if (view_new(&empty) < 0)
         no_memory(o->run.cmd);
-    int r = view_change(empty, o->cwd, (const char *const *)o->words, o->n, is_file, NULL,
+    int r = view_change(empty, o->cwd, (const char *const *)o->words, o->n, viewspace_look, NULL,
                         &o->run.view, &err);
+    r = r < 0 ? r : viewspace_check(o->run.view, &err);
     view_unref(empty);
     if (r < 0)
         exit(r == -EINVAL ? cmd_wrong(o->run.cmd, &err) : cmd_error(o->run.cmd, &err));
     o->run.cwd = o->cwd;
 }
 
-/* How many views this process is in, one in the other; *ret_trap: the innermost by the door trap.
- */
+/* How many views this process is in, one in the other; *ret_trap: the innermost by the door trap,
+ * or by preload, which is that too. */
 static unsigned depth_now(bool *ret_trap)
 {
     const struct viewlink q = {.op = VIEWLINK_ABOUT, .err = -1};
@@ -178,7 +174,7 @@ static unsigned depth_now(bool *ret_trap)
     if (sock < 0)
         return 0;
     unsigned depth = viewlink_ask(sock, &q, &a, NULL) < 0 ? 0 : a.index;
-    *ret_trap = a.n && strcmp(a.words[0], "mount") != 0; /* the door preload is the trap's, too */
+    *ret_trap = a.n && strcmp(a.words[0], "mount") != 0;
     viewlink_done(&a);
     close(sock);
     return depth;
@@ -211,8 +207,8 @@ static int check(const struct run *run)
 {
     if (run->trapped)
         return cmd_fail(run->cmd,
-                        "there can be no view in a view of the door trap (change that one: "
-                        "plenum vpath)");
+                        "there can be no view in a view of the door trap or preload (change that "
+                        "one: plenum vpath)");
     if (run->depth > RUN_DEPTH)
         return cmd_fail(
             run->cmd,

@@ -91,11 +91,8 @@ static int move_tops(struct host *h, const char *const *a, const char *const *b,
 static int make_missing(struct host *h, const char *const *top, struct pl_err *err)
 {
     int r = 0;
-    for (; r == 0 && *top; top++) {
-        struct stat st;
-        if (stat(*top, &st) < 0)
-            r = viewspace_make(h->space.kept, *top, err);
-    }
+    for (; r == 0 && *top; top++)
+        r = viewspace_make(h->space.kept, *top, err);
     return r;
 }
 
@@ -410,9 +407,7 @@ static int set_up(struct host *h, struct pl_err *err)
     if (!h->space.kept || !(top = viewspace_tops(&h->space, h->run->view)))
         return pl_fail(err, -ENOMEM, "out of memory");
     for (size_t i = 0; r == 0 && top[i]; i++) {
-        struct stat st;
-        if (stat(top[i], &st) < 0)
-            r = viewspace_make(h->space.kept, top[i], err);
+        r = viewspace_make(h->space.kept, top[i], err);
         if (r == 0 && viewspace_slot(&h->space, top[i]) < 0)
             r = pl_fail(err, -E2BIG, "more than %d tops", VIEW_SLOTS);
     }

@@ -34,6 +34,7 @@
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -114,6 +115,19 @@ static int make_top(struct super *s, struct view *view, const char *path, struct
     return pl_space_new(&b, 1, 0, &ret->tree, err);
 }
 
+/* A top that cannot be made is found by its name all the same, if what it would be in is there. */
+static int make_missing(struct super *s, const char *top, struct pl_err *err)
+{
+    char parent[VIEW_PATH];
+    struct stat st;
+    int r = viewspace_make(s->space.kept, top, err);
+    if (r == 0)
+        return 0;
+    strcpy(parent, top);
+    *strrchr(parent, '/') = 0;
+    return stat(*parent ? parent : "/", &st) == 0 && S_ISDIR(st.st_mode) ? 0 : r;
+}
+
 /* The view as the door takes it, remembered. */
 static int make_view(struct super *s, struct view *view, struct trap_view **ret, struct pl_err *err)
 {
@@ -124,7 +138,8 @@ static int make_view(struct super *s, struct view *view, struct trap_view **ret,
     int r = top && t && more ? 0 : pl_fail(err, -ENOMEM, "out of memory");
     s->had = more ? more : s->had;
     for (; r == 0 && top[n]; n++) {
-        r = make_top(s, view, top[n], &t[n], err);
+        r = make_missing(s, top[n], err);
+        r = r < 0 ? r : make_top(s, view, top[n], &t[n], err);
         if (r == 0 && s->ctl && !(t[n].tree = viewctl_trace(s->ctl, t[n].tree)))
             r = pl_fail(err, -ENOMEM, "out of memory");
     }
@@ -238,7 +253,9 @@ static void say(int sock, uint32_t type, uint32_t index, int64_t value, const ch
 
 static int open_trees(struct super *s, struct pl_err *err)
 {
-    int r = pl_host_open("/", &s->space.host, err);
+    s->space.kept = viewspace_keep();
+    int r = s->space.kept ? pl_host_open("/", &s->space.host, err)
+                          : pl_fail(err, -ENOMEM, "out of memory");
     for (size_t i = 0; r == 0 && i < s->space.nbinds; i++)
         if (s->space.binds[i].spec)
             r = spec_open(s->space.binds[i].spec, &s->links, NULL, &s->space.binds[i].tree, err);
@@ -355,6 +372,8 @@ static _Noreturn void supervise(struct super *s, int sock)
     int r = open_trees(s, &err);
     r = r < 0 ? r : begin(s, page, meet, &err);
     if (r < 0) {
+        if (s->space.kept)
+            viewspace_clear(s->space.kept);
         say(sock, MSG_FAILED, s->begun, r, err.text);
         reg_del(entry);
         _exit(1);
@@ -368,6 +387,7 @@ static _Noreturn void supervise(struct super *s, int sock)
     if (!over)
         say(sock, MSG_ENDED, 0, r < 0 ? 1 << 8 : status, NULL);
     trap_end(s->trap);
+    viewspace_clear(s->space.kept);
     if (meet >= 0)
         reg_meet_end(name, meet, dir);
     reg_del(entry);

@@ -96,7 +96,7 @@ static void changed(void *arg, const char *sentence)
 {
     struct dialer *d = arg;
     if (sentence)
-        log_say(true, "service %s: %s", d->name, sentence);
+        log_say(true, "plenum: service %s: %s", d->name, sentence);
 }
 
 int servicedial_new(const char *name, const char *addr, struct service_dialer *ret)

@@ -3,6 +3,7 @@
  * request is answered under it. */
 #include "cmd/viewctl.h"
 #include "cmd/viewlink.h"
+#include "cmd/viewspace.h"
 #include "layers/trace.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -38,12 +39,6 @@ struct connection {
 };
 
 /* ---- what is asked for ---- */
-
-static bool is_file(void *arg, const char *path)
-{
-    struct stat st;
-    return stat(path, &st) == 0 && !S_ISDIR(st.st_mode);
-}
 
 static void set_trace(struct viewctl *c, const struct view *view, int err)
 {
@@ -115,13 +110,14 @@ static int change(struct viewctl *c, const struct viewlink *q, struct pl_err *er
     int r = d->view_of(d->arg, pid, &was);
     if (r < 0)
         return pl_fail(err, r, "process %d: is not in this view", pid);
-    r = view_change(was, q->words[0], (const char *const *)q->words + 1, q->n - 1, is_file, NULL,
-                    &view, err);
+    r = view_change(was, q->words[0], (const char *const *)q->words + 1, q->n - 1, viewspace_look,
+                    NULL, &view, err);
     if (r == 0 && view->ntops && !strcmp(view->tops[0].path, "/") && !strcmp(d->name, "mount")) {
         r = pl_fail(err, -EINVAL, "/: the root directory cannot be a mount's");
         view_unref(view);
     } else if (r == 0) {
-        r = d->apply(d->arg, pid, was, view, err);
+        r = viewspace_check(view, err);
+        r = r < 0 ? r : d->apply(d->arg, pid, was, view, err);
         if (r == 0)
             changed(c, was, view, q->err);
         view_unref(view);

@@ -95,7 +95,8 @@ int viewns_possible(struct pl_err *err)
         struct pl_err why = {0};
         int r = viewns_enter(&user, &why), fd;
         if (r == 0 && (fd = open("/dev/fuse", O_RDWR | O_CLOEXEC)) < 0)
-            r = pl_fail(&why, -errno, "/dev/fuse: %s", strerror(errno));
+            r = pl_fail(&why, -errno, "/dev/fuse: %s%s", strerror(errno),
+                        errno == EACCES ? " (root may open it to all: chmod 666 /dev/fuse)" : "");
         if (write(out[1], why.text, strlen(why.text)) < 0)
             r = -EIO;
         _exit(-r);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/viewspace.h"
+#include "channel/channel.h"
 #include "cmd/servicedial.h"
 #include "layers/version.h"
 #include <errno.h>
@@ -12,6 +13,17 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+int viewspace_check(const struct view *view, struct pl_err *err)
+{
+    struct pl_err why;
+    for (size_t i = 0; i < view->nservices; i++) {
+        const struct view_service *s = &view->services[i];
+        if (*s->addr && chan_check(s->addr, &why) < 0)
+            return pl_fail(err, -EINVAL, "/#fs/%s: %s", s->name, why.text);
+    }
+    return 0;
+}
 
 struct viewkept *viewspace_keep(void)
 {
@@ -577,24 +589,56 @@ void viewspace_close(struct viewspace *s)
 
 /* ---- tops that are not there ---- */
 
+int viewspace_look(void *arg, char path[VIEW_PATH])
+{
+    char head[VIEW_PATH], real[PATH_MAX], found[VIEW_PATH];
+    size_t n = strlen(path);
+    struct stat st;
+    if (view_beneath(path, "/proc", NULL))
+        return 0;
+    for (;;) { /* the longest part that is there */
+        memcpy(head, path, n);
+        head[n] = 0;
+        if (realpath(n ? head : "/", real))
+            break;
+        if (errno != ENOENT && errno != ENOTDIR)
+            return 0;
+        while (n > 0 && path[--n] != '/')
+            ;
+    }
+    if (stat(real, &st) < 0)
+        return 0;
+    if (!S_ISDIR(st.st_mode))
+        return -ENOTDIR;
+    int r = path[n] ? -ENOENT : 0;
+    int len = snprintf(found, sizeof(found), "%s%s", strcmp(real, "/") ? real : "", path + n);
+    if (len > 0 && (size_t)len < sizeof(found))
+        strcpy(path, found);
+    return r;
+}
+
 int viewspace_make(struct viewkept *kept, const char *top, struct pl_err *err)
 {
     char path[VIEW_PATH];
     struct stat st;
     strcpy(path, top);
+    if (stat(path, &st) == 0)
+        return 0;
     for (char *p = path + 1;; p++) {
         char was = *p;
         if (was && was != '/')
             continue;
         *p = 0;
-        if (mkdir(path, 0777) == 0) {
+        int r = mkdir(path, 0777) < 0 ? -errno : 0;
+        if (r == 0) {
             uint32_t n = atomic_load(&kept->nmade);
             if (n < VIEW_MADE) {
                 strcpy(kept->made[n], path);
                 atomic_store(&kept->nmade, n + 1);
             }
         } else if (stat(path, &st) < 0) {
-            return pl_fail(err, -errno, "%s: cannot be made: %s", top, strerror(errno));
+            return pl_fail(err, r, "%s: cannot be made: %s (make it, or choose another place)", top,
+                           strerror(-r));
         }
         if (!was)
             return 0;

@@ -53,6 +53,9 @@ struct viewspace {
     struct viewserved *served; /* trees of directories on services, with their connections */
 };
 
+/* Have the services of `view` addresses that can be right? 0, or -EINVAL with a sentence. */
+int viewspace_check(const struct view *view, struct pl_err *err);
+
 /* Shared memory for a view. NULL with errno. */
 struct viewkept *viewspace_keep(void);
 /* `view` is the one that holds from now on, also for successors. -E2BIG. */
@@ -79,8 +82,12 @@ int viewspace_top(struct viewspace *s, struct view *view, const char *top, struc
 /* After all tops of a view were made so: services that it has no more are hung up. */
 void viewspace_settle(struct viewspace *s);
 
-/* Makes what is missing of the directory `top` on the host, noted so that viewspace_clear() can
- * remove it. -errno with a sentence. */
+/* A view_look_fn, of the host: what is beneath /proc is another thing for each process, and left.
+ */
+int viewspace_look(void *arg, char path[VIEW_PATH]);
+
+/* Makes what is missing of the directory `top` on the host, if anything is, noted so that
+ * viewspace_clear() can remove it. -errno with a sentence. */
 int viewspace_make(struct viewkept *kept, const char *top, struct pl_err *err);
 /* Removes what was made, as far as it is empty. */
 void viewspace_clear(struct viewkept *kept);

@@ -33,7 +33,8 @@ static int dial(const struct asking *a)
         return -cmd_fail(
             a->cmd, "process %d: is in no view of this user's (plenum status lists them)", a->pid);
     if (a->pid)
-        return -cmd_fail(a->cmd, "process %d: %s", a->pid, strerror(-sock));
+        return -cmd_fail(a->cmd, "process %d: %s%s", a->pid, strerror(-sock),
+                         sock == -EACCES ? " (only its user may ask for its view)" : "");
     if (sock == -ENOSYS || sock == -ECONNREFUSED)
         return -cmd_fail(a->cmd, "the server of this view has ended");
     return -cmd_fail(a->cmd, "this is no view (start one: plenum run -- %s)",
@@ -76,7 +77,7 @@ static int absolute(const struct asking *a, const char *path, char ret[VIEW_PATH
 {
     char copy[VIEW_PATH], dir[PATH_MAX];
     if (view_clean(a->cwd, path, ret) < 0)
-        return cmd_fail(a->cmd, "%s: not a path", path);
+        return cmd_fail(a->cmd, "%s: not a path", *path ? path : "\"\"");
     char *slash = strrchr(strcpy(copy, ret), '/');
     if (a->pid || slash == copy)
         return EXIT_OK;

@@ -2,7 +2,7 @@
 /* Reads a file of a server without mounting it: client ADDR PATH */
 #include <fcntl.h>
 #include <plenum/plenum.h>
-#include <stdio.h>
+#include <string.h>
 
 int main(int argc, char **argv)
 {
@@ -18,5 +18,5 @@ int main(int argc, char **argv)
     ssize_t n = pl_ns_open(ns, argv[2], O_RDONLY, 0, &fd);
     while (n >= 0 && (n = pl_fd_read(fd, buf, sizeof(buf))) > 0)
         fwrite(buf, 1, (size_t)n, stdout);
-    return n < 0;
+    return n < 0 ? fprintf(stderr, "%s: %s\n", argv[2], strerror((int)-n)), 1 : 0;
 }

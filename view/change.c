@@ -11,7 +11,7 @@
 struct change {
     struct view *v;
     const char *cwd;
-    bool (*is_file)(void *arg, const char *path);
+    view_look_fn *look;
     void *arg;
     struct pl_err *err;
 };
@@ -36,7 +36,7 @@ static int clean(const struct change *c, const char *word, char ret[VIEW_PATH])
 {
     int r = view_clean(c->cwd, word, ret);
     if (r < 0)
-        return pl_fail(c->err, r, "%s: %s", word,
+        return pl_fail(c->err, r, "%s: %s", *word ? word : "\"\"",
                        r == -EINVAL ? "not a path" : "the path is too long");
     if (!strncmp(ret, "/#", 2))
         return pl_fail(c->err, -EINVAL, "%s: no path begins with /#", word);
@@ -47,11 +47,11 @@ static int clean(const struct change *c, const char *word, char ret[VIEW_PATH])
     return 0;
 }
 
-/* A clean path at which a directory may be laid over others. */
-static int clean_top(const struct change *c, const char *word, char ret[VIEW_PATH])
+/* A clean path at which a directory may be, without symbolic links. */
+static int clean_dir(const struct change *c, const char *word, char ret[VIEW_PATH])
 {
     int r = clean(c, word, ret);
-    if (r == 0 && c->is_file && c->is_file(c->arg, ret))
+    if (r == 0 && c->look && c->look(c->arg, ret) == -ENOTDIR)
         return pl_fail(c->err, -ENOTDIR, "%s: is not a directory (a view is made of directories)",
                        ret);
     return r;
@@ -77,8 +77,8 @@ static int map(const struct change *c, const char *a, const char *b)
 {
     char top[VIEW_PATH], lower[VIEW_PATH];
     struct view *v = c->v;
-    int r = clean_top(c, a, top);
-    r = r < 0 ? r : clean_top(c, b, lower);
+    int r = clean_dir(c, a, top);
+    r = r < 0 ? r : clean_dir(c, b, lower);
     if (r < 0)
         return r;
     if (!strcmp(lower, top))
@@ -95,21 +95,24 @@ static int map(const struct change *c, const char *a, const char *b)
 
 static int unmap(const struct change *c, const char *a)
 {
-    char top[VIEW_PATH];
+    char top[VIEW_PATH], real[VIEW_PATH];
     struct view *v = c->v;
     bool found = false;
     int r = clean(c, a, top);
     if (r < 0)
         return r;
+    strcpy(real, top);
+    if (c->look)
+        c->look(c->arg, real);
     for (size_t i = v->nmaps; i-- > 0;)
-        if (!strcmp(v->maps[i].top, top)) {
+        if (!strcmp(v->maps[i].top, top) || !strcmp(v->maps[i].top, real)) {
             free(v->maps[i].top);
             free(v->maps[i].lower);
             cut(v->maps, &v->nmaps, sizeof(*v->maps), i);
             found = true;
         }
     for (size_t i = v->nputs; i-- > 0;)
-        if (!strcmp(v->puts[i].dir, top)) {
+        if (!strcmp(v->puts[i].dir, top) || !strcmp(v->puts[i].dir, real)) {
             cut_put(v, i);
             found = true;
         }
@@ -226,7 +229,7 @@ static int put(const struct change *c, const char *a, const char *name)
                        name, name);
     if (!strcmp(a, "-"))
         return pl_fail(c->err, -EINVAL, "/#%s: which directory? (vpath DIR /#%s)", name, name);
-    int r = clean_top(c, a, dir);
+    int r = clean_dir(c, a, dir);
     if (r < 0)
         return r;
     for (size_t i = 0; i < v->nputs; i++)
@@ -375,11 +378,33 @@ static int pairs(struct change *c, const char *const *words, size_t n)
     return r;
 }
 
-int view_change(const struct view *from, const char *cwd, const char *const *words, size_t n,
-                bool (*is_file)(void *arg, const char *path), void *arg, struct view **ret,
-                struct pl_err *err)
+static bool has_map(const struct view *v, const struct view_map *m)
 {
-    struct change c = {.cwd = cwd, .is_file = is_file, .arg = arg, .err = err};
+    for (size_t i = 0; i < v->nmaps; i++)
+        if (!strcmp(v->maps[i].top, m->top) && !strcmp(v->maps[i].lower, m->lower))
+            return true;
+    return false;
+}
+
+/* What a directory is newly over is there, or in the view: somebody may have mistyped it. */
+static int all_there(const struct change *c, const struct view *from)
+{
+    char path[VIEW_PATH];
+    for (size_t i = 0; c->look && i < c->v->nmaps; i++) {
+        const struct view_map *m = &c->v->maps[i];
+        if (has_map(from, m) || view_outermost(c->v, m->lower))
+            continue;
+        if (c->look(c->arg, strcpy(path, m->lower)) == -ENOENT)
+            return pl_fail(c->err, -ENOENT, "%s: no such directory (%s would be over nothing)",
+                           m->lower, m->top);
+    }
+    return 0;
+}
+
+int view_change(const struct view *from, const char *cwd, const char *const *words, size_t n,
+                view_look_fn *look, void *arg, struct view **ret, struct pl_err *err)
+{
+    struct change c = {.cwd = cwd, .look = look, .arg = arg, .err = err};
     if (n % 2)
         return pl_fail(err, -EINVAL, "%s: what goes with it? (words come in pairs)", words[n - 1]);
     c.v = view_copy(from);
@@ -387,6 +412,7 @@ int view_change(const struct view *from, const char *cwd, const char *const *wor
         return no_memory(&c);
     int r = pairs(&c, words, n);
     r = r < 0 ? r : view_flatten(c.v, err);
+    r = r < 0 ? r : all_there(&c, from);
     if (r < 0) {
         view_unref(c.v);
         return r;

@@ -92,15 +92,19 @@ int view_new(struct view **ret);
 struct view *view_ref(struct view *view);
 void view_unref(struct view *view); /* NULL is fine */
 
+/* What is at `path`, clean: 0: a directory, or nobody can tell; -ENOTDIR: something else; -ENOENT:
+ * nothing. The same path without symbolic links takes its place. */
+typedef int view_look_fn(void *arg, char path[VIEW_PATH]);
+
 /* The view that `from` becomes by `n` words, an even number. Relative paths begin at `cwd`, which
- * is absolute; "." and ".." are taken out by their letters. `is_file`, if not NULL, says whether
- * there is something at a top that is not a directory. 0, or, with a sentence that names the word:
- * -EINVAL (an odd word, an unknown option, attribute or service, "..." in a path, no path),
- * -ENOTDIR (a top that is a file), -ELOOP (a top that is over itself), -E2BIG (a limit above),
- * -ENOENT (nothing to remove), -ENAMETOOLONG, -ENOMEM. Then nothing was made. */
+ * is absolute; "." and ".." are taken out by their letters. `look`, if not NULL, looks at what is
+ * there. 0, or, with a sentence that names the word: -EINVAL (an odd word, an unknown option,
+ * attribute or service, "..." in a path, no path), -ENOTDIR (something that is no directory),
+ * -ELOOP (a top that is over itself), -E2BIG (a limit above), -ENOENT (nothing to remove; a top is
+ * to be over what is not there, nor in another top), -ENAMETOOLONG, -ENOMEM. Then nothing was made.
+ */
 int view_change(const struct view *from, const char *cwd, const char *const *words, size_t n,
-                bool (*is_file)(void *arg, const char *path), void *arg, struct view **ret,
-                struct pl_err *err);
+                view_look_fn *look, void *arg, struct view **ret, struct pl_err *err);
 
 /* The text form: words with a space between them, without newline, "" of an empty view; to be
  * freed. NULL: no memory. */

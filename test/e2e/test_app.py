@@ -30,6 +30,21 @@ def test_mounts_itself(plenum):
     plenum.run("umount", here)
 
 
+def test_client(plenum):
+    """It reads a file of a server; what does not work is said."""
+    (plenum.dir("tree") / "f").write_text("here")
+    address = f"unix!{plenum.tmp}/s"
+    plenum.start("serve", plenum.tmp / "tree", address)
+    wait_for(lambda: (plenum.tmp / "s").exists())
+    for words, out, err in (([address, "/f"], "here", ""),
+                            ([address, "/none"], "", "/none: No such file or directory\n"),
+                            ([address, "/"], "", "/: Is a directory\n"),
+                            ([f"{address}.none", "/f"], "", f"{address}.none: no such socket (is the server running?)\n"),
+                            ([address], "", "usage: client ADDR PATH\n")):
+        p = subprocess.run([BUILD / "examples/client", *words], capture_output=True, text=True, timeout=30)
+        assert (p.stdout, p.stderr, p.returncode) == (out, err, int(err != "")), words
+
+
 @fuse
 def test_stays_in_the_foreground(plenum):
     here = plenum.dir("here")

@@ -7,7 +7,7 @@ import subprocess
 import threading
 
 import pytest
-from conftest import PLENUM, TOP, as_nobody, fuse, mounted, root
+from conftest import PLENUM, TOP, as_nobody, fuse, mounted, root, wait_for
 
 SUBCOMMANDS = ("mount umount serve duct ssh listen dial ls cat stat get put mkdir rm status trace "
                "version help").split()
@@ -159,6 +159,17 @@ def test_commands_not_found(plenum):
     plenum.run("dial", "unix!x.sock", "sh", "-c", "exit 7", rc=7)
     p.terminate()
     plenum.ended(p)
+
+
+@fuse
+def test_service_without_a_server(plenum):
+    here = plenum.dir("here")
+    p = plenum.start("mount", "-f", f"service(s,unix!{plenum.tmp}/none,{plenum.dir('tree')})", here)
+    wait_for(lambda: mounted(here))
+    with pytest.raises(OSError):
+        os.listdir(here)
+    wait_for(lambda: plenum.err(p) == f"plenum: service s: unix!{plenum.tmp}/none: no such socket"
+             " (is the server running?)\n", "it is not said")
 
 
 def test_port_in_use(plenum):

@@ -117,6 +117,26 @@ def test_a_top_that_does_not_exist(views):
     assert os.listdir(views.dir / "x/y/Z") == ["g"]
 
 
+def test_a_top_that_does_not_exist_is_listed(views):
+    views.make(B={"f": "1"}, m={})
+    assert views.out("--view x/y/Z B --bind mem: m/n/o", "ls x/y/Z; ls x x/y m/n; $P vpath x/y/Z; $P vpath n/Z B; ls n n/Z") == \
+        f"f\nm/n:\no\n\nx:\ny\n\nx/y:\nZ\n{views.dir}/x/y/Z\nn:\nZ\n\nn/Z:\nf\n"
+    views.gone()
+    assert sorted(os.listdir(views.dir)) == ["B", "m"] and os.listdir(views.dir / "m") == []
+
+
+def test_symlinks_in_pairs(views):
+    """What a word of a pair leads to is meant."""
+    views.make(A={"a": "1"}, B={"d/b": "2"})
+    for link, to in (("LA", "A"), ("LB", "B"), ("LL", "LB")):
+        (views.dir / link).symlink_to(to)
+    w = views.dir
+    script = """ls A LA/; echo 3 >LA/n; cat A/n; $P vpath LA/b; $P vpath; $P vpath LA -; $P vpath; $P vpath LA/new LL; $P vpath"""
+    assert views.out("--view LA LL/d", script) == \
+        f"A:\na\nb\n\nLA/:\na\nb\n3\n{w}/B/d/b\n{w}/A {w}/B/d\n\n{w}/A/new {w}/B\n"
+    assert views.out("--bind mem: LA", "echo 4 >LA/m; cat A/m; $P vpath LA/m") == "4\nmem::/m\n"
+
+
 def test_chain_and_dots(views):
     views.make(A={"a": "1"}, B={"a": "2", "b": "2"}, C={"a": "3", "c": "3"})
     out = views.out("--view A B --view B C", "ls A; cat A/a A/.../a A/.../.../a A/c A/b B/c; cd A; cat .../b")
@@ -464,10 +484,15 @@ def test_wrong(views):
     deep = " ".join(f"--view {a} {b}" for i, top in enumerate(("n", "n/n", "n/n/n"))
                     for a, b in [(top, f"q{i}x0")] + [(f"q{i}x{k}", f"q{i}x{k + 1}") for k in range(11)])
     assert "n/n/n: more than 32 directories at one path" in error(deep, ":")
+    assert "B/none: no such directory (" in error("--view A B/none", ":")
+    assert "B/f/g: is not a directory" in error("--view A/f/g B", ":").replace("/A/", "/B/")
+    assert '"": not a path' in views.plain(PLENUM, "run", "--view", "", "B", "--", "true", rc=2).stderr
+    assert "/#fs/s: nowhere: not an address (want tcp!" in error("--view nowhere /#fs/s/monitor", ":", rc=2)
     assert "no such door" in views.plain(PLENUM, "run", "--door=window", "--", "true", rc=2).stderr
     for pairs, text in (("A B B A", "would be over itself"), ("A/f B", "is not a directory"),
                         ("- /#option/none", "no such option"), ("A /#none", "no such service"),
-                        ("A B C", "what goes with it"), ("/ B", "the root directory"), ("B -", "is over nothing")):
+                        ("A B C", "what goes with it"), ("/ B", "the root directory"), ("B -", "is over nothing"),
+                        ("C B C none", "none: no such directory (")):
         if pairs == "/ B" and views.door != "mount":
             continue
         p = views.run("--view A B", f"$P vpath {pairs}; $P vpath")
@@ -475,6 +500,28 @@ def test_wrong(views):
     assert "this is no view (start one: plenum run" in views.plain(PLENUM, "vpath", rc=1).stderr
     p = views.plain("sh", "-c", "$P vpath -p $$; exit $?", rc=1)
     assert "is in no view of this user's" in p.stderr
+    if views.user:
+        p = views.plain(PLENUM, "vpath", "-p", os.getpid(), rc=1)
+        assert "Permission denied (only its user may ask for its view)" in p.stderr
+        if views.door == "mount":
+            assert ": cannot be made: Permission denied (make it, or" in error("--view /new/top B", ":")
+
+
+def test_fuse_is_not_for_everybody(plenum):
+    """auto takes the next door; who asked for this one is told what helps."""
+    plenum.tmp.chmod(0o755)
+    argv = ["unshare", "-m", "sh", "-c", SETUP.replace("666", "600"), plenum.tmp, PLENUM, "run"]
+    p = subprocess.run([*argv, "--door=mount", "true"], capture_output=True, text=True, timeout=30)
+    assert (p.returncode, p.stderr) == (1, "plenum: run: the door mount is closed here: /dev/fuse: Permission denied"
+                                        " (root may open it to all: chmod 666 /dev/fuse)\n")
+    p = subprocess.run([*argv, "-v", "true"], capture_output=True, text=True, timeout=30)
+    assert p.returncode == 0 and p.stderr.startswith("plenum: run: door preload, since the door mount is closed here: ")
+
+
+def test_what_is_not_there_may_be_in_the_view(views):
+    """Over a top that is made by the same change, or over a directory that only the view has."""
+    views.make(B={"d/b": "2"})
+    assert views.out("--view A new --view new B", "ls A/d; $P vpath C A/d; ls C") == "b\nb\n"
 
 
 def only_trap(views):

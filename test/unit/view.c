@@ -139,21 +139,57 @@ static void wrong_words(void **state)
     assert_wrong("- /#escaped /a%00 /b", -EINVAL, "two digits");
 }
 
-static bool is_file(void *arg, const char *path)
+/* /f is a file, /l a link to /real; nothing is at or in /none. */
+static int look(void *arg, char path[VIEW_PATH])
 {
-    return !strcmp(path, arg);
+    if (!strcmp(path, "/l"))
+        strcpy(path, "/real");
+    return !strcmp(path, "/f") ? -ENOTDIR : !strncmp(path, "/none", 5) ? -ENOENT : 0;
 }
 
-static void a_top_that_is_a_file(void **state)
+static void what_is_there(void **state)
 {
-    const char *words[] = {"f", "/b"};
-    struct view *empty, *view;
-    struct pl_err err = {0};
-    assert_int_equal(view_new(&empty), 0);
-    int r = view_change(empty, "/home", words, 2, is_file, (void *)"/home/f", &view, &err);
-    assert_int_equal(r, -ENOTDIR);
-    assert_non_null(strstr(err.text, "/home/f: is not a directory"));
-    view_unref(empty);
+    static const struct {
+        const char *a, *b, *c, *d;
+        int r;
+        const char *text;
+    } cases[] = {
+        {"f", "/b", "/", "/b", -ENOTDIR, "/f: is not a directory"},
+        {"/b", "f", "/", "/b", -ENOTDIR, "/f: is not a directory"},
+        {"/a", "/none", "/x", "/y", -ENOENT, "/none: no such directory (/a would be over nothing)"},
+        {"/none", "/a", "/b", "/none/in", 0, "/none /a /b /none/in"},
+        {"/a", "/none", "/none", "/b", 0, "/a /none /none /b"},
+        {"l", "/b", "/b", "/l", -ELOOP, "would be over itself, by way of /real"},
+        {"l", "/b", "/c", "/l", 0, "/real /b /c /real"},
+        {"l", "/b", "l", "-", 0, ""},
+        {"/real", "/b", "l", "-", 0, ""},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        const char *words[] = {cases[i].a, cases[i].b, cases[i].c, cases[i].d};
+        struct view *empty, *view;
+        struct pl_err err = {0};
+        assert_int_equal(view_new(&empty), 0);
+        assert_int_equal(view_change(empty, "/", words, 4, look, NULL, &view, &err), cases[i].r);
+        if (cases[i].r < 0) {
+            if (!strstr(err.text, cases[i].text))
+                fail_msg("%s: %s", cases[i].text, err.text);
+        } else {
+            assert_text(view, cases[i].text);
+            view_unref(view);
+        }
+        view_unref(empty);
+    }
+}
+
+/* What was there once may go: other changes are made all the same. */
+static void what_has_gone(void **state)
+{
+    struct view *had = made("/a /none"), *view;
+    const char *words[] = {"/b", "/c"};
+    assert_int_equal(view_change(had, "/", words, 2, look, NULL, &view, NULL), 0);
+    assert_text(view, "/a /none /b /c");
+    view_unref(view);
+    view_unref(had);
 }
 
 /* A limit is met, and what is one less is taken. */
@@ -346,10 +382,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pairs),        cmocka_unit_test(services),
         cmocka_unit_test(versions),     cmocka_unit_test(wrong_words),
-        cmocka_unit_test(limits),       cmocka_unit_test(a_top_that_is_a_file),
+        cmocka_unit_test(limits),       cmocka_unit_test(what_is_there),
         cmocka_unit_test(odd_names),    cmocka_unit_test(chains),
         cmocka_unit_test(bindings),     cmocka_unit_test(packed),
-        cmocka_unit_test(packed_empty),
+        cmocka_unit_test(packed_empty), cmocka_unit_test(what_has_gone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
