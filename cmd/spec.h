@@ -3,8 +3,8 @@
  * SPECs: the text form of trees (plenum-spec(7)).
  *
  * A SPEC is parsed first and opened later, in the process that serves it; between the two it is
- * plain data, so that a usage error is told before anything is started. The kinds stand in one
- * table in spec.c, which `plenum help spec` prints.
+ * plain data, so that a usage error is told before anything is started. The kinds stand in two
+ * tables (spec_source.c, spec_layer.c), which `plenum help spec` prints.
  */
 #ifndef CMD_SPEC_H
 #define CMD_SPEC_H
