@@ -31,4 +31,9 @@ static inline int64_t mono_now(void)
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
+static inline int64_t mono_ms(void)
+{
+    return mono_now() / 1000000;
+}
+
 #endif

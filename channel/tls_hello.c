@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Handshakes: who the peer is, and what to say when it is not who it ought to be. */
 #include "base/cred.h"
+#include "base/futex.h"
 #include "base/limits.h"
 #include "base/text.h"
 #include "channel/cert.h"
@@ -688,23 +689,16 @@ int tls_step(struct tls *t, struct pl_err *err)
     return flushed < 0 && flushed != -EAGAIN ? failed(t, err) : -EAGAIN;
 }
 
-static int64_t now_ms(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
 static int step_until(struct tls *t, int ms, int cancel, struct pl_err *err)
 {
-    int64_t end = now_ms() + ms;
+    int64_t end = mono_ms() + ms;
     for (;;) {
         int r = tls_step(t, err);
         if (r != -EAGAIN)
             return r;
         struct pollfd p[2] = {{.fd = t->fd, .events = tls_events(t)},
                               {.fd = cancel, .events = POLLIN}};
-        int64_t left = end - now_ms();
+        int64_t left = end - mono_ms();
         if (left <= 0)
             return pl_fail(err, -ETIMEDOUT,
                            "%s: no TLS handshake within %d s (does the server speak TLS?)", t->peer,

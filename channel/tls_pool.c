@@ -10,6 +10,7 @@
  * `lock` guards everything. A handshake is entered in the epoll with its socket, found again by its
  * number in `by_fd`, and in a list by age, which is the order of the deadlines too.
  */
+#include "base/futex.h"
 #include "base/limits.h"
 #include "channel/tls.h"
 #include <errno.h>
@@ -18,7 +19,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
-#include <time.h>
 #include <unistd.h>
 #define HASH_NONFATAL_OOM 1
 #include <uthash.h>
@@ -45,16 +45,9 @@ struct tls_pool {
     size_t n;
 };
 
-static int64_t now_ms(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
 static bool full(const struct tls_pool *p)
 {
-    return p->n >= LIMIT_HANDSHAKES && now_ms() - p->oldest->begun < FAIR_MS;
+    return p->n >= LIMIT_HANDSHAKES && mono_ms() - p->oldest->begun < FAIR_MS;
 }
 
 /* For when the oldest is out of time, or of its right to a place that others wait for. */
@@ -160,7 +153,7 @@ int tls_pool_add(struct tls_pool *p, int fd, const char *peer, struct pl_err *er
     pthread_mutex_lock(&p->lock);
     if (h) {
         h->fd = fd;
-        h->begun = now_ms();
+        h->begun = mono_ms();
         snprintf(h->peer, sizeof(h->peer), "%s", peer);
         r = tls_new(p->ctx, fd, peer, NULL, NULL, &h->tls, err);
         if (r == 0 && (r = enter(p, h)) < 0) {
@@ -183,7 +176,7 @@ static int expire(struct tls_pool *p, struct pl_err *err)
     int r = -EAGAIN;
     if (read(p->timer, &ticks, sizeof(ticks)) < 0 && errno != EAGAIN)
         return -EAGAIN;
-    if (p->oldest && now_ms() - p->oldest->begun >= p->ms) {
+    if (p->oldest && mono_ms() - p->oldest->begun >= p->ms) {
         r = pl_fail(err, -EACCES, "%s: no TLS handshake within %d s", p->oldest->peer,
                     p->ms / 1000);
         drop(p, p->oldest);

@@ -2,11 +2,10 @@
 #include "cmd/servicedial.h"
 #include "base/confine.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "cmd/pump.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,10 +26,6 @@ struct carried {
 static void *carry(void *arg)
 {
     struct carried *c = arg;
-    sigset_t all;
-    sigfillset(&all);
-    sigdelset(&all, CONFINE_SIGNAL);
-    pthread_sigmask(SIG_BLOCK, &all, NULL);
     pump_run(&c->chan, c->fd);
     free(c);
     return NULL;
@@ -52,13 +47,13 @@ int servicedial_plain(struct chan *chan, int *ret_in, int *ret_out)
         return -ENOMEM;
     }
     *c = (struct carried){.chan = *chan, .fd = pair[1]};
-    int r = pthread_create(&thread, NULL, carry, c);
-    if (r != 0) {
+    int r = thread_start(&thread, 0, carry, c);
+    if (r < 0) {
         close(pair[0]);
         close(pair[1]);
         chan_close(chan);
         free(c);
-        return -r;
+        return r;
     }
     pthread_detach(thread);
     *chan = (struct chan){.in = -1, .out = -1};

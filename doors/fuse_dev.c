@@ -24,6 +24,7 @@
  * Locks: `lock` guards the counts, lists and buffers, and who works on which request. It is not
  * held while a call is cancelled, for that may take long; the worker waits for it at its end.
  */
+#include "base/thread.h"
 #include "doors/fuse_again.h"
 #include "doors/fuse_door.h"
 #include "doors/fuse_uring.h"
@@ -42,7 +43,6 @@
 #define SPARE       2       /* workers in read beside the first, when there is concurrency */
 #define TICK        2000000 /* ns; how long an op that does not announce it holds up others */
 #define REPLY_SMALL 512     /* replies up to this are sent from one piece of memory */
-#define STACK_SIZE  (512 << 10)
 #define PAGE        4096
 #define WRITE_HEAD  (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
 /* Every request without bulk data fits: SYMLINK's header, name and target are 40 + 256 + 4096. */
@@ -218,20 +218,6 @@ static ssize_t receive(struct dev *d, char *buf)
 
 static void *work(void *arg);
 
-static int start_thread(pthread_t *ret, void *(*fn)(void *), void *arg)
-{
-    sigset_t all, old;
-    pthread_attr_t attr;
-    sigfillset(&all); /* signals are for the main thread */
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    pthread_attr_init(&attr);
-    pthread_attr_setstacksize(&attr, STACK_SIZE);
-    int error = pthread_create(ret, &attr, fn, arg);
-    pthread_attr_destroy(&attr);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    return error;
-}
-
 /* Starts a worker; the caller has counted it as idle. Called with the lock, which it lets go of. */
 static void start_and_unlock(struct dev *d)
 {
@@ -250,7 +236,7 @@ static void start_and_unlock(struct dev *d)
     if (w) {
         /* Under the lock, so that the list is complete and `thread` set before the worker runs. */
         pthread_mutex_lock(&d->lock);
-        error = start_thread(&w->thread, work, w);
+        error = -thread_start(&w->thread, FUSE_STACK, work, w);
         if (!error && !used) {
             w->next_worker = d->workers;
             d->workers = w;
@@ -711,9 +697,9 @@ static int begin(struct dev *d, struct pl_err *err)
 static int run(struct dev *d)
 {
     pthread_t watch;
-    int error = start_thread(&watch, monitor, d);
-    if (error)
-        return -error;
+    int error = thread_start(&watch, FUSE_STACK, monitor, d);
+    if (error < 0)
+        return error;
     pthread_mutex_lock(&d->lock);
     d->idle = d->threads = 1;
     start_and_unlock(d);

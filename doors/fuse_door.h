@@ -13,6 +13,8 @@
 #include "fuse/msg.h"
 #include <sys/uio.h>
 
+#define FUSE_STACK (512 << 10) /* bytes, of a thread here */
+
 /* A handler's result that makes the kernel stop asking: sent as ENOSYS, which no tree can send. */
 #define FUSE_NEVER (-4000)
 
@@ -122,6 +124,14 @@ typedef int fuse_handler(struct fuse_req *r);
  * known must be undone). */
 int fuse_reply(struct fuse_req *r, const void *data, size_t size);
 int fuse_reply2(struct fuse_req *r, const void *a, size_t asize, const void *b, size_t bsize);
+/* What an op without data has come to: answered, unless it is an error to answer with. */
+static inline int fuse_done(struct fuse_req *r, int error)
+{
+    if (error < 0)
+        return error;
+    fuse_reply(r, NULL, 0);
+    return 0;
+}
 
 /* Fills an entry and counts the lookup; takes over the reference. `name`: the entry's in the
  * directory r->node, or NULL. 0 or -ENOMEM. */

@@ -14,6 +14,7 @@
  * `lock` guards all of struct fuse_noopen. Files are opened and closed without it.
  */
 #include "doors/fuse_noopen.h"
+#include "base/thread.h"
 #include "doors/fuse_door.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -21,10 +22,9 @@
 #include <sys/ioctl.h>
 #include <time.h>
 
-#define FILES_MAX  256
-#define LINGER     100000000ll /* ns */
-#define BUCKETS    256
-#define STACK_SIZE (512 << 10)
+#define FILES_MAX 256
+#define LINGER    100000000ll /* ns */
+#define BUCKETS   256
 
 /* What of open(2)'s flags tells one open file of a node from another. */
 #define TELLING (O_APPEND | O_SYNC)
@@ -165,24 +165,14 @@ static void *reap(void *arg)
     return NULL;
 }
 
-static bool start_reaper(struct fuse_noopen *no)
-{
-    pthread_attr_t attr;
-    pthread_attr_init(&attr);
-    pthread_attr_setstacksize(&attr, STACK_SIZE);
-    int error = pthread_create(&no->reaper, &attr, reap, no);
-    pthread_attr_destroy(&attr);
-    return error == 0;
-}
-
 /* Nobody uses it now: it is closed later. Called with the lock, lets go of it. */
 static void rest_and_unlock(struct fuse_noopen *no, struct cached *c)
 {
     bool alone = !no->oldest;
     idle_add(no, c);
     struct cached *list = take_out(no, 0);
-    if (!no->running) /* here, since a worker's signals are blocked; if it fails, by the next */
-        no->running = start_reaper(no);
+    if (!no->running) /* if it fails, by the next */
+        no->running = thread_start(&no->reaper, FUSE_STACK, reap, no) == 0;
     else if (alone)
         pthread_cond_signal(&no->wake);
     pthread_mutex_unlock(&no->lock);

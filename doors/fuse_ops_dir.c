@@ -150,14 +150,6 @@ int fuse_op_link(struct fuse_req *r)
     return error;
 }
 
-static int done(struct fuse_req *r, int error)
-{
-    if (error < 0)
-        return error;
-    fuse_reply(r, NULL, 0);
-    return 0;
-}
-
 void fuse_removed(struct fuse_req *r)
 {
     uint64_t ino = r->journal ? atomic_load(&r->slot->intent.ino) : 0;
@@ -191,7 +183,7 @@ static int remove_name(struct fuse_req *r, int flags)
     fuse_journal_deed(r);
     if (error == 0)
         fuse_removed(r);
-    return done(r, error);
+    return fuse_done(r, error);
 }
 
 int fuse_op_unlink(struct fuse_req *r)
@@ -244,7 +236,7 @@ int fuse_op_rename(struct fuse_req *r)
     fuse_journal_deed(r);
     if (error == 0)
         fuse_renamed(r);
-    return done(r, error);
+    return fuse_done(r, error);
 }
 
 int fuse_op_opendir(struct fuse_req *r)

@@ -312,14 +312,6 @@ int fuse_op_copy(struct fuse_req *r)
 
 /* ---- the rest -------------------------------------------------------------------------------- */
 
-static int done(struct fuse_req *r, int error)
-{
-    if (error < 0)
-        return error;
-    fuse_reply(r, NULL, 0);
-    return 0;
-}
-
 int fuse_op_flush(struct fuse_req *r)
 {
     if (!pl_tree_has(r->s->tree, PL_OP_flush) && !(r->s->flags & FUSE_POSIX_LOCKS))
@@ -328,7 +320,7 @@ int fuse_op_flush(struct fuse_req *r)
     if (!file)
         return -EBADF;
     fuse_locks_end(r->s, r->m.h.nodeid, 0, r->m.a.flush.lock_owner); /* as unlocking */
-    return done(r, pl_flush(r->s->tree, &r->call, file, r->m.a.flush.lock_owner));
+    return fuse_done(r, pl_flush(r->s->tree, &r->call, file, r->m.a.flush.lock_owner));
 }
 
 int fuse_op_release(struct fuse_req *r)
@@ -340,7 +332,7 @@ int fuse_op_release(struct fuse_req *r)
         struct pl_lock lock = {.type = F_UNLCK, .flock = true, .owner = in->fh, .end = INT64_MAX};
         pl_lock(r->s->tree, &r->call, f->file, &lock);
     }
-    return done(r, fuse_close(r, in->fh, true));
+    return fuse_done(r, fuse_close(r, in->fh, true));
 }
 
 int fuse_op_fsync(struct fuse_req *r)
@@ -351,7 +343,7 @@ int fuse_op_fsync(struct fuse_req *r)
     if (!file)
         return -EBADF;
     bool data_only = r->m.a.fsync.flags & FUSE_FSYNC_FDATASYNC;
-    return done(r, pl_fsync(r->s->tree, &r->call, file, data_only));
+    return fuse_done(r, pl_fsync(r->s->tree, &r->call, file, data_only));
 }
 
 int fuse_op_fallocate(struct fuse_req *r)
@@ -362,7 +354,8 @@ int fuse_op_fallocate(struct fuse_req *r)
     struct pl_file *file = fuse_req_file(r, in->fh);
     if (!file)
         return -EBADF;
-    return done(r, pl_fallocate(r->s->tree, &r->call, file, (int)in->mode, in->offset, in->length));
+    return fuse_done(
+        r, pl_fallocate(r->s->tree, &r->call, file, (int)in->mode, in->offset, in->length));
 }
 
 int fuse_op_lseek(struct fuse_req *r)

@@ -7,14 +7,6 @@
 #include <string.h>
 #include <sys/xattr.h>
 
-static int done(struct fuse_req *r, int error)
-{
-    if (error < 0)
-        return error;
-    fuse_reply(r, NULL, 0);
-    return 0;
-}
-
 /* ---- extended attributes --------------------------------------------------------------------- */
 
 static bool no_xattrs(const struct fuse_req *r)
@@ -84,7 +76,7 @@ int fuse_op_setxattr(struct fuse_req *r)
     if (error == 0 && (in->setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID) &&
         !strcmp(r->m.name, "system.posix_acl_access"))
         fuse_kill_priv(r, NULL, true);
-    return done(r, error);
+    return fuse_done(r, error);
 }
 
 int fuse_op_removexattr(struct fuse_req *r)
@@ -93,14 +85,14 @@ int fuse_op_removexattr(struct fuse_req *r)
         return FUSE_NEVER;
     note_xattr(r);
     if (strcmp(r->m.name, "security.capability") != 0)
-        return done(r, pl_removexattr(r->s->tree, &r->call, r->node, r->m.name));
+        return fuse_done(r, pl_removexattr(r->s->tree, &r->call, r->node, r->m.name));
     /* The kernel takes them away whoever writes to the file, and lets none but the privileged ask
      * for it: so it is not in the caller's name. */
     struct pl_call call;
     pl_call_init(&call, 0, 0);
     int error = pl_removexattr(r->s->tree, &call, r->node, r->m.name);
     pl_call_done(&call);
-    return done(r, error);
+    return fuse_done(r, error);
 }
 
 /* ---- locks ----------------------------------------------------------------------------------- */
@@ -158,7 +150,7 @@ int fuse_op_setlk(struct fuse_req *r)
      * attributes anew, and what it has of a file that changed meanwhile goes. */
     if (error == 0 && lock.type != F_UNLCK && !(r->s->tree->flags & PL_TREE_PRIVATE))
         fuse_told_attr(r->s, r->m.h.nodeid);
-    return done(r, error);
+    return fuse_done(r, error);
 }
 
 /* ---- ioctl ----------------------------------------------------------------------------------- */

@@ -26,10 +26,10 @@
 #include "base/futex.h"
 #include "base/log.h"
 #include "base/own.h"
+#include "base/thread.h"
 #include "doors/fuse_door.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -412,16 +412,6 @@ static void show_asked(struct fuse_sess *s, const char *why)
              why);
 }
 
-static int start_thread(struct fuse_told *t)
-{
-    sigset_t all, old;
-    sigfillset(&all); /* signals are for the main thread */
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int error = pthread_create(&t->thread, NULL, run, t);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    return -error;
-}
-
 static void free_told(struct fuse_told *t)
 {
     pthread_cond_destroy(&t->cond);
@@ -445,7 +435,7 @@ void fuse_told_start(struct fuse_sess *s)
     s->told = t; /* from its first word on it may be told things */
     char words[64];
     int r = pl_watch(s->tree, &t->watcher, words);
-    if (r == 0 && (r = start_thread(t)) < 0) {
+    if (r == 0 && (r = thread_start(&t->thread, 0, run, t)) < 0) {
         pl_watch(s->tree, NULL, words);
         snprintf(words, sizeof(words), "no thread for it: %s", strerror(-r));
     }

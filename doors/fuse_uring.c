@@ -11,9 +11,9 @@
  * it. `lock` guards the list of lanes, who works on what, and the counts.
  */
 #include "doors/fuse_uring.h"
+#include "base/thread.h"
 #include <errno.h>
 #include <liburing.h>
-#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,11 +21,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define PAGE       4096
-#define SMALL      4608 /* as over the device: what is smaller leaves the reply's buffer free */
-#define STACK_SIZE (512 << 10)
-#define SPARE      4
-#define LANES_MAX  256 /* of a queue; then SETLKW is refused and streams do not wait */
+#define PAGE      4096
+#define SMALL     4608 /* as over the device: what is smaller leaves the reply's buffer free */
+#define SPARE     4
+#define LANES_MAX 256 /* of a queue; then SETLKW is refused and streams do not wait */
 
 enum { CMD_REGISTER = 1, CMD_COMMIT_AND_FETCH = 2 };
 
@@ -212,20 +211,6 @@ static void free_lane(struct lane *l)
     free(l);
 }
 
-static int start_thread(struct lane *l)
-{
-    sigset_t all, old;
-    pthread_attr_t attr;
-    sigfillset(&all); /* signals are for the main thread */
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    pthread_attr_init(&attr);
-    pthread_attr_setstacksize(&attr, STACK_SIZE);
-    int error = pthread_create(&l->thread, &attr, run, l);
-    pthread_attr_destroy(&attr);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    return -error;
-}
-
 /* A new lane for the queue; called with the lock. 0 or a negative errno. */
 static int add_lane(struct fuse_uring *u, struct queue *q)
 {
@@ -246,7 +231,7 @@ static int add_lane(struct fuse_uring *u, struct queue *q)
     if (r == 0) {
         l->iov[0] = (struct iovec){l->entry, sizeof(*l->entry)};
         l->iov[1] = (struct iovec){l->buf + PAGE, u->bufsize};
-        r = start_thread(l);
+        r = thread_start(&l->thread, FUSE_STACK, run, l);
     }
     if (r < 0) {
         free_lane(l);

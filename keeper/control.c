@@ -14,6 +14,7 @@
  * The pause for callers is that from STOPPING to the new server's first word. What they ask
  * meanwhile waits in the kernel.
  */
+#include "base/futex.h"
 #include "base/log.h"
 #include "keeper/state.h"
 #include <errno.h>
@@ -161,7 +162,7 @@ static void begin(struct keeper *k)
         return;
     }
     k->up.step = TRIAL;
-    k->up.until = now_ms() + TRIAL_MS;
+    k->up.until = mono_ms() + TRIAL_MS;
     run(k, true);
 }
 
@@ -178,7 +179,7 @@ static void take(struct keeper *k)
 {
     struct upgrade *u = &k->up;
     u->step = TAKING;
-    u->until = now_ms() + TAKE_MS;
+    u->until = mono_ms() + TAKE_MS;
     for (size_t i = 0; i < k->n; i++)
         if (!k->m[i].gone)
             wire_say(u->nurse, MSG_PLACE, i, (int64_t)k->m[i].dev, NULL);
@@ -196,7 +197,7 @@ static void on_ready(struct keeper *k, const struct fdpass *m)
     } else if (u->step == TRIAL) {
         drop_new(k);
         u->step = STOPPING;
-        u->stopped_at = now_ms();
+        u->stopped_at = mono_ms();
         u->until = u->stopped_at + PAUSE_MS;
         life_signal(k, SIGSTOP);
     } else if (u->step == WAITING && u->pid > 0) {
@@ -268,7 +269,7 @@ void control_up(struct keeper *k)
     u->step = IDLE;
     u->until = 0;
     snprintf(text, sizeof(text), "served by process %d of the installed program, after %lld ms",
-             k->server, (long long)(now_ms() - u->stopped_at));
+             k->server, (long long)(mono_ms() - u->stopped_at));
     reply(k, 0, text);
 }
 
@@ -342,7 +343,7 @@ void control_tick(struct keeper *k)
         u->wanted = false;
         begin(k);
     }
-    if (u->step == IDLE || !u->until || now_ms() < u->until)
+    if (u->step == IDLE || !u->until || mono_ms() < u->until)
         return;
     if (u->step == TAKING)
         life_signal(k, SIGKILL); /* control_died() goes back */

@@ -13,6 +13,7 @@
  * before all else.
  */
 #include "keeper/keeper.h"
+#include "base/futex.h"
 #include "base/log.h"
 #include "base/notify.h"
 #include "keeper/nested.h"
@@ -27,19 +28,11 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #define PATIENCE                                                                                   \
     10000 /* ms that unmounting, and then the server, get to end; then it is forced                \
            */
-
-int64_t now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * INT64_C(1000) + t.tv_nsec / 1000000;
-}
 
 void wait_for(struct waits *w, int fd, short events, wait_fn *fn, void *arg)
 {
@@ -119,7 +112,7 @@ static void send_stop(struct keeper *k)
     k->stop_sent = true;
     if (!k->ready && k->server > 0) /* it is still dialing or the like */
         kill(k->server, SIGTERM);
-    k->deadline = now_ms() + PATIENCE;
+    k->deadline = mono_ms() + PATIENCE;
 }
 
 static void force(struct keeper *k)
@@ -186,7 +179,7 @@ static void begin_end(struct keeper *k)
     k->ender = fork();
     if (k->ender == 0)
         ender_run(k);
-    k->deadline = now_ms() + PATIENCE;
+    k->deadline = mono_ms() + PATIENCE;
     if (k->ender < 0) { /* no memory: without the orderly part */
         k->ender = 0;
         take_all_away(k);
@@ -450,7 +443,7 @@ static void on_deadline(struct keeper *k)
 void keeper_expect_end(struct keeper *k)
 {
     if (!k->deadline)
-        k->deadline = now_ms() + PATIENCE;
+        k->deadline = mono_ms() + PATIENCE;
 }
 
 static void one_turn(struct keeper *k, struct waits *w)
@@ -464,7 +457,7 @@ static void one_turn(struct keeper *k, struct waits *w)
     life_waits(k, w);
     control_waits(k, w);
     wait_until(w, k->deadline);
-    int64_t left = w->until == INT64_MAX ? -1 : w->until - now_ms();
+    int64_t left = w->until == INT64_MAX ? -1 : w->until - mono_ms();
     int n = poll(w->p, w->n, left < -1 ? 0 : left > INT_MAX ? INT_MAX : (int)left);
     if (n < 0 && errno != EINTR && errno != EAGAIN)
         assert(!"poll of our own descriptors");
@@ -473,7 +466,7 @@ static void one_turn(struct keeper *k, struct waits *w)
             w->waiter[i].fn(k, w->waiter[i].arg, w->p[i].revents);
     life_tick(k);
     control_tick(k);
-    if (k->deadline && now_ms() >= k->deadline)
+    if (k->deadline && mono_ms() >= k->deadline)
         on_deadline(k);
 }
 

@@ -17,6 +17,7 @@
  * at each request.) While a server hangs, the keeper reads in its place for a moment every SLOW / 2
  * ms and has all asked again at once, since it may be only slow.
  */
+#include "base/futex.h"
 #include "base/log.h"
 #include "fuse/proto.h"
 #include "keeper/nested.h"
@@ -95,7 +96,7 @@ static int ask(struct keeper *k)
     int rc = fdpass_send(k->life.nurse, &m);
     close(end);
     k->life.begun = rc == 0;
-    k->life.began_at = now_ms();
+    k->life.began_at = mono_ms();
     k->life.answered = answered(k);
     k->life.stopped = k->life.hung = false;
     return rc;
@@ -310,7 +311,7 @@ static short device(struct keeper *k, struct kept *m)
  * somebody has killed after some time may just have had nothing but a long operation in hand. */
 static bool in_vain(struct keeper *k, bool fault)
 {
-    int64_t age = now_ms() - k->life.began_at;
+    int64_t age = mono_ms() - k->life.began_at;
     if (!all_up(k))
         return true;
     if (answered(k) != k->life.answered || (!fault && age >= LONG))
@@ -326,7 +327,7 @@ static bool in_vain(struct keeper *k, bool fault)
 static int next_try(struct keeper *k, bool crashed)
 {
     struct life *l = &k->life;
-    l->quick = crashed && now_ms() - l->began_at < QUICK ? l->quick + 1 : 0;
+    l->quick = crashed && mono_ms() - l->began_at < QUICK ? l->quick + 1 : 0;
     if (!in_vain(k, crashed || l->hung) && l->quick < CRASHES) {
         l->tries = 0;
         return 0;
@@ -362,8 +363,8 @@ bool life_next(struct keeper *k, int status, const char *text)
     k->forced = false;
     k->deadline = 0;
     l->stopped = false;
-    l->away_at = l->away_at ? l->away_at : now_ms();
-    l->retry_at = now_ms() + wait;
+    l->away_at = l->away_at ? l->away_at : mono_ms();
+    l->retry_at = mono_ms() + wait;
     keeper_state(k, "restarting");
     control_died(k);
     if (wait == 0)
@@ -517,7 +518,7 @@ void life_reap(struct keeper *k)
         life_signal(k, SIGKILL);
     } else if (!l->stopped && k->phase == UP) {
         l->stopped = true;
-        l->stopped_at = now_ms();
+        l->stopped_at = mono_ms();
         l->away_at = l->away_at ? l->away_at : l->stopped_at;
         keeper_state(k, "stopped");
         control_stopped(k);
@@ -535,7 +536,7 @@ static bool watches(const struct keeper *k)
 static void kill_hung(struct keeper *k)
 {
     k->life.hung = true;
-    k->life.away_at = k->life.away_at ? k->life.away_at : now_ms();
+    k->life.away_at = k->life.away_at ? k->life.away_at : mono_ms();
     k->life.stopped_at = 0;
     log_say(true, "%s: %s: the server %s for %u s and is killed", k->job->prefix, k->m[0].path,
             all_up(k) ? "took no requests" : "did not begin", k->job->hang);
@@ -574,7 +575,7 @@ static void look(struct keeper *k)
 {
     bool any = false, hangs = false;
     /* time in which we did not run either does not count */
-    int64_t late = now_ms() - k->life.look_at, passed = LOOK + (late < LOOK ? late : LOOK);
+    int64_t late = mono_ms() - k->life.look_at, passed = LOOK + (late < LOOK ? late : LOOK);
     for (size_t i = 0; i < k->n; i++) {
         if (k->m[i].gone || k->m[i].over)
             continue;
@@ -589,7 +590,7 @@ static void look(struct keeper *k)
     int64_t most = (int64_t)k->job->hang * 1000 / 2;
     k->life.pause = any ? LOOK : 2 * k->life.pause;
     k->life.pause = k->life.pause < most ? k->life.pause : most < LOOK ? LOOK : most;
-    k->life.look_at = now_ms() + k->life.pause;
+    k->life.look_at = mono_ms() + k->life.pause;
 }
 
 /* ---- waiting ---- */
@@ -633,7 +634,7 @@ static void on_mountinfo(struct keeper *k, void *arg, short events)
 static bool stands_in(const struct keeper *k, const struct kept *m)
 {
     const struct life *l = &k->life;
-    return k->phase == UP && l->lasts && l->away_at && now_ms() >= l->away_at + AWAY &&
+    return k->phase == UP && l->lasts && l->away_at && mono_ms() >= l->away_at + AWAY &&
            (l->stopped || l->hung || k->server == 0 || !k->ready);
 }
 
@@ -645,7 +646,7 @@ static int64_t soft_end(const struct keeper *k, const struct kept *m)
     if (!soft || m->in.soft || m->in.fd < 0 || k->life.stopped || !stands_in(k, m))
         return 0;
     if (atomic_load(&m->page->link.down)) { /* perhaps while there still was one */
-        int64_t down = now_ms() - (time(NULL) - atomic_load(&m->page->link.since)) * 1000;
+        int64_t down = mono_ms() - (time(NULL) - atomic_load(&m->page->link.since)) * 1000;
         since = down < since ? down : since;
     }
     return since + soft;
@@ -677,12 +678,12 @@ void life_waits(struct keeper *k, struct waits *w)
         if (m->in.nested || stands_in(k, m))
             wait_for(w, stand_in_open(m), POLLIN, on_device, m);
         if (m->in.nheld)
-            wait_until(w, now_ms() + STAND_IN_LOOK);
+            wait_until(w, mono_ms() + STAND_IN_LOOK);
         wait_until(w, soft_end(k, m));
     }
     if (k->phase != UP)
         return;
-    if (l->away_at && now_ms() < l->away_at + AWAY)
+    if (l->away_at && mono_ms() < l->away_at + AWAY)
         wait_until(w, l->away_at + AWAY);
     wait_until(w, l->look_at);
     wait_until(w, patience(k));
@@ -701,17 +702,17 @@ void life_tick(struct keeper *k)
         int64_t soft = soft_end(k, &k->m[i]);
         if (stands_in(k, &k->m[i]))
             stand_in_look(&k->m[i]);
-        if (soft && now_ms() >= soft)
+        if (soft && mono_ms() >= soft)
             stand_in_soft(&k->m[i]);
     }
-    if (l->retry_at && now_ms() >= l->retry_at)
+    if (l->retry_at && mono_ms() >= l->retry_at)
         life_begin(k);
     if (!watches(k))
         l->look_at = 0;
     else if (!l->look_at)
-        l->look_at = now_ms() + (l->pause = LOOK);
-    else if (now_ms() >= l->look_at)
+        l->look_at = mono_ms() + (l->pause = LOOK);
+    else if (mono_ms() >= l->look_at)
         look(k);
-    if (patience(k) && now_ms() >= patience(k))
+    if (patience(k) && mono_ms() >= patience(k))
         kill_hung(k);
 }

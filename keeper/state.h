@@ -16,7 +16,7 @@ enum phase {
     FAILED /* there is no server any more, and something is mounted below */
 };
 
-/* The servers, one after the other: life.c. Times are ms of now_ms(), 0: none. */
+/* The servers, one after the other: life.c. Times are ms of mono_ms(), 0: none. */
 struct life {
     int nurse; /* to the nursery, or -1 */
     pid_t nursery;
@@ -83,12 +83,10 @@ struct waits {
         void *arg;
     } * waiter;
     size_t n, room;
-    int64_t until; /* ms of now_ms() */
+    int64_t until; /* ms of mono_ms() */
 };
 void wait_for(struct waits *w, int fd, short events, wait_fn *fn, void *arg); /* fd -1: nothing */
 void wait_until(struct waits *w, int64_t at);                                 /* 0: no matter */
-
-int64_t now_ms(void);
 
 /* ---- keeper.c ---- */
 void keeper_state(struct keeper *k, const char *word);

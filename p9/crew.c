@@ -24,7 +24,7 @@
  *
  * crew->lock guards all fields but those marked. tick_lock guards `ticking`, and the tick's sleep.
  */
-#include "base/confine.h"
+#include "base/thread.h"
 #include "p9/priv.h"
 #include <assert.h>
 #include <errno.h>
@@ -83,17 +83,7 @@ static void *worker(void *arg);
 
 int crew_thread(pthread_t *ret, void *(*run)(void *), void *arg)
 {
-    pthread_attr_t attr;
-    sigset_t all, old;
-    sigfillset(&all);
-    sigdelset(&all, CONFINE_SIGNAL);
-    pthread_attr_init(&attr);
-    pthread_attr_setstacksize(&attr, STACK);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int r = pthread_create(ret, &attr, run, arg);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    pthread_attr_destroy(&attr);
-    return -r;
+    return thread_start(ret, STACK, run, arg);
 }
 
 static unsigned running(const struct p9_crew *crew)

@@ -2,11 +2,11 @@
 /* Watching what others do to the tree: what is covered, and the thread. See host_watch.h. */
 #include "sources/host_watch.h"
 #include "base/cred.h"
+#include "base/thread.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -270,13 +270,8 @@ static void *take(void *arg)
 
 static int start_thread(struct host_watch *w)
 {
-    sigset_t all, old;
-    sigfillset(&all); /* signals are for the main thread */
-    cred_reset();     /* the thread starts with what this one has */
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int error = pthread_create(&w->thread, NULL, take, w);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    return -error;
+    cred_reset(); /* the thread starts with what this one has */
+    return thread_start(&w->thread, 0, take, w);
 }
 
 /* ---- on and off ------------------------------------------------------------------------------ */
