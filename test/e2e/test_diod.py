@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 from conftest import TOP, fuse, mounted, root, wait_for
+from foreign import commands, fsx, tree  # noqa: F401
 
-FSX = os.path.join(os.path.abspath(os.environ.get("PLENUM_BUILD", TOP / "build")), "test/fsx")
 pytestmark = pytest.mark.skipif(not shutil.which("diod"), reason="needs diod")
 
 
@@ -18,16 +18,6 @@ def tool(server, *args, rc=0):
     p = subprocess.run([args[0], "-s", f"127.0.0.1:{port}", *map(str, args[1:])], capture_output=True, timeout=30)
     assert p.returncode == rc, p.stderr
     return p.stdout
-
-
-@pytest.fixture
-def tree(plenum):
-    d = plenum.dir("d")
-    (d / "f").write_text("text\n")
-    (d / "sub/deep").mkdir(parents=True)
-    (d / "sub/x").write_text("in sub\n")
-    (d / "big").write_bytes(os.urandom(3_000_000))
-    return d
 
 
 @pytest.fixture
@@ -46,6 +36,7 @@ def diod(plenum, tree):
 
 
 def test_its_tools(plenum, tree):
+    (tree / "big").write_bytes(os.urandom(3_000_000))
     s = plenum.serve(tree, "tcp!127.0.0.1!0")
     assert tool(s, "diodcat", "-a", "/", "f", "sub/x") == b"text\nin sub\n"
     assert tool(s, "diodcat", "-a", "/sub", "x") == b"in sub\n"
@@ -72,18 +63,7 @@ def test_its_load(plenum, tree):
 
 @root
 def test_our_commands(plenum, tree, diod):
-    assert plenum.run("cat", diod, "f").out == "text\n"
-    assert plenum.run("ls", diod).out.split() == ["big", "f", "sub"]
-    assert "in sub" not in plenum.run("ls", "-lR", diod).out
-    assert "sub/deep" in plenum.run("ls", "-lR", diod).out
-    plenum.run("get", diod, "big", "sub", plenum.dir("got"))
-    assert (plenum.tmp / "got/big").read_bytes() == (tree / "big").read_bytes()
-    assert (plenum.tmp / "got/sub/x").read_text() == "in sub\n"
-    plenum.run("put", diod, plenum.tmp / "got", "put")
-    subprocess.run(["diff", "-r", plenum.tmp / "got", tree / "put"], check=True)
-    plenum.run("mkdir", diod, "new")
-    plenum.run("rm", "-r", diod, "new", "put")
-    assert sorted(os.listdir(tree)) == ["big", "f", "sub"]
+    commands(lambda *a: plenum.run(*a).out, plenum, tree, diod)
     assert "aname=" in plenum.error("ls", diod.split(",")[0])
     assert f"\"{tree}/none\"" in plenum.error("ls", diod + "/none")
 
@@ -115,9 +95,7 @@ def test_our_mount(plenum, tree, diod):
     os.rename(at / "copy", at / "moved")
     assert (at / "moved/new").is_dir() and sorted(os.listdir(at / "moved")) == sorted(os.listdir(tree / "moved"))
     for seed in 1, 2:
-        p = subprocess.run([FSX, "--without", "orphans", "--seed", str(seed), "--ops", "1000", "--path", at],
-                           capture_output=True, text=True, timeout=50)
-        assert p.returncode == 0, p.stdout[-3000:]
+        fsx(at, "--seed", str(seed), "--ops", "1000")
     shutil.rmtree(at / "moved")
     plenum.run("umount", at)
     assert not mounted(at)

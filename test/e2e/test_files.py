@@ -179,11 +179,11 @@ def test_interrupted(plenum, tree):
     assert os.listdir(out) == []
 
 
-def test_progress_on_a_terminal_only(plenum, tree):
-    assert plenum.run("get", tree, "big", "b1").err == ""
+def on_terminal(stream, *args, rc=0):
+    """What the program writes to one of its streams, when that is a terminal."""
     master, slave = pty.openpty()
-    # Slow enough for the line to appear, and for the totals; a failure has a line of its own.
-    p = subprocess.Popen([PLENUM, "get", f"delay(300ms,{tree})", "big", "missing", plenum.dir("b2")], stderr=slave, stdout=subprocess.DEVNULL)
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | {stream: slave}
+    p = subprocess.Popen([PLENUM, *args], **streams)
     os.close(slave)
     text = b""
     try:
@@ -192,7 +192,14 @@ def test_progress_on_a_terminal_only(plenum, tree):
     except OSError:
         pass
     os.close(master)
-    assert p.wait() == 1
+    assert p.wait() == rc
+    return text
+
+
+def test_progress_on_a_terminal_only(plenum, tree):
+    assert plenum.run("get", tree, "big", "b1").err == ""
+    # Slow enough for the line to appear, and for the totals; a failure has a line of its own.
+    text = on_terminal("stderr", "get", f"delay(300ms,{tree})", "big", "missing", plenum.dir("b2"), rc=1)
     assert b" MiB of 8.6 MiB, " in text and b"[####" in text
     assert b"\r\x1b[Kplenum: get: missing: No such file or directory\r\n" in text
     assert text.endswith(b"/s\r\n") and b"8.6 MiB, 1 file, " in text
@@ -215,17 +222,7 @@ def test_ls(plenum, tree):
 
 
 def test_ls_on_a_terminal_escapes(plenum, tree):
-    master, slave = pty.openpty()
-    p = subprocess.Popen([PLENUM, "ls", tree], stdout=slave, stderr=subprocess.DEVNULL)
-    os.close(slave)
-    text = b""
-    try:
-        while chunk := os.read(master, 4096):
-            text += chunk
-    except OSError:
-        pass
-    os.close(master)
-    assert p.wait() == 0
+    text = on_terminal("stdout", "ls", tree)
     assert b"\x1b" not in text and b"\\377\\033[31m\\012" in text
 
 

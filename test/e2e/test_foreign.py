@@ -7,39 +7,14 @@ import subprocess
 
 import pytest
 from conftest import PLENUM, TOP, fuse, mounted, root, wait_for
+from foreign import commands, fsx, tree  # noqa: F401
 
-FSX = os.path.join(os.path.abspath(os.environ.get("PLENUM_BUILD", TOP / "build")), "test/fsx")
 GANESHA = shutil.which("ganesha.nfsd") or "/usr/bin/ganesha.nfsd"
 pytestmark = [root, fuse]
 needs_qemu = pytest.mark.skipif(not shutil.which("qemu-system-x86_64"),
                                 reason="not installed: qemu-system-x86_64 (apt-get install qemu-system-x86)")
 needs_ganesha = pytest.mark.skipif(not os.path.exists(GANESHA),
                                    reason="not installed: ganesha.nfsd (apt-get install nfs-ganesha nfs-ganesha-vfs)")
-
-
-@pytest.fixture
-def tree(plenum):
-    d = plenum.dir("d")
-    (d / "f").write_text("text\n")
-    (d / "sub/deep").mkdir(parents=True)
-    (d / "sub/x").write_text("in sub\n")
-    return d
-
-
-def commands(run, plenum, tree, spec):
-    """Our commands; run(...) runs one and returns its output."""
-    assert run("cat", spec, "f") == "text\n"
-    assert run("ls", spec).split() == ["f", "sub"]
-    assert "sub/deep" in run("ls", "-lR", spec)
-    (plenum.tmp / "big").write_bytes(os.urandom(3_000_000))
-    run("put", spec, plenum.tmp / "big", "big")
-    run("get", spec, "big", "sub", plenum.dir("got"))
-    assert (plenum.tmp / "got/big").read_bytes() == (plenum.tmp / "big").read_bytes() == (tree / "big").read_bytes()
-    run("put", spec, plenum.tmp / "got", "put")
-    subprocess.run(["diff", "-r", plenum.tmp / "got", tree / "put"], check=True)
-    run("mkdir", spec, "new")
-    run("rm", "-r", spec, "new", "put", "big")
-    assert sorted(os.listdir(tree)) == ["f", "sub"]
 
 
 def work(tree, at):
@@ -76,9 +51,7 @@ def work(tree, at):
         (at / f"dir/{i}").touch()
     assert sorted(map(int, os.listdir(at / "dir"))) == list(range(300))
     shutil.rmtree(at / "dir")
-    p = subprocess.run([FSX, "--without", "orphans", "--ops", "300", "--size", "300000", "--path", at],
-                       capture_output=True, text=True, timeout=50)
-    assert p.returncode == 0, p.stdout[-3000:]
+    fsx(at, "--ops", "300", "--size", "300000")
 
 
 @needs_qemu

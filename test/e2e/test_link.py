@@ -7,7 +7,6 @@ takes.
 """
 import contextlib
 import errno
-import fcntl
 import os
 import pathlib
 import signal
@@ -19,36 +18,12 @@ import time
 import pytest
 import sshd
 from conftest import PLENUM, alive, as_nobody, fuse, mounted, mounts_under, root, wait_for
-from relay import Relay, end_all
+from links import Held, cut_amid_a_transfer, is_down, is_up, link, locked, port_of, relays, start  # noqa: F401
+from relay import Relay
 from test_duct import Pair
 from test_ssh import Host
 
 pytestmark = fuse
-
-
-@pytest.fixture(autouse=True)
-def relays():
-    """They end after the test, and what it mounted, has."""
-    yield
-    while HOLDERS:
-        HOLDERS.pop().end()
-    end_all()
-
-
-def port_of(addr):
-    return int(addr.rsplit("!", 1)[1])
-
-
-def link(plenum, at):
-    return plenum.entry(at)["link"]
-
-
-def is_down(plenum, at):
-    wait_for(lambda: link(plenum, at)["state"] == "down", "the break is not noticed")
-
-
-def is_up(plenum, at):
-    wait_for(lambda: link(plenum, at)["state"] == "up", "it does not come back")
 
 
 class Far:
@@ -75,81 +50,9 @@ class Far:
         is_up(self.plenum, self.at)
 
 
-HOLD = """
-import fcntl, sys
-f = open(sys.argv[1], "a+")
-fcntl.lockf(f, fcntl.LOCK_EX)
-print("held", flush=True)
-for line in sys.stdin:
-    f.write(line)
-    f.flush()
-    print("written", flush=True)
-"""
-
-
-class Held:
-    """A process that has a file of a mount open and locked. (We do not: who starts a process waits until
-    that has closed such files, and the other end may have to be asked.)"""
-
-    def __init__(self, path):
-        self.p = subprocess.Popen([sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE,
-                                  stdout=subprocess.PIPE, text=True)
-        assert self.p.stdout.readline() == "held\n"
-        HOLDERS.append(self)
-
-    def write(self, line):
-        self.p.stdin.write(f"{line}\n")
-        self.p.stdin.flush()
-        assert self.p.stdout.readline() == "written\n"
-
-    def close(self):
-        self.p.stdin.close()
-        assert self.p.wait(30) == 0
-
-    def end(self):
-        self.p.kill()
-        self.p.stdin.close()
-        self.p.stdout.close()
-
-
-HOLDERS = []
-
-
-def locked(path):
-    """By somebody else."""
-    with open(path, "r+b") as f:
-        try:
-            fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def start(*argv, **kw):
-    return subprocess.Popen(list(map(str, argv)), **kw)
-
-
 def test_cut_amid_a_transfer(plenum):
     far = Far(plenum)
-    blob = os.urandom(24 << 20)
-    (plenum.tmp / "blob").write_bytes(blob)
-    held = Held(far.at / "held")
-    far.relay.cut_every(2 << 20, 8)
-    assert subprocess.run(["cp", plenum.tmp / "blob", far.at / "copy"]).returncode == 0
-    assert (far.dir / "copy").read_bytes() == blob
-    far.relay.cut_every(2 << 20, 8)
-    with open(far.at / "copy", "rb") as f:
-        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        assert f.read() == blob
-    assert far.relay.cuts >= 8
-    # What was open and locked is as it was: the server's session is the same.
-    assert locked(far.dir / "held")
-    held.write("still")
-    held.close()
-    assert (far.dir / "held").read_bytes() == b"still\n"
-    is_up(plenum, far.at)
-    assert link(plenum, far.at)["breaks"] >= 8
-    plenum.run("umount", far.at)
+    cut_amid_a_transfer(plenum, far, far.dir, 24 << 20)
 
 
 def test_commands_that_run_once(plenum):
@@ -618,14 +521,17 @@ def kill_ssh(host):
         os.kill(pid, signal.SIGKILL)
 
 
+def directions(plenum, which):
+    """Options of plenum ssh, and where what is mounted."""
+    ways = {"-L": (plenum.dir("at_here"), plenum.dir("there")), "-R": (plenum.dir("at_there"), plenum.dir("here"))}
+    chosen = [o for o in ways if which in (o, "both")]
+    return [word for o in chosen for word in (o, "{}:{}".format(*ways[o]))], [ways[o] for o in chosen]
+
+
 @ssh_there
 @pytest.mark.parametrize("which", ["-L", "-R", "both"])
 def test_ssh_is_killed(plenum, host, which):
-    here, there = plenum.dir("here"), plenum.dir("there")
-    at_here, at_there = plenum.dir("at_here"), plenum.dir("at_there")
-    args = [] if which == "-R" else ["-L", f"{at_here}:{there}"]
-    args += [] if which == "-L" else ["-R", f"{at_there}:{here}"]
-    ways = ([(at_here, there)] if args[0] == "-L" else []) + ([(at_there, here)] if "-R" in args else [])
+    args, ways = directions(plenum, which)
     p = host.start(*args, host.name)
     wait_for(lambda: all(mounted(at) for at, _ in ways) or p.poll() is not None, plenum.err(p))
     held = [Held(at / "held") for at, _ in ways]
@@ -654,12 +560,9 @@ def test_ssh_is_killed(plenum, host, which):
 @pytest.mark.parametrize("which", ["-L", "-R", "both"])
 def test_ssh_is_killed_and_we_end(plenum, host, which):
     """The far end lingers; when nobody comes back it ends by itself, in good order."""
-    here, there = plenum.dir("here"), plenum.dir("there")
-    at_here, at_there = plenum.dir("at_here"), plenum.dir("at_there")
-    args = [] if which == "-R" else ["-L", f"{at_here}:{there}"]
-    args += [] if which == "-L" else ["-R", f"{at_there}:{here}"]
+    args, ways = directions(plenum, which)
     p = host.start("-o", "linger=1s", *args, host.name)
-    ats = [a.split(":")[0] for a in args[1::2]]
+    ats = [at for at, _ in ways]
     wait_for(lambda: all(map(mounted, ats)) or p.poll() is not None, plenum.err(p))
     far = host.far()
     assert far

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 from conftest import fuse, mounted, root, wait_for
+from links import Held, cut_amid_a_transfer, is_down, is_up, link, locked, port_of, relays, start  # noqa: F401
 from relay import Relay
-from test_link import Held, is_down, is_up, link, locked, port_of, relays, start  # noqa: F401
 from test_tls import World, keys
 
 pytestmark = [fuse, root]
@@ -55,23 +55,7 @@ def far(plenum, request):
 
 def test_cut_amid_a_transfer(far, plenum):
     far.mount()
-    blob = os.urandom(12 << 20)
-    (plenum.tmp / "blob").write_bytes(blob)
-    held = Held(far.at / "held")
-    far.relay.cut_every(1 << 20, 8)
-    assert subprocess.run(["cp", plenum.tmp / "blob", far.at / "copy"]).returncode == 0
-    assert (far.files / "copy").read_bytes() == blob
-    (far.files / "other").write_bytes(blob)
-    far.relay.cut_every(1 << 20, 8)
-    assert (far.at / "other").read_bytes() == blob
-    assert far.relay.cuts >= 16
-    assert locked(far.files / "held")
-    held.write("still")
-    held.close()
-    assert (far.files / "held").read_bytes() == b"still\n"
-    is_up(plenum, far.at)
-    assert link(plenum, far.at)["breaks"] >= 8
-    plenum.run("umount", far.at)
+    cut_amid_a_transfer(plenum, far, far.files, 12 << 20)
 
 
 def test_down_for_a_while(far, plenum):

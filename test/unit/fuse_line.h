@@ -8,6 +8,7 @@
 #ifndef UNIT_FUSE_LINE_H
 #define UNIT_FUSE_LINE_H
 
+#include "each_fd.h"
 #include "fuse_kernel.h"
 #include <sched.h>
 #include <sys/prctl.h>
@@ -38,18 +39,6 @@ static struct line {
 static struct pl_tree *(*line_make)(void); /* NULL: the host directory */
 
 /* ---- descriptors ----------------------------------------------------------------------------- */
-
-UNUSED static void each_fd(void (*fn)(int fd))
-{
-    int list[1024], n = 0;
-    DIR *d = opendir("/proc/self/fd");
-    for (struct dirent *e; (e = readdir(d));)
-        if (*e->d_name != '.' && atoi(e->d_name) != dirfd(d) && n < 1024)
-            list[n++] = atoi(e->d_name);
-    closedir(d);
-    while (n > 0)
-        fn(list[--n]);
-}
 
 UNUSED static void is_ours(int fd)
 {

@@ -2,6 +2,7 @@
 /* The FUSE door under a real kernel: a server process, mounts in temporary directories, and this
  * process as the client. Skipped where mount(2) is not permitted. Whatever happens, the mount is
  * taken away: at the end of each test, and by an alarm if one hangs. */
+#include "abort_file.h"
 #include "doors/fuse.h"
 #include <dirent.h>
 #include <errno.h>
@@ -64,20 +65,6 @@ static void hangs(int sig)
 static void is_up(void *arg)
 {
     ((struct shared *)arg)->up = true;
-}
-
-/* The file that aborts the connection of device `dev`, from a mount of fusectl that nobody sees. */
-static int abort_file(dev_t dev)
-{
-    char name[64];
-    int fs = fsopen("fusectl", FSOPEN_CLOEXEC);
-    fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0);
-    int ctl = fsmount(fs, FSMOUNT_CLOEXEC, 0);
-    close(fs);
-    snprintf(name, sizeof(name), "%u/abort", minor(dev));
-    int fd = openat(ctl, name, O_WRONLY | O_CLOEXEC);
-    close(ctl);
-    return fd;
 }
 
 typedef struct pl_tree *make_fn(struct mnt *m);

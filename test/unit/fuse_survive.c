@@ -5,6 +5,7 @@
  * The servers are clones of this process and share its table of descriptors; this process never
  * touches the mount.
  */
+#include "abort_file.h"
 #include "doors/fuse.h"
 #include "fuse/proto.h"
 #include <dirent.h>
@@ -315,19 +316,6 @@ static pid_t program_start(size_t i)
 }
 
 /* ---- the test -------------------------------------------------------------------------------- */
-
-static int abort_file(dev_t dev)
-{
-    char name[64];
-    int fs = fsopen("fusectl", FSOPEN_CLOEXEC);
-    fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0);
-    int ctl = fsmount(fs, FSMOUNT_CLOEXEC, 0);
-    close(fs);
-    snprintf(name, sizeof(name), "%u/abort", minor(dev));
-    int fd = openat(ctl, name, O_WRONLY | O_CLOEXEC);
-    close(ctl);
-    return fd;
-}
 
 /* The device of the mount, as mountinfo tells: to ask the mount itself would wait for a server. */
 static dev_t device(void)

@@ -390,14 +390,20 @@ static void want_gone(pid_t pid)
         usleep(1000);
 }
 
+/* What waits for the mount gets an error. */
+static void kill_keeper(const struct pids *p, pid_t reader)
+{
+    kill(p->keeper, SIGKILL);
+    assert_int_equal(ended(p->keeper), 128 + SIGKILL);
+    int error = ended(reader);
+    assert_true(error == ECONNABORTED || error == ENOTCONN || error == EIO);
+}
+
 static void keeper_killed(void **state)
 {
     struct pids p = background(2, LASTS);
     pid_t reader = hanging_reader(1);
-    kill(p.keeper, SIGKILL);
-    assert_int_equal(ended(p.keeper), 128 + SIGKILL);
-    int error = ended(reader);
-    assert_true(error == ECONNABORTED || error == ENOTCONN || error == EIO);
+    kill_keeper(&p, reader);
     want_gone(p.server);
     want_gone(p.nursery);
     want_logged("the keeper was killed");
@@ -411,10 +417,7 @@ static void keeper_killed_server_stopped(void **state)
     pid_t reader = hanging_reader(0);
     kill(p.server, SIGSTOP);
     want_state(0, "stopped");
-    kill(p.keeper, SIGKILL);
-    assert_int_equal(ended(p.keeper), 128 + SIGKILL);
-    int error = ended(reader);
-    assert_true(error == ECONNABORTED || error == ENOTCONN || error == EIO);
+    kill_keeper(&p, reader);
     want_gone(p.server);
     want_gone(p.nursery);
     want_logged("the keeper was killed");
@@ -429,10 +432,7 @@ static void keeper_killed_server_dead(void **state)
     kill(p.server, SIGKILL);
     want_state(0, "restarting");
     usleep(700000); /* in the pause of 2 s */
-    kill(p.keeper, SIGKILL);
-    assert_int_equal(ended(p.keeper), 128 + SIGKILL);
-    int error = ended(reader);
-    assert_true(error == ECONNABORTED || error == ENOTCONN || error == EIO);
+    kill_keeper(&p, reader);
     want_gone(p.nursery);
     while (waitpid(-1, NULL, 0) > 0) /* a server may just have been tried */
         ;

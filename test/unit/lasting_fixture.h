@@ -8,6 +8,7 @@
 #define UNIT_LASTING_FIXTURE_H
 
 #include "base/keep.h"
+#include "each_fd.h"
 #include <dirent.h>
 #include <errno.h>
 #include <poll.h>
@@ -50,18 +51,6 @@ static inline void must(bool is, const char *what, const char *file, int line)
         return;
     fprintf(stderr, "%s:%d: not so: %s\n", file, line, what);
     _exit(1);
-}
-
-static inline void each_fd(void (*fn)(int fd))
-{
-    int list[1024], n = 0;
-    DIR *d = opendir("/proc/self/fd");
-    for (struct dirent *e; (e = readdir(d));)
-        if (*e->d_name != '.' && atoi(e->d_name) != dirfd(d) && n < 1024)
-            list[n++] = atoi(e->d_name);
-    closedir(d);
-    while (n > 0)
-        fn(list[--n]);
 }
 
 static inline void note_fd(int fd)

@@ -120,27 +120,6 @@ static void test_ctl(void **state)
 
 /* ---- documents ---- */
 
-struct doc {
-    char text[128];
-    int fills, commits, error;
-};
-
-static int doc_fill(const struct pl_made_req *req, struct pl_text *out)
-{
-    struct doc *d = req->arg;
-    d->fills++;
-    return pl_text_put(out, d->text, strlen(d->text));
-}
-
-static int doc_commit(const struct pl_made_req *req, const char *text, size_t n)
-{
-    struct doc *d = req->arg;
-    d->commits++;
-    if (!d->error)
-        snprintf(d->text, sizeof(d->text), "%s", text);
-    return d->error;
-}
-
 static void test_doc(void **state)
 {
     struct pl_file *f, *g;

@@ -7,28 +7,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-struct doc {
-    char text[128];
-    int fills, commits, error;
-};
-
-static int doc_fill(const struct pl_made_req *req, struct pl_text *out)
-{
-    struct doc *d = req->arg;
-    d->fills++;
-    return pl_text_put(out, d->text, strlen(d->text));
-}
-
-static int doc_commit(const struct pl_made_req *req, const char *text, size_t n)
-{
-    struct doc *d = req->arg;
-    d->commits++;
-    assert_int_equal(text[n], 0);
-    if (!d->error)
-        snprintf(d->text, sizeof(d->text), "%s", text);
-    return d->error;
-}
-
 /* As an ordinary user the tree has no file system in memory: no descriptors, all else the same. */
 static int setup_plain(void **state)
 {

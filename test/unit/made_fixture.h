@@ -105,6 +105,30 @@ static inline const char *cat(const char *path)
     return s;
 }
 
+/* ---- a document ---- */
+
+struct doc {
+    char text[128];
+    int fills, commits, error;
+};
+
+static inline int doc_fill(const struct pl_made_req *req, struct pl_text *out)
+{
+    struct doc *d = req->arg;
+    d->fills++;
+    return pl_text_put(out, d->text, strlen(d->text));
+}
+
+static inline int doc_commit(const struct pl_made_req *req, const char *text, size_t n)
+{
+    struct doc *d = req->arg;
+    d->commits++;
+    assert_int_equal(text[n], 0);
+    if (!d->error)
+        snprintf(d->text, sizeof(d->text), "%s", text);
+    return d->error;
+}
+
 /* ---- a reader in a thread of its own ---- */
 
 static inline void *read_one(void *arg)

@@ -486,4 +486,42 @@ static inline void refuse(struct broken *w, bool yes)
     pthread_mutex_unlock(&w->mutex);
 }
 
+/* ---- a directory that is read on ---- */
+
+enum { ENTRIES = 1000 };
+
+struct names {
+    unsigned n, stop;
+    uint64_t next;
+    bool seen[ENTRIES + 10];
+};
+
+static inline int take(void *arg, const struct pl_dirent *ent)
+{
+    struct names *l = arg;
+    int i;
+    if (l->n == l->stop)
+        return 1;
+    l->n++;
+    l->next = ent->next;
+    if (sscanf(ent->name, "e%d", &i) == 1) {
+        assert_false(l->seen[i]);
+        l->seen[i] = true;
+    }
+    return 0;
+}
+
+static inline void add_entry(struct broken *w, int i)
+{
+    char name[200];
+    snprintf(name, sizeof(name), "e%d-%0180d", i, i);
+    pl_close(w->mem, &call, create(w->mem, w->root, name, O_RDWR, NULL));
+}
+
+static inline void add_entries(struct broken *w)
+{
+    for (int i = 0; i < ENTRIES; i++)
+        add_entry(w, i);
+}
+
 #endif

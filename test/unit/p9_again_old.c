@@ -218,36 +218,6 @@ static void truncating(void **state)
 
 /* ---- directories ---- */
 
-enum { ENTRIES = 1000 };
-
-struct names {
-    unsigned n, stop;
-    uint64_t next;
-    bool seen[ENTRIES + 10];
-};
-
-static int take(void *arg, const struct pl_dirent *ent)
-{
-    struct names *l = arg;
-    int i;
-    if (l->n == l->stop)
-        return 1;
-    l->n++;
-    l->next = ent->next;
-    if (sscanf(ent->name, "e%d", &i) == 1) {
-        assert_false(l->seen[i]);
-        l->seen[i] = true;
-    }
-    return 0;
-}
-
-static void add_entry(struct broken *w, int i)
-{
-    char name[200];
-    snprintf(name, sizeof(name), "e%d-%0180d", i, i);
-    pl_close(w->mem, &call, create(w->mem, w->root, name, O_RDWR, NULL));
-}
-
 /* Each entry once, although the next server begins anew; and what was removed meanwhile, even the
  * last that was read, loses none of the others. */
 static void directories(void **state)
@@ -255,8 +225,7 @@ static void directories(void **state)
     struct broken *w = new_of(state);
     struct names l = {0};
     struct pl_file *dir;
-    for (int i = 0; i < ENTRIES; i++)
-        add_entry(w, i);
+    add_entries(w);
     assert_int_equal(pl_open(w->far, &call, w->top, O_RDONLY | O_DIRECTORY, &dir), 0);
     for (enum when when = BEFORE;; when = when == AFTER ? BEFORE : when + 1) {
         unsigned before = l.n;

@@ -182,38 +182,13 @@ static void unlinked(void **state)
     broken_free(w);
 }
 
-struct names {
-    unsigned n, stop;
-    uint64_t next;
-    bool seen[1000];
-};
-
-static int take(void *arg, const struct pl_dirent *ent)
-{
-    struct names *l = arg;
-    int i;
-    if (l->n == l->stop)
-        return 1;
-    l->n++;
-    l->next = ent->next;
-    if (sscanf(ent->name, "e%d", &i) == 1) {
-        assert_false(l->seen[i]);
-        l->seen[i] = true;
-    }
-    return 0;
-}
-
 /* A directory is read on, each entry once, whenever the line breaks. */
 static void directories(void **state)
 {
     struct broken *w = new_of(state);
     struct names l = {0};
     struct pl_file *dir;
-    char name[200];
-    for (int i = 0; i < 1000; i++) {
-        snprintf(name, sizeof(name), "e%d-%0180d", i, i);
-        pl_close(w->mem, &call, create(w->mem, w->root, name, O_RDWR, NULL));
-    }
+    add_entries(w);
     assert_int_equal(pl_open(w->far, &call, w->top, O_RDONLY | O_DIRECTORY, &dir), 0);
     for (enum when when = BEFORE;; when = when == AFTER ? BEFORE : when + 1) {
         unsigned before = l.n;
@@ -223,7 +198,7 @@ static void directories(void **state)
         if (l.n == before)
             break;
     }
-    assert_int_equal(l.n, 1002);
+    assert_int_equal(l.n, ENTRIES + 2);
     assert_true(w->downs >= 2);
     pl_close(w->far, &call, dir);
     broken_free(w);
@@ -269,11 +244,7 @@ static void directories_elsewhere(void **state)
     struct broken *w = broken_over(&s->tree, *state, 0);
     struct names *l = calloc(1, sizeof(*l));
     struct pl_file *dir;
-    char name[200];
-    for (int i = 0; i < 1000; i++) {
-        snprintf(name, sizeof(name), "e%d-%0180d", i, i);
-        pl_close(w->mem, &call, create(w->mem, w->root, name, O_RDWR, NULL));
-    }
+    add_entries(w);
     assert_int_equal(pl_open(w->far, &call, w->top, O_RDONLY | O_DIRECTORY, &dir), 0);
     for (unsigned i = 0;; i++) {
         unsigned before = l->n;

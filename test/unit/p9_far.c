@@ -444,23 +444,20 @@ static void listing(void **state)
 
 int main(void)
 {
-#define BOTH(f)                                                                                    \
-    cmocka_unit_test_setup_teardown(f, setup_own, teardown),                                       \
-        cmocka_unit_test_setup_teardown(f, setup_plain, teardown)
     signal(SIGPIPE, SIG_IGN);
     const struct CMUnitTest tests[] = {
-        BOTH(behind),
-        BOTH(behind_in_order),
-        BOTH(behind_errors),
+        OWN_AND_PLAIN(behind),
+        OWN_AND_PLAIN(behind_in_order),
+        OWN_AND_PLAIN(behind_errors),
         cmocka_unit_test_setup_teardown(flush_when_due, setup_own, teardown),
-        BOTH(behind_interrupted),
-        BOTH(behind_bounded),
+        OWN_AND_PLAIN(behind_interrupted),
+        OWN_AND_PLAIN(behind_bounded),
         cmocka_unit_test_setup_teardown(set_behind, setup_own, teardown),
-        BOTH(ahead),
-        BOTH(listing),
-        BOTH(behind_truncated),
-        BOTH(behind_by_name),
-        BOTH(near_and_far),
+        OWN_AND_PLAIN(ahead),
+        OWN_AND_PLAIN(listing),
+        OWN_AND_PLAIN(behind_truncated),
+        OWN_AND_PLAIN(behind_by_name),
+        OWN_AND_PLAIN(near_and_far),
         cmocka_unit_test_setup_teardown(set_in_order, setup_own, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -340,19 +340,26 @@ static bool is_done(const char *point)
     return !strcmp(point, "deed") || !strcmp(point, "answered");
 }
 
+/* As before each deed; its message. False: it cannot be done here. */
+static bool prepare(const struct deed *d, struct p9_msg *ret)
+{
+    *ret = d->m;
+    ret->op = 1;
+    ret->gid = getegid();
+    clean();
+    if (d->before)
+        d->before();
+    return possible(d);
+}
+
 /* `then`: where the second server dies, too; NULL: it does not. */
 static void one(const struct deed *d, const char *point, const char *then)
 {
     struct raw c;
-    struct p9_msg m = d->m;
+    struct p9_msg m;
     char crash[32];
     bool done = is_done(point), answered = !strcmp(point, "answered");
-    m.op = 1;
-    m.gid = getegid();
-    clean();
-    if (d->before)
-        d->before();
-    if (!possible(d))
+    if (!prepare(d, &m))
         return;
     at(crash, point);
     server_start(crash);
@@ -419,14 +426,9 @@ static void lived(void **state)
 {
     for (size_t i = 0; i < sizeof(deeds) / sizeof(*deeds); i++) {
         const struct deed *d = &deeds[i];
-        struct p9_msg m = d->m, first;
+        struct p9_msg m, first;
         struct raw a, b;
-        m.op = 1;
-        m.gid = getegid();
-        clean();
-        if (d->before)
-            d->before();
-        if (!possible(d))
+        if (!prepare(d, &m))
             continue;
         server_start(NULL);
         meet(&a, ME, P9_SESSION_REMEMBERS);

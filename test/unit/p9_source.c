@@ -365,22 +365,19 @@ static void a_server_that_dies(void **state)
 
 int main(void)
 {
-#define BOTH(f)                                                                                    \
-    cmocka_unit_test_setup_teardown(f, setup_own, teardown),                                       \
-        cmocka_unit_test_setup_teardown(f, setup_plain, teardown)
     signal(SIGPIPE, SIG_IGN);
     const struct CMUnitTest tests[] = {
-        BOTH(large_reads_and_writes),
-        BOTH(appending),
-        BOTH(one_node_an_object),
-        BOTH(replaced_files),
-        BOTH(long_directories),
-        BOTH(attributes_of_attributes),
-        BOTH(locking),
-        BOTH(cancelling),
-        BOTH(each_user_is_itself),
-        BOTH(deep_for_another_user),
-        BOTH(a_server_that_dies),
+        OWN_AND_PLAIN(large_reads_and_writes),
+        OWN_AND_PLAIN(appending),
+        OWN_AND_PLAIN(one_node_an_object),
+        OWN_AND_PLAIN(replaced_files),
+        OWN_AND_PLAIN(long_directories),
+        OWN_AND_PLAIN(attributes_of_attributes),
+        OWN_AND_PLAIN(locking),
+        OWN_AND_PLAIN(cancelling),
+        OWN_AND_PLAIN(each_user_is_itself),
+        OWN_AND_PLAIN(deep_for_another_user),
+        OWN_AND_PLAIN(a_server_that_dies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

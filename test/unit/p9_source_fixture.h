@@ -186,6 +186,10 @@ static inline int teardown(void **state)
     return 0;
 }
 
+#define OWN_AND_PLAIN(f)                                                                           \
+    cmocka_unit_test_setup_teardown(f, setup_own, teardown),                                       \
+        cmocka_unit_test_setup_teardown(f, setup_plain, teardown)
+
 /* ---- helpers ---- */
 
 static inline struct pl_file *create(struct pl_tree *t, struct pl_node *dir, const char *name,
