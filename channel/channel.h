@@ -4,11 +4,11 @@
  *
  * ADDR is tcp!HOST!PORT, tls!HOST!PORT, unix!PATH, vsock!CID!PORT, exec!COMMAND, stdio, fd!IN,OUT,
  * or the same as URLs: tcp://HOST:PORT (IPv6 in brackets), tls://HOST:PORT, unix:PATH,
- * vsock://CID:PORT, exec:COMMAND, fd:IN,OUT; and /dev/tcp/HOST/PORT, as in shells. tls is TLS 1.3 with both ends known by certificates or
- * a pre-shared key (channel/keys.h).
- * PORT may be left out: 564. `*` as host listens everywhere (IPv4 and IPv6); a CID may be `host`,
- * `local` or `*`; fd!N is fd!N,N. exec runs COMMAND with sh -c, its stdin and stdout the channel,
- * its stderr ours. The table of forms is in channel/addr.c.
+ * vsock://CID:PORT, exec:COMMAND, fd:IN,OUT; and /dev/tcp/HOST/PORT, as in shells. tls is TLS 1.3
+ * with both ends known by certificates or a pre-shared key (channel/keys.h). PORT may be left out:
+ * 564. `*` as host listens everywhere (IPv4 and IPv6); a CID may be `host`, `local` or `*`; fd!N is
+ * fd!N,N. exec runs COMMAND with sh -c, its stdin and stdout the channel, its stderr ours. The
+ * table of forms is in channel/addr.c.
  *
  * Every descriptor is close-on-exec and blocking. Failures are one sentence in `err`. Nothing is
  * printed here: what the user ought to be warned of is a `note`. The program ignores SIGPIPE.
