@@ -18,7 +18,7 @@
 #define MSG_PASS 0x72656c6b
 
 struct holder {
-    int fd, dir;
+    struct reg_meeting meeting;
     char name[64];
 };
 
@@ -28,9 +28,8 @@ int holder_new(const char *token, struct holder **ret)
     if (!h)
         return -ENOMEM;
     snprintf(h->name, sizeof(h->name), "%s", token);
-    h->fd = reg_meet(h->name, &h->dir);
-    if (h->fd < 0) {
-        int r = h->fd;
+    int r = reg_meet(h->name, &h->meeting);
+    if (r < 0) {
         free(h);
         return r;
     }
@@ -42,13 +41,13 @@ void holder_free(struct holder *h)
 {
     if (!h)
         return;
-    reg_meet_end(h->name, h->fd, h->dir);
+    reg_meet_end(h->name, &h->meeting);
     free(h);
 }
 
 int holder_fd(const struct holder *h)
 {
-    return h->fd;
+    return h->meeting.fd;
 }
 
 /* The other end of the socket is this user or root. */
@@ -69,7 +68,7 @@ static void blocking(int fd)
 int holder_accept(struct holder *h, struct chan *ret, struct pl_err *err)
 {
     struct fdpass m = {0};
-    int sock = accept4(h->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    int sock = accept4(h->meeting.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (sock < 0)
         return errno == EMFILE || errno == ENFILE || errno == ENOMEM
                    ? pl_fail(err, -errno, "a returning ssh: %s", strerror(errno))

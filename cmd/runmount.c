@@ -55,7 +55,8 @@ struct host {
     char place[PATH_MAX];
     uint64_t ns;
     pid_t first;
-    int notices, meet, meet_dir, err;
+    struct reg_meeting meet;
+    int notices, err;
     bool lasts;
 };
 
@@ -179,7 +180,7 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
     struct viewctl_setup setup = {.door = &h->door,
                                   .ns = h->ns,
                                   .notices = h->notices,
-                                  .meet = h->meet,
+                                  .meet = h->meet.fd,
                                   .depth = h->run->depth,
                                   .page = page,
                                   .err = h->err};
@@ -229,8 +230,7 @@ static int finish(void *arg, struct pl_err *err)
     pl_tree_unref(h->tree);
     viewspace_close(&h->space);
     viewlink_name(h->ns, name);
-    if (h->meet >= 0)
-        reg_meet_end(name, h->meet, h->meet_dir);
+    reg_meet_end(name, &h->meet);
     clear(h);
     return 0;
 }
@@ -250,7 +250,7 @@ static bool take_mounted(struct host *h, int sock)
     h->notices = m.nfd > 1 ? m.fd[1] : -1;
     h->ns = strtoull(m.data, NULL, 10);
     viewlink_name(h->ns, name);
-    h->meet = reg_meet(name, &h->meet_dir);
+    reg_meet(name, &h->meet);
     return true;
 }
 
@@ -460,7 +460,7 @@ int run_mount(const struct run *run)
     struct host *h = calloc(1, sizeof(*h)); /* the starter's servers have it too */
     if (!h)
         return cmd_fail(run->cmd, "out of memory");
-    *h = (struct host){.run = run, .notices = -1, .meet = -1, .err = -1, .first = getpid()};
+    *h = (struct host){.run = run, .notices = -1, .meet.fd = -1, .err = -1, .first = getpid()};
     int status = run_host(h);
     if (h->space.kept)
         munmap(h->space.kept, sizeof(*h->space.kept));

@@ -355,7 +355,8 @@ static void fill_page(const struct super *s, struct reg_page *page)
 
 static _Noreturn void supervise(struct super *s, int sock)
 {
-    int *given = inherited(sock), dir, status = 0;
+    int *given = inherited(sock), status = 0;
+    struct reg_meeting meet;
     struct reg_entry *entry = NULL;
     struct reg_page *page = NULL;
     struct pl_err err = {0};
@@ -364,13 +365,13 @@ static _Noreturn void supervise(struct super *s, int sock)
     util_many_descriptors();
     s->null = open("/dev/null", O_RDWR | O_CLOEXEC);
     viewlink_trap_name(getpid(), name);
-    int meet = reg_meet(name, &dir);
+    reg_meet(name, &meet);
     reg_add("view", "", text ? text : "", &entry, &page);
     if (page)
         atomic_store(&page->server, getpid());
     linkopt_init(&s->links.link);
     int r = open_trees(s, &err);
-    r = r < 0 ? r : begin(s, page, meet, &err);
+    r = r < 0 ? r : begin(s, page, meet.fd, &err);
     if (r < 0) {
         if (s->space.kept)
             viewspace_clear(s->space.kept);
@@ -388,8 +389,7 @@ static _Noreturn void supervise(struct super *s, int sock)
         say(sock, MSG_ENDED, 0, r < 0 ? 1 << 8 : status, NULL);
     trap_end(s->trap);
     viewspace_clear(s->space.kept);
-    if (meet >= 0)
-        reg_meet_end(name, meet, dir);
+    reg_meet_end(name, &meet);
     reg_del(entry);
     if (over)
         say(sock, MSG_ENDED, 1, r < 0 ? 1 << 8 : status, NULL);

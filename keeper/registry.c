@@ -494,10 +494,10 @@ static int bind_at(int dir, const char *name)
     return rc;
 }
 
-static int connect_at(int dir, const char *name)
+static int connect_at(int dir, const char *name, bool block)
 {
     struct sockaddr_un un = address(dir, name);
-    int s = new_socket(true);
+    int s = new_socket(block);
     if (s >= 0 && connect(s, (struct sockaddr *)&un, sizeof(un)) < 0) {
         int rc = errno == ECONNREFUSED ? -ENOENT : -errno;
         close(s);
@@ -514,7 +514,7 @@ static void clear_meetings(int dir)
     for (struct dirent *de; d && (de = readdir(d));) {
         if (strncmp(de->d_name, "meet-", 5) != 0)
             continue;
-        int s = connect_at(dir, de->d_name);
+        int s = connect_at(dir, de->d_name, false); /* one that is busy is there */
         if (s == -ENOENT)
             unlinkat(dir, de->d_name, 0);
         else if (s >= 0)
@@ -529,10 +529,21 @@ static bool meeting_name(char ret[80], const char *name)
     return !strchr(name, '/') && snprintf(ret, 80, "meet-%s", name) < 64;
 }
 
-int reg_meet(const char *name, int *dir)
+/* Names come and go one at a time: one may be wanted anew while its last owner ends (a view is met
+ * by the number of its namespace, which the kernel gives away again), and nobody takes away
+ * another's. */
+static void lock_meetings(int dir, int how)
+{
+    while (flock(dir, how) < 0 && errno == EINTR)
+        ;
+}
+
+int reg_meet(const char *name, struct reg_meeting *ret)
 {
     char file[80];
+    struct stat st;
     int rc = -ENOENT;
+    ret->fd = -1;
     if (!meeting_name(file, name))
         return -EINVAL;
     for (int i = 0; i < PLACES && rc < 0; i++) {
@@ -541,25 +552,35 @@ int reg_meet(const char *name, int *dir)
             rc = d == -ENOENT ? rc : d;
             continue;
         }
+        lock_meetings(d, LOCK_EX);
         clear_meetings(d);
         rc = bind_at(d, file);
+        if (rc >= 0 && fstatat(d, file, &st, AT_SYMLINK_NOFOLLOW) == 0)
+            *ret = (struct reg_meeting){.fd = rc, .dir = d, .ino = st.st_ino};
+        lock_meetings(d, LOCK_UN);
         if (rc < 0) {
             close(d);
             continue;
         }
         confine_path_of(d, CONFINE_REMOVE);
-        *dir = d;
     }
-    return rc;
+    return rc < 0 ? rc : 0;
 }
 
-void reg_meet_end(const char *name, int fd, int dir)
+void reg_meet_end(const char *name, struct reg_meeting *m)
 {
     char file[80];
-    close(fd);
-    if (meeting_name(file, name))
-        unlinkat(dir, file, 0);
-    close(dir);
+    struct stat st;
+    if (m->fd < 0)
+        return;
+    lock_meetings(m->dir, LOCK_EX);
+    if (meeting_name(file, name) && fstatat(m->dir, file, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+        st.st_ino == m->ino)
+        unlinkat(m->dir, file, 0);
+    lock_meetings(m->dir, LOCK_UN);
+    close(m->fd);
+    close(m->dir);
+    m->fd = -1;
 }
 
 int reg_meet_dial(const char *name)
@@ -572,7 +593,7 @@ int reg_meet_dial(const char *name)
         int d = open_place(lasting_first[i], false);
         if (d < 0)
             continue;
-        rc = connect_at(d, file);
+        rc = connect_at(d, file, true);
         close(d);
     }
     return rc;

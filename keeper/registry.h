@@ -99,11 +99,16 @@ int reg_listen(struct reg_entry *e);
 int reg_dial(const char *dir);
 
 /* A meeting point by name, for two processes of this user that know it (SOCK_SEQPACKET,
- * close-on-exec): the listening descriptor (non-blocking), or a negative errno. In a directory that
- * stays when the user's last login session ends; it stays open in *dir, since who is confined by
- * then could not open it again to take the name away. */
-int reg_meet(const char *name, int *dir);
-void reg_meet_end(const char *name, int fd, int dir);
+ * close-on-exec). In a directory that stays when the user's last login session ends; it stays open,
+ * since who is confined by then could not open it again to take the name away. */
+struct reg_meeting {
+    int fd; /* listens (non-blocking); -1: there is none */
+    int dir;
+    uint64_t ino; /* of the name, which another may have taken over */
+};
+/* 0 or a negative errno. Who has had the name is not met any more. */
+int reg_meet(const char *name, struct reg_meeting *ret);
+void reg_meet_end(const char *name, struct reg_meeting *meeting); /* nothing if there is none */
 /* Connected to who listens there; -ENOENT: nobody does. */
 int reg_meet_dial(const char *name);
 /* A directory for what a server's successor needs, as private as the registry's, beside the

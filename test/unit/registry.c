@@ -18,6 +18,7 @@
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -462,27 +463,48 @@ static void meetings(void **state)
     struct ucred cred;
     socklen_t size = sizeof(cred);
     assert_int_equal(reg_meet_dial("one"), -ENOENT);
-    int dir[3];
-    int one = reg_meet("one", &dir[0]), two = reg_meet("two", &dir[1]);
-    assert_true(one >= 0 && two >= 0);
+    struct reg_meeting one, two, three, none;
+    assert_int_equal(reg_meet("one", &one), 0);
+    assert_int_equal(reg_meet("two", &two), 0);
     int s = reg_meet_dial("one");
     assert_true(s >= 0);
     assert_int_equal(getsockopt(s, SOL_SOCKET, SO_PEERCRED, &cred, &size), 0);
     assert_int_equal(cred.pid, getpid());
     close(s);
-    assert_int_equal(reg_meet("a/b", &dir[2]), -EINVAL);
+    assert_int_equal(reg_meet("a/b", &none), -EINVAL);
     assert_int_equal(live(), 0); /* they are no entries */
     /* A listener that was killed leaves its name, which the next one clears; those who live stay.
      */
-    close(one);
-    close(dir[0]);
+    close(one.fd);
+    close(one.dir);
     assert_int_equal(reg_meet_dial("one"), -ENOENT);
-    int three = reg_meet("three", &dir[2]);
+    assert_int_equal(reg_meet("three", &three), 0);
     s = reg_meet_dial("two");
-    assert_true(three >= 0 && s >= 0);
+    assert_true(s >= 0);
     close(s);
-    reg_meet_end("two", two, dir[1]);
-    reg_meet_end("three", three, dir[2]);
+    /* Another takes a name over while its owner ends. */
+    struct reg_meeting again;
+    assert_int_equal(reg_meet("two", &again), 0);
+    reg_meet_end("two", &two);
+    s = reg_meet_dial("two");
+    assert_true(s >= 0);
+    close(s);
+    /* One with more callers than it takes up holds up nobody. */
+    int waiting[64], n = 0;
+    struct sockaddr_un un = {.sun_family = AF_UNIX};
+    snprintf(un.sun_path, sizeof(un.sun_path), "/proc/self/fd/%d/meet-three", three.dir);
+    while (n < 64 && (waiting[n] = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0)) >= 0 &&
+           connect(waiting[n], (struct sockaddr *)&un, sizeof(un)) == 0)
+        n++;
+    assert_true(n > 0 && n < 64);
+    struct reg_meeting four;
+    assert_int_equal(reg_meet("four", &four), 0);
+    reg_meet_end("four", &four);
+    while (n >= 0)
+        close(waiting[n--]);
+    reg_meet_end("two", &again);
+    reg_meet_end("three", &three);
+    reg_meet_end("none", &none); /* it is none */
     assert_int_equal(reg_meet_dial("two"), -ENOENT);
     assert_int_equal(count_files(where) > 0 ? count_files(where) : 0, 0);
 }
