@@ -35,10 +35,8 @@ static int ok(struct fuse_req *r)
 
 static struct redo evidence(const struct fuse_req *r)
 {
-    return (struct redo){.tree = r->s->tree,
-                         .intent = &r->slot->intent,
-                         .began = r->slot->began,
-                         .uid = r->m.h.uid};
+    return (struct redo){
+        .tree = r->s->tree, .intent = &r->slot->intent, .began = r->slot->began, .uid = r->m.h.uid};
 }
 
 /* What `name` in the request's directory stands for now; `node` may be NULL. */
