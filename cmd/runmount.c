@@ -109,9 +109,10 @@ static int set_space(struct host *h, struct view *view, struct pl_err *err)
 }
 
 /* That opens do not leave the kernel was agreed, and cannot be taken back. */
-static int check_opens(struct host *h, struct pl_err *err)
+static int check_opens(struct host *h, const struct view *view, struct pl_err *err)
 {
-    if (h->opts.fuse.opens != FUSE_OFF || h->space.space->flags & PL_TREE_STATELESS)
+    bool empty = !view->ntops && !h->space.nbinds; /* there is nothing to open */
+    if (h->opts.fuse.opens != FUSE_OFF || h->space.space->flags & PL_TREE_STATELESS || empty)
         return 0;
     return pl_fail(err, -EBUSY,
                    "there is something in it that must see each open, and this view "
@@ -127,7 +128,7 @@ static int apply(void *arg, pid_t pid, struct view *was, struct view *view, stru
     r = r < 0 ? r : make_missing(h, new, err);
     r = r < 0 ? r : set_space(h, view, err);
     if (r == 0) {
-        r = check_opens(h, err);
+        r = check_opens(h, view, err);
         r = r < 0 ? r : move_tops(h, old, new, false, err);
         r = r < 0 ? r : move_tops(h, new, old, true, err);
         r = r < 0 ? r : viewspace_publish(s->kept, view);

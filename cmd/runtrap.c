@@ -464,6 +464,7 @@ int run_trap(const struct run *run)
         close(pair[0]);
         supervise(s, pair[1]);
     }
+    free(s);
     close(pair[1]);
     if (pid < 0)
         return cmd_fail(run->cmd, "no process: %s", strerror(errno));

@@ -35,7 +35,7 @@ static void cancel_a_lock(bool flock, int delay)
     else
         NEED(locks, t_lock(a, 1, F_WRLCK, false));
     pl_call_init_self(&w.call);
-    struct thread *th = thread_start(wait_for_lock, &w);
+    struct thread *th = thread_begin(wait_for_lock, &w);
     for (int i = 0; i < delay; i++)
         tick();
     pl_call_cancel(&w.call);
@@ -68,7 +68,7 @@ CASE(cancel, at_any_moment)
     for (int i = 0; i < 100; i++) {
         struct waiter w = {.o = b, .r = 1};
         pl_call_init_self(&w.call);
-        struct thread *th = thread_start(wait_for_lock, &w);
+        struct thread *th = thread_begin(wait_for_lock, &w);
         nanosleep(&(struct timespec){0, rnd(&seed, 300000)}, NULL);
         pl_call_cancel(&w.call);
         pl_call_cancel(&w.call); /* twice is once */
@@ -90,7 +90,7 @@ CASE(cancel, as_it_succeeds)
         struct waiter w = {.o = b, .r = 1};
         NEED(locks, t_lock(a, 1, F_WRLCK, false));
         pl_call_init_self(&w.call);
-        struct thread *th = thread_start(wait_for_lock, &w);
+        struct thread *th = thread_begin(wait_for_lock, &w);
         nanosleep(&(struct timespec){0, rnd(&seed, 200000)}, NULL);
         OK(t_lock(a, 1, F_UNLCK, false));
         pl_call_cancel(&w.call);
@@ -157,7 +157,7 @@ CASE(cancel, a_delay)
     struct slow s = {.tree = pl_delay_new(3600 * 1000000000LL, pl_tree_ref(tree)), .r = 1};
     TRUE(s.tree);
     pl_call_init_self(&s.call);
-    struct thread *th = thread_start(make_slowly, &s);
+    struct thread *th = thread_begin(make_slowly, &s);
     tick();
     pl_call_cancel(&s.call);
     thread_join(th);

@@ -168,7 +168,7 @@ CASE(clients, many)
     struct pl_node *d = mk_dir(top, "d"), *log = mk_file(d, "log");
     for (int i = 0; i < CLIENTS; i++) {
         load[i] = (struct load){view_open(), i};
-        th[i] = thread_start(work, &load[i]);
+        th[i] = thread_begin(work, &load[i]);
     }
     for (int i = 0; i < CLIENTS; i++)
         thread_join(th[i]);

@@ -121,7 +121,7 @@ struct pl_call *user_of(uid_t uid, gid_t gid, ...);
 /* A thread that acts as the suite, on the tree of the thread that starts it; the case joins it. */
 typedef void thread_fn(void *arg);
 struct thread;
-struct thread *thread_start(thread_fn *fn, void *arg);
+struct thread *thread_begin(thread_fn *fn, void *arg);
 void thread_join(struct thread *th);
 /* Waits until the clock by which file systems stamp has moved on. */
 void tick(void);

@@ -258,7 +258,7 @@ static void *thread_main(void *arg)
     return NULL;
 }
 
-struct thread *thread_start(thread_fn *fn, void *arg)
+struct thread *thread_begin(thread_fn *fn, void *arg)
 {
     struct thread *th = malloc(sizeof(*th));
     assert(th);

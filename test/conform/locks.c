@@ -290,7 +290,7 @@ static void wait_until_free(bool flock)
         NEED(flock, t_flock(a, 1, F_WRLCK));
     else
         NEED(locks, t_lock(a, 1, F_WRLCK, 0, 9));
-    struct thread *th = thread_start(wait_for_lock, &w);
+    struct thread *th = thread_begin(wait_for_lock, &w);
     tick();
     tick();
     IS(atomic_load(&w.done), 0); /* cannot be: it is ours */
@@ -316,7 +316,7 @@ CASE(locks, wait_for_a_close)
     struct pl_file *a = open_(f, O_RDWR), *b = open_(f, O_RDWR);
     struct waiter w = {b, 2, false, 1, 0};
     NEED(locks, t_lock(a, 1, F_WRLCK, 0, 9));
-    struct thread *th = thread_start(wait_for_lock, &w);
+    struct thread *th = thread_begin(wait_for_lock, &w);
     tick();
     OK(pl_flush(tree, me, a, 1));
     close_(a);
@@ -352,7 +352,7 @@ CASE(locks, one_at_a_time)
     struct thread *th[4];
     atomic_init(&t.next_owner, 1);
     for (int i = 0; i < 4; i++)
-        th[i] = thread_start(take_turns, &t);
+        th[i] = thread_begin(take_turns, &t);
     for (int i = 0; i < 4; i++)
         thread_join(th[i]);
 }

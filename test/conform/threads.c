@@ -20,7 +20,7 @@ static void together(thread_fn *fn, struct work *w)
     struct thread *th[THREADS];
     pthread_barrier_init(&w->barrier, NULL, THREADS);
     for (int i = 0; i < THREADS; i++)
-        th[i] = thread_start(fn, w);
+        th[i] = thread_begin(fn, w);
     for (int i = 0; i < THREADS; i++)
         thread_join(th[i]);
     pthread_barrier_destroy(&w->barrier);

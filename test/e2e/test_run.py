@@ -152,6 +152,7 @@ def test_content_that_is_behind(views):
         os.setxattr(path, "user.overlay.metacopy", b"")
         path.chmod(mode)
     os.setxattr(views.dir / "A/moved", "user.overlay.redirect", b"/d/prog")
+    os.setxattr(views.dir / "A", "user.overlay.impure", b"y")  # as it is where there are such marks
     out = views.out("--view A B", "cat A/f; A/moved; echo more >>A/f; cat A/f; mv A/moved A/again; A/again; rm A/again; ls A")
     assert out == "below\nit runs\nbelow\nmore\nit runs\nd\nf\n"
     assert (views.dir / "A/f").read_text() == "below\nmore\n" and (views.dir / "B/f").read_text() == "below\n"
