@@ -62,7 +62,7 @@ trap)
     [ "$(kind_of "$work")" = tmpfs ] && skip 'the temporary directory is a tmpfs'
     mkdir "$work/low"
     "$plenum" run --door=trap --view "$tmp/m" "$work/low"  -- \
-        env ASAN_OPTIONS="$ASAN_OPTIONS:detect_leaks=0" "$differ" -p trap "$@" "$work/native" "$tmp/m"
+        env ASAN_OPTIONS="${ASAN_OPTIONS:-}:detect_leaks=0" "$differ" -p trap "$@" "$work/native" "$tmp/m"
     exit
     ;;
 shm | tmp | writeback | noopen | 9p | duct)
