@@ -256,21 +256,35 @@ static bool is_ours(const char *name)
     return strncmp(name, ".wh.", 4) == 0 && strcmp(name, ".wh..index") != 0;
 }
 
+static bool has_mark(const char *path, const char *mark)
+{
+    char name[64];
+    snprintf(name, sizeof(name), "trusted.overlay.%s", mark);
+    if (lgetxattr(path, name, NULL, 0) >= 0)
+        return true;
+    snprintf(name, sizeof(name), "user.overlay.%s", mark);
+    return lgetxattr(path, name, NULL, 0) >= 0;
+}
+
+/* A file whose content is in a tree behind. */
+static bool is_hollow(const char *dir, const struct dirent *e)
+{
+    char path[PATH_MAX];
+    int n = snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
+    return n >= PATH_MAX || (e->d_type != DT_DIR && has_mark(path, "metacopy"));
+}
+
 /* No mark in it, and none on it; and the names in it. */
 static bool look_through(const char *path, uint64_t names[2])
 {
-    static const char *const marks[] = {"trusted.overlay.opaque", "user.overlay.opaque",
-                                        "trusted.overlay.redirect", "user.overlay.redirect",
-                                        /* files in it may be without their content (metacopy) */
-                                        "trusted.overlay.impure", "user.overlay.impure"};
-    for (size_t i = 0; i < sizeof(marks) / sizeof(*marks); i++)
-        if (lgetxattr(path, marks[i], NULL, 0) >= 0)
-            return false;
+    if (has_mark(path, "opaque") || has_mark(path, "redirect"))
+        return false;
+    bool impure = has_mark(path, "impure"); /* there are copies in it */
     DIR *d = opendir(path);
     unsigned n = 0;
     bool ok = d;
     for (struct dirent *e; ok && (e = readdir(d));) {
-        ok = !is_ours(e->d_name) && ++n < SCAN;
+        ok = !is_ours(e->d_name) && ++n < SCAN && !(impure && is_hollow(path, e));
         preload_name_bits(e->d_name, (uint32_t)strlen(e->d_name), names);
     }
     if (d)
