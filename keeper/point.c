@@ -161,7 +161,7 @@ int mount_dev(const char *dir, dev_t *ret)
 
 static int same_dev(void *arg, const struct mountinfo *m)
 {
-    return m->dev == *(dev_t *)arg ? 1 : 0;
+    return m->dev == *(dev_t *)arg;
 }
 
 bool mount_present(dev_t dev)
