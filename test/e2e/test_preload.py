@@ -593,7 +593,7 @@ RANDOM = r"""
 """
 
 
-SEEDS, lent = 4, []
+SEEDS, lendings = 4, []
 
 
 @pytest.mark.parametrize("seed", range(1, SEEDS + 1))
@@ -612,5 +612,5 @@ def test_random_with_directories_open(plenum, seed):
                          cwd=plenum.tmp / "up", text=True, capture_output=True, timeout=60)
     assert (got.returncode, want.returncode) == (0, 0), got.stderr
     assert got.stdout.replace(f"{plenum.tmp}/up", "$V") == want.stdout.replace(f"{plenum.tmp}/mix", "$V")
-    lent.append(int(got.stderr))  # in one run every directory may have changed too lately for that
-    assert len(lent) < SEEDS or any(lent), "no directory was lent"
+    lendings.append(int(got.stderr))  # in one run every directory may have changed too lately for that
+    assert len(lendings) < SEEDS or any(lendings), "no directory was lent"
