@@ -303,11 +303,13 @@ static void on_gone(struct keeper *k, struct kept *mount, const struct fdpass *m
 {
     if (m->value < 0 && life_serve_failed(k, mount, m->data))
         return;
+    /* An ordinary user's force is two steps, of which the server sees the second alone. */
+    bool taken = m->value == -ENOTCONN && mount->mounted && !mount_present(mount->dev);
     mount->gone = true;
     keeper_take_away(k, m->index);
-    if (m->value == 0 && k->phase == UP)
+    if ((m->value == 0 || taken) && k->phase == UP)
         reg_set_state(mount->page, REG_UNMOUNTED);
-    if (m->value < 0)
+    else if (m->value < 0)
         keeper_fail(k, m->data);
     look_whether_up(k);
 }

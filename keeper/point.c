@@ -418,12 +418,13 @@ int mount_abort(dev_t dev)
     return abort_now(abort_fd(dev));
 }
 
-/* umount2, then what an ordinary user may do instead. */
-static int take_away(const char *path, bool force, struct pl_err *err)
+/* umount2, then what an ordinary user may do instead. *ret_ended: the connection has ended too. */
+static int take_away(const char *path, bool force, bool *ret_ended, struct pl_err *err)
 {
     /* MNT_FORCE aborts the connection even where fusectl cannot be reached */
     int flags = UMOUNT_NOFOLLOW | (force ? MNT_FORCE | MNT_DETACH : 0);
     int rc = umount2(path, flags) < 0 ? -errno : 0;
+    *ret_ended = rc == 0;
     if (rc == -EPERM && geteuid() != 0)
         rc = fusermount_end(path, force, err);
     else if (rc == -EPERM)
@@ -456,10 +457,15 @@ int mount_end_dev(const char *path, dev_t dev, bool force, struct pl_err *err)
             close(aborts);
         return rc;
     }
-    rc = take_away(path, force, err);
-    /* Only now, for users (root's MNT_FORCE has done it): at the end of the connection the keeper
-     * takes the mount away too, and ours would be the second, of what lies below. */
-    abort_now(aborts);
+    bool ended;
+    rc = take_away(path, force, &ended, err);
+    /* Only now: at the end of the connection the keeper takes the mount away too, and ours would be
+     * the second, of what lies below. And only if it has not ended: a server would read of the
+     * abort, not of the unmount. */
+    if (!ended)
+        abort_now(aborts);
+    else if (aborts >= 0)
+        close(aborts);
     /* whoever was faster: it is gone */
     if (rc < 0 && (mount_dev(path, &now) == -ENOENT || now != dev))
         return 0;

@@ -220,6 +220,18 @@ def as_nobody(*argv):
     return ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--", *map(str, argv)]
 
 
+@pytest.fixture
+def nobody(tmp_path):
+    """As as_nobody, where /dev/fuse is for everyone: a mount namespace of the test's own."""
+    setup = ('mount -t fusectl none /sys/fs/fuse/connections; '
+             'mount -t tmpfs none "$0" && mknod -m 666 "$0/f" c 10 229 && mount --bind "$0/f" /dev/fuse && echo && exec cat')
+    p = subprocess.Popen(["unshare", "-m", "sh", "-c", setup, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert p.stdout.readline() == b"\n"
+    yield lambda *argv: ["nsenter", f"--mount=/proc/{p.pid}/ns/mnt", "--", *as_nobody(*argv)]
+    p.stdin.close()
+    p.wait(PATIENCE)
+
+
 def mount_overlay(here, *opts):
     """The kernel's own union, to compare with."""
     p = subprocess.run(["mount", "-t", "overlay", "overlay", "-o", ",".join(map(str, opts)), here], capture_output=True)

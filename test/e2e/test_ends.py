@@ -514,6 +514,34 @@ def test_forced_while_busy(plenum, stage):
     j.wire.done()
 
 
+def test_forced_by_a_user(plenum, nobody):
+    """Whose force is an unmount, then an abort: of the other direction's, nothing."""
+    A, B, at_a, at_b = (plenum.dir(x) for x in ("A", "B", "at_a", "at_b"))
+    for d in plenum.tmp, A, B, at_a, at_b:
+        os.chown(d, 65534, 65534)
+    (B / "f").write_text("")
+    ends = socket.socketpair()
+
+    def run(script, rc=0):
+        p = subprocess.run(nobody("sh", "-c", script, PLENUM), cwd="/", capture_output=True, text=True, timeout=50)
+        assert p.returncode == rc, p.stderr
+        return p
+    ducts = [plenum.start(argv=nobody(PLENUM, "duct", d, at), stdin=s, stdout=s)
+             for s, d, at in zip(ends, (A, B), (at_a, at_b))]
+    for s in ends:
+        s.close()
+    wait_for(lambda: all("mounted" in plenum.err(p) or p.poll() is not None for p in ducts))
+    holder = plenum.start(argv=nobody("tail", "-f", at_a / "f"))
+    wait_for(lambda: holder.poll() is not None or str(at_a / "f") in map(os.readlink, pathlib.Path(f"/proc/{holder.pid}/fd").glob("*")))
+    run(f"$0 umount {at_a} 2>/dev/null", rc=1)
+    run(f"$0 umount -f {at_a}")
+    assert run(f"! mountpoint -q {at_a} && echo here >{at_b}/still && cat {A}/still").stdout == "here\n"
+    holder.terminate()
+    run(f"$0 umount {at_b}")
+    for p in ducts:
+        assert "lost" not in plenum.ended(p, 0)
+
+
 @pytest.mark.parametrize("stage", ["nothing was said", "Tversion", "attaching", "reading"])
 def test_told_to_end_while_the_peer_is_silent(plenum, stage):
     """Neither signals nor umount wait for somebody who says nothing any more."""
