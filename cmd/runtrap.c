@@ -398,23 +398,38 @@ static _Noreturn void supervise(struct super *s, int sock)
 
 /* ---- plenum run itself ---- */
 
+static const int watched[] = {SIGINT,  SIGQUIT, SIGTERM,  SIGHUP,
+                              SIGUSR1, SIGUSR2, SIGWINCH, SIGALRM};
+#define NWATCHED (sizeof(watched) / sizeof(*watched))
+
 static volatile sig_atomic_t program;
+static volatile sig_atomic_t early[NWATCHED]; /* what came before we knew of the program */
 
 /* What a process has sent is for the program; what the terminal sends it has got too. */
 static void hand_on(int sig, siginfo_t *info, void *context)
 {
-    if (info->si_code <= 0 && program > 0)
+    if (info->si_code > 0)
+        return;
+    if (program > 0)
         kill((pid_t)program, sig);
+    for (size_t i = 0; program == 0 && i < NWATCHED; i++)
+        early[i] |= watched[i] == sig;
 }
 
 static void watch_signals(void)
 {
-    static const int signals[] = {SIGINT,  SIGQUIT, SIGTERM,  SIGHUP,
-                                  SIGUSR1, SIGUSR2, SIGWINCH, SIGALRM};
     struct sigaction old, act = {.sa_sigaction = hand_on, .sa_flags = SA_SIGINFO | SA_RESTART};
-    for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
-        if (sigaction(signals[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
-            sigaction(signals[i], &act, NULL);
+    for (size_t i = 0; i < NWATCHED; i++)
+        if (sigaction(watched[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
+            sigaction(watched[i], &act, NULL);
+}
+
+static void started(pid_t pid)
+{
+    program = pid; /* from here on the handler adds nothing to the others */
+    for (size_t i = 0; i < NWATCHED; i++)
+        if (early[i])
+            kill(pid, watched[i]);
 }
 
 /* Ends as the program did. */
@@ -444,7 +459,7 @@ static int follow(const struct run *run, pid_t supervisor, int sock)
             waitpid(supervisor, NULL, 0); /* who runs us need not reap what we leave */
         if (m.type == MSG_ENDED)
             return end_as((int)m.value);
-        program = (sig_atomic_t)m.value;
+        started((pid_t)m.value);
     }
     return cmd_fail(run->cmd, "the supervisor of the view has ended");
 }
@@ -459,8 +474,12 @@ int run_trap(const struct run *run)
     s->space.binds = run->binds;
     s->space.nbinds = run->nbinds;
     fflush(NULL);
+    sigset_t all, old; /* of what comes from here on, nothing is lost */
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &old);
     pid_t pid = fork();
     if (pid == 0) {
+        sigprocmask(SIG_SETMASK, &old, NULL);
         close(pair[0]);
         supervise(s, pair[1]);
     }
@@ -469,5 +488,6 @@ int run_trap(const struct run *run)
     if (pid < 0)
         return cmd_fail(run->cmd, "no process: %s", strerror(errno));
     watch_signals();
+    sigprocmask(SIG_SETMASK, &old, NULL);
     return follow(run, pid, pair[0]);
 }
