@@ -211,6 +211,12 @@ bool fuse_told_in_doubt(struct fuse_sess *s);
 /* The attributes of a node have changed by an op that the kernel does not expect it of. Does not
  * block: any thread. */
 void fuse_told_attr(struct fuse_sess *s, uint64_t nodeid);
+/* A request on the root. The kernel's root has no permissions until its first attributes have
+ * come, and it drops those if it was told of a change while it waited for them: then nobody but a
+ * privileged user could enter. So nothing is told of the root, and its attributes hold for no time,
+ * until a request shows that somebody has gone through it. Any thread. */
+void fuse_told_entered(struct fuse_req *r);
+bool fuse_told_is_entered(const struct fuse_sess *s);
 
 /* The kernel was told of a directory: if its names are others, what it has cached of them goes.
  * (No page of a directory is locked while we are asked for it: any thread.) */

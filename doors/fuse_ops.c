@@ -344,6 +344,7 @@ static struct fuse_valid telling(struct fuse_req *r, const struct pl_attr *attr)
     if (S_ISDIR(attr->mode))
         fuse_told_dir(r->s, r->m.h.nodeid, attr);
     sure &= !attr->guess;
+    sure &= r->m.h.nodeid != FUSE_ROOT_ID || fuse_told_is_entered(r->s);
     return sure ? fuse_valid(r, FUSE_OF_ATTR, attr->told) : (struct fuse_valid){0, 0};
 }
 
@@ -771,6 +772,8 @@ static int dispatch(struct fuse_req *r)
     r->node = r->m.h.opcode == FUSE_DESTROY ? NULL : fuse_nodes_get(r->s->nodes, r->m.h.nodeid);
     if (!r->node && needed)
         return -ESTALE;
+    if (r->m.h.nodeid == FUSE_ROOT_ID)
+        fuse_told_entered(r);
     return run_handler(r, handler);
 }
 

@@ -77,8 +77,11 @@ bool fuse_told_in_doubt(struct fuse_sess *s)
 
 /* ---- notifications --------------------------------------------------------------------------- */
 
+/* A kernel that has not gone through the root has nothing of it that it could believe. */
 static int inval_inode(struct fuse_sess *s, uint64_t nodeid, bool data)
 {
+    if (nodeid == FUSE_ROOT_ID && !fuse_told_is_entered(s))
+        return 0;
     struct fuse_notify_inval_inode_out out = {nodeid, data ? 0 : -1, 0};
     struct fuse_out_header h = {sizeof(h) + sizeof(out), FUSE_NOTIFY_INVAL_INODE, 0};
     struct iovec iov[2] = {{&h, sizeof(h)}, {&out, sizeof(out)}};
@@ -97,6 +100,25 @@ static int inval_entry(struct fuse_sess *s, uint64_t dir, const char *name)
     struct iovec iov[3] = {{&h, sizeof(h)}, {&out, sizeof(out)}, {(void *)name, n + 1}};
     stats_add(&s->stats->invalidated, 1);
     return s->notify(s, iov, 3);
+}
+
+bool fuse_told_is_entered(const struct fuse_sess *s)
+{
+    const struct ledger_node *root = &s->ledger->node[FUSE_ROOT_ID];
+    return atomic_load_explicit(&root->flags, memory_order_relaxed) & LEDGER_ENTERED;
+}
+
+void fuse_told_entered(struct fuse_req *r)
+{
+    struct ledger_node *root = &r->s->ledger->node[FUSE_ROOT_ID];
+    switch (r->m.h.opcode) {
+    case FUSE_LOOKUP:
+    case FUSE_OPENDIR:
+    case FUSE_READDIR:
+    case FUSE_READDIRPLUS:
+        if (!fuse_told_is_entered(r->s))
+            atomic_fetch_or_explicit(&root->flags, LEDGER_ENTERED, memory_order_relaxed);
+    }
 }
 
 void fuse_told_attr(struct fuse_sess *s, uint64_t nodeid)

@@ -75,9 +75,10 @@ struct ledger_node {
     uint8_t key[PL_KEY_MAX]; /* pl_key()'s */
 };
 enum {
-    LEDGER_LOCKED = 1,  /* POSIX locks have been set */
-    LEDGER_NAMELESS = 2 /* a name of it was removed, perhaps the last: its source may keep something
-                           for it, until it is found and let go of */
+    LEDGER_LOCKED = 1,   /* POSIX locks have been set */
+    LEDGER_NAMELESS = 2, /* a name of it was removed, perhaps the last: its source may keep
+                            something for it, until it is found and let go of */
+    LEDGER_ENTERED = 4   /* the root: see fuse_told_entered() */
 };
 
 /* An open file. Its handle is its index and, above it, its generation. */

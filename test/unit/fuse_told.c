@@ -174,6 +174,24 @@ static void timeouts(void **state)
     assert_int_equal(e->entry_valid, 60);
 }
 
+/* While the kernel waits for the root's first attributes it must not be told that they changed: it
+ * would drop them, and let no ordinary user through the root that has no permissions yet. */
+static void first_of_the_root(void **state)
+{
+    struct kernel *k = *state;
+    struct object root = node(k, "");
+    struct pl_watcher *w = of(k->tree)->watcher;
+    assert_int_equal(getattr(k, 1), 0);
+    assert_int_equal(REPLY(k, fuse_attr_out)->attr_valid, 0); /* so nothing is missed */
+    w->changed(w, root.node, root.ino, PL_CHANGED_ATTR);
+    assert_true(silent(k));
+    assert_int_equal(lookup(k, 1, "none"), 0);
+    assert_int_equal(getattr(k, 1), 0);
+    assert_int_equal(REPLY(k, fuse_attr_out)->attr_valid, 60);
+    w->changed(w, root.node, root.ino, PL_CHANGED_ATTR);
+    await_inode(k, 1, false);
+}
+
 /* The change is told before the kernel knows what it is about: the reply is not to be believed. */
 static void overtaken(void **state)
 {
@@ -292,6 +310,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(notes),
         T(timeouts),
+        T(first_of_the_root),
         T(overtaken),
         T(lost),
         cmocka_unit_test(without),
