@@ -233,6 +233,7 @@ struct space_found {
     unsigned hidden;     /* names of e[0] that have been removed, though they are behind still */
     uint64_t version;    /* of a merged directory: see space_version(); 0: not known */
     uint32_t told;       /* as of the stack; first that of the directory it was looked for in */
+    uint64_t changes;    /* s->changes before it was looked for */
     struct pl_attr attr; /* of e[0], as its tree says */
     struct space_entry e[PL_SPACE_STACK];
 };
@@ -256,7 +257,9 @@ void space_stack_unref(struct space_stack *st);
 /* The stack has a new entry of layer k (a reference, taken over), instead of what it had there and,
  * if the node is no directory, of all it had. */
 int space_stack_add(struct space *s, struct snode *n, int k, struct pl_node *lower);
-void space_stack_set(struct space *s, struct snode *n, struct space_stack *st);
+/* What was found, looked for when s->changes was `before`, is its stack now: a reference, taken
+ * over. False: something was copied up or moved since, so that it may be less than is there. */
+bool space_stack_set(struct space *s, struct snode *n, struct space_stack *st, uint64_t before);
 struct space_stack *space_stack_new(const struct space_found *f); /* takes f's references */
 /* Its place (as it was, if it is gone), referenced and copied; false: it has none. */
 bool space_place(struct space *s, struct snode *n, struct snode **parent,

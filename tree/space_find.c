@@ -534,8 +534,11 @@ int space_find(struct space *s, struct pl_call *call, struct snode *dir,
 
 /* ---- the op ---- */
 
-int space_dir(struct space *s, struct pl_call *call, struct snode *dir, struct space_stack **ret)
+/* One try: 1 if something has changed meanwhile. */
+static int find_dir(struct space *s, struct pl_call *call, struct snode *dir,
+                    struct space_stack **ret)
 {
+    uint64_t before = atomic_load(&s->changes);
     struct space_stack *st = space_stack(s, dir), *up;
     struct space_table *now = atomic_load(&s->table);
     struct space_found f;
@@ -581,9 +584,20 @@ int space_dir(struct space *s, struct pl_call *call, struct snode *dir, struct s
     }
     space_stack_unref(st);
     atomic_fetch_add(&fresh->refs, 1);
-    space_stack_set(s, dir, fresh);
     *ret = fresh;
-    return 0;
+    if (space_stack_set(s, dir, fresh, before))
+        return 0;
+    space_stack_unref(fresh);
+    return 1;
+}
+
+int space_dir(struct space *s, struct pl_call *call, struct snode *dir, struct space_stack **ret)
+{
+    int r;
+    do
+        r = find_dir(s, call, dir, ret);
+    while (r > 0);
+    return r;
 }
 
 static int lookup_up(struct space *s, struct pl_call *call, struct snode *n, struct pl_node **ret,

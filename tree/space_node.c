@@ -159,12 +159,14 @@ struct space_stack *space_stack(struct space *s, struct snode *n)
 
 static struct space_stack *put_stack(struct space *s, struct snode *n, struct space_stack *st);
 
-void space_stack_set(struct space *s, struct snode *n, struct space_stack *st)
+bool space_stack_set(struct space *s, struct snode *n, struct space_stack *st, uint64_t before)
 {
     pthread_mutex_lock(&s->names);
-    struct space_stack *old = put_stack(s, n, st);
+    bool sure = atomic_load(&s->changes) == before;
+    struct space_stack *old = sure ? put_stack(s, n, st) : st;
     pthread_mutex_unlock(&s->names);
     space_stack_unref(old);
+    return sure;
 }
 
 struct pl_node *space_entry(const struct space_stack *st, int k)
@@ -482,6 +484,17 @@ static struct snode *alloc_node(struct space *s, const struct space_found *f, ui
     return n;
 }
 
+/* It has been copied up, and yet what was found is not the copy: that was before it, or the copy is
+ * not there any more, or (of a file) this is another of its names. With `names` held. */
+static bool overtaken(const struct snode *n, const struct space_found *f)
+{
+    const struct space_stack *st = n->stack;
+    if (f->fmt != S_IFDIR)
+        return n->nkeys == 2 && n->key[0].b == f->e[0].node;
+    return st->table == f->table && st->point == f->point && st->n &&
+           st->e[0].k == st->point->top && f->n && f->e[0].k != st->point->top;
+}
+
 /* Enters what is new, or takes what is there meanwhile. All given are taken over. */
 static struct snode *enter(struct space *s, struct snode *fresh, struct snode *dir,
                            const char *name, struct space_found *f, char *copy,
@@ -496,8 +509,9 @@ static struct snode *enter(struct space *s, struct snode *fresh, struct snode *d
         n = NULL;
     }
     if (n) {
-        settle(s, n, is_at(n, dir, name) ? NULL : dir, &copy, f->fmt == S_IFDIR ? &st : NULL,
-               &left);
+        bool past = overtaken(n, f) && (!f->again || f->changes != atomic_load(&s->changes));
+        settle(s, n, is_at(n, dir, name) ? NULL : dir, &copy,
+               f->fmt == S_IFDIR && !past ? &st : NULL, &left);
     } else {
         n = fresh;
         fresh = NULL;
@@ -514,13 +528,6 @@ static struct snode *enter(struct space *s, struct snode *fresh, struct snode *d
     free(copy);
     space_stack_unref(st);
     return n;
-}
-
-/* A file has been copied up, and yet the lower one was found: that was before it, or the copy is
- * not there any more, or this is another of its names. With `names` held. */
-static bool overtaken(const struct snode *n, const struct space_found *f)
-{
-    return f->fmt != S_IFDIR && n->nkeys == 2 && n->key[0].b == f->e[0].node;
 }
 
 /* The lower one is an object of its own again. With `names` held. */
@@ -540,7 +547,7 @@ int space_node(struct space *s, struct pl_call *call, struct snode *dir, const c
                       : f->fmt == S_IFDIR       ? find_dir(s, dir, name)
                                                 : find_lower(s, f->point, f->e[0].k, f->e[0].node);
     bool again = n && overtaken(n, f) && !f->again;
-    if (n && !again && overtaken(n, f)) {
+    if (n && !again && f->fmt != S_IFDIR && overtaken(n, f)) {
         part(s, n);
         apart = n;
         n = NULL;
@@ -592,6 +599,7 @@ int space_child(struct space *s, struct pl_call *call, struct snode *dir,
         if (f.n > 1)
             attr->version = f.version;
         f.again = again || tries > 16;
+        f.changes = before;
         r = space_node(s, call, dir, name, &f, ret);
         bool past = r == 0 && (*ret)->rises && !(*ret)->raised && tries < 16 &&
                     atomic_load(&s->changes) != before;

@@ -367,8 +367,8 @@ static int up_file(struct space *s, struct pl_call *call, struct snode *n,
         return r;
     struct space_stack *dst = space_stack(s, dir);
     struct pl_node *top = space_entry(dst, dst->point->top);
-    if (dst->point->layer[dst->point->top].bind != c.b)
-        r = -ESTALE; /* moved to where others are bound */
+    if (!top || dst->point->layer[dst->point->top].bind != c.b)
+        r = -ESTALE; /* removed, or moved to where others are bound */
     if (r == 0)
         r = make_copy(&c, top, n);
     if (r == 0 && (r = space_hold(s, call, &dir->held)) == 0) {
@@ -553,6 +553,8 @@ static int up_in(struct space *s, struct pl_call *call, struct snode *n, struct 
     struct pl_node *in = space_entry(up, up->point->top), *made = NULL;
     if (up->point->layer[up->point->top].bind != st->point->layer[top].bind)
         r = -EROFS;
+    else if (!in)
+        r = -ENOENT; /* it was removed there meanwhile */
     else if (!space_entry(st, top))
         r = dir_there(s, call, parent, name, st) ? make_dir(s, call, n, st, in, name, &made)
                                                  : -ENOENT;

@@ -517,11 +517,13 @@ static void find_root(struct space *s, struct space_table *t)
     struct pl_call call;
     struct space_found f;
     pl_call_init_self(&call);
-    if (space_root_find(s, &call, t, &f) == 0) {
+    for (bool set = false; !set;) {
+        uint64_t before = atomic_load(&s->changes);
+        if (space_root_find(s, &call, t, &f) < 0)
+            break;
         struct space_stack *st = space_stack_new(&f);
-        if (st)
-            space_stack_set(s, s->root, st);
-        else
+        set = !st || space_stack_set(s, s->root, st, before);
+        if (!st)
             space_found_done(&f);
     }
     pl_call_done(&call);
