@@ -168,8 +168,11 @@ int p9_rpc_try(struct p9_conn *conn, struct p9_msg *t, struct p9_pending **ret);
 /* Would finish return at once? */
 bool p9_rpc_ready(struct p9_conn *conn, struct p9_pending *p);
 /* Waits until finish would return at once, and leaves the request alone if the call is over before:
- * 0, -EINTR, -ETIMEDOUT. Any number of threads, for the same request. */
-int p9_rpc_wait(struct p9_conn *conn, struct pl_call *call, struct p9_pending *p);
+ * 0, -EINTR, -ETIMEDOUT. Any number of threads, for the same request: `mutex` is what guards it
+ * from being finished by another of them; it is let go of. Who finishes the request lets those go
+ * first that wait. */
+int p9_rpc_wait(struct p9_conn *conn, struct pl_call *call, struct p9_pending *p,
+                pthread_mutex_t *mutex);
 /* Instead of finish: nobody wants the answer. Not with an `into`, and not of what has data. */
 void p9_rpc_abandon(struct p9_conn *conn, struct p9_pending *p);
 

@@ -396,6 +396,7 @@ struct p9_pending {
     void *copy;        /* an orphan's own payload */
     uint32_t cost;     /* against LIMIT_BYTES_USED */
     uint32_t fid;      /* of a clunk */
+    bool abandoned;    /* by all but watchers */
     unsigned watchers; /* threads in p9_rpc_wait */
     uint8_t *into;
     size_t into_size, into_n; /* into_n: SIZE_MAX when the payload is in buf */

@@ -665,21 +665,24 @@ bool p9_rpc_ready(struct p9_conn *c, struct p9_pending *p)
     return ready;
 }
 
-int p9_rpc_wait(struct p9_conn *c, struct pl_call *call, struct p9_pending *p)
+int p9_rpc_wait(struct p9_conn *c, struct pl_call *call, struct p9_pending *p,
+                pthread_mutex_t *mutex)
 {
     int r = 0;
     pthread_mutex_lock(&c->lock);
     use_enter(c);
-    if (!p->done && c->state == LIVE) {
-        p->watchers++;
+    p->watchers++;
+    pthread_mutex_unlock(mutex);
+    if (!p->done && c->state == LIVE)
         r = use_wait_event(c, call, is_done, p, 0);
-        if (--p->watchers == 0)
-            pthread_cond_broadcast(&c->cond);
-    }
     if (p->done || c->state != LIVE)
         r = 0;
     else if (r == 0)
         r = call ? pl_call_over(call) : 0;
+    if (--p->watchers == 0 && p->abandoned)
+        pend_free(p);
+    else if (p->watchers == 0)
+        pthread_cond_broadcast(&c->cond);
     use_leave(c);
     conn_unlock(c);
     return r;
@@ -687,14 +690,16 @@ int p9_rpc_wait(struct p9_conn *c, struct pl_call *call, struct p9_pending *p)
 
 static void abandoned(struct p9_conn *c, struct p9_pending *p)
 {
-    pend_free(p);
+    p->abandoned = true;
+    if (p->watchers == 0) /* else that is left to the last of them */
+        pend_free(p);
 }
 
 void p9_rpc_abandon(struct p9_conn *c, struct p9_pending *p)
 {
     pthread_mutex_lock(&c->lock);
     if (p->done)
-        pend_free(p);
+        abandoned(c, p);
     else
         p->then = abandoned;
     conn_unlock(c);

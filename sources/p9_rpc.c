@@ -226,8 +226,7 @@ int p9s_try_wait(struct p9s_tree *t, struct pl_call *call, struct p9_pending *p,
 {
     if (p9_rpc_ready(t->conn, p) || !p9s_try_pin(t)) /* without a server all has been answered */
         return 0;
-    pthread_mutex_unlock(mutex);
-    int r = p9_rpc_wait(t->conn, call, p);
+    int r = p9_rpc_wait(t->conn, call, p, mutex);
     p9s_unpin(t);
     pthread_mutex_lock(mutex);
     return call ? p9s_why(call, r) : r;
