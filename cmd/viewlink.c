@@ -5,16 +5,21 @@
 #include "view/call.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/nsfs.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#ifndef NS_GET_MNTNS_ID /* Linux 6.10 */
+#define NS_GET_MNTNS_ID _IOR(NSIO, 5, uint64_t)
+#endif
 #define PATIENCE 60000 /* ms for an answer */
 
 /* A memory file of the words, or a negative errno. */
@@ -111,16 +116,28 @@ void viewlink_done(struct viewlink *m)
     *m = (struct viewlink){.err = -1};
 }
 
-int viewlink_namespace(pid_t pid, uint64_t *ret)
+int viewlink_namespace_fd(int fd, uint64_t *ret)
 {
-    char path[64] = "/proc/self/ns/mnt";
     struct stat st;
-    if (pid)
-        snprintf(path, sizeof(path), "/proc/%d/ns/mnt", pid);
-    if (stat(path, &st) < 0)
+    if (ioctl(fd, NS_GET_MNTNS_ID, ret) == 0)
+        return 0;
+    if (fstat(fd, &st) < 0)
         return -errno;
     *ret = st.st_ino;
     return 0;
+}
+
+int viewlink_namespace(pid_t pid, uint64_t *ret)
+{
+    char path[64] = "/proc/self/ns/mnt";
+    if (pid)
+        snprintf(path, sizeof(path), "/proc/%d/ns/mnt", pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    int r = viewlink_namespace_fd(fd, ret);
+    close(fd);
+    return r;
 }
 
 void viewlink_name(uint64_t ns, char ret[32])

@@ -40,8 +40,10 @@ int viewlink_recv(int sock, struct viewlink *ret);
 void viewlink_done(struct viewlink *m); /* frees the words and closes `err` */
 
 /* Where the server of a view meets others: by the number of the mount namespace of process `pid`
- * (0: this one). -ENOENT, -EACCES. */
+ * (0: this one): one that is never used anew; before Linux 6.10 its inode number, which is, so that
+ * a view that is just ending may be met by another namespace. -ENOENT, -EACCES. */
 int viewlink_namespace(pid_t pid, uint64_t *ret);
+int viewlink_namespace_fd(int fd, uint64_t *ret); /* of an open /proc/PID/ns/mnt */
 void viewlink_name(uint64_t ns, char ret[32]);
 
 /* ... and by the process id of a supervisor (the trap door). */

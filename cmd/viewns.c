@@ -227,7 +227,8 @@ static int take_spaces(void *arg, pid_t pid)
     struct spaces *s = arg;
     struct stat own, its;
     int mnt = open_ns(pid, "mnt"), user = open_ns(pid, "user");
-    bool ok = mnt >= 0 && user >= 0 && fstat(mnt, &its) == 0 && its.st_ino == s->ns &&
+    uint64_t ns;
+    bool ok = mnt >= 0 && user >= 0 && viewlink_namespace_fd(mnt, &ns) == 0 && ns == s->ns &&
               fstat(user, &its) == 0 && stat("/proc/self/ns/user", &own) == 0;
     if (!ok || own.st_ino == its.st_ino) {
         if (user >= 0)
