@@ -58,6 +58,17 @@ def mounted(path):
     return str(path) in mounts_under(path)
 
 
+def mounted_elsewhere(path):
+    """In a mount namespace that another test has made meanwhile: it is served there still."""
+    for p in pathlib.Path("/proc").glob("[0-9]*/mountinfo"):
+        try:
+            if f" {path} " in p.read_text():
+                return True
+        except OSError:
+            pass
+    return False
+
+
 def dead(path):
     """A mount whose keeper was killed: nothing hangs there, and nothing is answered any more."""
     try:
@@ -158,16 +169,19 @@ class Program:
         return path
 
     def clean(self):
-        left = []
+        left, elsewhere = [], []
         for e in self.status():
             if e["dir"].startswith(f"{self.tmp}/"):
                 left += [pid for pid in (e["keeper"], e["server"], e["nursery"]) if pid]
+                elsewhere += [] if mounted(e["dir"]) else [e["dir"]]
         for p in self.started:
             if p.poll() is None:
                 p.terminate()
         for point in mounts_under(self.tmp):
             subprocess.run([PLENUM, "umount", "-f", point], capture_output=True, timeout=30)
             subprocess.run(["umount", "-l", point], capture_output=True, timeout=30)
+        for point in filter(mounted_elsewhere, elsewhere):
+            subprocess.run([PLENUM, "umount", "-f", point], capture_output=True, timeout=30)
         for p in self.started:
             try:
                 p.wait(PATIENCE)
