@@ -29,6 +29,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <plenum/sources.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -112,7 +113,8 @@ static int set_space(struct host *h, struct view *view, struct pl_err *err)
 static int check_opens(struct host *h, const struct view *view, struct pl_err *err)
 {
     bool empty = !view->ntops && !h->space.nbinds; /* there is nothing to open */
-    if (h->opts.fuse.opens != FUSE_OFF || h->space.space->flags & PL_TREE_STATELESS || empty)
+    uint32_t stateless = geteuid() ? PL_TREE_STATELESS_SELF : PL_TREE_STATELESS;
+    if (h->opts.fuse.opens != FUSE_OFF || h->space.space->flags & stateless || empty)
         return 0;
     return pl_fail(err, -EBUSY,
                    "there is something in it that must see each open, and this view "
@@ -175,7 +177,10 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
     atomic_store(&page->view.depth, h->run->depth);
     /* What is opened again and again (sources, headers) is worth more than what big files cost. */
     struct fuse_opts *opts = &h->opts.fuse;
-    if (opts->opens == FUSE_AUTO && !fuse_noopen_refusal(h->space.tree->flags, opts))
+    h->tree = pl_tree_ref(h->space.tree);
+    if (geteuid() != 0)
+        h->tree = pl_mine_new(h->tree);
+    if (h->tree && opts->opens == FUSE_AUTO && !fuse_noopen_refusal(h->tree->flags, opts))
         opts->opens = FUSE_OFF;
     h->door = (struct viewctl_door){"mount", view_of, apply, where, h};
     struct viewctl_setup setup = {.door = &h->door,
@@ -188,7 +193,7 @@ static int prepare(void *arg, bool *lasts, struct pl_err *err)
     r = viewctl_new(&setup, &h->ctl);
     if (r < 0)
         return pl_fail(err, r, "the view's control cannot be started: %s", strerror(-r));
-    h->tree = viewctl_trace(h->ctl, pl_tree_ref(h->space.tree));
+    h->tree = viewctl_trace(h->ctl, h->tree);
     if (!h->tree)
         return pl_fail(err, -ENOMEM, "out of memory");
     *lasts = h->lasts = h->tree->flags & PL_TREE_LASTING;
@@ -427,9 +432,9 @@ static int run_host(struct host *h)
     if (run->opts && mountopt_parse(&h->opts, run->opts, &err) < 0)
         return cmd_wrong(run->cmd, &err);
     h->opts.mount.source = "view";
-    /* In a user namespace all are one user, whose rights the server has too: it asks the files. */
-    h->opts.mount.default_permissions = h->opts.mount.allow_other = geteuid() == 0;
-    h->opts.fuse.kernel_checks = h->opts.mount.default_permissions;
+    /* In a user namespace all are one user, and the modes are shown as what he may. */
+    h->opts.mount.allow_other = geteuid() == 0;
+    h->opts.fuse.kernel_checks = h->opts.mount.default_permissions = true;
     if (run->view->trace || run->view->debug)
         h->err = fcntl(2, F_DUPFD_CLOEXEC, 3);
     if (set_up(h, &err) < 0 || fdpass_pair(pair) < 0) {

@@ -342,7 +342,7 @@ static int table_of(struct viewspace *s, struct view *view, struct table *t)
 
 static uint32_t space_flags(const struct view *view)
 {
-    return PL_SPACE_DOTS | (view->classic ? PL_SPACE_CLASSIC : 0u);
+    return PL_SPACE_DOTS | PL_SPACE_MINE | (view->classic ? PL_SPACE_CLASSIC : 0u);
 }
 
 int viewspace_set(struct viewspace *s, struct view *view, struct pl_err *err)

@@ -190,8 +190,8 @@ static void close_idle(struct fuse_noopen *no)
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-/* As root, so that who has a file open may go on whatever its mode becomes; a server far away may
- * think less of root than of the caller. */
+/* As root, so that who has a file open may go on whatever its mode becomes (a tree of an ordinary
+ * user's does what the owner can); a server far away may think less of root than of the caller. */
 static int open_node(struct fuse_req *r, struct pl_node *node, int flags, struct pl_file **ret)
 {
     struct fuse_noopen *no = r->s->noopen;
@@ -199,6 +199,7 @@ static int open_node(struct fuse_req *r, struct pl_node *node, int flags, struct
     int error = 0;
     for (int tries = 0; tries < 2; tries++) {
         pl_call_init(&call, 0, 0);
+        call.own = true;
         error = pl_open(no->tree, &call, node, flags, ret);
         pl_call_done(&call);
         if (error == -EACCES || error == -EPERM)

@@ -467,7 +467,8 @@ struct pl_tree *pl_map_new(struct pl_map *map, struct pl_tree *lower)
     }
     pl_tree_init(&l->tree, &map_ops, lower);
     l->map = map;
-    l->tree.flags &= ~(uint32_t)PL_TREE_STATELESS; /* uid 0 is somebody else below */
+    l->tree.flags &=
+        ~(uint32_t)(PL_TREE_STATELESS | PL_TREE_STATELESS_SELF); /* uid 0 is somebody else below */
     return &l->tree;
 }
 

@@ -281,7 +281,7 @@ struct pl_tree *service_new(const char *name, const struct service_attrs *attrs,
     }
     /* Opens that only the kernel knows of could not be told. */
     if (attrs->calls & (BIT(PL_OP_open) | BIT(PL_OP_close) | BIT(PL_OP_flush) | BIT(PL_OP_read)))
-        s->tree.flags &= ~(uint32_t)PL_TREE_STATELESS;
+        s->tree.flags &= ~(uint32_t)(PL_TREE_STATELESS | PL_TREE_STATELESS_SELF);
     s->leaver.left = left;
     pl_leaver_add(&s->tree, &s->leaver);
     return &s->tree;

@@ -232,6 +232,7 @@ static struct host *new_host(dev_t root_dev, enum host_use use)
     pthread_mutex_init(&h->names, NULL);
     pthread_mutex_init(&h->cache, NULL);
     pthread_mutex_init(&h->mounts_lock, NULL);
+    pthread_mutex_init(&h->modes, NULL);
     pthread_mutex_init(&h->locks.mutex, NULL);
     pl_cond_init(&h->locks.cond);
     h->idle.prev = h->idle.next = &h->idle;
@@ -286,8 +287,8 @@ int host_open_kept(const char *dir, enum host_use use, struct pl_keep *keep, str
         r = host_fd(h, h->root);
         h->tree.flags |= flags_of(r);
         /* Positions of network file systems may be another open's. */
-        if (h->acts && !h->root->mount->close_tells && (h->tree.flags & PL_TREE_POSIX_ACL))
-            h->tree.flags |= PL_TREE_STATELESS;
+        if (!h->root->mount->close_tells && (h->tree.flags & PL_TREE_POSIX_ACL))
+            h->tree.flags |= PL_TREE_STATELESS_SELF | (h->acts ? PL_TREE_STATELESS : 0u);
         *ret = &h->tree;
         return 0;
     }

@@ -102,6 +102,7 @@ struct host {
     struct host_node *root;
     bool acts; /* with the callers' credentials */
     pthread_mutex_t names, cache, mounts_lock;
+    pthread_mutex_t modes;  /* whoever changes a mode, where one may be others for a moment */
     struct host_link idle;  /* head of the ring, the latest used first */
     unsigned nfds, max_fds; /* descriptors of nodes */
     struct host_mount *mounts;
@@ -192,6 +193,8 @@ void host_release(struct pl_tree *tree, struct pl_node *node);
 int host_statx(int fd, struct statx *stx);
 /* Of a node that has no descriptor but an open file, by that: -EAGAIN where this does not do. */
 int host_statx_open(struct host *h, struct host_node *n, struct statx *stx);
+/* chmod of an O_PATH descriptor: without the way through /proc where the kernel can (6.6). -1. */
+int host_chmod(int fd, mode_t mode);
 struct pl_id host_id(const struct statx *stx);
 void host_attr(struct host_node *n, const struct statx *stx, struct pl_attr *attr);
 uint64_t host_ino(unsigned slot, uint64_t ino);

@@ -37,12 +37,11 @@ static struct timespec time_for(uint32_t valid, uint32_t set, uint32_t now, stru
 
 #define SET_TIMES (PL_SET_ATIME | PL_SET_MTIME | PL_SET_ATIME_NOW | PL_SET_MTIME_NOW)
 
-/* chmod of an O_PATH descriptor: without the way through /proc where the kernel can (6.6). */
-static int chmod_path(int fd, const char *path, mode_t mode)
+int host_chmod(int fd, mode_t mode)
 {
     enum { FCHMODAT2 = 452 };
     int r = (int)syscall(FCHMODAT2, fd, "", mode, AT_EMPTY_PATH);
-    return r < 0 && errno == ENOSYS ? chmod(path, mode) : r;
+    return r < 0 && errno == ENOSYS ? chmod(host_proc(fd).path, mode) : r;
 }
 
 /* Size first, for it may fail for most reasons and moves mtime; the owner before the mode, for a
@@ -60,7 +59,7 @@ static int set_all(int fd, bool real, bool symlink, const struct pl_setattr *set
     if (r == 0 && (v & PL_SET_MODE)) {
         if (symlink)
             return -EOPNOTSUPP;
-        r = real ? fchmod(fd, set->mode & 07777) : chmod_path(fd, p.path, set->mode & 07777);
+        r = real ? fchmod(fd, set->mode & 07777) : host_chmod(fd, set->mode & 07777);
     }
     if (r == 0 && (v & SET_TIMES)) {
         struct timespec t[2] = {
@@ -84,8 +83,13 @@ int host_setattr(HOST_T, struct pl_node *node, struct pl_file *file, const struc
     if (fd < 0)
         return fd;
     int r = host_act(h, call);
+    bool mode = set->valid & PL_SET_MODE && !h->acts;
+    if (mode)
+        pthread_mutex_lock(&h->modes);
     if (r == 0)
         r = set_all(fd, file, S_ISLNK(node->fmt), set);
+    if (mode)
+        pthread_mutex_unlock(&h->modes);
     host_end();
     if (r == 0 && (r = host_statx(fd, &stx)) == 0)
         host_attr(n, &stx, attr);

@@ -707,7 +707,8 @@ int pl_mem_new(uint64_t max_bytes, struct pl_tree **ret, struct pl_err *err)
         return pl_fail(err, -ENOMEM, "mem: out of memory");
     }
     pl_tree_init(&m->tree, &mem_ops, NULL);
-    m->tree.flags = PL_TREE_PRIVATE | PL_TREE_LOCKS | PL_TREE_XATTR | PL_TREE_STATELESS;
+    m->tree.flags = PL_TREE_PRIVATE | PL_TREE_LOCKS | PL_TREE_XATTR | PL_TREE_STATELESS |
+                    PL_TREE_STATELESS_SELF;
     pthread_rwlock_init(&m->names, NULL);
     m->pool.max = max_bytes ? max_bytes / PAGES_SIZE : half;
     m->max_nodes = half;

@@ -78,6 +78,8 @@ static const struct pl_ops space_ops = {
 
 /* ---- setting up ---- */
 
+#define ALL_FLAGS (uint32_t)(PL_SPACE_CLASSIC | PL_SPACE_DOTS | PL_SPACE_MINE)
+
 /* Who this process is: copies are made in his name. */
 static int own_cred(struct space *s)
 {
@@ -95,7 +97,8 @@ static int own_cred(struct space *s)
  * or no ACLs, it says so itself. */
 static uint32_t flags_of(const struct space_table *t)
 {
-    const uint32_t all = PL_TREE_PRIVATE | PL_TREE_LASTING | PL_TREE_STATELESS;
+    const uint32_t all =
+        PL_TREE_PRIVATE | PL_TREE_LASTING | PL_TREE_STATELESS | PL_TREE_STATELESS_SELF;
     const uint32_t any = PL_TREE_GENERATED | PL_TREE_REMOTE | PL_TREE_POSIX_ACL | PL_TREE_XATTR;
     uint32_t flags = all | PL_TREE_LOCKS;
     for (size_t i = 0; i < t->n; i++) {
@@ -172,8 +175,10 @@ static int find_root(struct space *s, struct pl_err *err)
 static int space_new(const struct pl_binding *b, size_t n, uint32_t flags, bool ro,
                      struct pl_tree **ret, struct pl_err *err)
 {
-    if (flags & ~(uint32_t)(PL_SPACE_CLASSIC | PL_SPACE_DOTS))
-        return pl_fail(err, -EINVAL, "flags 0x%x: not known (PL_SPACE_CLASSIC, PL_SPACE_DOTS)",
+    if (flags & ~ALL_FLAGS)
+        return pl_fail(err, -EINVAL,
+                       "flags 0x%x: not known (PL_SPACE_CLASSIC, PL_SPACE_DOTS, "
+                       "PL_SPACE_MINE)",
                        flags);
     struct space *s = space_alloc(flags, ro);
     if (!s)
@@ -237,7 +242,7 @@ int pl_space_set(struct pl_tree *space, const struct pl_binding *bindings, size_
 int pl_space_set_flags(struct pl_tree *space, uint32_t flags)
 {
     struct space *s = as_space(space);
-    if (!s || flags & ~(uint32_t)(PL_SPACE_CLASSIC | PL_SPACE_DOTS))
+    if (!s || flags & ~ALL_FLAGS)
         return -EINVAL;
     atomic_store(&s->flags, flags);
     return 0;

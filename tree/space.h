@@ -32,6 +32,7 @@
  *   node hold of a file: whoever copies it up
  *   node hold of directories, by address: whoever changes which names there are
  *   links     (a hold) whoever changes how many names of a copy are only behind
+ *   doors     (a hold) whoever makes a directory of his writable for a moment
  *   names     (a mutex) the table of nodes, places, stacks and the table of bindings; never held
  *             across an op of a tree, nor when a reference to a node is dropped
  *   holds     (a mutex) guards all `held`; inside nothing else
@@ -153,6 +154,7 @@ struct space {
     unsigned waiting;
     bool moving;   /* the hold `moves` */
     bool counting; /* the hold `links` */
+    bool opening;  /* the hold `doors` */
     atomic_uint_fast64_t next_temp;
     atomic_uint_fast64_t changes;      /* counts copies that got their name, and names that moved */
     struct space_watch *_Atomic watch; /* NULL: nobody has watched yet */
@@ -425,6 +427,9 @@ int space_getattr(SPACE_T, struct pl_node *node, struct pl_file *file, struct pl
 int space_setattr(SPACE_T, struct pl_node *node, struct pl_file *file, const struct pl_setattr *set,
                   struct pl_attr *attr);
 int space_access(SPACE_T, struct pl_node *node, int mask);
+/* Is what layer k holds behind the top, and the caller its owner-to-be (PL_SPACE_MINE)? */
+bool space_is_mine(const struct space *s, const struct pl_call *call, const struct space_point *p,
+                   int k);
 /* The same for an object whose tree may say EROFS: it will be copied up. */
 int space_may(struct space *s, struct pl_call *call, const struct space_stack *st, int mask);
 int space_readlink(SPACE_T, struct pl_node *node, char *buf, size_t size);

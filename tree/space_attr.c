@@ -99,10 +99,34 @@ int space_getattr(SPACE_T, struct pl_node *node, struct pl_file *file, struct pl
     return r;
 }
 
+bool space_is_mine(const struct space *s, const struct pl_call *call, const struct space_point *p,
+                   int k)
+{
+    /* A door that has had the kernel judge asks as uid 0. */
+    bool owner = call->cred.uid == s->self.uid || call->cred.uid == 0;
+    return s->flags & PL_SPACE_MINE && s->self.uid && owner && p->top >= 0 && !space_in_place(p, k);
+}
+
+/* Of what is to be copied into the owner's own: he must be able to read it, and the mode that the
+ * copy will have must let its owner write. */
+static int may_mine(struct space *s, struct pl_call *call, const struct space_stack *st, int mask)
+{
+    struct pl_tree *tree = space_tree(st->point, st->e[0].k);
+    struct pl_attr attr;
+    int ask = (mask & ~W_OK) | (mask & W_OK && st->e[0].node->fmt == S_IFREG ? R_OK : 0);
+    int r = ask || !mask ? pl_access(tree, call, st->e[0].node, ask) : 0;
+    if (r < 0 || !(mask & W_OK))
+        return r;
+    r = pl_getattr(tree, call, st->e[0].node, NULL, &attr);
+    return r < 0 ? r : call->cred.uid == 0 || attr.mode & S_IWUSR ? 0 : -EACCES;
+}
+
 int space_may(struct space *s, struct pl_call *call, const struct space_stack *st, int mask)
 {
     struct pl_attr attr;
     int r = -EROFS;
+    if (st->n && space_is_mine(s, call, st->point, st->e[0].k))
+        return may_mine(s, call, st, mask);
     if (st->n)
         r = pl_access(space_tree(st->point, st->e[0].k), call, st->e[0].node, mask);
     if (r != -EROFS)
@@ -121,6 +145,18 @@ int space_access(SPACE_T, struct pl_node *node, int mask)
     if (r == 0 && mask & W_OK && st->point->top < 0)
         r = -EROFS;
     space_stack_unref(st);
+    return r;
+}
+
+/* As attr_of(), of what is behind, for judging who may change it. */
+static int owned_attr(struct space *s, struct pl_call *call, const struct space_stack *st,
+                      struct pl_attr *attr)
+{
+    int r = attr_of(s, call, st, NULL, attr);
+    if (r == 0 && st->n && space_is_mine(s, call, st->point, st->e[0].k)) {
+        attr->uid = s->self.uid;
+        attr->gid = s->self.gid;
+    }
     return r;
 }
 
@@ -151,7 +187,7 @@ int space_setattr(SPACE_T, struct pl_node *node, struct pl_file *file, const str
     bool writable = file && (file->flags & O_ACCMODE) != O_RDONLY;
     int r = 0;
     if (!st->n || !space_in_place(st->point, st->e[0].k)) {
-        r = attr_of(s, call, st, NULL, attr);
+        r = owned_attr(s, call, st, attr);
         if (r == 0 && st->point->top < 0)
             r = -EROFS;
         if (r == 0 && !writable && needs_write(call, attr, set))
@@ -248,7 +284,7 @@ static int may_xattr(struct space *s, struct pl_call *call, struct snode *n, con
     struct space_stack *st = space_stack(s, n);
     int r = 0;
     if (!st->n || !space_in_place(st->point, st->e[0].k)) {
-        r = st->point->top < 0 ? -EROFS : attr_of(s, call, st, NULL, &attr);
+        r = st->point->top < 0 ? -EROFS : owned_attr(s, call, st, &attr);
         if (r == 0)
             r = pl_may_xattr(call, &attr, name, true);
         if ((r == 0 || r == -EACCES) && !strncmp(name, "user.", 5))

@@ -61,8 +61,12 @@ int space_may_take(struct space *s, struct pl_call *call, const struct space_sid
     if (r == 0)
         r = space_getattr(&s->tree, call, &side->dir->node, NULL, &attr);
     uid_t uid = call->cred.uid;
-    bool sticks = r == 0 && attr.mode & S_ISVTX && uid && uid != attr.uid;
-    return sticks && uid != side->f.attr.uid ? -EPERM : r;
+    const struct space_stack *st = side->st;
+    const struct space_found *f = &side->f;
+    bool dir_mine = st->n && space_is_mine(s, call, st->point, st->e[0].k);
+    bool sticks = r == 0 && attr.mode & S_ISVTX && uid && uid != attr.uid && !dir_mine;
+    bool mine = uid == f->attr.uid || (f->n && space_is_mine(s, call, f->point, f->e[0].k));
+    return sticks && !mine ? -EPERM : r;
 }
 
 static int any_name(void *arg, const char *name)

@@ -43,6 +43,8 @@ static bool holds(struct space *s, struct space_side *side, struct snode *n)
 
 static int may_write(struct renaming *r, const struct space_found *f)
 {
+    if (space_is_mine(r->s, r->call, f->point, f->e[0].k))
+        return f->attr.mode & S_IWUSR ? 0 : -EACCES;
     int e = pl_access(space_tree(f->point, f->e[0].k), r->call, f->e[0].node, W_OK);
     return e == -EROFS ? pl_may(r->call, &f->attr, W_OK) : e;
 }
@@ -195,6 +197,8 @@ static int prepare(struct renaming *r, struct space_side *side, struct space_sid
     int e = 0;
     if (mine->fmt == S_IFDIR && more && side->f.n == 1)
         e = space_note_opaque(r->call, b, mine);
+    if (e == -EACCES || e == -EPERM) /* another's, on which no mark can be: is there something? */
+        e = space_is_behind(r->s, r->call, to, p->top) == 0 ? 0 : e;
     if (e == 0 && p->n > 1 && space_origin(r->call, b->tree, mine))
         space_note_impure(r->call, b, in);
     return e;

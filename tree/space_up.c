@@ -271,6 +271,49 @@ static void end_copy(struct copy *c, struct pl_node *dir, int r)
     pl_call_done(&last);
 }
 
+/* What lies in a directory that its owner must not write can be changed, and so is copied into one
+ * of the same mode: an owner who is not root may write there for that moment. *back: as it was. */
+static int let_in(struct copy *c, struct pl_node *dir, struct pl_setattr *back)
+{
+    struct pl_attr attr;
+    *back = (struct pl_setattr){.valid = 0};
+    if (c->s->self.uid == 0)
+        return 0;
+    int r = space_hold(c->s, c->call, &c->s->opening);
+    if (r < 0)
+        return r;
+    const uint32_t need = S_IWUSR | S_IXUSR;
+    if (pl_getattr(c->b->tree, c->call, dir, NULL, &attr) < 0 || attr.uid != c->s->self.uid ||
+        (attr.mode & need) == need || attr.mode & S_ISGID) /* that might be lost */
+        return 0;
+    const struct pl_setattr set = {.valid = PL_SET_MODE, .mode = attr.mode | need};
+    *back = (struct pl_setattr){.valid = PL_SET_MODE, .mode = attr.mode};
+    if (pl_setattr(c->b->tree, c->call, dir, NULL, &set, &attr) < 0)
+        back->valid = 0;
+    return 0;
+}
+
+static void let_out(struct copy *c, struct pl_node *dir, const struct pl_setattr *back)
+{
+    struct pl_attr attr;
+    if (c->s->self.uid == 0)
+        return;
+    if (back->valid)
+        pl_setattr(c->b->tree, c->call, dir, NULL, back, &attr);
+    space_let(c->s, &c->s->opening);
+}
+
+static int begin_copy(struct copy *c, struct pl_node *dir)
+{
+    struct pl_setattr back;
+    int r = let_in(c, dir, &back);
+    if (r < 0)
+        return r;
+    r = S_ISREG(c->attr.mode) ? begin_file(c, dir) : begin_other(c, dir);
+    let_out(c, dir, &back);
+    return r;
+}
+
 /* Makes the copy whole, in `dir`, still without its name. */
 static int make_copy(struct copy *c, struct pl_node *dir, struct snode *n)
 {
@@ -280,7 +323,7 @@ static int make_copy(struct copy *c, struct pl_node *dir, struct snode *n)
     struct pl_attr up; /* a hidden name is no change of the directory */
     r = pl_getattr(c->b->tree, c->call, dir, NULL, &up);
     if (r == 0)
-        r = S_ISREG(c->attr.mode) ? begin_file(c, dir) : begin_other(c, dir);
+        r = begin_copy(c, dir);
     if (r == 0 && c->temp[0])
         set_times(c->call, c->b->tree, dir, NULL, &up);
     if (r == 0 && c->out)
@@ -296,7 +339,10 @@ static int make_copy(struct copy *c, struct pl_node *dir, struct snode *n)
 static int name_copy(struct copy *c, struct pl_node *dir, const char *name)
 {
     struct pl_attr up, attr;
+    struct pl_setattr back;
     int r = pl_getattr(c->b->tree, c->call, dir, NULL, &up);
+    if (r == 0)
+        r = let_in(c, dir, &back);
     if (r < 0)
         return r;
     if (!c->temp[0]) {
@@ -306,6 +352,7 @@ static int name_copy(struct copy *c, struct pl_node *dir, const char *name)
         if (r == -EINVAL) /* it does not know that; we hold the directory */
             r = pl_rename(c->b->tree, c->call, dir, c->temp, dir, name, 0);
     }
+    let_out(c, dir, &back);
     if (r == 0)
         set_times(c->call, c->b->tree, dir, NULL, &up);
     return r;

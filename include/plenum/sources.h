@@ -23,6 +23,10 @@ PL_API int pl_mem_new(uint64_t max_bytes, struct pl_tree **ret, struct pl_err *e
 /* ---- layers ---- */
 /* Passes everything through: the pattern to start a layer from. */
 PL_API struct pl_tree *pl_null_new(struct pl_tree *lower);
+/* Everything is this process's user's and main group's, and what belongs to others has as its
+ * owner's permissions what the caller may do with it: for a mount in a user namespace in which
+ * there is nobody but that user. */
+PL_API struct pl_tree *pl_mine_new(struct pl_tree *lower);
 /* What would modify the tree is -EROFS. */
 PL_API struct pl_tree *pl_ro_new(struct pl_tree *lower);
 /* Writes a line for each op to `out` (not closed), names escaped; see plenum-trace(1). */

@@ -60,6 +60,10 @@ enum pl_space_flags {
     /* "..." in a directory is the next lower view of it: what its bindings have without the first
      * of them, read-only. It is not listed. */
     PL_SPACE_DOTS = 1 << 1,
+    /* What lies behind is its owner's to change, if that is not root: what he may read of it, for
+     * him the space judges as if the file were his, since the copy will be. He alone gains by it:
+     * other callers are judged as ever. */
+    PL_SPACE_MINE = 1 << 2,
 };
 
 /* A new space of `n` bindings, applied in order. A path that exists in nothing bound before it is

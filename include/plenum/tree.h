@@ -348,6 +348,8 @@ enum pl_tree_flags {
                                which objects are new: its clock is this machine's */
     PL_TREE_PLUS = 1 << 9,  /* readdir has attributes along with names, at no round trips of their
                                own */
+    PL_TREE_STATELESS_SELF = 1 << 10, /* as PL_TREE_STATELESS, where nobody but this process's user
+                                         opens; set in each that is stateless */
 };
 
 /* A source or layer embeds it first in its own struct. */

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT
+"""Views of ordinary users over what others own: in every door it is as if it were a copy that the user had made."""
+import os
+import shutil
+
+import pytest
+from conftest import PLENUM, fuse, root
+from test_run import UID, Views, running, tell
+
+pytestmark = [fuse, root]
+
+
+@pytest.fixture(params=["mount", "trap", "preload"])
+def views(plenum, request):
+    v = Views(plenum, True, request.param)
+    yield v
+    v.gone()
+
+
+def foreign(path, files):
+    """Files of root: {name: (content or None, mode)}."""
+    path.mkdir()
+    for name, (content, mode) in files.items():
+        p = path / name
+        if content is None:
+            p.mkdir()
+        else:
+            p.write_text(content)
+    for name, (_, mode) in reversed(files.items()):
+        (path / name).chmod(mode)
+
+
+SOURCE = {"main.c": ("main\n", 0o644), "sub": (None, 0o755), "sub/deep.c": ("deep\n", 0o644), "run": ("#!/bin/sh\necho it runs\n", 0o755),
+          "ro": ("ro\n", 0o444), "shut": (None, 0o555), "shut/in": ("in\n", 0o644), "shut/sub": (None, 0o755),
+          "more": (None, 0o755), "more/a": ("a\n", 0o644), "more/b": ("b\n", 0o664), "sticky": (None, 0o1777), "sticky/f": ("f\n", 0o644),
+          "owners": ("x\n", 0o600 | 0o044), "bits": ("x\n", 0o4755)}
+# What a user does to sources; each line says what came of it.
+WORK = r"""cd "$V" || exit 1
+t() { "$@" 2>&1 | sed 's/^[^:]*: //'; }
+t ./run; echo more >>main.c; echo new >sub/new; echo new >new; cat main.c sub/*; rm run; mkdir d; t mv sub/deep.c d/; t mv d/deep.c .
+(echo x >ro) 2>&1 | sed 's/.*: //'; t chmod u+w ro; echo w >>ro; cat ro; t chmod 640 main.c owners; t touch -d @5 sub more/a; stat -c '%n %Y' more/a
+(echo x >shut/new) 2>&1 | sed 's/.*: //'; t rm shut/in; echo w >>shut/in; cat shut/in; echo w >shut/sub/new; t mv shut/in .; t chmod u+w shut; t mv shut/in .
+ln more/a hard; echo h >>hard; cat more/a; ln -sf main.c link; cp -r sub sub2; t mv sub renamed; ls renamed; t mv more/b more/c; t rm -r more; ls more 2>&1
+t rm sticky/f; echo t >sticky/t; t chmod 777 sticky; truncate -s 1 owners; t setfattr -n user.x -v y owners; getfattr -n user.x owners
+t chown "$(id -u)" bits; t chgrp "$(id -g)" d; test -w link; echo $?; test -w shut; echo $?; test -x bits; echo $?; sed -i s/w/W/ ro; cat ro
+"""
+STATE = r"""cd "$V" && find . -printf '%y %m %p %l\n' | sort && find . -type f -readable | sort | xargs md5sum"""
+
+
+def test_as_a_copy(views):
+    """What is done in the view comes out as in a copy; what is behind is what it was."""
+    foreign(views.dir / "src", SOURCE)
+    views.make(fix={})
+    views.plain("sh", "-c", "umask 0; cp -r src copy")
+    before = views.plain("sh", "-c", f"V=src; {STATE}").stdout
+    want = [views.plain("bash", "-c", text, env=views.env | {"V": str(views.dir / "copy")}, rc=None).stdout for text in (WORK, STATE)]
+    got = [views.plain(PLENUM, "run", f"--door={views.door}", "--view", "fix", "src", "--", "bash", "-c", text, rc=None,
+                       env=views.env | {"V": str(views.dir / "fix")}).stdout for text in (WORK, STATE)]
+    assert got[0].replace("fix", "copy") == want[0] and "it runs" in want[0], got[0]
+    assert got[1] == want[1]
+    assert views.plain("sh", "-c", f"V=src; {STATE}").stdout == before
+    assert all(p.stat().st_uid == UID for p in (views.dir / "fix").rglob("*") if not p.is_symlink())
+
+
+def test_what_cannot_be_read(views):
+    """Nobody gains anything by it: such a file can be hidden, and no more."""
+    foreign(views.dir / "src", {"secret": ("s\n", 0o600), "d": (None, 0o700), "d/f": ("f\n", 0o644), "wonly": ("w\n", 0o622)})
+    views.make(fix={})
+    out = views.out("--view fix src", r"""cd fix
+for f in secret wonly; do
+    for w in "cat $f" "(echo x >$f)" "(echo x >>$f)" "chmod 644 $f" "touch $f" "ln $f l" "mv $f m"; do eval "$w" 2>&1 | sed 's/.*: //'; done
+    test -r $f; echo $?; test -w $f; echo $?
+done
+ls d 2>&1 | sed 's/.*: //'; cat d/f 2>&1 | sed 's/.*: //'; (echo x >d/f) 2>&1 | sed 's/.*: //'; rm -f secret; ls; echo mine >secret; cat secret""")
+    assert out == ("Permission denied\n" * 7 + "1\n1\n") * 2 + "Permission denied\n" * 3 + "d\nwonly\nmine\n"
+    assert (views.dir / "src/secret").read_text() == "s\n" and os.listdir(views.dir / "fix").count("secret") == 1
+
+
+def test_others_in_the_own_top(views):
+    """What root has put into the user's top: as without a view, he may take it away, and not write it."""
+    views.make(A={"d/x": "x"}, B={})
+    a = views.dir / "A"
+    for name in ("gone", "moved", "kept", "sticky", "grouped"):
+        (a / name).write_text(f"{name}\n")
+    (a / "full").mkdir()
+    (a / "full/f").write_text("f")
+    (a / "t").mkdir()
+    (a / "t/f").write_text("f")
+    os.chmod(a / "t", 0o1777)
+    os.chown(a / "grouped", UID, 0)
+    text = r"""cd A; for w in "rm -f gone" "mv moved d/moved" "(echo x >>kept)" "chmod 600 kept" "rm -f t/f" "(echo x >full/n)" "rm full/f" "mv full d" "mv full full2" "mv full2 full" \
+        "echo x >>grouped" "chmod 600 grouped" "touch d/moved"; do echo "$w"; eval "$w" 2>&1 | sed 's/.*: //'; done; cat kept grouped; ls . d full"""
+    views.plain("cp", "-r", "A", "C")  # root's are made again
+    shutil.rmtree(views.dir / "C")
+    shutil.copytree(a, views.dir / "C")
+    for p in [a, *a.rglob("*")]:
+        q = views.dir / "C" / p.relative_to(a)
+        os.chown(q, p.stat().st_uid, p.stat().st_gid)
+        q.chmod(p.stat().st_mode)
+    want = views.plain("sh", "-c", text.replace("cd A", "cd C")).stdout
+    assert views.out("--view A B", text) == want and "Operation not permitted\n" in want, want
+
+
+def test_whose_it_looks(views):
+    """In the mount all is the user's, with the rights he has; so git works in sources of root's. The trap shows owners."""
+    foreign(views.dir / "src", {"f": ("x\n", 0o644), "secret": ("s\n", 0o640), "bits": ("x\n", 0o6755), "other": ("x\n", 0o604)})
+    views.make(fix={})
+    views.plain("sh", "-c", "true")
+    os.system(f"cd {views.dir}/src && git -c init.defaultBranch=main init -q . && git add f && git -c user.name=n -c user.email=e commit -qm one")
+    out = views.out("--view fix src", "cd fix; stat -c '%u %g %a %n' f secret bits other")
+    if views.door == "mount":
+        assert out == f"{UID} {UID} 644 f\n{UID} {UID} 40 secret\n{UID} {UID} 755 bits\n{UID} {UID} 604 other\n"
+    else:
+        assert out == "0 0 644 f\n0 0 640 secret\n0 0 6755 bits\n0 0 604 other\n"
+    safe = "" if views.door == "mount" else "-c safe.directory='*'"
+    script = f"cd fix; echo more >>f; git {safe} commit -qam two; git {safe} log --format=%s; git {safe} status --porcelain -uno"
+    assert views.out("--view fix src", script) == "two\none\n"
+
+
+def test_files_stay_open(views):
+    """Whoever has a file open goes on with it, whatever its mode has become, or was from the beginning."""
+    views.make(A={"f": "old", "d/x": ""}, B={"g": "behind"})
+    out = views.out("--view A B", r"""cd A; python3 -c '
+import os, time
+new = os.open("new", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o444)
+os.write(new, b"one"); time.sleep(0.3); os.write(new, b"two"); os.ftruncate(new, 5)
+print(os.pread(new, 9, 0), oct(os.fstat(new).st_mode))
+for name in "f", "g":
+    fd = os.open(name, os.O_RDWR); os.chmod(name, 0); time.sleep(0.3)
+    os.write(fd, b"N"); print(os.pread(fd, 9, 0), oct(os.stat(name).st_mode))
+    try:
+        os.open(name, os.O_RDONLY)
+    except OSError as e:
+        print(e.strerror)
+d = os.open("d", os.O_RDONLY); os.chmod("d", 0); time.sleep(0.3)
+print(os.listdir(d)); os.chmod("d", 0o755)
+'""")
+    denied = "Permission denied\n"
+    assert out == f"b'onetw' 0o100444\nb'Nld' 0o100000\n{denied}b'Nehind' 0o100000\n{denied}['x']\n"
+
+
+@pytest.mark.parametrize("views", ["mount"], indirect=True)
+def test_opens_stay_in_the_kernel(views):
+    """As in root's view: opening, reading and listing what the kernel knows costs no request."""
+    foreign(views.dir / "src", {"f": ("x\n", 0o644), "d": (None, 0o755), "d/g": ("y\n", 0o644)})
+    views.make(A={"own": "z"})
+    p = running(views, "--view A src")
+    tell(p, "cd A; exec 7</dev/null; look() { for i in 1 2 3 4 5 6 7 8 9 0; do for f in f d/g own; do read x <$f; done; echo d/*; done; }; look; look")
+    before = views.status()[0]["requests"]
+    tell(p, "for k in 1 2 3 4 5; do look >/dev/null; done")
+    assert views.status()[0]["requests"] - before < 20
+    p.stdin.close()
+    assert p.wait(10) == 0
