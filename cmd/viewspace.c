@@ -4,6 +4,7 @@
 #include "cmd/servicedial.h"
 #include "layers/version.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <plenum/sources.h>
 #include <plenum/space.h>
@@ -342,7 +343,7 @@ static int table_of(struct viewspace *s, struct view *view, struct table *t)
 
 static uint32_t space_flags(const struct view *view)
 {
-    return PL_SPACE_DOTS | PL_SPACE_MINE | (view->classic ? PL_SPACE_CLASSIC : 0u);
+    return PL_SPACE_DOTS | (view->classic ? PL_SPACE_CLASSIC : 0u);
 }
 
 int viewspace_set(struct viewspace *s, struct view *view, struct pl_err *err)
@@ -602,7 +603,7 @@ int viewspace_look(void *arg, char path[VIEW_PATH])
         if (realpath(n ? head : "/", real))
             break;
         if (errno != ENOENT && errno != ENOTDIR)
-            return 0;
+            return errno == EACCES ? -EACCES : 0;
         while (n > 0 && path[--n] != '/')
             ;
     }
@@ -610,7 +611,7 @@ int viewspace_look(void *arg, char path[VIEW_PATH])
         return 0;
     if (!S_ISDIR(st.st_mode))
         return -ENOTDIR;
-    int r = path[n] ? -ENOENT : 0;
+    int r = path[n] ? -ENOENT : faccessat(AT_FDCWD, real, X_OK, AT_EACCESS) < 0 ? -EACCES : 0;
     int len = snprintf(found, sizeof(found), "%s%s", strcmp(real, "/") ? real : "", path + n);
     if (len > 0 && (size_t)len < sizeof(found))
         strcpy(path, found);

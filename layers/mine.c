@@ -8,6 +8,7 @@
  * a kernel that judges by them judges as the tree does. Set-user-ID bits of others are not shown,
  * for they would not make anybody be those.
  */
+#include <errno.h>
 #include <plenum/sources.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -25,9 +26,11 @@ static uint32_t rights(struct pl_tree *t, struct pl_call *call, struct pl_node *
     int likely = R_OK | (mode & S_IWUSR ? W_OK : 0) | (mode & 0111 ? X_OK : 0);
     if (pl_access(t->lower, call, node, likely) == 0)
         return (uint32_t)likely << 6;
-    for (int bit = X_OK; bit <= R_OK; bit <<= 1)
-        if (likely & bit && pl_access(t->lower, call, node, bit) == 0)
+    for (int bit = X_OK; bit <= R_OK; bit <<= 1) {
+        int r = likely & bit ? pl_access(t->lower, call, node, bit) : -EACCES;
+        if (r == 0 || (r == -EROFS && S_ISDIR(mode))) /* whoever tries is to hear that */
             may |= (uint32_t)bit << 6;
+    }
     return may;
 }
 

@@ -78,8 +78,6 @@ static const struct pl_ops space_ops = {
 
 /* ---- setting up ---- */
 
-#define ALL_FLAGS (uint32_t)(PL_SPACE_CLASSIC | PL_SPACE_DOTS | PL_SPACE_MINE)
-
 /* Who this process is: copies are made in his name. */
 static int own_cred(struct space *s)
 {
@@ -175,10 +173,8 @@ static int find_root(struct space *s, struct pl_err *err)
 static int space_new(const struct pl_binding *b, size_t n, uint32_t flags, bool ro,
                      struct pl_tree **ret, struct pl_err *err)
 {
-    if (flags & ~ALL_FLAGS)
-        return pl_fail(err, -EINVAL,
-                       "flags 0x%x: not known (PL_SPACE_CLASSIC, PL_SPACE_DOTS, "
-                       "PL_SPACE_MINE)",
+    if (flags & ~(uint32_t)(PL_SPACE_CLASSIC | PL_SPACE_DOTS))
+        return pl_fail(err, -EINVAL, "flags 0x%x: not known (PL_SPACE_CLASSIC, PL_SPACE_DOTS)",
                        flags);
     struct space *s = space_alloc(flags, ro);
     if (!s)
@@ -242,7 +238,7 @@ int pl_space_set(struct pl_tree *space, const struct pl_binding *bindings, size_
 int pl_space_set_flags(struct pl_tree *space, uint32_t flags)
 {
     struct space *s = as_space(space);
-    if (!s || flags & ~ALL_FLAGS)
+    if (!s || flags & ~(uint32_t)(PL_SPACE_CLASSIC | PL_SPACE_DOTS))
         return -EINVAL;
     atomic_store(&s->flags, flags);
     return 0;

@@ -427,7 +427,7 @@ int space_getattr(SPACE_T, struct pl_node *node, struct pl_file *file, struct pl
 int space_setattr(SPACE_T, struct pl_node *node, struct pl_file *file, const struct pl_setattr *set,
                   struct pl_attr *attr);
 int space_access(SPACE_T, struct pl_node *node, int mask);
-/* Is what layer k holds behind the top, and the caller its owner-to-be (PL_SPACE_MINE)? */
+/* Is what layer k holds behind the top, and the caller an ordinary user whose copy would be his? */
 bool space_is_mine(const struct space *s, const struct pl_call *call, const struct space_point *p,
                    int k);
 /* The same for an object whose tree may say EROFS: it will be copied up. */

@@ -102,9 +102,8 @@ int space_getattr(SPACE_T, struct pl_node *node, struct pl_file *file, struct pl
 bool space_is_mine(const struct space *s, const struct pl_call *call, const struct space_point *p,
                    int k)
 {
-    /* A door that has had the kernel judge asks as uid 0. */
-    bool owner = call->cred.uid == s->self.uid || call->cred.uid == 0;
-    return s->flags & PL_SPACE_MINE && s->self.uid && owner && p->top >= 0 && !space_in_place(p, k);
+    bool owner = call->cred.uid == s->self.uid || call->own;
+    return s->self.uid && owner && p->top >= 0 && !space_in_place(p, k);
 }
 
 /* Of what is to be copied into the owner's own: he must be able to read it, and the mode that the
@@ -118,22 +117,22 @@ static int may_mine(struct space *s, struct pl_call *call, const struct space_st
     if (r < 0 || !(mask & W_OK))
         return r;
     r = pl_getattr(tree, call, st->e[0].node, NULL, &attr);
-    return r < 0 ? r : call->cred.uid == 0 || attr.mode & S_IWUSR ? 0 : -EACCES;
+    return r < 0 ? r : call->own || attr.mode & S_IWUSR ? 0 : -EACCES;
 }
 
 int space_may(struct space *s, struct pl_call *call, const struct space_stack *st, int mask)
 {
     struct pl_attr attr;
-    int r = -EROFS;
     if (st->n && space_is_mine(s, call, st->point, st->e[0].k))
         return may_mine(s, call, st, mask);
-    if (st->n)
-        r = pl_access(space_tree(st->point, st->e[0].k), call, st->e[0].node, mask);
-    if (r != -EROFS)
-        return r;
+    if (st->n) {
+        int r = pl_access(space_tree(st->point, st->e[0].k), call, st->e[0].node, mask);
+        if (r != -EROFS || st->e[0].k == st->point->top) /* it is changed there, or not at all */
+            return r;
+    }
     if (st->point->top < 0 && mask & W_OK)
         return -EROFS;
-    r = attr_of(s, call, st, NULL, &attr);
+    int r = attr_of(s, call, st, NULL, &attr);
     return r < 0 ? r : pl_may(call, &attr, mask);
 }
 

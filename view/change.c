@@ -394,8 +394,13 @@ static int all_there(const struct change *c, const struct view *from)
         const struct view_map *m = &c->v->maps[i];
         if (has_map(from, m) || view_outermost(c->v, m->lower))
             continue;
-        if (c->look(c->arg, strcpy(path, m->lower)) == -ENOENT)
-            return pl_fail(c->err, -ENOENT, "%s: no such directory (%s would be over nothing)",
+        int r = c->look(c->arg, strcpy(path, m->lower));
+        if (r == -ENOENT)
+            return pl_fail(c->err, r, "%s: no such directory (%s would be over nothing)", m->lower,
+                           m->top);
+        if (r == -EACCES)
+            return pl_fail(c->err, r,
+                           "%s: permission denied (%s can only be over what its user may read)",
                            m->lower, m->top);
     }
     return 0;

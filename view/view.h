@@ -93,7 +93,8 @@ struct view *view_ref(struct view *view);
 void view_unref(struct view *view); /* NULL is fine */
 
 /* What is at `path`, clean: 0: a directory, or nobody can tell; -ENOTDIR: something else; -ENOENT:
- * nothing. The same path without symbolic links takes its place. */
+ * nothing; -EACCES: who asks may not look into it. The same path without symbolic links takes its
+ * place. */
 typedef int view_look_fn(void *arg, char path[VIEW_PATH]);
 
 /* The view that `from` becomes by `n` words, an even number. Relative paths begin at `cwd`, which
@@ -101,7 +102,8 @@ typedef int view_look_fn(void *arg, char path[VIEW_PATH]);
  * there. 0, or, with a sentence that names the word: -EINVAL (an odd word, an unknown option,
  * attribute or service, "..." in a path, no path), -ENOTDIR (something that is no directory),
  * -ELOOP (a top that is over itself), -E2BIG (a limit above), -ENOENT (nothing to remove; a top is
- * to be over what is not there, nor in another top), -ENAMETOOLONG, -ENOMEM. Then nothing was made.
+ * to be over what is not there, nor in another top), -EACCES (... over what its user may not look
+ * into), -ENAMETOOLONG, -ENOMEM. Then nothing was made.
  */
 int view_change(const struct view *from, const char *cwd, const char *const *words, size_t n,
                 view_look_fn *look, void *arg, struct view **ret, struct pl_err *err);

@@ -8,7 +8,8 @@ from . import meta
 from .common import goal, median, one_processor, plenum, program, quick, rounds, run, table
 
 FILES = 8000
-DOORS = ["mount", "trap", "preload"]
+DOORS = ["mount", "mount-user", "trap", "preload"]  # all root's, but one: an ordinary user's over root's files
+USER = 64999
 JOBS = {"find": "find . -printf '%s %T@\\n'", "grep -r": "grep -rc plenum .",
         "git status": "git -c safe.directory='*' --no-optional-locks status --porcelain",
         "compile": "rm -rf objects; make -s -j1 -f compile.mk"}
@@ -25,7 +26,8 @@ GOALS = [  # door, job, of what, ratio, better
     ("preload", "compile", "native", 1.5, "low"), ("preload", "find", "native", 2, "low"),
     ("preload", "grep -r", "native", 2, "low"), ("mount", "find", "native", 1.3, "low"),
     ("mount", "grep -r", "native", 1.3, "low"), ("mount", "compile", "native", 1.3, "low"),
-    ("mount", "read 4 KiB", "native", 1.1, "low"), ("trap", "read 4 KiB", "native", 1.1, "low"),
+    ("mount-user", "find", "native", 1.3, "low"), ("mount-user", "grep -r", "native", 1.3, "low"),
+    ("mount-user", "compile", "native", 1.3, "low"), ("mount", "read 4 KiB", "native", 1.1, "low"), ("trap", "read 4 KiB", "native", 1.1, "low"),
     ("preload", "read 4 KiB", "native", 1.1, "low"), ("mount", "grep -r", "proot", 10, "high"),
     ("preload", "grep -r", "proot", 10, "high"), ("mount", "find", "fuse-overlayfs", 3, "high"),
     ("preload", "find", "fuse-overlayfs", 3, "high")]
@@ -83,6 +85,10 @@ class Candidate:
 
     make_trap = make_preload = make_mount
 
+    def make_mount_user(self):
+        self.where = f"{self.base}/user"
+        self.wrap = as_user(self.base, [plenum, "run", "--door=mount", "--view", self.where, f"{self.base}/low", "--"])
+
     def measure(self):
         env = {"V": self.where, "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C", "HOME": self.base,
                "GIT_INDEX_FILE": f".git/index-{self.name}"}
@@ -93,6 +99,13 @@ class Candidate:
     def done(self):
         for d in self.mounted:
             run(["umount", d])
+
+
+def as_user(base, argv):
+    """An ordinary user, who may open a /dev/fuse."""
+    pathlib.Path(base).chmod(0o711)
+    return ["unshare", "-m", "sh", "-c", f"""[ -e {base}/fuse ] || mknod -m 666 {base}/fuse c 10 229
+mount --bind {base}/fuse /dev/fuse && exec setpriv --reuid {USER} --regid {USER} --clear-groups -- "$@" """, "sh", *argv]
 
 
 def files_in(tree):
@@ -119,6 +132,8 @@ def prepare(base, candidates):
     (upper / ".git").mkdir()
     for n in candidates:
         shutil.copy2(low / ".git/index", upper / f".git/index-{n}")
+    run(["cp", "-a", f"{base}/top", f"{base}/user"])
+    run(["chown", "-R", f"{USER}:{USER}", f"{base}/user"])
     run(["cp", "-a", f"{base}/low", f"{base}/plain"])
     run(["cp", "-a", f"{base}/top/.", f"{base}/plain/"])
     return files_in(low)
@@ -126,11 +141,14 @@ def prepare(base, candidates):
 
 def names():
     found = ["native", "overlayfs"] + [n for n in ("fuse-overlayfs", "proot", "fakechroot", "mergerfs") if shutil.which(n)]
-    for d in DOORS:
-        if subprocess.run([plenum, "run", f"--door={d}", "--", "true"], capture_output=True).returncode == 0:
-            found.append(d)
-        else:
-            print(f"  {d}: not available in this build or on this machine")
+    with tempfile.TemporaryDirectory(prefix="plenum-views.", dir="/tmp") as tmp:
+        for d in DOORS:
+            argv = [plenum, "run", f"--door={d.split('-')[0]}", "--", "true"]
+            argv = as_user(tmp, argv) if d == "mount-user" else argv
+            if subprocess.run(argv, capture_output=True).returncode == 0:
+                found.append(d)
+            else:
+                print(f"  {d}: not available in this build or on this machine")
     return found
 
 

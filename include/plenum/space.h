@@ -28,7 +28,9 @@
  *
  * Who may. What a tree does for a caller it judges itself. Looking behind the first tree, copying
  * up and whiteouts are done as the process that made the space, after the caller's right to the
- * change was judged by the first tree.
+ * change was judged by the first tree. Unless that is root, what lies behind is his to change as
+ * far as he may read it: for him it is judged by its mode as if it were his, since the copy will
+ * be. He alone gains by it, and nothing that he could not have by a copy of his own.
  *
  * Live: nothing of the trees is remembered that they do not say they would tell of. A change in a
  * tree below is seen as soon as that tree shows it.
@@ -60,10 +62,6 @@ enum pl_space_flags {
     /* "..." in a directory is the next lower view of it: what its bindings have without the first
      * of them, read-only. It is not listed. */
     PL_SPACE_DOTS = 1 << 1,
-    /* What lies behind is its owner's to change, if that is not root: what he may read of it, for
-     * him the space judges as if the file were his, since the copy will be. He alone gains by it:
-     * other callers are judged as ever. */
-    PL_SPACE_MINE = 1 << 2,
 };
 
 /* A new space of `n` bindings, applied in order. A path that exists in nothing bound before it is

@@ -151,3 +151,23 @@ def test_opens_stay_in_the_kernel(views):
     assert views.status()[0]["requests"] - before < 20
     p.stdin.close()
     assert p.wait(10) == 0
+
+
+def test_over_what_cannot_be_read(views):
+    """Said at once, and by vpath."""
+    foreign(views.dir / "src", {"d": (None, 0o700), "d/e": (None, 0o755)})
+    views.make(fix={})
+    for d in ("src/d", "src/d/e"):
+        said = f"{views.dir}/{d}: permission denied ({views.dir}/fix can only be over what its user may read)\n"
+        assert views.run(f"--view fix {d}", ":", rc=1).stderr == f"plenum: run: {said}"
+        assert views.run("", f"$P vpath fix {d}", rc=1).stderr == f"plenum: vpath: {said}"
+
+
+def test_what_is_bound(views):
+    """A union that a SPEC names is as a view; what is read-only says so."""
+    foreign(views.dir / "src", SOURCE)
+    views.make(fix={}, here={})
+    assert views.out("--bind union(fix,src) here", "cd here; echo w >>main.c; rm run; mv sub renamed; cat main.c renamed/deep.c; ls") == \
+        "main\nw\ndeep\nbits\nmain.c\nmore\nowners\nrenamed\nro\nshut\nsticky\n"
+    out = views.out("--bind ro(src) here", "(echo w >>here/main.c) 2>&1 | sed 's/.*: //'; rm -f here/main.c 2>&1 | sed 's/.*: //'")
+    assert out == ("Permission denied\n" if views.door == "mount" else "Read-only file system\n") + "Read-only file system\n"
