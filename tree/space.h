@@ -348,6 +348,9 @@ struct space_marks {
 int space_marks(struct pl_call *call, struct pl_tree *tree, struct pl_node *node,
                 struct space_marks *m);
 uint64_t space_origin(struct pl_call *call, struct pl_tree *tree, struct pl_node *node);
+/* Sets one. What the owner must not write, like what he has made read-only, he may for that. */
+int space_put(struct pl_call *call, struct pl_tree *tree, struct pl_node *node, const char *name,
+              const char *value);
 void space_note_origin(struct pl_call *call, struct space_bind *b, struct pl_node *node,
                        uint64_t ino);
 void space_note_impure(struct pl_call *call, struct space_bind *b, struct pl_node *dir);

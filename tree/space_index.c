@@ -84,7 +84,7 @@ static int note_links(struct pl_call *call, struct pl_tree *tree, struct pl_node
 {
     char value[24];
     snprintf(value, sizeof(value), "%llu", (unsigned long long)links);
-    return pl_setxattr(tree, call, node, LINKS, value, strlen(value), 0);
+    return space_put(call, tree, node, LINKS, value);
 }
 
 int space_index_add(struct space *s, struct pl_call *call, struct space_point *p,

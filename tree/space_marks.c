@@ -184,12 +184,23 @@ uint64_t space_origin(struct pl_call *call, struct pl_tree *tree, struct pl_node
 
 /* ---- writing ---- */
 
-static int put(struct pl_call *call, struct pl_tree *tree, struct pl_node *node, const char *name,
-               const char *value)
+int space_put(struct pl_call *call, struct pl_tree *tree, struct pl_node *node, const char *name,
+              const char *value)
 {
+    struct pl_attr attr;
     if (!(tree->flags & PL_TREE_XATTR))
         return -EOPNOTSUPP;
-    return pl_setxattr(tree, call, node, name, value, strlen(value), 0);
+    int r = pl_setxattr(tree, call, node, name, value, strlen(value), 0);
+    if (r != -EACCES || pl_getattr(tree, call, node, NULL, &attr) < 0 ||
+        attr.uid != call->cred.uid || attr.mode & (S_IWUSR | S_ISGID)) /* that might be lost */
+        return r;
+    struct pl_setattr set = {.valid = PL_SET_MODE, .mode = attr.mode | S_IWUSR};
+    if (pl_setattr(tree, call, node, NULL, &set, &attr) < 0)
+        return r;
+    set.mode &= ~(uint32_t)S_IWUSR;
+    r = pl_setxattr(tree, call, node, name, value, strlen(value), 0);
+    pl_setattr(tree, call, node, NULL, &set, &attr);
+    return r;
 }
 
 void space_note_origin(struct pl_call *call, struct space_bind *b, struct pl_node *node,
@@ -197,14 +208,14 @@ void space_note_origin(struct pl_call *call, struct space_bind *b, struct pl_nod
 {
     char value[32];
     snprintf(value, sizeof(value), "%llx", (unsigned long long)ino);
-    put(call, b->tree, node, origin_name(node), value);
+    space_put(call, b->tree, node, origin_name(node), value);
 }
 
 void space_note_impure(struct pl_call *call, struct space_bind *b, struct pl_node *dir)
 {
     char value[8];
     if (!mark(call, b->tree, dir, SPACE_IMPURE, value, sizeof(value)))
-        put(call, b->tree, dir, SPACE_IMPURE, "y");
+        space_put(call, b->tree, dir, SPACE_IMPURE, "y");
 }
 
 /* One of overlayfs's marks: with the prefix that the owner can set, which is what an overlayfs
@@ -216,13 +227,13 @@ static int put_overlay(struct pl_call *call, struct space_bind *b, struct pl_nod
     int r = -EPERM;
     if (!atomic_load(&b->no_trusted)) {
         snprintf(whole, sizeof(whole), TRUSTED "%s", name);
-        r = put(call, b->tree, dir, whole, value);
+        r = space_put(call, b->tree, dir, whole, value);
     }
     if (r != -EPERM && r != -EOPNOTSUPP)
         return r;
     atomic_store(&b->no_trusted, true);
     snprintf(whole, sizeof(whole), USER "%s", name);
-    return put(call, b->tree, dir, whole, value);
+    return space_put(call, b->tree, dir, whole, value);
 }
 
 int space_note_opaque(struct pl_call *call, struct space_bind *b, struct pl_node *dir)

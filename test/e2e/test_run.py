@@ -23,7 +23,7 @@ class Views:
     """Runs programs in views, as root or not, in a directory of its own."""
 
     def __init__(self, plenum, user, door="mount"):
-        self.plenum, self.user, self.door = plenum, user, door
+        self.plenum, self.user, self.door, self.groups = plenum, user, door, "--clear-groups"
         plenum.tmp.chmod(0o755)
         self.dir = plenum.dir("w")
         self.own(self.dir)
@@ -39,7 +39,7 @@ class Views:
 
     def argv(self, *argv):
         argv = [*map(str, argv)]
-        return ["unshare", "-m", "sh", "-c", SETUP, str(self.plenum.tmp), *argv] if self.user else argv
+        return ["unshare", "-m", "sh", "-c", SETUP.replace("--clear-groups", self.groups), str(self.plenum.tmp), *argv] if self.user else argv
 
     def make(self, **trees):
         """Files: make(A={"f": "content", "d/": None})."""

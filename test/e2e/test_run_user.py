@@ -4,6 +4,7 @@ import os
 import shutil
 
 import pytest
+import test_view_programs as programs
 from conftest import PLENUM, fuse, root
 from test_run import UID, Views, running, tell
 
@@ -64,15 +65,18 @@ def test_as_a_copy(views):
 
 def test_what_cannot_be_read(views):
     """Nobody gains anything by it: such a file can be hidden, and no more."""
-    foreign(views.dir / "src", {"secret": ("s\n", 0o600), "d": (None, 0o700), "d/f": ("f\n", 0o644), "wonly": ("w\n", 0o622)})
+    foreign(views.dir / "src", {"secret": ("s\n", 0o600), "d": (None, 0o700), "d/f": ("f\n", 0o644), "wonly": ("w\n", 0o622),
+                                   "search": (None, 0o711), "search/f": ("found\n", 0o644), "search/e": (None, 0o755)})
     views.make(fix={})
     out = views.out("--view fix src", r"""cd fix
 for f in secret wonly; do
     for w in "cat $f" "(echo x >$f)" "(echo x >>$f)" "chmod 644 $f" "touch $f" "ln $f l" "mv $f m"; do eval "$w" 2>&1 | sed 's/.*: //'; done
     test -r $f; echo $?; test -w $f; echo $?
 done
-ls d 2>&1 | sed 's/.*: //'; cat d/f 2>&1 | sed 's/.*: //'; (echo x >d/f) 2>&1 | sed 's/.*: //'; rm -f secret; ls; echo mine >secret; cat secret""")
-    assert out == ("Permission denied\n" * 7 + "1\n1\n") * 2 + "Permission denied\n" * 3 + "d\nwonly\nmine\n"
+ls d 2>&1 | sed 's/.*: //'; cat d/f 2>&1 | sed 's/.*: //'; (echo x >d/f) 2>&1 | sed 's/.*: //'; rm -f secret; ls; echo mine >secret; cat secret
+ls search 2>&1 | sed 's/.*: //'; cat search/f; echo w >>search/f; cat search/f; echo n >search/n; echo e >search/e/x; cat search/n search/e/x""")
+    assert out == ("Permission denied\n" * 7 + "1\n1\n") * 2 + "Permission denied\n" * 3 + "d\nsearch\nwonly\nmine\n" + \
+        "Permission denied\nfound\nfound\nw\nn\ne\n"
     assert (views.dir / "src/secret").read_text() == "s\n" and os.listdir(views.dir / "fix").count("secret") == 1
 
 
@@ -153,6 +157,30 @@ def test_opens_stay_in_the_kernel(views):
     assert p.wait(10) == 0
 
 
+@pytest.mark.parametrize("case", programs.CASES)
+def test_programs_over_what_is_roots(views, case):
+    """Real tools, compared with the same in a copy that is the user's."""
+    if case == "numbers" and views.door != "mount":
+        pytest.skip("descriptors are those of the files, whose number changes when they are copied up")
+    views.plain(programs.VIEW / "trees", views.dir)
+    for d in ("low", "mix"):
+        (views.dir / d / "doc/private").chmod(0o644)
+    for p in [views.dir / "low", *(views.dir / "low").rglob("*")]:
+        os.chown(p, 0, 0, follow_symlinks=False)
+    text, state = programs.script(case), programs.STATE_IN
+    if views.door != "mount":
+        state = state.replace(" %u %g", "")  # whose they are is shown as it is
+    env = views.env | {"V": str(views.dir / "mix"), "HOME": str(views.dir / "mix")}
+    low = views.plain("bash", "-c", state, env=env | {"V": str(views.dir / "low")}).stdout
+    want = [views.plain("bash", "-c", t, rc=None, env=env) for t in (text, state)]
+    env = views.env | {"V": str(views.dir / "top"), "HOME": str(views.dir / "top")}
+    got = [views.plain(PLENUM, "run", f"--door={views.door}", "--view", "top", "low", "--", "bash", "-c", t, rc=None, env=env) for t in (text, state)]
+    for g, w in zip(got, want):
+        assert (g.stdout + g.stderr).replace(f"{views.dir}/top", "V") == (w.stdout + w.stderr).replace(f"{views.dir}/mix", "V")
+        assert g.returncode == w.returncode
+    assert views.plain("bash", "-c", state, env=env | {"V": str(views.dir / "low")}).stdout == low
+
+
 def test_over_what_cannot_be_read(views):
     """Said at once, and by vpath."""
     foreign(views.dir / "src", {"d": (None, 0o700), "d/e": (None, 0o755)})
@@ -171,3 +199,29 @@ def test_what_is_bound(views):
         "main\nw\ndeep\nbits\nmain.c\nmore\nowners\nrenamed\nro\nshut\nsticky\n"
     out = views.out("--bind ro(src) here", "(echo w >>here/main.c) 2>&1 | sed 's/.*: //'; rm -f here/main.c 2>&1 | sed 's/.*: //'")
     assert out == ("Permission denied\n" if views.door == "mount" else "Read-only file system\n") + "Read-only file system\n"
+
+
+def test_names_and_read_only(views):
+    """What is noted of directories and files that must not be written: where their parts are, which names are one file."""
+    foreign(views.dir / "src", {"d": (None, 0o755), "d/a": ("a\n", 0o444), "d/sub": (None, 0o555), "d/sub/f": ("f\n", 0o644), "one": ("1\n", 0o444)})
+    os.link(views.dir / "src/one", views.dir / "src/two")
+    views.make(fix={})
+    out = views.out("--view fix src", """cd fix; mv d/sub d/sub2; mv d e; find . | sort; cat e/sub2/f; echo w >>e/sub2/f; cat e/sub2/f
+        chmod u+w one; echo 2 >>one; cat two; stat -c '%a %h %n' one two; stat -c %a e/sub2
+        rm -f e/a; rm -rf e 2>/dev/null; chmod u+w e/sub2; rm -r e; ls""")
+    assert out.split() == [".", "./e", "./e/a", "./e/sub2", "./e/sub2/f", "./one", "./two", "f", "f", "w", "1", "2", "644", "2", "one", "644", "2",
+                           "two", "555", "one", "two"]
+
+
+def test_by_group(views):
+    """A user's other groups count for him: to read, and in the top to write."""
+    foreign(views.dir / "src", {"g": ("g\n", 0o660), "h": ("h\n", 0o640), "d": (None, 0o770), "d/f": ("f\n", 0o664)})
+    views.make(fix={"x/y": ""})
+    views.groups = f"--groups {UID - 1}"
+    (views.dir / "fix/t").write_text("t\n")
+    (views.dir / "fix/t").chmod(0o664)
+    for p in [views.dir / "fix/t", views.dir / "src", *(views.dir / "src").rglob("*")]:
+        os.chown(p, 0, UID - 1)
+    out = views.out("--view fix src", "cd fix; for f in g h d/f t; do cat $f; echo w >>$f; cat $f; done; echo n >d/n; ls d; stat -c '%a %n' g h d t")
+    assert out == "".join(f"{x}\n{x}\nw\n" for x in "ghft") + "f\nn\n660 g\n640 h\n770 d\n664 t\n"
+    assert (views.dir / "fix/t").stat().st_uid == 0 and (views.dir / "fix/g").stat().st_uid == UID
