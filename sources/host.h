@@ -102,7 +102,8 @@ struct host {
     struct host_node *root;
     bool acts; /* with the callers' credentials */
     pthread_mutex_t names, cache, mounts_lock;
-    pthread_mutex_t modes;  /* whoever changes a mode, where one may be others for a moment */
+    pthread_mutex_t modes;  /* whoever changes a mode, where one may be another for a moment */
+    atomic_uint moment;     /* odd: it is such a moment */
     struct host_link idle;  /* head of the ring, the latest used first */
     unsigned nfds, max_fds; /* descriptors of nodes */
     struct host_mount *mounts;

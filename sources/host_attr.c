@@ -9,18 +9,30 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+static int look(struct host *h, struct host_node *n, struct pl_file *file, struct statx *stx)
+{
+    int r = file ? host_statx(file_of(file)->fd, stx) : host_statx_open(h, n, stx);
+    if (r != -EAGAIN)
+        return r;
+    int fd = host_fd(h, n);
+    if (fd < 0)
+        return fd;
+    r = host_statx(fd, stx);
+    host_fd_done(h, n);
+    return r;
+}
+
 int host_getattr(HOST_T, struct pl_node *node, struct pl_file *file, struct pl_attr *attr)
 {
     struct host *h = host_of(tree);
     struct host_node *n = node_of(node);
     struct statx stx;
-    int r = file ? host_statx(file_of(file)->fd, &stx) : host_statx_open(h, n, &stx);
-    if (r == -EAGAIN) {
-        int fd = host_fd(h, n);
-        if (fd < 0)
-            return fd;
-        r = host_statx(fd, &stx);
-        host_fd_done(h, n);
+    unsigned moment = atomic_load(&h->moment);
+    int r = look(h, n, file, &stx);
+    if (moment & 1 || moment != atomic_load(&h->moment)) {
+        pthread_mutex_lock(&h->modes);
+        r = look(h, n, file, &stx);
+        pthread_mutex_unlock(&h->modes);
     }
     if (r == 0)
         host_attr(n, &stx, attr);
@@ -88,11 +100,11 @@ int host_setattr(HOST_T, struct pl_node *node, struct pl_file *file, const struc
         pthread_mutex_lock(&h->modes);
     if (r == 0)
         r = set_all(fd, file, S_ISLNK(node->fmt), set);
-    if (mode)
-        pthread_mutex_unlock(&h->modes);
     host_end();
     if (r == 0 && (r = host_statx(fd, &stx)) == 0)
         host_attr(n, &stx, attr);
+    if (mode)
+        pthread_mutex_unlock(&h->modes);
     if (!file)
         host_fd_done(h, n);
     return r;

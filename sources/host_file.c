@@ -67,7 +67,7 @@ static int open_as(struct host *h, struct pl_call *call, int path, int flags)
 /* Who has a file of ours open may go on whatever its mode has become, as he can where he has made
  * it read-only. Root may open it anew; its owner gives himself the right for a moment, with
  * `modes`. */
-static int open_as_owner(int path, int flags)
+static int open_as_owner(struct host *h, int path, int flags)
 {
     struct host_proc p = host_proc(path);
     struct statx stx;
@@ -77,11 +77,14 @@ static int open_as_owner(int path, int flags)
     bool lost = acc == O_RDONLY && mode & S_ISGID; /* perhaps: chmod takes it away */
     if (r < 0 || stx.stx_uid != geteuid() || (mode & need) == need || lost)
         return -EACCES;
-    if (host_chmod(path, mode | need) < 0)
-        return -EACCES;
-    int fd = open(p.path, (flags & OPEN_TAKES) | OPEN_ADDS);
-    fd = fd < 0 ? -errno : fd;
-    host_chmod(path, mode);
+    atomic_fetch_add(&h->moment, 1);
+    int fd = -EACCES;
+    if (host_chmod(path, mode | need) == 0) {
+        fd = open(p.path, (flags & OPEN_TAKES) | OPEN_ADDS);
+        fd = fd < 0 ? -errno : fd;
+        host_chmod(path, mode);
+    }
+    atomic_fetch_add(&h->moment, 1);
     return fd;
 }
 
@@ -91,7 +94,7 @@ static int open_again(struct host *h, struct pl_call *call, int path, int flags)
     pthread_mutex_lock(&h->modes);
     int fd = open_as(h, call, path, flags); /* it may have been such a moment */
     if (fd == -EACCES)
-        fd = open_as_owner(path, flags);
+        fd = open_as_owner(h, path, flags);
     pthread_mutex_unlock(&h->modes);
     return fd;
 }
