@@ -203,6 +203,11 @@ static struct pl_tree *null_over(const struct spec *s, struct pl_tree *lower)
     return pl_null_new(lower);
 }
 
+static struct pl_tree *mine_over(const struct spec *s, struct pl_tree *lower)
+{
+    return pl_mine_new(lower);
+}
+
 static struct pl_tree *ro_over(const struct spec *s, struct pl_tree *lower)
 {
     return pl_ro_new(lower);
@@ -277,6 +282,8 @@ const struct spec_kind spec_layers[] = {
      "plenum mount -f 'trace(/srv)' /mnt", plain_parse, NULL, trace_over},
     {"map", "map(MAP,SPEC)", "callers and owners are others, by a map of ids (plenum help access)",
      "plenum mount 'map(uid=100000:0:65536,/srv)' /mnt", map_parse, NULL, map_over},
+    {"mine", "mine(SPEC)", "everything is the server's user's, with the rights that he has",
+     "plenum mount 'mine(union(/home/me/fix,/usr/src))' /mnt", plain_parse, NULL, mine_over},
     {"delay", "delay(TIME,SPEC)", "each operation takes TIME longer",
      "plenum mount 'delay(20ms,/srv)' /mnt", delay_parse, NULL, delay_over},
     {.name = "union",

@@ -373,8 +373,8 @@ const char *fuse_noopen_refusal(uint32_t tree, const struct fuse_opts *opts)
     if (opts->direct_io)
         return "without the kernel's cache there is nothing to gain (leave out direct_io)";
     if (!(tree & PL_TREE_STATELESS))
-        return "what this tree reads as depends on each open; mem: and directories that root "
-               "serves do without";
+        return "what this tree reads as depends on each open; mem:, directories that root "
+               "serves, and mine() over one, do without";
     return NULL;
 }
 

@@ -2,13 +2,15 @@
 """Views of ordinary users over what others own: in every door it is as if it were a copy that the user had made."""
 import os
 import shutil
+import subprocess
 
 import pytest
 import test_view_programs as programs
 from conftest import PLENUM, fuse, root
-from test_run import UID, Views, running, tell
+from test_run import SETUP, UID, Views, running, tell
 
 pytestmark = [fuse, root]
+NOBODY = 65534
 
 
 @pytest.fixture(params=["mount", "trap", "preload"])
@@ -225,3 +227,18 @@ def test_by_group(views):
     out = views.out("--view fix src", "cd fix; for f in g h d/f t; do cat $f; echo w >>$f; cat $f; done; echo n >d/n; ls d; stat -c '%a %n' g h d t")
     assert out == "".join(f"{x}\n{x}\nw\n" for x in "ghft") + "f\nn\n660 g\n640 h\n770 d\n664 t\n"
     assert (views.dir / "fix/t").stat().st_uid == 0 and (views.dir / "fix/g").stat().st_uid == UID
+
+
+@pytest.mark.parametrize("options", ["", "-o noopen"])
+def test_mine_in_a_mount(plenum, options):
+    """What a view does by itself a user's mount does by mine()."""
+    plenum.tmp.chmod(0o755)
+    foreign(plenum.tmp / "src", {"f": ("f\n", 0o644), "secret": ("s\n", 0o600), "d": (None, 0o755), "d/g": ("g\n", 0o644)})
+    for d in ("fix", "m"):
+        (plenum.tmp / d).mkdir()
+        os.chown(plenum.tmp / d, NOBODY, NOBODY)
+    script = f"""cd {plenum.tmp}; export HOME=$PWD; {PLENUM} mount {options} "mine(union($PWD/fix,$PWD/src))" m || exit
+        stat -c '%u %g %a %n' m/f m/secret; echo w >>m/f; cat m/f; mv m/d m/e; echo n >m/e/g; cat m/e/g; cat m/secret 2>&1 | sed 's/.*: //'; {PLENUM} umount m"""
+    p = subprocess.run(["unshare", "-m", "sh", "-c", SETUP.replace(str(UID), str(NOBODY)), plenum.tmp, "sh", "-c", script], capture_output=True, text=True, timeout=50)
+    assert p.stdout == f"{NOBODY} {NOBODY} 644 m/f\n{NOBODY} {NOBODY} 0 m/secret\nf\nw\nn\nPermission denied\n" and not p.stderr, p.stdout + p.stderr
+    assert (plenum.tmp / "src/f").read_text() == "f\n" and (plenum.tmp / "fix/f").read_text() == "f\nw\n"
