@@ -242,3 +242,56 @@ def test_mine_in_a_mount(plenum, options):
     p = subprocess.run(["unshare", "-m", "sh", "-c", SETUP.replace(str(UID), str(NOBODY)), plenum.tmp, "sh", "-c", script], capture_output=True, text=True, timeout=50)
     assert p.stdout == f"{NOBODY} {NOBODY} 644 m/f\n{NOBODY} {NOBODY} 0 m/secret\nf\nw\nn\nPermission denied\n" and not p.stderr, p.stdout + p.stderr
     assert (plenum.tmp / "src/f").read_text() == "f\n" and (plenum.tmp / "fix/f").read_text() == "f\nw\n"
+
+
+BY_DESCRIPTOR = r"""
+import ctypes, mmap, os, sys
+os.chdir(sys.argv[1])
+libc = ctypes.CDLL(None, use_errno=True)
+def t(name, fn, *args):
+    try:
+        r = fn(*args)
+        print(name, r if isinstance(r, (bytes, str)) else "")
+    except OSError as e:
+        print(name, e.strerror)
+def fd(name, flags=os.O_RDONLY):
+    return os.open(name, flags)
+t("fchmod", os.fchmod, fd("a"), 0o640)
+t("futimens", os.utime, fd("b"), (5, 5))
+t("fsetxattr", os.setxattr, fd("c"), "user.k", b"v")
+t("fchown", os.fchown, fd("d"), os.getuid(), os.getgid())
+t("fchown another", os.fchown, fd("d"), os.getuid(), -1)
+t("truncate", os.truncate, "e", 1)
+with open("f", "r+b") as f, mmap.mmap(f.fileno(), 0) as m:
+    m[0:1] = b"M"
+t("mapped", lambda: open("f").read())
+t("exchange", lambda: libc.syscall(316, -100, b"g", -100, b"h", 2) and print(os.strerror(ctypes.get_errno())))
+t("exchanged", lambda: open("g").read() + open("h").read())
+tmp = os.open(".", os.O_TMPFILE | os.O_RDWR, 0o600)
+t("link", lambda: str(libc.linkat(-100, f"/proc/self/fd/{tmp}".encode(), -100, b"linked", 0x400)))
+d = os.open("sub", os.O_RDONLY)
+t("openat", lambda: os.close(os.open("new", os.O_CREAT | os.O_WRONLY, dir_fd=d)))
+t("unlinkat", lambda: os.unlink("x", dir_fd=d))
+t("mkdirat", lambda: os.mkdir("m", dir_fd=d))
+t("append", lambda: os.write(fd("i", os.O_WRONLY | os.O_APPEND), b"more"))
+t("trunc", lambda: os.close(fd("j", os.O_WRONLY | os.O_TRUNC)))
+t("rdonly trunc", lambda: os.close(fd("ro", os.O_RDONLY | os.O_TRUNC)))
+t("copy", lambda: os.copy_file_range(fd("a"), fd("k", os.O_WRONLY), 1))
+t("rmdir", os.rmdir, "empty")
+t("rename over", os.rename, "l", "m")
+t("access", lambda: str([os.access(n, os.W_OK) for n in ("n", "ro", "sub", "shut")]))
+t("in shut", lambda: os.mkdir("shut/d"))
+"""
+
+
+def test_by_descriptor(views):
+    """Calls that no shell makes, as in a copy."""
+    files = {n: (f"{n}\n", 0o644) for n in "abcdefghijklmn"} | {"ro": ("ro\n", 0o444), "sub": (None, 0o755), "sub/x": ("x\n", 0o644),
+                                                               "empty": (None, 0o755), "shut": (None, 0o555)}
+    foreign(views.dir / "src", files)
+    views.make(fix={})
+    views.plain("sh", "-c", "umask 0; cp -r src copy")
+    want = [views.plain("python3", "-c", BY_DESCRIPTOR, "copy").stdout, views.plain("bash", "-c", STATE, env=views.env | {"V": "copy"}).stdout]
+    run = [PLENUM, "run", f"--door={views.door}", "--view", "fix", "src", "--"]
+    got = [views.plain(*run, "python3", "-c", BY_DESCRIPTOR, "fix").stdout, views.plain(*run, "bash", "-c", STATE, env=views.env | {"V": "fix"}).stdout]
+    assert got == want and got[0].count("Permission denied") == 2, got[0]
