@@ -196,6 +196,11 @@ int host_statx(int fd, struct statx *stx);
 int host_statx_open(struct host *h, struct host_node *n, struct statx *stx);
 /* chmod of an O_PATH descriptor: without the way through /proc where the kernel can (6.6). -1. */
 int host_chmod(int fd, mode_t mode);
+/* With h->modes held, for a process that is not root: has it, the owner, not the right `need` (of
+ * S_IRUSR and S_IWUSR) to what the O_PATH descriptor has open, it has it from here to
+ * host_restore(). False: nothing is to be done, or can be. */
+bool host_grant(struct host *h, int path, uint32_t need, mode_t *ret_was);
+void host_restore(struct host *h, int path, mode_t was);
 struct pl_id host_id(const struct statx *stx);
 void host_attr(struct host_node *n, const struct statx *stx, struct pl_attr *attr);
 uint64_t host_ino(unsigned slot, uint64_t ino);

@@ -64,37 +64,20 @@ static int open_as(struct host *h, struct pl_call *call, int path, int flags)
     return fd < 0 ? -errno : fd;
 }
 
-/* Who has a file of ours open may go on whatever its mode has become, as he can where he has made
- * it read-only. Root may open it anew; its owner gives himself the right for a moment, with
- * `modes`. */
-static int open_as_owner(struct host *h, int path, int flags)
-{
-    struct host_proc p = host_proc(path);
-    struct statx stx;
-    int acc = flags & O_ACCMODE, r = host_statx(path, &stx);
-    uint32_t need = (acc != O_WRONLY ? S_IRUSR : 0u) | (acc != O_RDONLY ? S_IWUSR : 0u);
-    uint32_t mode = r < 0 ? 0 : stx.stx_mode & 07777u;
-    bool lost = acc == O_RDONLY && mode & S_ISGID; /* perhaps: chmod takes it away */
-    if (r < 0 || stx.stx_uid != geteuid() || (mode & need) == need || lost)
-        return -EACCES;
-    atomic_fetch_add(&h->moment, 1);
-    int fd = -EACCES;
-    if (host_chmod(path, mode | need) == 0) {
-        fd = open(p.path, (flags & OPEN_TAKES) | OPEN_ADDS);
-        fd = fd < 0 ? -errno : fd;
-        host_chmod(path, mode);
-    }
-    atomic_fetch_add(&h->moment, 1);
-    return fd;
-}
-
-/* Opens what a door has been asked for by somebody who has it open already (call->own). */
+/* What a door has been asked for by somebody who has it open already (call->own): he may go on
+ * whatever its mode has become, as he can where he has made it read-only. Root may open it anew;
+ * its owner gives himself the right for a moment. */
 static int open_again(struct host *h, struct pl_call *call, int path, int flags)
 {
+    int acc = flags & O_ACCMODE;
+    uint32_t need = (acc != O_WRONLY ? S_IRUSR : 0u) | (acc != O_RDONLY ? S_IWUSR : 0u);
+    mode_t was;
     pthread_mutex_lock(&h->modes);
     int fd = open_as(h, call, path, flags); /* it may have been such a moment */
-    if (fd == -EACCES)
-        fd = open_as_owner(h, path, flags);
+    if (fd == -EACCES && host_grant(h, path, need, &was)) {
+        fd = open_as(h, call, path, flags);
+        host_restore(h, path, was);
+    }
     pthread_mutex_unlock(&h->modes);
     return fd;
 }

@@ -336,6 +336,7 @@ static int moved_from(struct space *s, struct pl_call *call, const struct space_
     struct space_as as = space_self(s, call);
     *ret = 0;
     for (int i = 0; m && r == 0 && i < st->n && st->e[i].k < k; i++) {
+        call->own = space_in_place(st->point, st->e[i].k);
         r = space_marks(call, space_tree(st->point, st->e[i].k), st->e[i].node, m);
         if (r == 0 && m->redirect[0])
             strcpy(ret, m->redirect);

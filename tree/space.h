@@ -281,12 +281,14 @@ void space_let(struct space *s, bool *held);
 int space_hold_both(struct space *s, struct pl_call *call, struct snode *a, struct snode *b);
 void space_let_both(struct space *s, struct snode *a, struct snode *b);
 
-/* The caller's call acts as the space's owner from here to space_back(). */
+/* The caller's call acts as the space's owner from here to space_back(). Where all that is asked is
+ * in the top, or before it, call->own may be set then: see there. What is behind is never touched.
+ */
 struct space_as {
     struct pl_cred cred;
     mode_t umask;
     struct pl_intent *intent;
-    bool loaded, plus;
+    bool loaded, plus, own;
 };
 struct space_as space_self(struct space *s, struct pl_call *call);
 void space_back(struct pl_call *call, const struct space_as *as);
@@ -348,7 +350,7 @@ struct space_marks {
 int space_marks(struct pl_call *call, struct pl_tree *tree, struct pl_node *node,
                 struct space_marks *m);
 uint64_t space_origin(struct pl_call *call, struct pl_tree *tree, struct pl_node *node);
-/* Sets one. What the owner must not write, like what he has made read-only, he may for that. */
+/* Sets one, in the top; also of what its owner has made read-only (call->own). */
 int space_put(struct pl_call *call, struct pl_tree *tree, struct pl_node *node, const char *name,
               const char *value);
 void space_note_origin(struct pl_call *call, struct space_bind *b, struct pl_node *node,

@@ -46,8 +46,11 @@ static int open_front(struct space *s, struct pl_call *call, struct space_stack 
     struct pl_tree *in = NULL;
     struct pl_file *lower = NULL;
     if (st->n) {
+        bool own = call->own;
         in = space_tree(st->point, st->e[0].k);
+        call->own = own && space_in_place(st->point, st->e[0].k); /* no touch of what is behind */
         int r = pl_open(in, call, st->e[0].node, flags, &lower);
+        call->own = own;
         if (r < 0)
             return r;
     }
@@ -216,6 +219,7 @@ static int open_copy(struct space *s, struct pl_call *call, struct sfile *f)
         struct space_stack *st = space_stack(s, snode_of(f->file.node));
         struct space_as as = space_self(s, call);
         f->copy_tree = space_tree(st->point, st->e[0].k);
+        call->own = true;
         r = pl_open(f->copy_tree, call, st->e[0].node, O_RDONLY, &copy);
         if (r == 0)
             f->copy = copy;

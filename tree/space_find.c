@@ -146,7 +146,9 @@ static int marks_of(struct search *q, int k, struct pl_node *node, struct space_
 {
     struct space_marks m;
     struct space_as as = space_self(q->s, q->call);
+    q->call->own = space_in_place(q->st->point, k);
     int r = space_marks(q->call, space_tree(q->st->point, k), node, &m);
+    q->call->own = false;
     bool over = m.opaque || m.redirect[0];
     if (r == 0 && !m.opaque &&
         m.redirect[0]) /* whoever may search it may not search where it was */

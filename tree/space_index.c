@@ -72,7 +72,10 @@ int64_t space_index_links(struct pl_call *call, struct pl_tree *tree, struct pl_
     char value[24];
     if (!(tree->flags & PL_TREE_XATTR) || node->fmt != S_IFREG)
         return -1;
+    bool own = call->own;
+    call->own = true;
     ssize_t n = pl_getxattr(tree, call, node, LINKS, value, sizeof(value) - 1);
+    call->own = own;
     if (n <= 0)
         return -1;
     value[n] = 0;

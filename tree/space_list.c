@@ -177,7 +177,10 @@ static int read_layer(struct space *s, struct pl_call *call, const struct space_
     struct pl_tree *in = space_tree(st->point, st->e[i].k);
     struct pl_file *f = front;
     size_t from = rd->l->n;
+    bool own = call->own;
+    call->own = space_in_place(st->point, st->e[i].k);
     int r = f ? 0 : pl_open(in, call, st->e[i].node, O_RDONLY | O_DIRECTORY, &f);
+    call->own = own;
     if (r < 0)
         return i && (r == -ENOENT || r == -ESTALE) ? 0 : r;
     rd->layer = st->e[i].k;
@@ -255,7 +258,7 @@ static int by_pos(const void *a, const void *b)
 }
 
 /* What is in the top may have its number from below: if it is below too, or the directory is said
- * to have such things. */
+ * to have such things; of what is neither file nor directory only root can have that noted. */
 static void number(struct space *s, struct pl_call *call, struct snode *dir,
                    const struct space_stack *st, struct space_list *l)
 {
@@ -270,7 +273,8 @@ static void number(struct space *s, struct pl_call *call, struct snode *dir,
         const char *text = l->texts + e->text;
         if (e->type == DT_WHT && e->layer >= 0)
             continue;
-        if (e->layer < 0 || (e->layer == top && (e->again || m.impure)))
+        bool other = s->self.uid && st->point->n > 1 && e->type != DT_REG && e->type != DT_DIR;
+        if (e->layer < 0 || (e->layer == top && (e->again || m.impure || other)))
             ask(s, call, dir, st, e, text);
         else if (e->ino)
             e->ino = space_number(st->point, e->layer, e->ino);

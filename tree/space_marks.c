@@ -187,19 +187,12 @@ uint64_t space_origin(struct pl_call *call, struct pl_tree *tree, struct pl_node
 int space_put(struct pl_call *call, struct pl_tree *tree, struct pl_node *node, const char *name,
               const char *value)
 {
-    struct pl_attr attr;
     if (!(tree->flags & PL_TREE_XATTR))
         return -EOPNOTSUPP;
+    bool own = call->own;
+    call->own = true;
     int r = pl_setxattr(tree, call, node, name, value, strlen(value), 0);
-    if (r != -EACCES || pl_getattr(tree, call, node, NULL, &attr) < 0 ||
-        attr.uid != call->cred.uid || attr.mode & (S_IWUSR | S_ISGID)) /* that might be lost */
-        return r;
-    struct pl_setattr set = {.valid = PL_SET_MODE, .mode = attr.mode | S_IWUSR};
-    if (pl_setattr(tree, call, node, NULL, &set, &attr) < 0)
-        return r;
-    set.mode &= ~(uint32_t)S_IWUSR;
-    r = pl_setxattr(tree, call, node, name, value, strlen(value), 0);
-    pl_setattr(tree, call, node, NULL, &set, &attr);
+    call->own = own;
     return r;
 }
 
@@ -420,7 +413,16 @@ static int sweep_in(struct space_bind *b, struct pl_call *call, struct pl_node *
 int space_sweep(struct space *s, struct pl_call *call, struct space_bind *b, struct pl_node *dir)
 {
     struct space_as as = space_self(s, call);
+    struct pl_attr attr, now;
     int r = sweep_in(b, call, dir, false);
+    /* An empty directory is removed whatever its mode: its owner, who is not root, sees to that. */
+    if (r == -EACCES && s->self.uid && pl_getattr(b->tree, call, dir, NULL, &attr) == 0) {
+        struct pl_setattr set = {.valid = PL_SET_MODE, .mode = attr.mode | S_IRWXU};
+        if (pl_setattr(b->tree, call, dir, NULL, &set, &now) == 0)
+            r = sweep_in(b, call, dir, false);
+        set.mode = attr.mode;
+        pl_setattr(b->tree, call, dir, NULL, &set, &now);
+    }
     space_back(call, &as);
     return r;
 }

@@ -10,8 +10,10 @@
 
 struct space_as space_self(struct space *s, struct pl_call *call)
 {
-    struct space_as as = {call->cred, call->umask, call->intent, call->groups_loaded, call->plus};
+    struct space_as as = {call->cred,          call->umask, call->intent,
+                          call->groups_loaded, call->plus,  call->own};
     call->cred = s->self;
+    call->own = false;
     call->umask = 0;
     call->intent = NULL;
     call->groups_loaded = true;
@@ -26,6 +28,7 @@ void space_back(struct pl_call *call, const struct space_as *as)
     call->intent = as->intent;
     call->groups_loaded = as->loaded;
     call->plus = as->plus;
+    call->own = as->own;
 }
 
 /* ---- holds ---- */
@@ -393,6 +396,7 @@ uint64_t space_found_number(struct space *s, struct pl_call *call, const struct 
     uint64_t origin = 0;
     if (f->e[0].k == f->point->top && f->point->n > 1) {
         struct space_as as = space_self(s, call);
+        call->own = true;
         origin = space_origin(call, space_tree(f->point, f->e[0].k), f->e[0].node);
         space_back(call, &as);
     }

@@ -84,6 +84,7 @@ static bool has_redirect(struct renaming *r, const struct space_side *side, int 
 {
     struct space_marks m;
     struct space_as as = space_self(r->s, r->call);
+    r->call->own = true;
     int e = space_marks(r->call, space_tree(side->st->point, top), side->f.e[0].node, &m);
     space_back(r->call, &as);
     return e == 0 && m.redirect[0] == '/';

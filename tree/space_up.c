@@ -271,6 +271,15 @@ static void end_copy(struct copy *c, struct pl_node *dir, int r)
     pl_call_done(&last);
 }
 
+/* Who is not in the group takes set-group-ID away with each change of the mode. */
+static bool is_member(const struct pl_cred *who, gid_t gid)
+{
+    bool is = who->gid == gid;
+    for (uint32_t i = 0; i < who->ngroups; i++)
+        is |= who->groups[i] == gid;
+    return is;
+}
+
 /* What lies in a directory that its owner must not write can be changed, and so is copied into one
  * of the same mode: an owner who is not root may write there for that moment. *back: as it was. */
 static int let_in(struct copy *c, struct pl_node *dir, struct pl_setattr *back)
@@ -284,7 +293,7 @@ static int let_in(struct copy *c, struct pl_node *dir, struct pl_setattr *back)
         return r;
     const uint32_t need = S_IWUSR | S_IXUSR;
     if (pl_getattr(c->b->tree, c->call, dir, NULL, &attr) < 0 || attr.uid != c->s->self.uid ||
-        (attr.mode & need) == need || attr.mode & S_ISGID) /* that might be lost */
+        (attr.mode & need) == need || (attr.mode & S_ISGID && !is_member(&c->s->self, attr.gid)))
         return 0;
     const struct pl_setattr set = {.valid = PL_SET_MODE, .mode = attr.mode | need};
     *back = (struct pl_setattr){.valid = PL_SET_MODE, .mode = attr.mode};
@@ -398,6 +407,18 @@ static bool still_there(struct space *s, struct pl_call *call, struct snode *dir
     return same;
 }
 
+/* The same, though the owner may not search `top`, the directory's part there. */
+static bool still_named(struct copy *c, struct snode *dir, struct pl_node *top, const char *name,
+                        const struct pl_node *lower)
+{
+    struct pl_setattr back;
+    if (let_in(c, top, &back) < 0)
+        return false;
+    bool same = still_there(c->s, c->call, dir, name, lower);
+    let_out(c, top, &back);
+    return same;
+}
+
 /* With the node held. `st`: its stack. */
 static int up_file(struct space *s, struct pl_call *call, struct snode *n,
                    const struct space_stack *st, bool content)
@@ -419,7 +440,7 @@ static int up_file(struct space *s, struct pl_call *call, struct snode *n,
     if (r == 0)
         r = make_copy(&c, top, n);
     if (r == 0 && (r = space_hold(s, call, &dir->held)) == 0) {
-        named = named && still_there(s, call, dir, name, c.lower);
+        named = named && still_named(&c, dir, top, name, c.lower);
         /* Counted as if it had no name in the top yet: whoever is killed here leaves it so. */
         bool index = named && c.attr.nlink > 1 &&
                      space_index_add(s, call, p, c.node, n->ino,
@@ -580,13 +601,6 @@ static int make_dir(struct space *s, struct pl_call *call, struct snode *n,
     return pl_make(c.b->tree, call, in, name, &make, ret, &attr);
 }
 
-/* The directory is still what its parent has under that name. With the parent held. */
-static bool dir_there(struct space *s, struct pl_call *call, struct snode *dir, const char *name,
-                      const struct space_stack *st)
-{
-    return st->n == 0 || still_there(s, call, dir, name, st->e[0].node);
-}
-
 static int up_in(struct space *s, struct pl_call *call, struct snode *n, struct snode *parent,
                  const char *name)
 {
@@ -598,13 +612,15 @@ static int up_in(struct space *s, struct pl_call *call, struct snode *n, struct 
     struct space_stack *st = space_stack(s, n), *up = space_stack(s, parent);
     int top = st->point->top;
     struct pl_node *in = space_entry(up, up->point->top), *made = NULL;
+    struct copy c = {.s = s, .call = call, .b = st->point->layer[top].bind};
     if (up->point->layer[up->point->top].bind != st->point->layer[top].bind)
         r = -EROFS;
     else if (!in)
         r = -ENOENT; /* it was removed there meanwhile */
     else if (!space_entry(st, top))
-        r = dir_there(s, call, parent, name, st) ? make_dir(s, call, n, st, in, name, &made)
-                                                 : -ENOENT;
+        r = !st->n || still_named(&c, parent, in, name, st->e[0].node)
+                ? make_dir(s, call, n, st, in, name, &made)
+                : -ENOENT;
     if (r == 0 && made)
         r = space_stack_add(s, n, top, made);
     space_let(s, &parent->held);

@@ -79,7 +79,8 @@ struct pl_call {
     struct pl_intent *intent;             /* or NULL: nobody wants to know */
     bool own;  /* asked by the door for itself: a key that is to be found comes from its own ledger,
                   not from a client who may have made it up; what is to be opened somebody has open
-                  already, as far as he knows */
+                  already, as far as he knows, and what an xattr is to be read or set of is for it:
+                  a source that is its owner gives itself the right if the mode has none */
     bool plus; /* readdir: the entries are wanted with their attributes */
     struct pl_node *beneath; /* what a key finds must be this directory or below it; NULL: anywhere
                                 in the tree */

@@ -32,6 +32,13 @@ static const struct identity known[IDENTITIES] = {
     {"root,0", 0, 0, 0, {0}, 0},
 };
 
+/* An ordinary user runs the differ. */
+static const struct identity one_user[IDENTITIES] = {
+    {"user", 64999, 64999, 0, {0}, 022},   {"user,77", 64999, 64999, 0, {0}, 077},
+    {"user,2", 64999, 64999, 0, {0}, 002}, {"user,27", 64999, 64999, 0, {0}, 027},
+    {"user,0", 64999, 64999, 0, {0}, 0},   {"again", 64999, 64999, 0, {0}, 022},
+};
+
 static const struct profile profiles[] = {
     {"tmpfs", .acl = true, .who = local, .ids = {1000, 2000, 3000}},
     {"ext4", .acl = true, .zero_range = true, .who = local, .ids = {1000, 2000, 3000}},
@@ -45,6 +52,8 @@ static const struct profile profiles[] = {
      .ids = {1000, 2000, 3000}},
     {"nolinks", .acl = true, .dirs = DIRS_NEITHER, .merged = true, .nolinks = true, .who = local,
      .ids = {1000, 2000, 3000}},
+    {"user", .acl = true, .dirs = DIRS_NEITHER, .merged = true, .view = true, .who = one_user,
+     .ids = {64999, 64999, 64999}},
     {"unionmem", .dirs = DIRS_NEITHER, .merged = true, .mem = true, .who = local,
      .ids = {1000, 2000, 3000}},
 };

@@ -81,6 +81,7 @@ struct profile {
     bool
         cached; /* the kernel writes back: it keeps times itself, and seeks no holes in its cache */
     bool trap;  /* the trap door: see accept.c */
+    bool view;  /* the mount door: "..." is its own, as the trap's */
     bool nolinks; /* no second names: an index of them counts in the top alone */
     bool merged;  /* a union: whiteouts are its own, and a copy gets a new time of change */
     const struct identity *who;

@@ -381,7 +381,7 @@ void gen_op(struct op *op, uint64_t *rng, const struct profile *p, const struct 
     op->seed = (uint32_t)next(rng);
     more_args(op, rng, p);
     paths(rng, op);
-    if (p->trap) {
+    if (p->trap || p->view) {
         without_dots(op->p1);
         without_dots(op->p2);
         if (op->kind == K_rename) /* whiteouts are the space's */

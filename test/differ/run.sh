@@ -65,6 +65,34 @@ trap)
         env ASAN_OPTIONS="${ASAN_OPTIONS:-}:detect_leaks=0" "$differ" -p trap "$@" "$work/native" "$tmp/m"
     exit
     ;;
+user)
+    # A view of an ordinary user, over what belongs to root and others, beside his own copy of that.
+    [ "$(kind_of "$work")" ] || skip "$work is neither tmpfs nor ext4"
+    [ -w /dev/fuse ] && unshare -U true || skip 'no user namespaces'
+    seed=1 runs=1 pass=()
+    while getopts s:r:n:m:v o; do
+        case $o in s) seed=$OPTARG ;; r) runs=$OPTARG ;; v) pass+=(-v) ;; *) pass+=("-$o" "$OPTARG") ;; esac
+    done
+    chmod 755 "$tmp" "$work"
+    as_user="setpriv --reuid 64999 --regid 64999 --clear-groups --"
+    mknod -m 666 "$tmp/fuse" c 10 229
+    for ((; runs-- > 0; seed++)); do
+        rm -rf --one-file-system "$work/native" "$work/low" "$tmp/m"
+        mkdir -p "$work/native/t" "$work/low/t" "$tmp/m"
+        "$differ" -p union -n 250 -m 0 -s $((seed + 300000)) "$work/native/t" "$work/low/t" >"$tmp/said" ||
+            { cat "$tmp/said"; exit 1; }
+        for d in native low; do # what he could not have copied
+            find "$work/$d" -depth \( -type b -o -type c -o -name ... \) -exec rm -rf {} +
+            setfacl -R -b "$work/$d"
+            chmod -R a+rX,ug-s "$work/$d"
+        done
+        chown -hR 64999:64999 "$work/native" "$tmp/m"
+        timeout 280 unshare -m sh -c 'mount --bind "$0" /dev/fuse && exec "$@"' "$tmp/fuse" $as_user \
+            "$plenum" run --door=mount --view "$tmp/m" "$work/low" -- \
+            "$differ" -p user -m 0 -R true -s $seed "${pass[@]}" "$work/native/t" "$tmp/m/t" || exit 1
+    done
+    exit
+    ;;
 shm | tmp | writeback | noopen | 9p | duct)
     mkdir "$work/behind"
     profile=$(kind_of "$work") spec=host:$work/behind

@@ -9,8 +9,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/capability.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -37,9 +40,15 @@ static int proc_fd; /* /proc/self/fd, which is not in the chroot */
 static struct out out;
 static sigjmp_buf trap;
 
+/* The profile's one identity: an ordinary user has no other, nor root to look with. */
+static bool ordinary(void)
+{
+    return getuid() != 0;
+}
+
 static void become(uid_t uid)
 {
-    if (me->uid && seteuid(uid) < 0)
+    if (me->uid && !ordinary() && seteuid(uid) < 0)
         abort();
 }
 
@@ -565,6 +574,34 @@ static void one(const struct op *op)
     }
 }
 
+static bool put_file(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    bool ok = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+    close(fd);
+    return ok;
+}
+
+/* In a user namespace he may change his root, and then has no capability any more. */
+static bool start_ordinary(const char *root)
+{
+    struct __user_cap_header_struct hdr = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct none[2] = {0};
+    char uid[64], gid[64];
+    snprintf(uid, sizeof(uid), "%u %u 1", getuid(), getuid());
+    snprintf(gid, sizeof(gid), "%u %u 1", getgid(), getgid());
+    return unshare(CLONE_NEWUSER) == 0 && put_file("/proc/self/setgroups", "deny") &&
+           put_file("/proc/self/uid_map", uid) && put_file("/proc/self/gid_map", gid) &&
+           chroot(root) == 0 && chdir("/") == 0 && syscall(SYS_capset, &hdr, none) == 0;
+}
+
+static bool start_as(const char *root)
+{
+    return chroot(root) == 0 && chdir("/") == 0 &&
+           setgroups((size_t)me->ngroups, me->groups) == 0 &&
+           setresgid(me->gid, me->gid, me->gid) == 0 && setresuid(me->uid, me->uid, 0) == 0;
+}
+
 static void start(const char *root)
 {
     struct rlimit no_core = {0, 0};
@@ -577,9 +614,7 @@ static void start(const char *root)
         slots[i] = -1;
     proc_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
     umask(me->umask);
-    if (proc_fd < 0 || chroot(root) < 0 || chdir("/") < 0 ||
-        setgroups((size_t)me->ngroups, me->groups) < 0 ||
-        setresgid(me->gid, me->gid, me->gid) < 0 || setresuid(me->uid, me->uid, 0) < 0) {
+    if (proc_fd < 0 || !(ordinary() ? start_ordinary(root) : start_as(root))) {
         perror(root);
         _exit(1);
     }
