@@ -84,6 +84,7 @@ user)
         for d in native low; do # what he could not have copied
             find "$work/$d" -depth \( -type b -o -type c -o -name ... \) -exec rm -rf {} +
             setfacl -R -b "$work/$d"
+            find "$work/$d" -exec setfattr -h -x security.foo {} + 2>/dev/null
             chmod -R a+rX,ug-s "$work/$d"
         done
         chown -hR 64999:64999 "$work/native" "$tmp/m"
