@@ -349,6 +349,7 @@ struct space_marks {
 };
 int space_marks(struct pl_call *call, struct pl_tree *tree, struct pl_node *node,
                 struct space_marks *m);
+/* Of what is in the top. */
 uint64_t space_origin(struct pl_call *call, struct pl_tree *tree, struct pl_node *node);
 /* Sets one, in the top; also of what its owner has made read-only (call->own). */
 int space_put(struct pl_call *call, struct pl_tree *tree, struct pl_node *node, const char *name,

@@ -160,8 +160,10 @@ static int look_at(struct space *s, struct pl_call *call, const struct space_sta
         if (type != DT_CHR && type != DT_UNKNOWN && !(whites && type == DT_REG))
             continue;
         int r = pl_lookup(in, call, dir, l->texts + l->name[i].text, &n, &attr);
-        if (r < 0 && r != -ENOENT)
+        if (r < 0 && r != -ENOENT && r != -EACCES)
             return r;
+        if (r == -EACCES && type == DT_CHR) /* read, and not searched: such a device hides */
+            l->name[i].type = DT_WHT;
         if (r == 0) {
             bool white = space_is_whiteout(call, in, dir, n, &attr);
             l->name[i].type = white ? DT_WHT : IFTODT(attr.mode);

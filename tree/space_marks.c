@@ -176,10 +176,13 @@ static const char *origin_name(const struct pl_node *node)
 uint64_t space_origin(struct pl_call *call, struct pl_tree *tree, struct pl_node *node)
 {
     char value[32];
-    if (!(tree->flags & PL_TREE_XATTR) ||
-        !mark(call, tree, node, origin_name(node), value, sizeof(value)))
+    if (!(tree->flags & PL_TREE_XATTR))
         return 0;
-    return strtoull(value, NULL, 16);
+    bool own = call->own;
+    call->own = true;
+    size_t n = mark(call, tree, node, origin_name(node), value, sizeof(value));
+    call->own = own;
+    return n ? strtoull(value, NULL, 16) : 0;
 }
 
 /* ---- writing ---- */

@@ -396,7 +396,6 @@ uint64_t space_found_number(struct space *s, struct pl_call *call, const struct 
     uint64_t origin = 0;
     if (f->e[0].k == f->point->top && f->point->n > 1) {
         struct space_as as = space_self(s, call);
-        call->own = true;
         origin = space_origin(call, space_tree(f->point, f->e[0].k), f->e[0].node);
         space_back(call, &as);
     }

@@ -441,13 +441,14 @@ static int up_file(struct space *s, struct pl_call *call, struct snode *n,
         r = make_copy(&c, top, n);
     if (r == 0 && (r = space_hold(s, call, &dir->held)) == 0) {
         named = named && still_named(&c, dir, top, name, c.lower);
-        /* Counted as if it had no name in the top yet: whoever is killed here leaves it so. */
-        bool index = named && c.attr.nlink > 1 &&
-                     space_index_add(s, call, p, c.node, n->ino,
-                                     c.attr.nlink > n->hidden ? c.attr.nlink - n->hidden : 1) == 0;
+        /* Counted as if it had no name in the top yet: whoever is killed here leaves it so. Who has
+         * it open may have lost the name by which he has found it, but not the others. */
+        uint64_t left = c.attr.nlink > n->hidden ? c.attr.nlink - n->hidden : 0;
+        bool index = c.attr.nlink > 1 && (named || left) &&
+                     space_index_add(s, call, p, c.node, n->ino, left ? left : 1) == 0;
         if (named)
             r = name_copy(&c, top, name);
-        if (r == 0 && index)
+        if (r == 0 && index && named)
             space_index_less(s, call, p, c.node);
         space_let(s, &dir->held);
         if (r == 0 && !named && c.temp[0])

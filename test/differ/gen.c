@@ -381,6 +381,8 @@ void gen_op(struct op *op, uint64_t *rng, const struct profile *p, const struct 
     op->seed = (uint32_t)next(rng);
     more_args(op, rng, p);
     paths(rng, op);
+    if (p->view && op->kind != K_mkdir && op->kind != K_access)
+        op->mode &= ~06000u; /* an ordinary user's server cannot keep them, as a mapping does */
     if (p->trap || p->view) {
         without_dots(op->p1);
         without_dots(op->p2);

@@ -719,3 +719,11 @@ def test_programs_of_a_user(plenum, case):
     assert inside.stdout == state(views, views.dir / "mix")
     assert state(views, views.dir / "low") == low
     views.gone()
+
+
+def test_other_name_of_an_open_file(views):
+    """A file behind with two names is open for writing when one goes: what is written then is under the other."""
+    views.make(A={}, B={"a": "one"})
+    os.link(views.dir / "B/a", views.dir / "B/b")
+    out = views.out("--view A B", "cd A; exec 5>>a; rm a; echo two >&5; cat b; stat -c %h b; echo three >>b; cat b; ls -A")
+    assert out.split() == ["onetwo", "1", "onetwo", "three", "b"] and (views.dir / "B/b").read_text() == "one"
