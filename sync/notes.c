@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * In the file: 'N' a note (again, when it changes or moves), 'H' some of its checksums, 'D' it is
- * gone, with all beneath, 'I' a move that is about to be made, 'A' how far the replica is. A parent
- * stands before what is in it.
+ * In the file: 'O' a note of an object (again, when it changes or moves), 'H' some of its
+ * checksums, 'D' it is gone, with all beneath, 'I' a move that is about to be made, 'S' the
+ * replica's disk has what stands before, 'A' likewise and how far the replica is. A parent stands
+ * before what is in it.
  */
 #include "sync/notes.h"
 #include "base/cursor.h"
@@ -14,7 +15,9 @@
 
 #define SLACK     (4u << 20)
 #define AT_ONCE   8192 /* checksums in one record */
-#define NOTE_SIZE 160  /* about what a note takes in the file */
+#define NOTE_SIZE 180  /* about what a note takes in the file */
+#define SMALL     10   /* its numbers of 4 and of 8 bytes */
+#define LARGE     8
 
 struct note_index {
     uint64_t ino;
@@ -216,6 +219,55 @@ int notes_blocks(struct note *note, size_t count)
     return 0;
 }
 
+/* ---- doubts ---- */
+
+static void doubt(struct notes *n, const struct note *note, uint64_t first, uint64_t count)
+{
+    struct note_doubt *last = n->ndoubts ? &n->doubts[n->ndoubts - 1] : NULL;
+    if (last && last->id == note->id && (count == 0 || last->first + last->count == first)) {
+        last->count += count;
+        return;
+    }
+    if (n->ndoubts == n->doubts_room) {
+        size_t room = n->doubts_room ? 2 * n->doubts_room : 64;
+        struct note_doubt *v = reallocarray(n->doubts, room, sizeof(*v));
+        if (!v) {
+            n->error = n->error ? n->error : -ENOMEM;
+            return;
+        }
+        n->doubts = v;
+        n->doubts_room = room;
+    }
+    n->doubts[n->ndoubts++] = (struct note_doubt){note->id, first, count};
+}
+
+static struct note *next_beneath(struct note *at, const struct note *top)
+{
+    if (at->children)
+        return at->children;
+    while (at != top && !at->hh.next)
+        at = at->parent;
+    return at == top ? NULL : at->hh.next;
+}
+
+void notes_doubt(struct notes *n)
+{
+    for (size_t i = 0; i < n->ndoubts; i++) {
+        struct note *note = n->by_id[n->doubts[i].id];
+        if (!note)
+            continue;
+        note->flags |= NOTE_BUSY;
+        /* A directory that is elsewhere has all that is in it with it. */
+        for (struct note *at = note->parent ? note : NULL; at; at = next_beneath(at, note))
+            at->flags |= S_ISDIR(at->fmt) ? NOTE_MAYBE | NOTE_DEEP : NOTE_MAYBE;
+        uint64_t first = n->doubts[i].first, end = first + n->doubts[i].count;
+        if (end > note->nhash && end > first && notes_blocks(note, end) < 0)
+            end = note->nhash;
+        for (; first < end; first++)
+            note->hash[first] = NOTE_UNKNOWN;
+    }
+}
+
 /* ---- out ---- */
 
 static void write_to(struct notes *n, struct synclog *log, const void *rec, size_t size)
@@ -227,23 +279,25 @@ static void write_to(struct notes *n, struct synclog *log, const void *rec, size
 
 static void put_note(struct notes *n, struct synclog *log, const struct note *note)
 {
-    uint8_t buf[1 + 10 * 4 + 7 * 8 + 256];
+    uint8_t buf[1 + SMALL * 4 + LARGE * 8 + 4 + 256];
     struct cursor c = cursor_at(buf, sizeof(buf));
-    const uint32_t small[] = {note->id,    note->parent ? note->parent->id : 0,
-                              note->flags, note->fmt,
-                              note->mode,  note->uid,
-                              note->gid};
+    const uint32_t small[] = {note->id,      note->parent ? note->parent->id : 0,
+                              note->flags,   note->fmt,
+                              note->mode,    note->uid,
+                              note->gid,     note->dst_mode,
+                              note->dst_uid, note->dst_gid};
     const uint64_t large[] = {note->ino,
                               note->extra,
                               note->src.size,
                               (uint64_t)note->src.mtime,
                               (uint64_t)note->src.ctime,
                               note->dst.size,
-                              (uint64_t)note->dst.mtime};
-    cursor_put(&c, 1, 'N');
-    for (size_t i = 0; i < 7; i++)
+                              (uint64_t)note->dst.mtime,
+                              (uint64_t)note->dst.ctime};
+    cursor_put(&c, 1, 'O');
+    for (size_t i = 0; i < SMALL; i++)
         cursor_put(&c, 4, small[i]);
-    for (size_t i = 0; i < 7; i++)
+    for (size_t i = 0; i < LARGE; i++)
         cursor_put(&c, 8, large[i]);
     cursor_put(&c, 4, note->nhash);
     cursor_put_bytes(&c, note->name, strlen(note->name));
@@ -286,6 +340,8 @@ static void put_applied(struct notes *n, struct synclog *log)
 void notes_put(struct notes *n, const struct note *note)
 {
     put_note(n, &n->log, note);
+    if (note->flags & NOTE_BUSY)
+        doubt(n, note, 0, 0);
 }
 
 void notes_put_blocks(struct notes *n, const struct note *note, size_t first, size_t count)
@@ -293,8 +349,28 @@ void notes_put_blocks(struct notes *n, const struct note *note, size_t first, si
     put_blocks(n, &n->log, note, first, count);
 }
 
+void notes_unknown(struct notes *n, struct note *note, size_t first, size_t count)
+{
+    if (first + count > note->nhash && notes_blocks(note, first + count) < 0) {
+        n->error = n->error ? n->error : -ENOMEM;
+        return;
+    }
+    for (size_t i = 0; i < count; i++)
+        note->hash[first + i] = NOTE_UNKNOWN;
+    put_blocks(n, &n->log, note, first, count);
+    doubt(n, note, first, count);
+}
+
+void notes_safe(struct notes *n)
+{
+    if (n->ndoubts)
+        write_to(n, &n->log, "S", 1);
+    n->ndoubts = 0;
+}
+
 void notes_applied(struct notes *n, uint64_t seq, bool whole)
 {
+    n->ndoubts = 0;
     n->applied = seq;
     n->whole = whole;
     put_applied(n, &n->log);
@@ -336,6 +412,7 @@ int notes_move(struct notes *n, struct note *note, struct note *dir, const char 
         n->intent.note = NULL;
     if (r == 0)
         notes_put(n, note);
+    doubt(n, note, 0, 0);
     return r;
 }
 
@@ -343,12 +420,12 @@ int notes_move(struct notes *n, struct note *note, struct note *dir, const char 
 
 static int load_note(struct notes *n, struct cursor *c)
 {
-    uint32_t small[7];
-    uint64_t large[7];
+    uint32_t small[SMALL];
+    uint64_t large[LARGE];
     char name[256] = "";
-    for (size_t i = 0; i < 7; i++)
+    for (size_t i = 0; i < SMALL; i++)
         small[i] = (uint32_t)cursor_get(c, 4);
-    for (size_t i = 0; i < 7; i++)
+    for (size_t i = 0; i < LARGE; i++)
         large[i] = cursor_get(c, 8);
     size_t nhash = (size_t)cursor_get(c, 4), len = cursor_left(c);
     uint8_t *p = cursor_take(c, len);
@@ -365,12 +442,10 @@ static int load_note(struct notes *n, struct cursor *c)
     for (struct note *up = dir; note && up; up = up->parent)
         if (up == note)
             return -EBADMSG;
+    bool moves = note && dir && (note->parent != dir || strcmp(note->name, name) != 0);
     if (!note)
         note = add(n, dir, name, small[0]);
-    else if (dir && (note->parent != dir || strcmp(note->name, name) != 0) &&
-             move(note, dir, name) < 0)
-        return -ENOMEM;
-    if (!note || notes_blocks(note, nhash) < 0)
+    if (!note || (moves && move(note, dir, name) < 0) || notes_blocks(note, nhash) < 0)
         return -ENOMEM;
     n->root = small[0] ? n->root : note;
     note->flags = small[2];
@@ -378,12 +453,17 @@ static int load_note(struct notes *n, struct cursor *c)
     note->mode = small[4];
     note->uid = small[5];
     note->gid = small[6];
+    note->dst_mode = small[7];
+    note->dst_uid = small[8];
+    note->dst_gid = small[9];
     note->extra = large[1];
     if (n->intent.note == note)
         n->intent.note = NULL;
     note->src = (struct note_state){large[2], (int64_t)large[3], (int64_t)large[4]};
-    note->dst = (struct note_state){large[5], (int64_t)large[6], 0};
+    note->dst = (struct note_state){large[5], (int64_t)large[6], (int64_t)large[7]};
     notes_ino(n, note, large[0]);
+    if ((note->flags & NOTE_BUSY) || moves)
+        doubt(n, note, 0, 0);
     return 0;
 }
 
@@ -392,13 +472,16 @@ static int load(void *arg, uint8_t *p, size_t size)
     struct notes *n = arg;
     struct cursor c = cursor_at(p, size);
     uint64_t kind = cursor_get(&c, 1);
-    if (kind == 'N')
+    if (kind == 'O')
         return load_note(n, &c);
+    if (kind == 'S' || kind == 'A')
+        n->ndoubts = 0;
     if (kind == 'A') {
         n->applied = cursor_get(&c, 8);
         n->whole = cursor_get(&c, 1);
-        return c.bad ? -EBADMSG : 0;
     }
+    if (kind == 'S' || kind == 'A')
+        return c.bad ? -EBADMSG : 0;
     uint64_t id = cursor_get(&c, 4);
     struct note *note = !c.bad && id < n->nids ? n->by_id[id] : NULL;
     if (!note || (kind == 'D' && note == n->root) || !strchr("DHI", (int)kind))
@@ -423,27 +506,21 @@ static int load(void *arg, uint8_t *p, size_t size)
         return -EBADMSG;
     if (first + count > note->nhash && notes_blocks(note, first + count) < 0)
         return -ENOMEM;
-    for (uint64_t i = 0; i < count; i++)
+    for (uint64_t i = 0; i < count; i++) {
         note->hash[first + i] = cursor_get(&c, 8);
+        if (note->hash[first + i] == NOTE_UNKNOWN)
+            doubt(n, note, first + i, 1);
+    }
     return 0;
 }
 
 /* ---- the file ---- */
 
-static struct note *next_note(struct note *at)
-{
-    if (at->children)
-        return at->children;
-    while (at && !at->hh.next)
-        at = at->parent;
-    return at ? at->hh.next : NULL;
-}
-
 static int fill(void *arg, struct synclog *to)
 {
     struct notes *n = arg;
     n->error = 0;
-    for (struct note *at = n->root; at; at = next_note(at)) {
+    for (struct note *at = n->root; at; at = next_beneath(at, n->root)) {
         put_note(n, to, at);
         put_blocks(n, to, at, 0, at->nhash);
     }
@@ -458,7 +535,7 @@ int notes_sync(struct notes *n)
     uint64_t useful = n->count * NOTE_SIZE;
     if (n->error || n->log.size > SLACK + 4 * useful) {
         uint64_t blocks = 0;
-        for (struct note *at = n->root; at; at = next_note(at))
+        for (struct note *at = n->root; at; at = next_beneath(at, n->root))
             blocks += at->nhash;
         if (n->error || n->log.size > SLACK + 4 * (useful + 8 * blocks))
             return synclog_replace(&n->log, fill, n);
@@ -491,6 +568,7 @@ void notes_close(struct notes *n)
     if (n->root)
         forget(n, n->root);
     free(n->by_id);
+    free(n->doubts);
     synclog_close(&n->log);
     *n = (struct notes){.log = {.fd = -1}};
 }

@@ -24,11 +24,14 @@ enum note_flag {
     NOTE_LOST = 1 << 5,     /* what was written of it is not known: all is compared */
     NOTE_DEEP = 1 << 6,     /* a directory in which something was not found: listed when it moves */
     NOTE_NEW = 1 << 4,      /* about to be made: what is there need not be ours */
+    NOTE_MAYBE = 1 << 7,    /* it may not be there: about to be removed, or come with a directory */
 };
+
+#define NOTE_UNKNOWN 1 /* the checksum of a block that may be anything by now */
 
 struct note_state {
     uint64_t size;
-    int64_t mtime, ctime; /* ns; of the replica no ctime */
+    int64_t mtime, ctime; /* ns; ctime 0: not known */
 };
 
 struct note {
@@ -40,12 +43,19 @@ struct note {
     uint32_t id, flags, generation;
     bool is_doomed, known; /* known: in the index by number */
     uint32_t fmt;
-    uint64_t ino; /* in the source */
-    uint32_t mode, uid, gid;
+    uint64_t ino;                        /* in the source */
+    uint32_t mode, uid, gid;             /* of the source */
+    uint32_t dst_mode, dst_uid, dst_gid; /* what became of them in the replica */
     uint64_t extra; /* a checksum of xattrs, of a symlink's target, of a device's numbers */
     struct note_state src, dst;
-    uint64_t *hash; /* of each block of content; 0: all zeros; 1: not known */
+    uint64_t *hash; /* of each block of content; 0: all zeros; or NOTE_UNKNOWN */
     size_t nhash, room;
+};
+
+/* Blocks of an object (none: the object) that may not be on the replica's disk yet. */
+struct note_doubt {
+    uint32_t id;
+    uint64_t first, count;
 };
 
 struct note_index;
@@ -64,6 +74,8 @@ struct notes {
         struct note *dir;
         char name[256];
     } intent;
+    struct note_doubt *doubts;
+    size_t ndoubts, doubts_room;
 };
 
 int notes_open(struct notes *n, const char *path, bool dry, struct pl_err *err);
@@ -94,7 +106,14 @@ int notes_blocks(struct note *note, size_t count);
 /* Writes what changed: the note itself; its checksums from `first` on. Errors in n->error. */
 void notes_put(struct notes *n, const struct note *note);
 void notes_put_blocks(struct notes *n, const struct note *note, size_t first, size_t count);
-/* How far the replica is. */
+/* These blocks are about to be written. Noted at once: who comes after a crash knows that they may
+ * be anything. */
+void notes_unknown(struct notes *n, struct note *note, size_t first, size_t count);
+/* The replica is on its disk as it is noted. */
+void notes_safe(struct notes *n);
+/* It may have lost what was not: what was changed since is noted as being changed. */
+void notes_doubt(struct notes *n);
+/* How far the replica is; it is safe. */
 void notes_applied(struct notes *n, uint64_t seq, bool whole);
 /* Writes the log anew if it has grown far beyond what is in it, and sees it to the disk. */
 int notes_sync(struct notes *n);

@@ -9,6 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#define SYNC_AT 1024 /* in a comparison, so many objects are synced together */
+
 static int parent_of(struct replica *r, const char *path, int depth, struct note **ret)
 {
     char up[PATH_SIZE];
@@ -57,6 +59,18 @@ static int place(struct replica *r, struct pair *p, struct note *dir, struct not
                      : replica_make_new(r, p, dir);
 }
 
+/* What was removed or renamed just before the replica failed may be back. It may be another's too.
+ */
+static void back_again(struct replica *r, const char *path)
+{
+    struct pl_node *node;
+    struct pl_attr attr;
+    if (replica_dst_find(r, path, &node, &attr) < 0)
+        return;
+    pl_node_unref(node);
+    replica_tell(r, REPLICA_DIVERGED, path, "not in the source, and still or again at the replica");
+}
+
 /* Nothing is at the path in the source: removed, unless it is the directory that went, with it. */
 static void gone(struct replica *r, const char *path, struct note *n)
 {
@@ -70,6 +84,8 @@ static void gone(struct replica *r, const char *path, struct note *n)
     }
     if (!dir || !path[1])
         return;
+    if (!n && r->p->unsure)
+        back_again(r, path);
     bool here = s->node && (s->ino == dir->ino || !dir->parent) &&
                 strlen(up) <= strlen(path); /* it is there, and the same */
     if (here)
@@ -331,6 +347,9 @@ static int end(struct replica *r, int e, bool more)
     } while (e == 0 && r->p->deep.n);
     if (e == 0)
         e = settle(r);
+    if (e == 0)
+        e = replica_sync(r);
+    r->p->unsure = r->p->unsure && e < 0;
     HASH_ITER (hh, r->p->written, w, next) {
         HASH_DEL(r->p->written, w);
         free(w);
@@ -404,6 +423,8 @@ static int walk(struct replica *r, const char *path, int depth)
             n = notes_find(r->notes, sub);
             if (e == 0 && n && S_ISDIR(n->fmt) && depth < MAX_DEPTH)
                 e = walk(r, sub, depth + 1);
+            if (e == 0 && r->p->dirty.n >= SYNC_AT)
+                e = replica_sync(r);
         }
         free(l.v[i]);
     }
@@ -442,6 +463,10 @@ int replica_open(struct replica *r)
     int e = r->p ? pl_attach(r->src, r->call, "", &r->p->sroot, &attr) : -ENOMEM;
     if (e == 0)
         e = pl_attach(r->dst, r->call, "", &r->p->droot, &attr);
+    /* A replica that is back, or a successor of ours. */
+    notes_doubt(r->notes);
+    if (e == 0)
+        r->p->unsure = !r->dry;
     if (e == 0)
         e = replica_finish_intent(r);
     for (uint32_t i = 0; e == 0 && i < r->notes->nids; i++) {
@@ -466,6 +491,7 @@ void replica_close(struct replica *r)
     free(r->p->doomed.v);
     free(r->p->touched.v);
     free(r->p->deep.v);
+    free(r->p->dirty.v);
     if (r->p->sroot)
         pl_node_unref(r->p->sroot);
     if (r->p->droot)

@@ -6,7 +6,8 @@
  * elsewhere and is not there any more is moved, with its content), its content changed where blocks
  * differ, its attributes set. What is gone from the source is removed at the end of a batch, when
  * it has not turned up elsewhere. Nothing at the replica is changed or removed that does not look
- * as it was noted: that is a divergence.
+ * as it was noted: that is a divergence (docs/services.md says what is looked at, and when). What
+ * was carried out is on the replica's disk before it is noted as carried out.
  */
 #ifndef SYNC_REPLICA_H
 #define SYNC_REPLICA_H
@@ -45,8 +46,9 @@ struct replica {
     struct pl_call *call;
     struct notes *notes;
     enum replica_resolve resolve;
-    bool dry;   /* nothing is changed, and everything told */
-    bool check; /* contents are compared whatever times say */
+    bool dry;     /* nothing is changed, and everything told */
+    bool check;   /* contents are compared whatever times say */
+    bool no_sync; /* the replica is not synced to its disk */
     void (*tell)(void *arg, enum replica_kind kind, const char *path, const char *detail);
     void *arg;
     struct replica_count *count;

@@ -2,10 +2,16 @@
 /*
  * Content travels in blocks, of which the checksums of what the replica has are noted: of a changed
  * file only blocks that differ are sent, and of a write that was recorded only its bytes.
+ *
+ * What is overwritten in a file that was there before is what we left there: that is looked at when
+ * the file has been opened (size, times), and then either nobody else can open it (a lease), or
+ * each block is read before it is written. Before a block is written it is noted as being anything.
  */
 #include "sync/replica_priv.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/falloc.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,27 +21,26 @@
 #define BLOCK    (64u << 10)
 #define BLOCK_HI (1u << 20)
 #define LARGE    (1ull << 30) /* from here on blocks are large */
-#define UNKNOWN  1            /* checksum of a block of which only a part was sent */
-#define RACY_NS  20000000ll   /* clocks of file systems tick so coarsely */
+
+#define RACY_NS 20000000ll /* clocks of file systems tick so coarsely */
 
 struct content {
     struct replica *r;
     struct pair *p;
     struct pl_file *in, *out;
     size_t block;
-    uint64_t size, old_size; /* of the source; of the replica */
-    size_t old_blocks;       /* of which checksums are noted and to be trusted */
+    uint64_t size, old_size; /* of the source; of the replica, by now */
+    size_t noted;            /* blocks of which something is noted, */
+    uint64_t was;            /* of a file of this size */
+    bool trusted;            /* what is noted of blocks is so, as nobody has changed the file */
+    bool any;                /* nothing can be said of what is in the replica's blocks */
+    bool held;               /* nobody else has it open in the replica, or can open it */
     uint64_t sought;         /* from here on there is data in the source from `data` */
     uint64_t data, hole;     /* to `hole` only */
-    char *buf, *other;
-    size_t lo, hi; /* blocks whose checksum is another now */
+    char *buf, *other;       /* a block of the source, of the replica */
+    size_t lo, hi;           /* blocks whose checksum is another now */
     uint64_t sent;
 };
-
-static int64_t ns(const struct timespec *t)
-{
-    return t->tv_sec * 1000000000ll + t->tv_nsec;
-}
 
 static size_t block_of(uint64_t size)
 {
@@ -47,11 +52,15 @@ static size_t blocks_in(uint64_t size, size_t block)
     return (size_t)((size + block - 1) / block);
 }
 
+static bool zeros(const char *buf, size_t n)
+{
+    return n == 0 || (buf[0] == 0 && !memcmp(buf, buf + 1, n - 1));
+}
+
 static uint64_t checksum(const char *buf, size_t n)
 {
-    bool zero = n == 0 || (buf[0] == 0 && !memcmp(buf, buf + 1, n - 1));
     uint64_t h = XXH3_64bits_withSeed(buf, n, n);
-    return zero ? 0 : h > UNKNOWN ? h : UNKNOWN + 1;
+    return zeros(buf, n) ? 0 : h > NOTE_UNKNOWN ? h : NOTE_UNKNOWN + 1;
 }
 
 static int read_all(struct pl_tree *t, struct pl_call *c, struct pl_file *f, char *buf, size_t n,
@@ -116,58 +125,133 @@ static void set_hash(struct content *c, size_t b, uint64_t h)
     c->hi = b + 1 > c->hi ? b + 1 : c->hi;
 }
 
-/* Does the replica have this block? 1, 0, or an error. */
-static int has_block(struct content *c, size_t b, size_t n, uint64_t h)
+/* ---- the replica's blocks ---- */
+
+/* What the replica has of the block, with zeros behind its end. */
+static int load_theirs(struct content *c, size_t b, size_t n)
 {
     uint64_t off = (uint64_t)b * c->block;
-    if (off + n > c->old_size)
-        return h == 0 && off >= c->old_size; /* a hole that it gets by being made longer */
-    if (b < c->old_blocks)
-        return c->p->note->hash[b] == h;
-    if (c->p->fresh && !c->p->untrusted)
+    if (off >= c->old_size || !c->out) {
+        memset(c->other, 0, n);
         return 0;
-    int r = read_all(c->r->dst, c->r->call, c->out, c->other, n, off);
-    return r < 0 ? r : !memcmp(c->buf, c->other, n);
+    }
+    return read_all(c->r->dst, c->r->call, c->out, c->other, n, off);
 }
+
+/* Is what was read of the replica's block what we left there, so that it may be overwritten? Where
+ * nothing is noted, zeros are nothing of anybody. */
+static bool is_ours(const struct content *c, size_t b, size_t n)
+{
+    uint64_t off = (uint64_t)b * c->block, left = off < c->was ? c->was - off : 0;
+    size_t had = left < n ? (size_t)left : n; /* bytes that the checksum is of */
+    if (c->any || c->p->ours || !c->out)
+        return true;
+    if (b >= c->noted)
+        return zeros(c->other, n);
+    uint64_t h = c->p->note->hash[b];
+    return h == NOTE_UNKNOWN || checksum(c->other, n) == h ||
+           (checksum(c->other, had) == h && zeros(c->other + had, n - had));
+}
+
+/* The lease lasts, unless somebody has waited for the file for too long. */
+static bool still_held(struct content *c)
+{
+    c->held = c->held && fcntl(pl_file_fd(c->r->dst, c->out), F_GETLEASE) == F_WRLCK;
+    return c->held;
+}
+
+static int write_range(struct content *c, size_t b, size_t from, size_t to, uint64_t hash)
+{
+    uint64_t off = (uint64_t)b * c->block;
+    notes_unknown(c->r->notes, c->p->note, b, 1);
+    int r = c->r->notes->error;
+    if (r == 0)
+        r = send_bytes(c, c->buf + from, to - from, off + from);
+    if (r == 0)
+        set_hash(c, b, hash);
+    return r;
+}
+
+/* The whole block as in the source, which is in c->buf. 0, FOREIGN or an error. */
+static int put_block(struct content *c, size_t b, size_t n, uint64_t h)
+{
+    uint64_t off = (uint64_t)b * c->block;
+    bool full = off + n <= c->old_size;
+    if (c->trusted && full && b < c->noted && c->p->note->hash[b] == h)
+        return 0;
+    if (off < c->old_size && !(c->trusted && still_held(c)) && c->out) {
+        int r = load_theirs(c, b, n);
+        if (r < 0)
+            return r;
+        if (!memcmp(c->buf, c->other, n)) { /* if it is short, it gets zeros by being made longer */
+            set_hash(c, b, h);
+            return 0;
+        }
+        if (!is_ours(c, b, n))
+            return FOREIGN;
+    }
+    if (h == 0 && off >= c->old_size) { /* a hole */
+        set_hash(c, b, 0);
+        return 0;
+    }
+    return write_range(c, b, 0, n, h);
+}
+
+/* Of the block what is from `from` to `to` in it. What else is in it in the replica may be older
+ * than the source's: its checksum is of both. */
+static int put_part(struct content *c, size_t b, size_t n, uint64_t h, size_t from, size_t to)
+{
+    uint64_t off = (uint64_t)b * c->block;
+    if (b < c->noted && off + n <= c->old_size && c->p->note->hash[b] == h)
+        return 0;
+    int r = load_theirs(c, b, n);
+    if (r < 0)
+        return r;
+    if (!is_ours(c, b, n))
+        return FOREIGN;
+    bool has = off + to <= c->old_size && !memcmp(c->buf + from, c->other + from, to - from);
+    memcpy(c->other + from, c->buf + from, to - from);
+    h = checksum(c->other, n);
+    if (!has)
+        return write_range(c, b, from, to, h);
+    set_hash(c, b, h);
+    return 0;
+}
+
+/* ---- content ---- */
 
 static int whole(struct content *c)
 {
     size_t n, blocks = blocks_in(c->size, c->block);
     uint64_t h;
-    for (size_t b = 0; b < blocks; b++) {
-        int r = pl_call_over(c->r->call);
+    int r = 0;
+    for (size_t b = 0; r == 0 && b < blocks; b++) {
+        r = pl_call_over(c->r->call);
         if (r == 0)
             r = load_block(c, b, &n, &h);
-        int has = r < 0 ? r : has_block(c, b, n, h);
-        if (has == 0)
-            has = send_bytes(c, c->buf, n, (uint64_t)b * c->block);
-        if (has < 0)
-            return has;
-        set_hash(c, b, h);
+        if (r == 0)
+            r = put_block(c, b, n, h);
     }
-    return 0;
+    return r;
 }
 
 static int part(struct content *c, uint64_t from, uint64_t to)
 {
     uint64_t h;
+    int r = 0;
     to = to < c->size ? to : c->size;
-    for (size_t b = (size_t)(from / c->block); from < to; b++) {
+    for (size_t b = (size_t)(from / c->block); r == 0 && from < to; b++) {
         uint64_t off = (uint64_t)b * c->block;
         size_t n;
-        int r = load_block(c, b, &n, &h);
+        r = load_block(c, b, &n, &h);
         uint64_t end = off + n < to ? off + n : to;
-        bool has = (h == 0 && off >= c->old_size) ||
-                   (b < c->old_blocks && off + n <= c->old_size && c->p->note->hash[b] == h);
-        if (r == 0 && !has)
-            r = send_bytes(c, c->buf + (from - off), (size_t)(end - from), from);
-        if (r < 0)
-            return r;
-        /* What else is in the block may be newer than what the replica has of it. */
-        set_hash(c, b, has || (from == off && end == off + n) ? h : UNKNOWN);
+        if (r == 0)
+            r = from == off && end == off + n
+                    ? put_block(c, b, n, h)
+                    : put_part(c, b, n, h, (size_t)(from - off), (size_t)(end - off));
         from = off + n;
     }
-    return 0;
+    return r;
 }
 
 static int resize(struct content *c, uint64_t size)
@@ -194,26 +278,35 @@ static int parts(struct content *c, const struct written *w)
     return r;
 }
 
+/* 0, FOREIGN or an error. */
 static int move_content(struct content *c)
 {
     struct note *note = c->p->note;
     struct written *w;
     HASH_FIND(hh, c->r->p->written, &note->ino, sizeof(note->ino), w);
-    bool known = !c->p->fresh && !c->p->untrusted && block_of(note->src.size) == c->block;
     size_t blocks = blocks_in(c->size, c->block);
-    c->old_blocks = known ? note->nhash : 0;
+    if (block_of(note->src.size) != c->block && note->nhash) {
+        c->any = true; /* what is noted is of other blocks, of which nobody knows any more */
+        notes_unknown(c->r->notes, note, 0, blocks > note->nhash ? blocks : note->nhash);
+    }
+    c->trusted = !c->p->fresh && !c->p->untrusted && !c->any;
+    c->noted = note->nhash < blocks ? note->nhash : blocks;
     int r = notes_blocks(note, blocks);
-    if (c->old_blocks > blocks)
-        c->old_blocks = blocks;
-    if (r == 0 && c->old_size > c->size)
+    if (r == 0 && c->old_size > c->size) {
+        size_t first = (size_t)(c->size / c->block), had = blocks_in(c->old_size, c->block);
+        notes_unknown(c->r->notes, note, first, had - first);
+        notes_blocks(note, blocks);
         r = resize(c, c->size);
+    }
     if (r == 0)
-        r = known && w && w->n && !c->r->check && !(note->flags & NOTE_LOST) ? parts(c, w)
-                                                                             : whole(c);
+        r = c->trusted && w && w->n && !c->r->check && !(note->flags & NOTE_LOST) ? parts(c, w)
+                                                                                  : whole(c);
     if (r == 0 && c->old_size < c->size)
         r = resize(c, c->size);
     return r;
 }
+
+/* ---- opening ---- */
 
 /* Without write permission a file of ours is opened by giving it. */
 static int open_out(struct replica *r, struct pair *p, int flags, struct pl_file **ret)
@@ -231,18 +324,19 @@ static int open_both(struct content *c, int flags)
 {
     struct replica *r = c->r;
     struct pair *p = c->p;
-    int e = pl_open(r->src, r->call, p->src, O_RDONLY, &c->in);
+    int e = p->src ? pl_open(r->src, r->call, p->src, O_RDONLY, &c->in) : 0;
     if (e < 0)
-        return replica_minor(e) || e == -ENOENT ? -EACCES : e;
+        return replica_minor(e) || replica_gone(e) ? -EACCES : e;
     e = p->dst ? open_out(r, p, flags, &c->out) : 0;
-    if (e < 0)
+    if (e < 0 && c->in)
         pl_close(r->src, r->call, c->in);
-    return e;
+    return replica_gone(e) ? FOREIGN : e;
 }
 
 static int close_both(struct content *c, int e)
 {
-    pl_close(c->r->src, c->r->call, c->in);
+    if (c->in)
+        pl_close(c->r->src, c->r->call, c->in);
     if (c->out) {
         int f = pl_flush(c->r->dst, c->r->call, c->out, 0);
         pl_close(c->r->dst, c->r->call, c->out);
@@ -262,34 +356,73 @@ static int content_init(struct content *c, struct replica *r, struct pair *p, in
                                       : p->fresh ? 0
                                                  : p->note->dst.size,
                           .block = block_of(p->sattr.size),
+                          .was = p->note->dst.size,
+                          .noted = p->note->nhash,
                           .lo = SIZE_MAX};
-    c->buf = malloc(c->block);
-    c->other = malloc(c->block);
+    c->buf = malloc(BLOCK_HI);
+    c->other = malloc(BLOCK_HI);
     int e = c->buf && c->other ? open_both(c, flags) : -ENOMEM;
-    if (e < 0) {
+    if (e != 0) {
         free(c->buf);
         free(c->other);
     }
     return e;
 }
 
-static int content(struct replica *r, struct pair *p)
+/* Keeps everybody else from opening the file, if nobody has it open: a file of this machine. */
+static void hold(struct content *c)
 {
-    struct content c;
-    struct note *note = p->note;
-    char text[64];
-    if (!r->dry && (note->flags & (NOTE_BUSY | NOTE_NEW)) != NOTE_BUSY) {
-        note->flags = (note->flags & ~(uint32_t)NOTE_NEW) | NOTE_BUSY;
-        notes_put(r->notes, note);
-    }
-    int e = content_init(&c, r, p, r->dry ? O_RDONLY : O_RDWR);
+    int fd = c->out && !c->r->dry ? pl_file_fd(c->r->dst, c->out) : -1;
+    /* Who wants it waits, and we are told by a signal that is ignored. */
+    c->held = fd >= 0 && fcntl(fd, F_SETSIG, SIGURG) == 0 && fcntl(fd, F_SETLEASE, F_WRLCK) == 0;
+    c->r->p->local |= fd >= 0;
+}
+
+/* Is it as it was when it was looked at (p->dattr)? 0, FOREIGN or an error. */
+static int as_seen(struct replica *r, struct pair *p, struct pl_file *f)
+{
+    struct pl_attr now;
+    const struct pl_attr *a = &p->dattr;
+    int e = pl_getattr(r->dst, r->call, p->dst, f, &now);
     if (e < 0)
+        return replica_gone(e) ? FOREIGN : e;
+    bool same = now.size == a->size && replica_ns(&now.mtime) == replica_ns(&a->mtime) &&
+                replica_ns(&now.ctime) == replica_ns(&a->ctime);
+    return same ? 0 : FOREIGN;
+}
+
+static void busy(struct replica *r, struct note *note)
+{
+    if (r->dry || (note->flags & (NOTE_BUSY | NOTE_NEW)) == NOTE_BUSY)
+        return;
+    note->flags = (note->flags & ~(uint32_t)NOTE_NEW) | NOTE_BUSY;
+    notes_put(r->notes, note);
+}
+
+/* With `c` open if it is held, so that attributes can be set before anybody sees the file. */
+static int content(struct replica *r, struct pair *p, struct content *c)
+{
+    char text[64];
+    struct note *note = p->note;
+    busy(r, note);
+    int e = content_init(c, r, p, r->dry ? O_RDONLY : O_RDWR);
+    if (e != 0)
         return e;
-    e = close_both(&c, move_content(&c));
-    if (e == 0 && c.lo < c.hi)
-        notes_put_blocks(r->notes, note, c.lo, c.hi - c.lo);
-    if (c.sent) {
-        snprintf(text, sizeof(text), "%llu bytes", (unsigned long long)c.sent);
+    hold(c);
+    /* Not of a new one of another machine, where that would be one more round trip. */
+    bool new = p->fresh && !p->untrusted &&pl_file_fd(r->dst, c->out) < 0;
+    if (!r->dry && !p->ours && !p->dattr.guess && !new)
+        e = as_seen(r, p, c->out);
+    if (e == 0)
+        e = move_content(c);
+    if (e == 0 && c->held)
+        e = pl_flush(r->dst, r->call, c->out, 0);
+    else
+        e = close_both(c, e), c->held = false;
+    if (c->lo < c->hi)
+        notes_put_blocks(r->notes, note, c->lo, c->hi - c->lo);
+    if (c->sent) {
+        snprintf(text, sizeof(text), "%llu bytes", (unsigned long long)c->sent);
         replica_tell(r, REPLICA_WRITES, p->path, text);
     }
     return e;
@@ -304,8 +437,8 @@ int replica_equal(struct replica *r, struct pair *p)
         return 0;
     int e = content_init(&c, r, p, O_RDONLY);
     int same = 1;
-    if (e < 0)
-        return e;
+    if (e != 0)
+        return e < 0 ? e : 0;
     for (uint64_t off = 0; e == 0 && same && off < c.size; off += c.block) {
         size_t n = c.size - off < c.block ? (size_t)(c.size - off) : c.block;
         e = read_all(r->src, r->call, c.in, c.buf, n, off);
@@ -317,27 +450,38 @@ int replica_equal(struct replica *r, struct pair *p)
     return e < 0 ? e : same;
 }
 
+/* Is the replica's block what we left, or what the source has now? 1, 0 or an error. */
+static int explained(struct content *c, size_t b, size_t n)
+{
+    uint64_t off = (uint64_t)b * c->block;
+    int e = load_theirs(c, b, n);
+    if (e < 0 || is_ours(c, b, n))
+        return e < 0 ? e : 1;
+    if (!c->in || off >= c->size)
+        return 0;
+    e = read_all(c->r->src, c->r->call, c->in, c->buf, n, off);
+    return e < 0 ? e : !memcmp(c->buf, c->other, n);
+}
+
 int replica_same(struct replica *r, struct pair *p)
 {
     const struct note *note = p->note;
-    size_t block = block_of(note->src.size);
-    struct pl_file *f;
-    if (p->dattr.size != note->dst.size || blocks_in(note->dst.size, block) != note->nhash)
+    struct content c;
+    uint64_t size = p->dattr.size;
+    if (!(note->flags & NOTE_BUSY) && size != note->dst.size && !(p->src && size == p->sattr.size))
         return 0;
-    char *buf = malloc(block);
-    int e = buf ? pl_open(r->dst, r->call, p->dst, O_RDONLY, &f) : -ENOMEM;
-    int same = 1;
-    if (e == 0) {
-        for (size_t b = 0; e == 0 && same && b < note->nhash; b++) {
-            uint64_t off = (uint64_t)b * block, left = note->dst.size - off;
-            size_t n = left < block ? (size_t)left : block;
-            e = read_all(r->dst, r->call, f, buf, n, off);
-            same = note->hash[b] == UNKNOWN || checksum(buf, n) == note->hash[b];
-        }
-        pl_close(r->dst, r->call, f);
-    }
-    free(buf);
-    return e < 0 ? e : same;
+    int e = content_init(&c, r, p, O_RDONLY), same = 1;
+    if (e != 0)
+        return e < 0 ? e : 0;
+    c.block = block_of(note->src.size);
+    for (uint64_t off = 0; same == 1 && off < size; off += c.block)
+        same = explained(&c, (size_t)(off / c.block),
+                         size - off < c.block ? (size_t)(size - off) : c.block);
+    e = close_both(&c, 0);
+    /* That took its time. */
+    if (e == 0 && same == 1 && !r->dry)
+        e = as_seen(r, p, NULL);
+    return e < 0 ? e : e == FOREIGN ? 0 : same;
 }
 
 int replica_extra(struct replica *r, struct pl_tree *tree, struct pl_node *node,
@@ -425,7 +569,12 @@ static int set_attrs(struct replica *r, struct pair *p, uint32_t valid)
         set.valid &= ~(uint32_t)(PL_SET_UID | PL_SET_GID);
         e = pl_setattr(r->dst, r->call, p->dst, NULL, &set, &p->dattr);
     }
-    return e == -EOPNOTSUPP && S_ISLNK(a->mode) ? 0 : e;
+    if (e == 0 && !p->dattr.guess)
+        return 0;
+    e = e == -EOPNOTSUPP && S_ISLNK(a->mode) ? 0 : e;
+    if (e == 0)
+        e = pl_getattr(r->dst, r->call, p->dst, NULL, &p->dattr);
+    return replica_gone(e) ? FOREIGN : e;
 }
 
 static int attributes(struct replica *r, struct pair *p)
@@ -435,14 +584,16 @@ static int attributes(struct replica *r, struct pair *p)
     bool link = S_ISLNK(a->mode), all = p->fresh || p->untrusted;
     uint32_t valid = PL_SET_ATIME | PL_SET_MTIME;
     int e = 0;
-    if (link || !(S_ISREG(a->mode) || S_ISDIR(a->mode)))
-        e = replica_extra(r, r->src, p->src, a, &n->extra);
-    else if (!r->dry)
-        xattrs(r, p);
     if (geteuid() == 0 && !r->p->no_owners && (all || n->uid != a->uid || n->gid != a->gid))
         valid |= PL_SET_UID | PL_SET_GID;
     if (!link && (all || n->mode != (a->mode & 07777) || (valid & PL_SET_UID)))
         valid |= PL_SET_MODE;
+    if (valid & (PL_SET_MODE | PL_SET_UID))
+        busy(r, n);
+    if (link || !(S_ISREG(a->mode) || S_ISDIR(a->mode)))
+        e = replica_extra(r, r->src, p->src, a, &n->extra);
+    else if (!r->dry)
+        xattrs(r, p);
     if (e == 0 && !r->dry)
         e = set_attrs(r, p, valid);
     n->mode = a->mode & 07777;
@@ -451,10 +602,22 @@ static int attributes(struct replica *r, struct pair *p)
     return e;
 }
 
+void replica_seen(struct pair *p)
+{
+    struct note *n = p->note;
+    n->dst = (struct note_state){p->dattr.size, replica_ns(&p->dattr.mtime),
+                                 replica_ns(&p->dattr.ctime)};
+    n->dst_mode = p->dattr.mode & 07777;
+    n->dst_uid = p->dattr.uid;
+    n->dst_gid = p->dattr.gid;
+}
+
 int replica_fill(struct replica *r, struct pair *p)
 {
     struct note *n = p->note;
-    struct note_state state = {p->sattr.size, ns(&p->sattr.mtime), ns(&p->sattr.ctime)};
+    struct note_state state = {p->sattr.size, replica_ns(&p->sattr.mtime),
+                               replica_ns(&p->sattr.ctime)};
+    struct content c = {0};
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     struct written *w = NULL;
@@ -464,14 +627,23 @@ int replica_fill(struct replica *r, struct pair *p)
     bool changed = (n->flags & NOTE_LOST) || p->fresh || p->untrusted || r->check ||
                    state.size != n->src.size || state.mtime != n->src.mtime || (w && w->n) ||
                    (r->p->comparing && ((n->flags & NOTE_RACY) || state.ctime != n->src.ctime));
-    int e = S_ISREG(p->sattr.mode) && changed ? content(r, p) : 0;
+    changed = changed && S_ISREG(p->sattr.mode);
+    int e = changed ? content(r, p, &c) : 0;
     if (e == 0)
         e = attributes(r, p);
-    if (e < 0)
+    if (c.held)
+        e = close_both(&c, e);
+    /* Somebody has cut it, or written behind its end. */
+    if (e == 0 && changed && !r->dry && p->dattr.size != state.size)
+        e = FOREIGN;
+    if (e != 0)
         return e;
     n->src = state;
-    n->dst = (struct note_state){p->dattr.size, ns(&p->dattr.mtime), 0};
-    n->flags = (n->flags & NOTE_DEEP) | (ns(&now) - state.ctime < RACY_NS ? NOTE_RACY : 0);
+    if (!r->dry)
+        replica_seen(p);
+    n->flags = (n->flags & NOTE_DEEP) | (replica_ns(&now) - state.ctime < RACY_NS ? NOTE_RACY : 0);
     notes_put(r->notes, n);
+    if (!r->dry)
+        replica_add_id(&r->p->dirty, n);
     return 0;
 }

@@ -9,6 +9,18 @@
 #include <time.h>
 #include <unistd.h>
 
+#define SYNC_EACH 64 /* so many are synced with the whole file system, where that is possible */
+
+int64_t replica_ns(const struct timespec *t)
+{
+    return t->tv_sec * 1000000000ll + t->tv_nsec;
+}
+
+bool replica_gone(int e)
+{
+    return e == -ENOENT || e == -ESTALE;
+}
+
 bool replica_minor(int e)
 {
     static const int minor[] = {EACCES, EPERM, EOPNOTSUPP, EINVAL, ENAMETOOLONG, ELOOP,     EEXIST,
@@ -151,7 +163,7 @@ void replica_doom(struct replica *r, struct note *n)
 /* An object that cannot be made so: told, noted, and the rest goes on. */
 int replica_trouble(struct replica *r, const char *path, struct note *n, int e)
 {
-    if (e == -ENOENT)
+    if (replica_gone(e))
         return 0; /* it has gone meanwhile, which is told of in its turn */
     if (!replica_minor(e))
         return e;
@@ -160,5 +172,49 @@ int replica_trouble(struct replica *r, const char *path, struct note *n, int e)
         n->flags |= NOTE_BAD;
         notes_put(r->notes, n);
     }
+    return 0;
+}
+
+/* ---- on the disk ---- */
+
+static int sync_one(struct replica *r, const struct note *n)
+{
+    char path[PATH_SIZE];
+    struct pl_node *node;
+    struct pl_attr attr;
+    struct pl_file *f;
+    bool dir = S_ISDIR(n->fmt);
+    if (!(dir || S_ISREG(n->fmt)) || !notes_path(n, path, sizeof(path)))
+        return 0; /* others have nothing but their name */
+    int e = replica_dst_find(r, path, &node, &attr);
+    if (e < 0)
+        return e;
+    e = pl_open(r->dst, r->call, node, O_RDONLY | (dir ? O_DIRECTORY : 0), &f);
+    if (e == -EACCES && !dir)
+        e = pl_open(r->dst, r->call, node, O_WRONLY, &f);
+    if (e == 0) {
+        e = pl_fsync(r->dst, r->call, f, false);
+        pl_close(r->dst, r->call, f);
+    }
+    pl_node_unref(node);
+    return e;
+}
+
+int replica_sync(struct replica *r)
+{
+    bool each = !r->p->local || r->p->dirty.n < SYNC_EACH;
+    int e = 0;
+    if (!r->no_sync && !each)
+        e = pl_syncfs(r->dst, r->call, r->p->droot);
+    for (size_t i = 0; i < r->p->dirty.n && !r->no_sync && each && e == 0; i++) {
+        const struct note *n = r->notes->by_id[r->p->dirty.v[i]];
+        e = n ? sync_one(r, n) : 0;
+        /* It has gone, or there is no such thing in this tree. */
+        e = replica_minor(e) || replica_gone(e) || e == -ENOSYS ? 0 : e;
+    }
+    if (e < 0)
+        return e;
+    r->p->dirty.n = 0;
+    notes_safe(r->notes);
     return 0;
 }

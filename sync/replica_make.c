@@ -13,31 +13,43 @@
 #define LIMBO ".plenum-limbo-" /* in the root: what is in the way, until it is known why */
 /* ---- divergence ---- */
 
-static int64_t ns(const struct timespec *t)
+/* Size and times, where they can be had. */
+static bool same_state(const struct note *n, const struct pl_attr *a)
 {
-    return t->tv_sec * 1000000000ll + t->tv_nsec;
+    return a->size == n->dst.size && replica_ns(&a->mtime) == n->dst.mtime &&
+           (!n->dst.ctime || replica_ns(&a->ctime) == n->dst.ctime);
 }
 
 /* Does the replica's object look as it was noted? 1 yes, 0 no, or an error. */
 static int as_noted(struct replica *r, struct pair *p)
 {
     struct note *n = p->note;
+    const struct pl_attr *a = &p->dattr;
+    bool mode = S_ISLNK(n->fmt) || (a->mode & 07777) == n->dst_mode;
     uint64_t extra;
-    if ((p->dattr.mode & S_IFMT) != n->fmt)
+    if ((a->mode & S_IFMT) != n->fmt)
         return 0;
-    if (n->flags & NOTE_BUSY) {
-        p->untrusted = true;
-        return 1;
-    }
+    p->untrusted |= (n->flags & NOTE_BUSY) != 0;
+    if (!p->untrusted && n->parent && !(mode && a->uid == n->dst_uid && a->gid == n->dst_gid))
+        return 0;
     if (S_ISREG(n->fmt)) {
-        if (p->dattr.size == n->dst.size && ns(&p->dattr.mtime) == n->dst.mtime)
-            return 1;
-        return replica_same(r, p);
+        p->touched = !same_state(n, a);
+        return p->untrusted || p->touched || r->check ? replica_same(r, p) : 1;
     }
-    if (S_ISDIR(n->fmt))
+    if (S_ISDIR(n->fmt) || p->untrusted)
         return 1;
-    int e = replica_extra(r, r->dst, p->dst, &p->dattr, &extra);
+    int e = replica_extra(r, r->dst, p->dst, a, &extra);
     return e < 0 ? e : extra == n->extra;
+}
+
+/* We have renamed or linked it, by which its ctime is another; it was as noted just before. */
+static void renamed(struct replica *r, struct note *n, struct pl_node *node)
+{
+    struct pl_attr a;
+    if (S_ISREG(n->fmt) && !(n->flags & NOTE_BUSY) &&
+        pl_getattr(r->dst, r->call, node, NULL, &a) == 0 && a.size == n->dst.size &&
+        replica_ns(&a.mtime) == n->dst.mtime)
+        n->dst.ctime = replica_ns(&a.ctime);
 }
 
 /* Puts the replica's own version under another name. */
@@ -95,7 +107,7 @@ static int look(struct replica *r, struct pair *p)
     }
     if (e == -ENOENT) {
         p->dst = NULL;
-        e = r->resolve == REPLICA_FAIL && !(p->note->flags & NOTE_BUSY)
+        e = r->resolve == REPLICA_FAIL && !(p->note->flags & (NOTE_BUSY | NOTE_MAYBE))
                 ? diverged(r, p->path, p->note, "removed at the replica")
                 : ANEW;
         if (e == ANEW)
@@ -112,7 +124,7 @@ static int look(struct replica *r, struct pair *p)
     else if (same > 0)
         return GO;
     if (same == GO)
-        p->untrusted = true;
+        p->untrusted = p->ours = true;
     /* Of another type: it cannot be changed into the source's. */
     if (same == GO && (p->dattr.mode & S_IFMT) != p->note->fmt)
         same = put_aside(r, p->path) < 0 ? SKIP : ANEW;
@@ -126,6 +138,25 @@ static int look(struct replica *r, struct pair *p)
 }
 
 /* ---- removing ---- */
+
+/* The other names of a file of which one was removed, when it was as noted: its ctime is another.
+ */
+static void names_left(struct replica *r, const struct note *gone, const struct pl_attr *was)
+{
+    char path[PATH_SIZE];
+    struct pl_node *node;
+    struct pl_attr a;
+    bool same = S_ISREG(gone->fmt) && !r->dry && same_state(gone, was);
+    for (struct note *t = notes_object(r->notes, gone->ino); t && same; t = t->twin) {
+        if (t == gone || memcmp(&t->dst, &gone->dst, sizeof(t->dst)) != 0 || !S_ISREG(t->fmt) ||
+            !notes_path(t, path, sizeof(path)) || replica_dst_find(r, path, &node, &a) < 0)
+            continue;
+        if (a.ino == was->ino)
+            renamed(r, t, node);
+        notes_put(r->notes, t);
+        pl_node_unref(node);
+    }
+}
 
 /* What is noted, all beneath it included. What is not as noted stays, and what it is in. 1: it is
  * gone. */
@@ -175,6 +206,7 @@ static int reap(struct replica *r, struct note *n, int depth)
     }
     if (is < 0 && is != -ENOENT)
         return replica_trouble(r, path, n, is);
+    names_left(r, n, &p.dattr);
     if (strncmp(path + 1, LIMBO, strlen(LIMBO)) != 0)
         replica_tell(r, REPLICA_REMOVES, path, "");
     replica_touch(r, n->parent);
@@ -216,16 +248,44 @@ int replica_reap_all(struct replica *r, bool more)
 
 /* ---- making ---- */
 
-static int rename_at(struct replica *r, const char *from, const char *to, unsigned flags)
+/* What is replaced is still as it was noted: looked at just before. Without a note there is
+ * nothing. 0, -EBUSY, or an error. */
+static int may_replace(struct replica *r, struct pl_node *dir, const char *path, struct note *over)
 {
-    struct pl_node *a, *b;
+    struct pair p = {.path = path, .note = over};
+    int e = pl_lookup(r->dst, r->call, dir, replica_last_name(path), &p.dst, &p.dattr);
+    if (e < 0)
+        return e == -ENOENT ? 0 : e;
+    e = over ? as_noted(r, &p) : 0;
+    pl_node_unref(p.dst);
+    return e < 0 ? e : e ? 0 : -EBUSY;
+}
+
+/* Of what is noted as `n`. `over`: what is noted at `to`, or NULL. */
+static int rename_at(struct replica *r, struct note *n, const char *from, const char *to,
+                     struct note *over)
+{
+    struct pl_node *a, *b, *node = NULL;
+    struct pl_attr attr;
+    const char *x = replica_last_name(from), *y = replica_last_name(to);
     int e = replica_dst_dir(r, from, &a);
     if (e < 0)
         return e;
     pl_node_ref(a);
     e = replica_dst_dir(r, to, &b);
-    if (e == 0 && !r->dry)
-        e = pl_rename(r->dst, r->call, a, replica_last_name(from), b, replica_last_name(to), flags);
+    if (e == 0 && !r->dry) {
+        bool same = S_ISREG(n->fmt) && pl_lookup(r->dst, r->call, a, x, &node, &attr) == 0 &&
+                    same_state(n, &attr);
+        e = over ? -EINVAL : pl_rename(r->dst, r->call, a, x, b, y, RENAME_NOREPLACE);
+        if (e == -EINVAL) { /* also a tree that does not know how not to replace */
+            e = may_replace(r, b, to, over);
+            e = e < 0 ? e : pl_rename(r->dst, r->call, a, x, b, y, 0);
+        }
+        if (same && e == 0)
+            renamed(r, n, node);
+        if (node)
+            pl_node_unref(node);
+    }
     pl_node_unref(a);
     replica_spot_clear(&r->p->ddir);
     return e;
@@ -264,9 +324,7 @@ static int move_noted(struct replica *r, struct note *n, const char *from, const
 {
     struct note *over = notes_child(dir, replica_last_name(to));
     notes_intend(r->notes, n, dir, replica_last_name(to));
-    int e = rename_at(r, from, to, over ? 0 : RENAME_NOREPLACE);
-    if (e == -EINVAL && !over) /* a tree that does not know how not to replace */
-        e = rename_at(r, from, to, 0);
+    int e = rename_at(r, n, from, to, over);
     if (e < 0)
         return e;
     r->p->moved |= r->dry;
@@ -334,6 +392,10 @@ int replica_clear_way(struct replica *r, struct note *n, const char *path, bool 
     if (!small)
         return to_limbo(r, n, path);
     int e = over || r->dry ? 0 : replica_dst_dir(r, path, &dir);
+    if (e == 0 && !over) {
+        n->flags |= NOTE_MAYBE; /* not to be missed, if we end here */
+        notes_put(r->notes, n);
+    }
     if (e == 0 && !over && !r->dry)
         e = pl_remove(r->dst, r->call, dir, replica_last_name(path), 0);
     if (e < 0 && e != -ENOENT)
@@ -396,6 +458,7 @@ static int take_over(struct replica *r, struct pair *p)
     if (e == GO && same == 0 && !S_ISREG(p->sattr.mode))
         e = put_aside(r, p->path) < 0 ? SKIP : ANEW;
     p->untrusted = p->fresh = e == GO;
+    p->ours = e == GO && same == 0;
     if (e != GO) {
         pl_node_unref(p->dst);
         p->dst = NULL;
@@ -421,11 +484,67 @@ static int try_dry(struct replica *r, struct pair *p)
     return e == 0 ? -EEXIST : e == -ENOENT ? 0 : e;
 }
 
+/* Notes of `to`, another name of the object, what is noted of `of`. False: no memory, nothing done.
+ */
+static bool same_note(struct replica *r, struct note *to, const struct note *of)
+{
+    if (notes_blocks(to, of->nhash) < 0)
+        return false;
+    if (of->nhash)
+        memcpy(to->hash, of->hash, of->nhash * sizeof(*of->hash));
+    to->flags = of->flags;
+    to->mode = of->mode;
+    to->uid = of->uid;
+    to->gid = of->gid;
+    to->dst_mode = of->dst_mode;
+    to->dst_uid = of->dst_uid;
+    to->dst_gid = of->dst_gid;
+    to->extra = of->extra;
+    to->src = of->src;
+    to->dst = of->dst;
+    notes_put(r->notes, to);
+    notes_put_blocks(r->notes, to, 0, to->nhash);
+    return true;
+}
+
+/* The other names of a file share what was done to it. */
+static void share(struct replica *r, const struct note *n)
+{
+    for (struct note *t = S_ISDIR(n->fmt) ? NULL : notes_object(r->notes, n->ino); t; t = t->twin) {
+        if (t != n && t->fmt == n->fmt)
+            same_note(r, t, n);
+    }
+}
+
+/* Content and attributes; what somebody else changes meanwhile is a divergence too. */
+static int fill(struct replica *r, struct pair *p, struct note *dir)
+{
+    int e = replica_fill(r, p);
+    if (e == FOREIGN) {
+        e = diverged(r, p->path, p->note, "changed at the replica while it was written");
+        if (e == SKIP)
+            return 0;
+        if (e == ANEW) {
+            notes_del(r->notes, p->note);
+            pl_node_unref(p->dst);
+            p->dst = NULL;
+            return replica_make_new(r, p, dir);
+        }
+        p->ours = p->untrusted = true;
+        e = e < 0 ? e : replica_fill(r, p);
+        e = e == FOREIGN ? -EBUSY : e;
+    }
+    if (e == 0)
+        share(r, p->note);
+    return e < 0 ? replica_trouble(r, p->path, p->note, e) : 0;
+}
+
 /* Makes the object of the source at p->path, where nothing is noted. */
 int replica_make_new(struct replica *r, struct pair *p, struct note *dir)
 {
     bool taken = false;
     p->fresh = true;
+    p->untrusted = p->touched = p->ours = false;
     p->note = notes_add(r->notes, dir, replica_last_name(p->path), p->sattr.ino, p->sattr.mode);
     if (!p->note)
         return -ENOMEM;
@@ -452,8 +571,7 @@ int replica_make_new(struct replica *r, struct pair *p, struct note *dir)
         replica_add_id(&r->p->deep, p->note);
     if (!taken)
         replica_tell(r, REPLICA_MAKES, p->path, "");
-    e = replica_fill(r, p);
-    return e < 0 ? replica_trouble(r, p->path, p->note, e) : 0;
+    return fill(r, p, dir);
 }
 
 /* The note of the object under another name, and whether that is still its name in the source. */
@@ -468,26 +586,6 @@ struct note *replica_elsewhere(struct replica *r, const struct pair *p, char fro
     return m && *still && S_ISDIR(m->fmt) ? NULL : m;
 }
 
-/* Notes of `to`, another name of the object, what is noted of `of`. False: no memory, nothing done.
- */
-static bool same_note(struct replica *r, struct note *to, const struct note *of)
-{
-    if (notes_blocks(to, of->nhash) < 0)
-        return false;
-    if (of->nhash)
-        memcpy(to->hash, of->hash, of->nhash * sizeof(*of->hash));
-    to->flags = of->flags;
-    to->mode = of->mode;
-    to->uid = of->uid;
-    to->gid = of->gid;
-    to->extra = of->extra;
-    to->src = of->src;
-    to->dst = of->dst;
-    notes_put(r->notes, to);
-    notes_put_blocks(r->notes, to, 0, to->nhash);
-    return true;
-}
-
 /* The object is noted as `m` at `from`: moved here, or linked. 1: it is at p->path now. */
 int replica_bring(struct replica *r, struct pair *p, struct note *dir, struct note *m,
                   const char *from, bool still)
@@ -500,26 +598,24 @@ int replica_bring(struct replica *r, struct pair *p, struct note *dir, struct no
     int e = !still   ? move_noted(r, m, from, p->path, dir)
             : r->dry ? 0
                      : replica_dst_dir(r, p->path, &d);
+    bool same = still && e == 0 && pl_getattr(r->dst, r->call, old.dst, NULL, &old.dattr) == 0 &&
+                same_state(m, &old.dattr);
     if (still && e == 0 && !r->dry)
         e = pl_link(r->dst, r->call, old.dst, d, replica_last_name(p->path), &old.dattr);
+    if (same && e == 0 && !r->dry)
+        renamed(r, m, old.dst);
     pl_node_unref(old.dst);
     if (e < 0)
-        return replica_minor(e) || e == -ENOENT ? 0 : e; /* a copy of its own, then */
+        return replica_minor(e) || replica_gone(e) ? 0 : e; /* a copy of its own, then */
     replica_tell(r, still ? REPLICA_LINKS : REPLICA_RENAMES, from, p->path);
     replica_touch(r, dir);
     if (!still)
         return 1;
     struct note *twin = notes_add(r->notes, dir, replica_last_name(p->path), m->ino, m->fmt);
-    return twin && same_note(r, twin, m) ? 1 : -ENOMEM;
-}
-
-/* The other names of a file share what was done to it. */
-static void share(struct replica *r, const struct note *n)
-{
-    for (struct note *t = S_ISDIR(n->fmt) ? NULL : notes_object(r->notes, n->ino); t; t = t->twin) {
-        if (t != n && t->fmt == n->fmt)
-            same_note(r, t, n);
-    }
+    if (!twin || !same_note(r, twin, m))
+        return -ENOMEM;
+    share(r, m);
+    return 1;
 }
 
 static bool unchanged(const struct replica *r, const struct pair *p)
@@ -529,7 +625,28 @@ static bool unchanged(const struct replica *r, const struct pair *p)
     struct written *w;
     HASH_FIND(hh, r->p->written, &n->ino, sizeof(n->ino), w);
     return !n->flags && !w && !r->check && n->src.size == a->size &&
-           n->src.mtime == ns(&a->mtime) && n->src.ctime == ns(&a->ctime);
+           n->src.mtime == replica_ns(&a->mtime) && n->src.ctime == replica_ns(&a->ctime);
+}
+
+/* A link or device that is another, with the number that one had which has gone, cannot be changed
+ * into it: GO (it is the same), SKIP, ANEW or an error. */
+static int another_special(struct replica *r, struct pair *p)
+{
+    uint64_t is, has = p->note->extra;
+    int e = replica_extra(r, r->src, p->src, &p->sattr, &is);
+    if (e == 0 && p->untrusted && p->dst)
+        e = replica_extra(r, r->dst, p->dst, &p->dattr, &has);
+    if (e < 0 || is == has)
+        return e < 0 ? e : GO;
+    if (p->dst)
+        pl_node_unref(p->dst);
+    p->dst = NULL;
+    e = p->untrusted && !p->ours ? diverged(r, p->path, p->note, "is not what it was made as") : GO;
+    if (e == ANEW)
+        notes_del(r->notes, p->note);
+    if (e == GO)
+        e = replica_clear_way(r, p->note, p->path, false);
+    return e == GO ? ANEW : e;
 }
 
 /* The object is noted at its path. */
@@ -548,10 +665,12 @@ int replica_update(struct replica *r, struct pair *p, struct note *dir)
         w->done = true; /* left alone, and told */
     if (v != GO)
         return v == SKIP ? 0 : replica_trouble(r, p->path, p->note, v);
-    if (same && !p->untrusted)
-        return 0;
-    v = replica_fill(r, p);
-    if (v == 0)
-        share(r, p->note);
-    return v < 0 ? replica_trouble(r, p->path, p->note, v) : 0;
+    if (!S_ISREG(p->note->fmt) && !S_ISDIR(p->note->fmt)) {
+        v = another_special(r, p);
+        if (v != GO)
+            return v == ANEW ? replica_make_new(r, p, dir)
+                   : v < 0   ? replica_trouble(r, p->path, NULL, v)
+                             : 0;
+    }
+    return same && !p->untrusted && !p->touched ? 0 : fill(r, p, dir);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Between replica.c (which objects, and when), replica_find.c (where they are), replica_make.c (one
- * object) and replica_data.c (its content and attributes).
+ * Between replica.c (which objects, and when), replica_find.c (where they are, and what is noted of
+ * them for later), replica_make.c (one object) and replica_data.c (its content and attributes).
  */
 #ifndef SYNC_REPLICA_PRIV_H
 #define SYNC_REPLICA_PRIV_H
@@ -11,6 +11,7 @@
 #define PATH_SIZE 8192
 #define RANGES    16
 #define MAX_DEPTH 2048
+#define FOREIGN   1 /* instead of 0: somebody else has changed the file meanwhile */
 
 /* The directory that was used last. */
 struct spot {
@@ -40,9 +41,12 @@ struct replica_state {
     struct spot sdir, ddir;
     struct written *written;
     struct ids doomed, touched, deep; /* notes: to be removed, to get times, to be listed */
+    struct ids dirty;                 /* to be synced */
     uint32_t generation;
     bool comparing, no_owners;
-    bool moved; /* dry: not everything is where it would be by now */
+    bool local;  /* files of this machine: they have descriptors */
+    bool unsure; /* the replica may have forgotten what was done, since the last batch that was */
+    bool moved;  /* dry: not everything is where it would be by now */
 };
 
 /* An object in both. */
@@ -53,9 +57,14 @@ struct pair {
     struct pl_attr sattr, dattr;
     bool fresh;     /* the replica's was just made, or is to be taken over: nothing is noted */
     bool untrusted; /* what is noted of its content may not be so */
+    bool touched;   /* its times are others, and what is in it the same */
+    bool ours;      /* it may be overwritten, whatever it is */
 };
 
 /* ---- replica_find.c ---- */
+int64_t replica_ns(const struct timespec *t);
+/* True if the error says that the object is not there, or is another by now. */
+bool replica_gone(int e);
 /* True if the error is of this object alone. */
 bool replica_minor(int e);
 /* Counts it, and tells who wants to know. */
@@ -79,6 +88,8 @@ void replica_doom(struct replica *r, struct note *n);
 /* An error of one object is told and noted, of one that has gone ignored (0); others are returned.
  */
 int replica_trouble(struct replica *r, const char *path, struct note *n, int e);
+/* What was done since the last time is on the replica's disk, and noted as safe. */
+int replica_sync(struct replica *r);
 
 /* ---- replica_make.c ---- */
 /* What is to be done with an object: on with it, leave it, make it anew. */
@@ -104,9 +115,13 @@ int replica_update(struct replica *r, struct pair *p, struct note *dir);
 int replica_entry(struct replica *r, const char *path, int depth);
 
 /* ---- replica_data.c ---- */
-/* Content and attributes as in the source; notes what came of it. 0, or an error of either kind. */
+/* Content and attributes as in the source; notes what came of it. 0, FOREIGN, or an error of either
+ * kind. */
 int replica_fill(struct replica *r, struct pair *p);
-/* Is the replica's content what was noted? 1 yes, 0 no, or an error. */
+/* Notes what the replica's object looks like now (p->dattr). */
+void replica_seen(struct pair *p);
+/* Is each block of the replica's content what was noted, or what the source has? 1 yes, 0 no, or an
+ * error. */
 int replica_same(struct replica *r, struct pair *p);
 /* Is the replica's content the source's? Likewise. */
 int replica_equal(struct replica *r, struct pair *p);
