@@ -177,7 +177,7 @@ const struct cmd cmd_replicate = {
         "      --check         compares contents, whatever times and sizes say\n"
         "      --journal SIZE  at most so much for replicas that are out (64M); beyond it they\n"
         "                      are compared as a whole when they are back\n"
-        "      --no-sync       the journal need not survive a power failure\n"
+        "      --no-sync       neither the journal nor the replicas need survive a power failure\n"
         "      --status [--json] SOURCE   how far each replica is\n",
     .example = "  plenum replicate -l unix:/run/rpl.sock /srv/a /mnt/disk2/a 9p:tcp!host2!564 &\n"
                "  plenum mount 'service(rpl/monitor/ack=write,unix!/run/rpl.sock,/srv/a)' /mnt/a\n",

@@ -94,7 +94,10 @@ static int open_worker(struct replicator *r, size_t i)
         return cmd_fail(r->cmd, "out of memory");
     int e = notes_open(&w->notes, path, r->dry, &err);
     if (e == -EBADMSG)
-        pl_fail(&err, e, "%s: damaged (without it the replica is compared anew: remove it)", path);
+        pl_fail(&err, e,
+                "%s: damaged, or of another version (without it the replica is compared "
+                "anew: remove it)",
+                path);
     free(path);
     if (e < 0)
         return cmd_error(r->cmd, &err);
@@ -105,6 +108,7 @@ static int open_worker(struct replicator *r, size_t i)
                                   .resolve = r->resolve,
                                   .dry = r->dry,
                                   .check = r->check,
+                                  .no_sync = r->no_sync,
                                   .tell = told,
                                   .arg = w,
                                   .count = &w->count};

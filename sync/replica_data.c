@@ -410,8 +410,8 @@ static int content(struct replica *r, struct pair *p, struct content *c)
         return e;
     hold(c);
     /* Not of a new one of another machine, where that would be one more round trip. */
-    bool new = p->fresh && !p->untrusted &&pl_file_fd(r->dst, c->out) < 0;
-    if (!r->dry && !p->ours && !p->dattr.guess && !new)
+    bool new = p->fresh && !p->untrusted;
+    if (!r->dry && !p->ours && !p->dattr.guess && !(new &&pl_file_fd(r->dst, c->out) < 0))
         e = as_seen(r, p, c->out);
     if (e == 0)
         e = move_content(c);

@@ -598,11 +598,12 @@ int replica_bring(struct replica *r, struct pair *p, struct note *dir, struct no
     int e = !still   ? move_noted(r, m, from, p->path, dir)
             : r->dry ? 0
                      : replica_dst_dir(r, p->path, &d);
-    bool same = still && e == 0 && pl_getattr(r->dst, r->call, old.dst, NULL, &old.dattr) == 0 &&
+    bool link = still && e == 0 && !r->dry;
+    bool same = link && pl_getattr(r->dst, r->call, old.dst, NULL, &old.dattr) == 0 &&
                 same_state(m, &old.dattr);
-    if (still && e == 0 && !r->dry)
+    if (link)
         e = pl_link(r->dst, r->call, old.dst, d, replica_last_name(p->path), &old.dattr);
-    if (same && e == 0 && !r->dry)
+    if (same && e == 0)
         renamed(r, m, old.dst);
     pl_node_unref(old.dst);
     if (e < 0)

@@ -222,7 +222,7 @@ def test_all_kinds_of_changes(replicated, seed):
 
 @pytest.mark.parametrize("attrs", ["monitor", "monitor/ack=write/lost=hold"])
 def test_kills(replicated, plenum, attrs):
-    r = replicated(attrs)
+    r = replicated(attrs, "--no-sync")
     r.mount()
     rng = random.Random(7)
     errors = []
