@@ -326,11 +326,11 @@ static int open_both(struct content *c, int flags)
     struct pair *p = c->p;
     int e = p->src ? pl_open(r->src, r->call, p->src, O_RDONLY, &c->in) : 0;
     if (e < 0)
-        return replica_minor(e) || replica_gone(e) ? -EACCES : e;
+        return replica_minor(e) || e == -ENOENT ? -EACCES : e;
     e = p->dst ? open_out(r, p, flags, &c->out) : 0;
     if (e < 0 && c->in)
         pl_close(r->src, r->call, c->in);
-    return replica_gone(e) ? FOREIGN : e;
+    return p->dst ? replica_dst_gone(r, p, e) : e;
 }
 
 static int close_both(struct content *c, int e)
@@ -385,7 +385,7 @@ static int as_seen(struct replica *r, struct pair *p, struct pl_file *f)
     const struct pl_attr *a = &p->dattr;
     int e = pl_getattr(r->dst, r->call, p->dst, f, &now);
     if (e < 0)
-        return replica_gone(e) ? FOREIGN : e;
+        return replica_dst_gone(r, p, e);
     bool same = now.size == a->size && replica_ns(&now.mtime) == replica_ns(&a->mtime) &&
                 replica_ns(&now.ctime) == replica_ns(&a->ctime);
     return same ? 0 : FOREIGN;
@@ -430,6 +430,16 @@ static int content(struct replica *r, struct pair *p, struct content *c)
 
 /* ---- comparing ---- */
 
+/* The replica's block, in c->other, has been found to be as the source's was: ours from now on. */
+static int accepted(struct content *c, size_t b, size_t n)
+{
+    struct note *note = c->p->note;
+    if (b >= note->nhash && notes_blocks(note, b + 1) < 0)
+        return -ENOMEM;
+    note->hash[b] = checksum(c->other, n);
+    return 1;
+}
+
 int replica_equal(struct replica *r, struct pair *p)
 {
     struct content c;
@@ -445,8 +455,12 @@ int replica_equal(struct replica *r, struct pair *p)
         if (e == 0)
             e = read_all(r->dst, r->call, c.out, c.other, n, off);
         same = !memcmp(c.buf, c.other, n);
+        if (e == 0 && same && accepted(&c, (size_t)(off / c.block), n) < 0)
+            e = -ENOMEM;
     }
     e = close_both(&c, e);
+    p->note->dst.size = p->dattr.size;
+    p->note->src.size = p->sattr.size;
     return e < 0 ? e : same;
 }
 
@@ -460,12 +474,14 @@ static int explained(struct content *c, size_t b, size_t n)
     if (!c->in || off >= c->size)
         return 0;
     e = read_all(c->r->src, c->r->call, c->in, c->buf, n, off);
-    return e < 0 ? e : !memcmp(c->buf, c->other, n);
+    if (e < 0 || memcmp(c->buf, c->other, n) != 0)
+        return e;
+    return accepted(c, b, n);
 }
 
 int replica_same(struct replica *r, struct pair *p)
 {
-    const struct note *note = p->note;
+    struct note *note = p->note;
     struct content c;
     uint64_t size = p->dattr.size;
     if (!(note->flags & NOTE_BUSY) && size != note->dst.size && !(p->src && size == p->sattr.size))
@@ -481,6 +497,8 @@ int replica_same(struct replica *r, struct pair *p)
     /* That took its time. */
     if (e == 0 && same == 1 && !r->dry)
         e = as_seen(r, p, NULL);
+    if (e == 0 && same == 1)
+        p->note->dst.size = size;
     return e < 0 ? e : e == FOREIGN ? 0 : same;
 }
 
@@ -574,7 +592,7 @@ static int set_attrs(struct replica *r, struct pair *p, uint32_t valid)
     e = e == -EOPNOTSUPP && S_ISLNK(a->mode) ? 0 : e;
     if (e == 0)
         e = pl_getattr(r->dst, r->call, p->dst, NULL, &p->dattr);
-    return replica_gone(e) ? FOREIGN : e;
+    return replica_dst_gone(r, p, e);
 }
 
 static int attributes(struct replica *r, struct pair *p)

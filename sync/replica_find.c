@@ -16,11 +16,6 @@ int64_t replica_ns(const struct timespec *t)
     return t->tv_sec * 1000000000ll + t->tv_nsec;
 }
 
-bool replica_gone(int e)
-{
-    return e == -ENOENT || e == -ESTALE;
-}
-
 bool replica_minor(int e)
 {
     static const int minor[] = {EACCES, EPERM, EOPNOTSUPP, EINVAL, ENAMETOOLONG, ELOOP,     EEXIST,
@@ -106,6 +101,22 @@ int replica_dst_dir(struct replica *r, const char *path, struct pl_node **ret)
     return spot_dir(r, r->dst, &r->p->ddir, path, ret);
 }
 
+int replica_dst_gone(struct replica *r, const struct pair *p, int e)
+{
+    struct pl_node *node;
+    struct pl_attr attr;
+    if (e != -ENOENT && e != -ESTALE)
+        return e;
+    replica_spot_clear(&r->p->ddir);
+    int is = replica_dst_find(r, p->path, &node, &attr);
+    if (is == -ENOENT)
+        return FOREIGN;
+    if (is < 0)
+        return is;
+    pl_node_unref(node);
+    return attr.ino == p->dattr.ino ? e : FOREIGN;
+}
+
 /* Is there nothing at the path in the source? What cannot be seen is not therefore gone. */
 bool replica_src_gone(struct replica *r, const char *path)
 {
@@ -163,7 +174,7 @@ void replica_doom(struct replica *r, struct note *n)
 /* An object that cannot be made so: told, noted, and the rest goes on. */
 int replica_trouble(struct replica *r, const char *path, struct note *n, int e)
 {
-    if (replica_gone(e))
+    if (e == -ENOENT)
         return 0; /* it has gone meanwhile, which is told of in its turn */
     if (!replica_minor(e))
         return e;
@@ -209,8 +220,9 @@ int replica_sync(struct replica *r)
     for (size_t i = 0; i < r->p->dirty.n && !r->no_sync && each && e == 0; i++) {
         const struct note *n = r->notes->by_id[r->p->dirty.v[i]];
         e = n ? sync_one(r, n) : 0;
+        e = e == -ESTALE ? sync_one(r, n) : e; /* somebody has put another in its place */
         /* It has gone, or there is no such thing in this tree. */
-        e = replica_minor(e) || replica_gone(e) || e == -ENOSYS ? 0 : e;
+        e = replica_minor(e) || e == -ENOENT || e == -ENOSYS ? 0 : e;
     }
     if (e < 0)
         return e;

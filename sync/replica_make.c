@@ -559,6 +559,8 @@ int replica_make_new(struct replica *r, struct pair *p, struct note *dir)
             e = make_at(r, p);
         p->fresh = true;
     }
+    if (e < 0 && !replica_minor(e) && e != -ENOENT)
+        return e; /* the answer may be lost, and the object be there */
     if (e < 0 || e == SKIP) {
         notes_del(r->notes, p->note);
         return e < 0 ? replica_trouble(r, p->path, NULL, e) : 0;
@@ -605,9 +607,12 @@ int replica_bring(struct replica *r, struct pair *p, struct note *dir, struct no
         e = pl_link(r->dst, r->call, old.dst, d, replica_last_name(p->path), &old.dattr);
     if (same && e == 0)
         renamed(r, m, old.dst);
+    if (link)
+        e = replica_dst_gone(r, &old, e);
     pl_node_unref(old.dst);
-    if (e < 0)
-        return replica_minor(e) || replica_gone(e) ? 0 : e; /* a copy of its own, then */
+    if (e != 0)
+        return replica_minor(e) || e == -ENOENT || e == FOREIGN ? 0
+                                                                : e; /* a copy of its own, then */
     replica_tell(r, still ? REPLICA_LINKS : REPLICA_RENAMES, from, p->path);
     replica_touch(r, dir);
     if (!still)

@@ -63,8 +63,6 @@ struct pair {
 
 /* ---- replica_find.c ---- */
 int64_t replica_ns(const struct timespec *t);
-/* True if the error says that the object is not there, or is another by now. */
-bool replica_gone(int e);
 /* True if the error is of this object alone. */
 bool replica_minor(int e);
 /* Counts it, and tells who wants to know. */
@@ -78,6 +76,9 @@ int replica_src_find(struct replica *r, const char *path, struct pl_node **ret,
 int replica_dst_find(struct replica *r, const char *path, struct pl_node **ret,
                      struct pl_attr *attr);
 int replica_dst_dir(struct replica *r, const char *path, struct pl_node **ret);
+/* What an error of the replica's object means: FOREIGN if it is gone, or is another by now. (Stale
+ * is also what a server that was restarted has forgotten.) */
+int replica_dst_gone(struct replica *r, const struct pair *p, int e);
 /* Is there nothing at the path in the source? Its number there, 0: nothing that can be seen. */
 bool replica_src_gone(struct replica *r, const char *path);
 uint64_t replica_src_ino(struct replica *r, const char *path);

@@ -258,7 +258,7 @@ def test_kills(replicated, plenum, attrs):
     t.join()
     assert not errors, errors
     s = r.end()
-    assert all(not x["diverged"] for x in s["replicas"]), s
+    assert all(not x["diverged"] for x in s["replicas"]), [(x["spec"], x["diverged"]) for x in s["replicas"]]
     same(r.src, r.near)
     same(r.src, r.far)
     assert kills > 3
