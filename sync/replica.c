@@ -471,6 +471,8 @@ int replica_open(struct replica *r)
         e = replica_finish_intent(r);
     for (uint32_t i = 0; e == 0 && i < r->notes->nids; i++) {
         struct note *n = r->notes->by_id[i];
+        if (n)
+            n->is_doomed = false; /* of a batch that failed: the list is gone with it */
         if (n && S_ISDIR(n->fmt) && (n->flags & NOTE_LOST))
             replica_add_id(&r->p->touched, n);
         if (n && S_ISDIR(n->fmt) && (n->flags & NOTE_DEEP))
