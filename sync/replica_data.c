@@ -138,15 +138,15 @@ static int load_theirs(struct content *c, size_t b, size_t n)
     return read_all(c->r->dst, c->r->call, c->out, c->other, n, off);
 }
 
-/* Is what was read of the replica's block what we left there, so that it may be overwritten? Where
- * nothing is noted, zeros are nothing of anybody. */
+/* Is what was read of the replica's block what we left there, also just now, so that it may be
+ * overwritten? Where nothing is noted, zeros are nothing of anybody. */
 static bool is_ours(const struct content *c, size_t b, size_t n)
 {
     uint64_t off = (uint64_t)b * c->block, left = off < c->was ? c->was - off : 0;
     size_t had = left < n ? (size_t)left : n; /* bytes that the checksum is of */
     if (c->any || c->p->ours || !c->out)
         return true;
-    if (b >= c->noted)
+    if (b >= c->p->note->nhash)
         return zeros(c->other, n);
     uint64_t h = c->p->note->hash[b];
     return h == NOTE_UNKNOWN || checksum(c->other, n) == h ||

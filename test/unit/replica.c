@@ -228,6 +228,31 @@ static void only_what_differs(void **state)
     end(&x);
 }
 
+/* What we wrote just now, beyond what was noted, is not somebody else's. */
+static void twice_in_a_new_block(void **state)
+{
+    struct fix x;
+    static char old[100000];
+    make(&x);
+    memset(old, 'o', sizeof(old));
+    put(&x, x.src, "/f", old, sizeof(old), 0);
+    compare(&x);
+    put(&x, x.src, "/f", "first", 5, 140000);
+    put(&x, x.src, "/f", "second", 6, 150000);
+    uint64_t number = ino(&x, x.src, "/f");
+    struct journal_record recs[] = {
+        {.seq = 1, .ino = number, .off = 140000, .len = 5, .path = "/f", .path2 = ""},
+        {.seq = 2, .ino = number, .off = 150000, .len = 6, .path = "/f", .path2 = ""},
+    };
+    x.seq = 2;
+    *x.told = 0;
+    assert_int_equal(replica_apply(&x.r, recs, 2, false), 0);
+    assert_string_equal(x.told, "W/f ");
+    x.r.check = true;
+    assert_string_equal(compare(&x), "");
+    end(&x);
+}
+
 static void renames_are_renames(void **state)
 {
     struct fix x;
@@ -403,6 +428,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_of_it),
         cmocka_unit_test(only_what_differs),
+        cmocka_unit_test(twice_in_a_new_block),
         cmocka_unit_test(renames_are_renames),
         cmocka_unit_test(links_are_links),
         cmocka_unit_test(divergence_is_not_overwritten),
