@@ -423,6 +423,50 @@ static void killed_anywhere(void **state)
     }
 }
 
+/* Likewise, and who carries it out again is the same, with all that it has in memory. */
+static void failed_anywhere(void **state)
+{
+    for (unsigned n = 0;; n++) {
+        struct fix x;
+        make(&x);
+        mkdir_at(&x, x.src, "/a");
+        put(&x, x.src, "/a/f", "one", 3, 0);
+        put(&x, x.src, "/g", "two", 3, 0);
+        put(&x, x.src, "/h", "three", 5, 0);
+        compare(&x);
+        rm(&x, x.src, "/a/f");
+        rm(&x, x.src, "/g");
+        mv(&x, "/h", "/i", 0);
+        const struct journal_record recs[] = {
+            {.seq = 1, .path = "/a/f", .path2 = ""},
+            {.seq = 2, .path = "/g", .path2 = ""},
+            {.seq = 3, .path = "/h", .path2 = "/i"},
+        };
+        replica_close(&x.r);
+        x.r.dst = pl_fault_new(PL_OP_COUNT, -EIO, n, UINT64_MAX, pl_tree_ref(x.dst));
+        int r = replica_open(&x.r);
+        if (r == 0) {
+            r = replica_apply(&x.r, recs, 3, false);
+            replica_close(&x.r);
+        }
+        pl_tree_unref(x.r.dst);
+        x.r.dst = x.dst;
+        *x.told = 0;
+        assert_int_equal(replica_open(&x.r), 0);
+        assert_int_equal(replica_apply(&x.r, recs, 3, false), 0);
+        assert_null(strchr(x.told, 'D'));
+        assert_string_equal(get(&x, x.dst, "/a/f"), "-");
+        assert_string_equal(get(&x, x.dst, "/g"), "-");
+        assert_string_equal(get(&x, x.dst, "/h"), "-");
+        assert_string_equal(get(&x, x.dst, "/i"), "three");
+        end(&x);
+        if (r == 0) {
+            assert_true(n > 10);
+            break;
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -434,6 +478,7 @@ int main(void)
         cmocka_unit_test(divergence_is_not_overwritten),
         cmocka_unit_test(dry_changes_nothing),
         cmocka_unit_test(killed_anywhere),
+        cmocka_unit_test(failed_anywhere),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
