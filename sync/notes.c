@@ -250,21 +250,31 @@ static struct note *next_beneath(struct note *at, const struct note *top)
     return at == top ? NULL : at->hh.next;
 }
 
+static void doubt_blocks(struct note *note, uint64_t first, uint64_t end)
+{
+    note->flags |= NOTE_BUSY;
+    if (end > note->nhash && end > first && notes_blocks(note, end) < 0)
+        end = note->nhash;
+    for (; first < end; first++)
+        note->hash[first] = NOTE_UNKNOWN;
+}
+
 void notes_doubt(struct notes *n)
 {
     for (size_t i = 0; i < n->ndoubts; i++) {
         struct note *note = n->by_id[n->doubts[i].id];
         if (!note)
             continue;
-        note->flags |= NOTE_BUSY;
         /* A directory that is elsewhere has all that is in it with it. */
         for (struct note *at = note->parent ? note : NULL; at; at = next_beneath(at, note))
             at->flags |= S_ISDIR(at->fmt) ? NOTE_MAYBE | NOTE_DEEP : NOTE_MAYBE;
         uint64_t first = n->doubts[i].first, end = first + n->doubts[i].count;
-        if (end > note->nhash && end > first && notes_blocks(note, end) < 0)
-            end = note->nhash;
-        for (; first < end; first++)
-            note->hash[first] = NOTE_UNKNOWN;
+        doubt_blocks(note, first, end);
+        /* What was done by one name of a file was done to the others. */
+        struct note *t = S_ISREG(note->fmt) ? notes_object(n, note->ino) : NULL;
+        for (; t; t = t->twin)
+            if (t != note && t->fmt == note->fmt)
+                doubt_blocks(t, first, end);
     }
 }
 

@@ -467,6 +467,55 @@ static void failed_anywhere(void **state)
     }
 }
 
+/* What failed amid one name of a file is carried out by another, when the source has changed anew.
+ */
+static void failed_with_two_names(void **state)
+{
+    static char old[100000];
+    memset(old, 'o', sizeof(old));
+    for (unsigned n = 0;; n++) {
+        struct fix x;
+        make(&x);
+        put(&x, x.src, "/f", old, sizeof(old), 0);
+        struct pl_node *f = at(&x, x.src, "/f"), *top = parent(&x, x.src, "/l");
+        struct pl_attr a;
+        assert_int_equal(pl_link(x.src, &x.call, f, top, "l", &a), 0);
+        pl_node_unref(f);
+        pl_node_unref(top);
+        compare(&x);
+        put(&x, x.src, "/f", "first", 5, 0);
+        struct journal_record rec = {.seq = 1, .ino = a.ino, .len = 5, .path = "/f", .path2 = ""};
+        stop(&x);
+        struct pl_tree *dst = x.dst;
+        struct pl_err err;
+        x.dst = pl_fault_new(PL_OP_COUNT, -EIO, n, UINT64_MAX, pl_tree_ref(dst));
+        assert_int_equal(notes_open(&x.notes, x.file, false, &err), 0);
+        x.r.dst = x.dst;
+        int r = replica_open(&x.r);
+        if (r == 0) {
+            r = replica_apply(&x.r, &rec, 1, false);
+            replica_close(&x.r);
+        }
+        notes_close(&x.notes);
+        pl_tree_unref(x.dst);
+        x.dst = dst;
+        put(&x, x.src, "/f", "SECOND", 6, 0);
+        rec.path = "/l";
+        rec.len = 6;
+        begin(&x);
+        *x.told = 0;
+        assert_int_equal(replica_apply(&x.r, &rec, 1, false), 0);
+        assert_null(strchr(x.told, 'D'));
+        assert_memory_equal(get(&x, x.dst, "/f"), "SECONDo", 7);
+        assert_memory_equal(get(&x, x.dst, "/l"), "SECONDo", 7);
+        end(&x);
+        if (r == 0) {
+            assert_true(n > 5);
+            break;
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -479,6 +528,7 @@ int main(void)
         cmocka_unit_test(dry_changes_nothing),
         cmocka_unit_test(killed_anywhere),
         cmocka_unit_test(failed_anywhere),
+        cmocka_unit_test(failed_with_two_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
