@@ -50,7 +50,8 @@ static int place(struct replica *r, struct pair *p, struct note *dir, struct not
     struct note *n = notes_child(dir, replica_last_name(p->path));
     if (n && n->ino == p->sattr.ino) {
         p->note = n;
-        return replica_update(r, p, dir);
+        e = replica_update(r, p, dir);
+        return e == ANEW ? replica_make_new(r, p, dir) : e;
     }
     /* It could not be brought: what it was to replace is in the way after all. */
     e = n ? replica_clear_way(r, n, p->path, false) : GO;
@@ -124,6 +125,7 @@ int replica_entry(struct replica *r, const char *path, int depth)
         if (n && n->ino == p.sattr.ino && n->fmt == (p.sattr.mode & S_IFMT)) {
             p.note = n;
             e = replica_update(r, &p, dir);
+            e = e == ANEW ? place(r, &p, dir, NULL) : e;
         } else {
             e = place(r, &p, dir, n);
         }
@@ -147,7 +149,7 @@ static int settle(struct replica *r)
         if (!n || !notes_path(n, path, sizeof(path)))
             continue;
         if (n->is_doomed || replica_src_find(r, path, &p.src, &p.sattr) < 0) {
-            n->flags |= NOTE_LOST; /* it gets them where it turns up */
+            n->o->flags |= NOTE_LOST; /* it gets them where it turns up */
             notes_put(r->notes, n);
             continue;
         }
@@ -314,20 +316,25 @@ static int deep(struct replica *r)
 
 /* ---- a batch ---- */
 
-/* Something was done to the object, and it was not found at its path: it may have another that is
- * noted. If not, and it turns up, all of it is compared. */
+/* Something was done to the object: what it has at the replica by other names (it was not found at
+ * its path, or could not be linked). If it is nowhere, and turns up, all of it is compared. */
 static int elsewhere_done(struct replica *r, struct written *w)
 {
     char path[PATH_SIZE];
+    struct ids ids = {0};
     int e = 0;
-    for (struct note *n = notes_object(r->notes, w->ino); n; n = n->twin) {
-        if (notes_path(n, path, sizeof(path)) && replica_src_ino(r, path) == w->ino) {
+    for (struct note *n = notes_object(r->notes, w->ino); n; n = n->twin)
+        if (!w->done || n->o->id != w->object)
+            replica_add_id(&ids, n);
+    for (size_t i = 0; e == 0 && i < ids.n; i++) {
+        struct note *n = r->notes->by_id[ids.v[i]];
+        if (n && !(w->done && n->o->id == w->object) && notes_path(n, path, sizeof(path)) &&
+            replica_src_ino(r, path) == w->ino)
             e = replica_entry(r, path, 0);
-            break;
-        }
     }
+    free(ids.v);
     for (struct note *n = w->done ? NULL : notes_object(r->notes, w->ino); n; n = n->twin) {
-        n->flags |= NOTE_LOST;
+        n->o->flags |= NOTE_LOST;
         notes_put(r->notes, n);
     }
     return e;
@@ -337,7 +344,7 @@ static int end(struct replica *r, int e, bool more)
 {
     struct written *w, *next;
     HASH_ITER (hh, r->p->written, w, next)
-        if (e == 0 && !w->done)
+        if (e == 0)
             e = elsewhere_done(r, w);
     do { /* what was thought gone may be there, and bring others */
         if (e == 0)
@@ -435,7 +442,6 @@ static int walk(struct replica *r, const char *path, int depth)
 int replica_compare(struct replica *r, uint64_t seq)
 {
     begin(r);
-    r->p->doomed.n = 0;
     r->p->comparing = true;
     r->p->generation++;
     int e = replica_entry(r, "/", 0);
@@ -473,7 +479,7 @@ int replica_open(struct replica *r)
         struct note *n = r->notes->by_id[i];
         if (n)
             n->is_doomed = false; /* of a batch that failed: the list is gone with it */
-        if (n && S_ISDIR(n->fmt) && (n->flags & NOTE_LOST))
+        if (n && S_ISDIR(n->fmt) && (n->o->flags & NOTE_LOST))
             replica_add_id(&r->p->touched, n);
         if (n && S_ISDIR(n->fmt) && (n->flags & NOTE_DEEP))
             replica_add_id(&r->p->deep, n);

@@ -120,7 +120,7 @@ static int load_block(struct content *c, size_t b, size_t *ret_n, uint64_t *ret_
 
 static void set_hash(struct content *c, size_t b, uint64_t h)
 {
-    c->p->note->hash[b] = h;
+    c->p->note->o->hash[b] = h;
     c->lo = b < c->lo ? b : c->lo;
     c->hi = b + 1 > c->hi ? b + 1 : c->hi;
 }
@@ -146,9 +146,9 @@ static bool is_ours(const struct content *c, size_t b, size_t n)
     size_t had = left < n ? (size_t)left : n; /* bytes that the checksum is of */
     if (c->any || c->p->ours || !c->out)
         return true;
-    if (b >= c->p->note->nhash)
+    if (b >= c->p->note->o->nhash)
         return zeros(c->other, n);
-    uint64_t h = c->p->note->hash[b];
+    uint64_t h = c->p->note->o->hash[b];
     return h == NOTE_UNKNOWN || checksum(c->other, n) == h ||
            (checksum(c->other, had) == h && zeros(c->other + had, n - had));
 }
@@ -163,7 +163,7 @@ static bool still_held(struct content *c)
 static int write_range(struct content *c, size_t b, size_t from, size_t to, uint64_t hash)
 {
     uint64_t off = (uint64_t)b * c->block;
-    notes_unknown(c->r->notes, c->p->note, b, 1);
+    notes_unknown(c->r->notes, c->p->note->o, b, 1);
     int r = c->r->notes->error;
     if (r == 0)
         r = send_bytes(c, c->buf + from, to - from, off + from);
@@ -177,7 +177,7 @@ static int put_block(struct content *c, size_t b, size_t n, uint64_t h)
 {
     uint64_t off = (uint64_t)b * c->block;
     bool full = off + n <= c->old_size;
-    if (c->trusted && full && b < c->noted && c->p->note->hash[b] == h)
+    if (c->trusted && full && b < c->noted && c->p->note->o->hash[b] == h)
         return 0;
     if (off < c->old_size && !(c->trusted && still_held(c)) && c->out) {
         int r = load_theirs(c, b, n);
@@ -202,7 +202,7 @@ static int put_block(struct content *c, size_t b, size_t n, uint64_t h)
 static int put_part(struct content *c, size_t b, size_t n, uint64_t h, size_t from, size_t to)
 {
     uint64_t off = (uint64_t)b * c->block;
-    if (b < c->noted && off + n <= c->old_size && c->p->note->hash[b] == h)
+    if (b < c->noted && off + n <= c->old_size && c->p->note->o->hash[b] == h)
         return 0;
     int r = load_theirs(c, b, n);
     if (r < 0)
@@ -266,7 +266,7 @@ static int resize(struct content *c, uint64_t size)
 /* Only what was written, where that is known to be all. */
 static int parts(struct content *c, const struct written *w)
 {
-    uint64_t was = c->p->note->src.size;
+    uint64_t was = c->p->note->o->src.size;
     int r = 0;
     for (size_t i = 0; r == 0 && i < w->n; i++)
         r = part(c, w->range[i].from, w->range[i].to);
@@ -285,22 +285,22 @@ static int move_content(struct content *c)
     struct written *w;
     HASH_FIND(hh, c->r->p->written, &note->ino, sizeof(note->ino), w);
     size_t blocks = blocks_in(c->size, c->block);
-    if (block_of(note->src.size) != c->block && note->nhash) {
+    if (block_of(note->o->src.size) != c->block && note->o->nhash) {
         c->any = true; /* what is noted is of other blocks, of which nobody knows any more */
-        notes_unknown(c->r->notes, note, 0, blocks > note->nhash ? blocks : note->nhash);
+        notes_unknown(c->r->notes, note->o, 0, blocks > note->o->nhash ? blocks : note->o->nhash);
     }
     c->trusted = !c->p->fresh && !c->p->untrusted && !c->any;
-    c->noted = note->nhash < blocks ? note->nhash : blocks;
-    int r = notes_blocks(note, blocks);
+    c->noted = note->o->nhash < blocks ? note->o->nhash : blocks;
+    int r = notes_blocks(note->o, blocks);
     if (r == 0 && c->old_size > c->size) {
         size_t first = (size_t)(c->size / c->block), had = blocks_in(c->old_size, c->block);
-        notes_unknown(c->r->notes, note, first, had - first);
-        notes_blocks(note, blocks);
+        notes_unknown(c->r->notes, note->o, first, had - first);
+        notes_blocks(note->o, blocks);
         r = resize(c, c->size);
     }
     if (r == 0)
-        r = c->trusted && w && w->n && !c->r->check && !(note->flags & NOTE_LOST) ? parts(c, w)
-                                                                                  : whole(c);
+        r = c->trusted && w && w->n && !c->r->check && !(note->o->flags & NOTE_LOST) ? parts(c, w)
+                                                                                     : whole(c);
     if (r == 0 && c->old_size < c->size)
         r = resize(c, c->size);
     return r;
@@ -316,7 +316,7 @@ static int open_out(struct replica *r, struct pair *p, int flags, struct pl_file
         return e;
     struct pl_setattr set = {.valid = PL_SET_MODE, .mode = 0600};
     e = pl_setattr(r->dst, r->call, p->dst, NULL, &set, &p->dattr);
-    p->note->mode = 0600;
+    p->note->o->mode = 0600;
     return e < 0 ? e : pl_open(r->dst, r->call, p->dst, flags, ret);
 }
 
@@ -354,10 +354,10 @@ static int content_init(struct content *c, struct replica *r, struct pair *p, in
                           .size = p->sattr.size,
                           .old_size = p->dst     ? p->dattr.size
                                       : p->fresh ? 0
-                                                 : p->note->dst.size,
+                                                 : p->note->o->dst.size,
                           .block = block_of(p->sattr.size),
-                          .was = p->note->dst.size,
-                          .noted = p->note->nhash,
+                          .was = p->note->o->dst.size,
+                          .noted = p->note->o->nhash,
                           .lo = SIZE_MAX};
     c->buf = malloc(BLOCK_HI);
     c->other = malloc(BLOCK_HI);
@@ -393,9 +393,10 @@ static int as_seen(struct replica *r, struct pair *p, struct pl_file *f)
 
 static void busy(struct replica *r, struct note *note)
 {
-    if (r->dry || (note->flags & (NOTE_BUSY | NOTE_NEW)) == NOTE_BUSY)
+    if (r->dry || ((note->o->flags & NOTE_BUSY) && !(note->flags & NOTE_NEW)))
         return;
-    note->flags = (note->flags & ~(uint32_t)NOTE_NEW) | NOTE_BUSY;
+    note->flags &= ~(uint32_t)NOTE_NEW;
+    note->o->flags |= NOTE_BUSY;
     notes_put(r->notes, note);
 }
 
@@ -420,7 +421,7 @@ static int content(struct replica *r, struct pair *p, struct content *c)
     else
         e = close_both(c, e), c->held = false;
     if (c->lo < c->hi)
-        notes_put_blocks(r->notes, note, c->lo, c->hi - c->lo);
+        notes_put_blocks(r->notes, note->o, c->lo, c->hi - c->lo);
     if (c->sent) {
         snprintf(text, sizeof(text), "%llu bytes", (unsigned long long)c->sent);
         replica_tell(r, REPLICA_WRITES, p->path, text);
@@ -434,9 +435,9 @@ static int content(struct replica *r, struct pair *p, struct content *c)
 static int accepted(struct content *c, size_t b, size_t n)
 {
     struct note *note = c->p->note;
-    if (b >= note->nhash && notes_blocks(note, b + 1) < 0)
+    if (b >= note->o->nhash && notes_blocks(note->o, b + 1) < 0)
         return -ENOMEM;
-    note->hash[b] = checksum(c->other, n);
+    note->o->hash[b] = checksum(c->other, n);
     return 1;
 }
 
@@ -459,8 +460,8 @@ int replica_equal(struct replica *r, struct pair *p)
             e = -ENOMEM;
     }
     e = close_both(&c, e);
-    p->note->dst.size = p->dattr.size;
-    p->note->src.size = p->sattr.size;
+    p->note->o->dst.size = p->dattr.size;
+    p->note->o->src.size = p->sattr.size;
     return e < 0 ? e : same;
 }
 
@@ -476,7 +477,10 @@ static int explained(struct content *c, size_t b, size_t n)
     e = read_all(c->r->src, c->r->call, c->in, c->buf, n, off);
     if (e < 0 || memcmp(c->buf, c->other, n) != 0)
         return e;
-    return accepted(c, b, n);
+    e = accepted(c, b, n);
+    if (e > 0)
+        notes_put_blocks(c->r->notes, c->p->note->o, b, 1);
+    return e;
 }
 
 int replica_same(struct replica *r, struct pair *p)
@@ -484,12 +488,13 @@ int replica_same(struct replica *r, struct pair *p)
     struct note *note = p->note;
     struct content c;
     uint64_t size = p->dattr.size;
-    if (!(note->flags & NOTE_BUSY) && size != note->dst.size && !(p->src && size == p->sattr.size))
+    if (!(note->o->flags & NOTE_BUSY) && size != note->o->dst.size &&
+        !(p->src && size == p->sattr.size))
         return 0;
     int e = content_init(&c, r, p, O_RDONLY), same = 1;
     if (e != 0)
         return e < 0 ? e : 0;
-    c.block = block_of(note->src.size);
+    c.block = block_of(note->o->src.size);
     for (uint64_t off = 0; same == 1 && off < size; off += c.block)
         same = explained(&c, (size_t)(off / c.block),
                          size - off < c.block ? (size_t)(size - off) : c.block);
@@ -498,7 +503,7 @@ int replica_same(struct replica *r, struct pair *p)
     if (e == 0 && same == 1 && !r->dry)
         e = as_seen(r, p, NULL);
     if (e == 0 && same == 1)
-        p->note->dst.size = size;
+        p->note->o->dst.size = size;
     return e < 0 ? e : e == FOREIGN ? 0 : same;
 }
 
@@ -564,12 +569,12 @@ static void xattrs(struct replica *r, struct pair *p)
     struct target t = {r, p->src, p->dst};
     uint64_t digest = 0;
     each_xattr(r->src, r->call, p->src, digest_one, &digest);
-    if (!p->fresh && !p->untrusted && digest == p->note->extra)
+    if (!p->fresh && !p->untrusted && digest == p->note->o->extra)
         return;
     each_xattr(r->src, r->call, p->src, set_one, &t);
     if (!p->fresh)
         each_xattr(r->dst, r->call, p->dst, drop_one, &t);
-    p->note->extra = digest;
+    p->note->o->extra = digest;
 }
 
 static int set_attrs(struct replica *r, struct pair *p, uint32_t valid)
@@ -602,32 +607,32 @@ static int attributes(struct replica *r, struct pair *p)
     bool link = S_ISLNK(a->mode), all = p->fresh || p->untrusted;
     uint32_t valid = PL_SET_ATIME | PL_SET_MTIME;
     int e = 0;
-    if (geteuid() == 0 && !r->p->no_owners && (all || n->uid != a->uid || n->gid != a->gid))
+    if (geteuid() == 0 && !r->p->no_owners && (all || n->o->uid != a->uid || n->o->gid != a->gid))
         valid |= PL_SET_UID | PL_SET_GID;
-    if (!link && (all || n->mode != (a->mode & 07777) || (valid & PL_SET_UID)))
+    if (!link && (all || n->o->mode != (a->mode & 07777) || (valid & PL_SET_UID)))
         valid |= PL_SET_MODE;
     if (valid & (PL_SET_MODE | PL_SET_UID))
         busy(r, n);
     if (link || !(S_ISREG(a->mode) || S_ISDIR(a->mode)))
-        e = replica_extra(r, r->src, p->src, a, &n->extra);
+        e = replica_extra(r, r->src, p->src, a, &n->o->extra);
     else if (!r->dry)
         xattrs(r, p);
     if (e == 0 && !r->dry)
         e = set_attrs(r, p, valid);
-    n->mode = a->mode & 07777;
-    n->uid = a->uid;
-    n->gid = a->gid;
+    n->o->mode = a->mode & 07777;
+    n->o->uid = a->uid;
+    n->o->gid = a->gid;
     return e;
 }
 
 void replica_seen(struct pair *p)
 {
     struct note *n = p->note;
-    n->dst = (struct note_state){p->dattr.size, replica_ns(&p->dattr.mtime),
-                                 replica_ns(&p->dattr.ctime)};
-    n->dst_mode = p->dattr.mode & 07777;
-    n->dst_uid = p->dattr.uid;
-    n->dst_gid = p->dattr.gid;
+    n->o->dst = (struct note_state){p->dattr.size, replica_ns(&p->dattr.mtime),
+                                    replica_ns(&p->dattr.ctime)};
+    n->o->dst_mode = p->dattr.mode & 07777;
+    n->o->dst_uid = p->dattr.uid;
+    n->o->dst_gid = p->dattr.gid;
 }
 
 int replica_fill(struct replica *r, struct pair *p)
@@ -640,11 +645,14 @@ int replica_fill(struct replica *r, struct pair *p)
     clock_gettime(CLOCK_REALTIME, &now);
     struct written *w = NULL;
     HASH_FIND(hh, r->p->written, &n->ino, sizeof(n->ino), w);
-    if (w)
+    if (w) {
         w->done = true;
-    bool changed = (n->flags & NOTE_LOST) || p->fresh || p->untrusted || r->check ||
-                   state.size != n->src.size || state.mtime != n->src.mtime || (w && w->n) ||
-                   (r->p->comparing && ((n->flags & NOTE_RACY) || state.ctime != n->src.ctime));
+        w->object = n->o->id;
+    }
+    bool changed =
+        (n->o->flags & NOTE_LOST) || p->fresh || p->untrusted || r->check ||
+        state.size != n->o->src.size || state.mtime != n->o->src.mtime || (w && w->n) ||
+        (r->p->comparing && ((n->o->flags & NOTE_RACY) || state.ctime != n->o->src.ctime));
     changed = changed && S_ISREG(p->sattr.mode);
     int e = changed ? content(r, p, &c) : 0;
     if (e == 0)
@@ -656,10 +664,11 @@ int replica_fill(struct replica *r, struct pair *p)
         e = FOREIGN;
     if (e != 0)
         return e;
-    n->src = state;
+    n->o->src = state;
     if (!r->dry)
         replica_seen(p);
-    n->flags = (n->flags & NOTE_DEEP) | (replica_ns(&now) - state.ctime < RACY_NS ? NOTE_RACY : 0);
+    n->flags &= NOTE_DEEP;
+    n->o->flags = replica_ns(&now) - state.ctime < RACY_NS ? NOTE_RACY : 0;
     notes_put(r->notes, n);
     if (!r->dry)
         replica_add_id(&r->p->dirty, n);

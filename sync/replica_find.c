@@ -158,8 +158,8 @@ void replica_add_id(struct ids *ids, const struct note *n)
 void replica_touch(struct replica *r, struct note *dir)
 {
     replica_add_id(&r->p->touched, dir);
-    if (!(dir->flags & NOTE_LOST)) {
-        dir->flags |= NOTE_LOST;
+    if (!(dir->o->flags & NOTE_LOST)) {
+        dir->o->flags |= NOTE_LOST;
         notes_put(r->notes, dir);
     }
 }
@@ -180,7 +180,7 @@ int replica_trouble(struct replica *r, const char *path, struct note *n, int e)
         return e;
     replica_tell(r, REPLICA_CANNOT, path, strerror(-e));
     if (n) {
-        n->flags |= NOTE_BAD;
+        n->o->flags |= NOTE_BAD;
         notes_put(r->notes, n);
     }
     return 0;

@@ -16,8 +16,8 @@
 /* Size and times, where they can be had. */
 static bool same_state(const struct note *n, const struct pl_attr *a)
 {
-    return a->size == n->dst.size && replica_ns(&a->mtime) == n->dst.mtime &&
-           (!n->dst.ctime || replica_ns(&a->ctime) == n->dst.ctime);
+    return a->size == n->o->dst.size && replica_ns(&a->mtime) == n->o->dst.mtime &&
+           (!n->o->dst.ctime || replica_ns(&a->ctime) == n->o->dst.ctime);
 }
 
 /* Does the replica's object look as it was noted? 1 yes, 0 no, or an error. */
@@ -25,12 +25,12 @@ static int as_noted(struct replica *r, struct pair *p)
 {
     struct note *n = p->note;
     const struct pl_attr *a = &p->dattr;
-    bool mode = S_ISLNK(n->fmt) || (a->mode & 07777) == n->dst_mode;
+    bool mode = S_ISLNK(n->fmt) || (a->mode & 07777) == n->o->dst_mode;
     uint64_t extra;
     if ((a->mode & S_IFMT) != n->fmt)
         return 0;
-    p->untrusted |= (n->flags & NOTE_BUSY) != 0;
-    if (!p->untrusted && n->parent && !(mode && a->uid == n->dst_uid && a->gid == n->dst_gid))
+    p->untrusted |= (n->o->flags & NOTE_BUSY) != 0;
+    if (!p->untrusted && n->parent && !(mode && a->uid == n->o->dst_uid && a->gid == n->o->dst_gid))
         return 0;
     if (S_ISREG(n->fmt)) {
         p->touched = !same_state(n, a);
@@ -39,17 +39,17 @@ static int as_noted(struct replica *r, struct pair *p)
     if (S_ISDIR(n->fmt) || p->untrusted)
         return 1;
     int e = replica_extra(r, r->dst, p->dst, a, &extra);
-    return e < 0 ? e : extra == n->extra;
+    return e < 0 ? e : extra == n->o->extra;
 }
 
 /* We have renamed or linked it, by which its ctime is another; it was as noted just before. */
 static void renamed(struct replica *r, struct note *n, struct pl_node *node)
 {
     struct pl_attr a;
-    if (S_ISREG(n->fmt) && !(n->flags & NOTE_BUSY) &&
-        pl_getattr(r->dst, r->call, node, NULL, &a) == 0 && a.size == n->dst.size &&
-        replica_ns(&a.mtime) == n->dst.mtime)
-        n->dst.ctime = replica_ns(&a.ctime);
+    if (S_ISREG(n->fmt) && !(n->o->flags & NOTE_BUSY) &&
+        pl_getattr(r->dst, r->call, node, NULL, &a) == 0 && a.size == n->o->dst.size &&
+        replica_ns(&a.mtime) == n->o->dst.mtime)
+        n->o->dst.ctime = replica_ns(&a.ctime);
 }
 
 /* Puts the replica's own version under another name. */
@@ -96,6 +96,30 @@ static int diverged(struct replica *r, const char *path, struct note *n, const c
     return GO;
 }
 
+/* Is it what we were about to make when we ended? */
+static bool just_made(struct replica *r, const struct pair *p)
+{
+    char path[PATH_SIZE];
+    struct pl_node *node;
+    struct pl_attr a;
+    uint64_t extra;
+    struct note *n = p->note, *t = notes_object(r->notes, n->ino);
+    if ((p->dattr.mode & S_IFMT) != n->fmt)
+        return false;
+    if (n->o->names > 1) { /* a link: to what is at another name */
+        while (t && (t->o != n->o || (t->flags & NOTE_NEW)))
+            t = t->twin;
+        if (!t || !notes_path(t, path, sizeof(path)) || replica_dst_find(r, path, &node, &a) < 0)
+            return false;
+        pl_node_unref(node);
+        return a.ino == p->dattr.ino;
+    }
+    return S_ISREG(n->fmt) ? p->dattr.size == 0
+           : S_ISDIR(n->fmt)
+               ? true /* then what is in it is looked at by itself */
+               : replica_extra(r, r->dst, p->dst, &p->dattr, &extra) == 0 && extra == n->o->extra;
+}
+
 /* Looks at the replica's object of a note: fills p->dst, p->dattr with a reference, unless ANEW
  * (there is none, and the note is gone). */
 static int look(struct replica *r, struct pair *p)
@@ -107,7 +131,7 @@ static int look(struct replica *r, struct pair *p)
     }
     if (e == -ENOENT) {
         p->dst = NULL;
-        e = r->resolve == REPLICA_FAIL && !(p->note->flags & (NOTE_BUSY | NOTE_MAYBE))
+        e = r->resolve == REPLICA_FAIL && !(p->note->flags & (NOTE_NEW | NOTE_MAYBE))
                 ? diverged(r, p->path, p->note, "removed at the replica")
                 : ANEW;
         if (e == ANEW)
@@ -117,8 +141,8 @@ static int look(struct replica *r, struct pair *p)
     if (e < 0)
         return e;
     int same = as_noted(r, p);
-    if ((p->note->flags & NOTE_NEW) && !(S_ISREG(p->dattr.mode) && p->dattr.size == 0))
-        same = ANEW; /* it may be ours, and it may not: replica_make_new() finds out */
+    if (same >= 0 && (p->note->flags & NOTE_NEW) && !just_made(r, p))
+        same = ANEW; /* replica_make_new() finds out whether it is the same as the source's */
     else if (same == 0)
         same = diverged(r, p->path, p->note, "changed at the replica");
     else if (same > 0)
@@ -139,23 +163,29 @@ static int look(struct replica *r, struct pair *p)
 
 /* ---- removing ---- */
 
-/* The other names of a file of which one was removed, when it was as noted: its ctime is another.
- */
+/* Of a file of which one name was removed, when it was as noted: its ctime is another. */
 static void names_left(struct replica *r, const struct note *gone, const struct pl_attr *was)
 {
     char path[PATH_SIZE];
     struct pl_node *node;
     struct pl_attr a;
-    bool same = S_ISREG(gone->fmt) && !r->dry && same_state(gone, was);
-    for (struct note *t = notes_object(r->notes, gone->ino); t && same; t = t->twin) {
-        if (t == gone || memcmp(&t->dst, &gone->dst, sizeof(t->dst)) != 0 || !S_ISREG(t->fmt) ||
-            !notes_path(t, path, sizeof(path)) || replica_dst_find(r, path, &node, &a) < 0)
-            continue;
-        if (a.ino == was->ino)
-            renamed(r, t, node);
-        notes_put(r->notes, t);
-        pl_node_unref(node);
-    }
+    struct note *t = notes_object(r->notes, gone->ino);
+    while (t && (t == gone || t->o != gone->o))
+        t = t->twin;
+    if (!t || r->dry || !S_ISREG(gone->fmt) || !same_state(gone, was) ||
+        !notes_path(t, path, sizeof(path)) || replica_dst_find(r, path, &node, &a) < 0)
+        return;
+    if (a.ino == was->ino)
+        renamed(r, t, node);
+    notes_put(r->notes, t);
+    pl_node_unref(node);
+}
+
+/* About to be removed: not to be missed, if we end here. */
+static void going(struct replica *r, struct note *n)
+{
+    n->flags |= NOTE_MAYBE;
+    notes_put(r->notes, n);
 }
 
 /* What is noted, all beneath it included. What is not as noted stays, and what it is in. 1: it is
@@ -195,6 +225,8 @@ static int reap(struct replica *r, struct note *n, int depth)
     if (same < 0 || !e)
         return same < 0 ? same : 0;
     is = r->dry ? 0 : replica_dst_dir(r, path, &dir);
+    if (is == 0)
+        going(r, n);
     if (is == 0 && !r->dry)
         is = pl_remove(r->dst, r->call, dir, replica_last_name(path),
                        S_ISDIR(n->fmt) ? AT_REMOVEDIR : 0);
@@ -392,10 +424,8 @@ int replica_clear_way(struct replica *r, struct note *n, const char *path, bool 
     if (!small)
         return to_limbo(r, n, path);
     int e = over || r->dry ? 0 : replica_dst_dir(r, path, &dir);
-    if (e == 0 && !over) {
-        n->flags |= NOTE_MAYBE; /* not to be missed, if we end here */
-        notes_put(r->notes, n);
-    }
+    if (e == 0 && !over)
+        going(r, n);
     if (e == 0 && !over && !r->dry)
         e = pl_remove(r->dst, r->call, dir, replica_last_name(path), 0);
     if (e < 0 && e != -ENOENT)
@@ -484,38 +514,6 @@ static int try_dry(struct replica *r, struct pair *p)
     return e == 0 ? -EEXIST : e == -ENOENT ? 0 : e;
 }
 
-/* Notes of `to`, another name of the object, what is noted of `of`. False: no memory, nothing done.
- */
-static bool same_note(struct replica *r, struct note *to, const struct note *of)
-{
-    if (notes_blocks(to, of->nhash) < 0)
-        return false;
-    if (of->nhash)
-        memcpy(to->hash, of->hash, of->nhash * sizeof(*of->hash));
-    to->flags = of->flags;
-    to->mode = of->mode;
-    to->uid = of->uid;
-    to->gid = of->gid;
-    to->dst_mode = of->dst_mode;
-    to->dst_uid = of->dst_uid;
-    to->dst_gid = of->dst_gid;
-    to->extra = of->extra;
-    to->src = of->src;
-    to->dst = of->dst;
-    notes_put(r->notes, to);
-    notes_put_blocks(r->notes, to, 0, to->nhash);
-    return true;
-}
-
-/* The other names of a file share what was done to it. */
-static void share(struct replica *r, const struct note *n)
-{
-    for (struct note *t = S_ISDIR(n->fmt) ? NULL : notes_object(r->notes, n->ino); t; t = t->twin) {
-        if (t != n && t->fmt == n->fmt)
-            same_note(r, t, n);
-    }
-}
-
 /* Content and attributes; what somebody else changes meanwhile is a divergence too. */
 static int fill(struct replica *r, struct pair *p, struct note *dir)
 {
@@ -534,23 +532,27 @@ static int fill(struct replica *r, struct pair *p, struct note *dir)
         e = e < 0 ? e : replica_fill(r, p);
         e = e == FOREIGN ? -EBUSY : e;
     }
-    if (e == 0)
-        share(r, p->note);
     return e < 0 ? replica_trouble(r, p->path, p->note, e) : 0;
 }
 
 /* Makes the object of the source at p->path, where nothing is noted. */
 int replica_make_new(struct replica *r, struct pair *p, struct note *dir)
 {
-    bool taken = false;
+    bool taken = false, special = !S_ISREG(p->sattr.mode) && !S_ISDIR(p->sattr.mode);
     p->fresh = true;
     p->untrusted = p->touched = p->ours = false;
     p->note = notes_add(r->notes, dir, replica_last_name(p->path), p->sattr.ino, p->sattr.mode);
     if (!p->note)
         return -ENOMEM;
-    p->note->flags = NOTE_BUSY | NOTE_NEW;
+    p->note->flags = NOTE_NEW;
+    p->note->o->flags = NOTE_BUSY;
+    int e = special ? replica_extra(r, r->src, p->src, &p->sattr, &p->note->o->extra) : 0;
+    if (e < 0) {
+        notes_del(r->notes, p->note);
+        return replica_trouble(r, p->path, NULL, e);
+    }
     notes_put(r->notes, p->note);
-    int e = r->dry ? try_dry(r, p) : make_at(r, p);
+    e = r->dry ? try_dry(r, p) : make_at(r, p);
     r->p->moved |= r->dry;
     if (e == -EEXIST) {
         e = take_over(r, p);
@@ -566,7 +568,7 @@ int replica_make_new(struct replica *r, struct pair *p, struct note *dir)
         return e < 0 ? replica_trouble(r, p->path, NULL, e) : 0;
     }
     /* What is in a directory may have come with it, from elsewhere. */
-    p->note->flags = NOTE_BUSY | (S_ISDIR(p->sattr.mode) ? NOTE_DEEP : 0);
+    p->note->flags = S_ISDIR(p->sattr.mode) ? NOTE_DEEP : 0;
     notes_put(r->notes, p->note);
     replica_touch(r, dir);
     if (S_ISDIR(p->sattr.mode))
@@ -588,39 +590,57 @@ struct note *replica_elsewhere(struct replica *r, const struct pair *p, char fro
     return m && *still && S_ISDIR(m->fmt) ? NULL : m;
 }
 
+/* Another name of what is at m's, which is looked at. 0, FOREIGN or an error. */
+static int link_noted(struct replica *r, struct pair *old, const char *path, struct note *dir)
+{
+    struct note *m = old->note, *twin;
+    struct pl_node *d;
+    struct pair to = {.path = path};
+    int e = r->dry ? 0 : replica_dst_dir(r, path, &d);
+    if (e < 0)
+        return e;
+    bool same = !r->dry && pl_getattr(r->dst, r->call, old->dst, NULL, &old->dattr) == 0 &&
+                same_state(m, &old->dattr);
+    to.note = twin = notes_link(r->notes, dir, replica_last_name(path), m);
+    if (!twin)
+        return -ENOMEM;
+    twin->flags = NOTE_NEW;
+    notes_put(r->notes, twin);
+    if (!r->dry)
+        e = pl_link(r->dst, r->call, old->dst, d, replica_last_name(path), &old->dattr);
+    if (e == -EEXIST && replica_dst_find(r, path, &to.dst, &to.dattr) == 0) {
+        e = just_made(r, &to) ? 0 : e;
+        pl_node_unref(to.dst);
+    }
+    e = replica_dst_gone(r, old, e);
+    if (e < 0 && !replica_minor(e) && e != -ENOENT)
+        return e; /* the answer may be lost, and the name be there */
+    if (e != 0) {
+        notes_del(r->notes, twin);
+        return e;
+    }
+    if (same)
+        renamed(r, m, old->dst);
+    twin->flags = 0;
+    notes_put(r->notes, twin);
+    return 0;
+}
+
 /* The object is noted as `m` at `from`: moved here, or linked. 1: it is at p->path now. */
 int replica_bring(struct replica *r, struct pair *p, struct note *dir, struct note *m,
                   const char *from, bool still)
 {
-    struct pl_node *d;
     struct pair old = {.path = from, .note = m};
     int v = look(r, &old);
     if (v != GO)
         return v < 0 ? v : 0;
-    int e = !still   ? move_noted(r, m, from, p->path, dir)
-            : r->dry ? 0
-                     : replica_dst_dir(r, p->path, &d);
-    bool link = still && e == 0 && !r->dry;
-    bool same = link && pl_getattr(r->dst, r->call, old.dst, NULL, &old.dattr) == 0 &&
-                same_state(m, &old.dattr);
-    if (link)
-        e = pl_link(r->dst, r->call, old.dst, d, replica_last_name(p->path), &old.dattr);
-    if (same && e == 0)
-        renamed(r, m, old.dst);
-    if (link)
-        e = replica_dst_gone(r, &old, e);
-    pl_node_unref(old.dst);
-    if (e != 0)
-        return replica_minor(e) || e == -ENOENT || e == FOREIGN ? 0
-                                                                : e; /* a copy of its own, then */
+    int e = still ? link_noted(r, &old, p->path, dir) : move_noted(r, m, from, p->path, dir);
+    if (old.dst)
+        pl_node_unref(old.dst);
+    if (e != 0) /* a copy of its own, then */
+        return replica_minor(e) || e == -ENOENT || e == FOREIGN ? 0 : e;
     replica_tell(r, still ? REPLICA_LINKS : REPLICA_RENAMES, from, p->path);
     replica_touch(r, dir);
-    if (!still)
-        return 1;
-    struct note *twin = notes_add(r->notes, dir, replica_last_name(p->path), m->ino, m->fmt);
-    if (!twin || !same_note(r, twin, m))
-        return -ENOMEM;
-    share(r, m);
     return 1;
 }
 
@@ -630,15 +650,15 @@ static bool unchanged(const struct replica *r, const struct pair *p)
     const struct pl_attr *a = &p->sattr;
     struct written *w;
     HASH_FIND(hh, r->p->written, &n->ino, sizeof(n->ino), w);
-    return !n->flags && !w && !r->check && n->src.size == a->size &&
-           n->src.mtime == replica_ns(&a->mtime) && n->src.ctime == replica_ns(&a->ctime);
+    return !n->flags && !n->o->flags && !w && !r->check && n->o->src.size == a->size &&
+           n->o->src.mtime == replica_ns(&a->mtime) && n->o->src.ctime == replica_ns(&a->ctime);
 }
 
 /* A link or device that is another, with the number that one had which has gone, cannot be changed
  * into it: GO (it is the same), SKIP, ANEW or an error. */
 static int another_special(struct replica *r, struct pair *p)
 {
-    uint64_t is, has = p->note->extra;
+    uint64_t is, has = p->note->o->extra;
     int e = replica_extra(r, r->src, p->src, &p->sattr, &is);
     if (e == 0 && p->untrusted && p->dst)
         e = replica_extra(r, r->dst, p->dst, &p->dattr, &has);
@@ -655,7 +675,6 @@ static int another_special(struct replica *r, struct pair *p)
     return e == GO ? ANEW : e;
 }
 
-/* The object is noted at its path. */
 int replica_update(struct replica *r, struct pair *p, struct note *dir)
 {
     bool same = unchanged(r, p);
@@ -664,19 +683,19 @@ int replica_update(struct replica *r, struct pair *p, struct note *dir)
         return 0;
     int v = p->path[1] ? look(r, p) : replica_dst_find(r, "/", &p->dst, &p->dattr);
     if (v == ANEW)
-        return replica_make_new(r, p, dir);
+        return ANEW;
     struct written *w;
     HASH_FIND(hh, r->p->written, &p->sattr.ino, sizeof(p->sattr.ino), w);
-    if (w && v == SKIP)
-        w->done = true; /* left alone, and told */
+    if (w && v == SKIP) { /* left alone, and told */
+        w->done = true;
+        w->object = p->note->o->id;
+    }
     if (v != GO)
         return v == SKIP ? 0 : replica_trouble(r, p->path, p->note, v);
     if (!S_ISREG(p->note->fmt) && !S_ISDIR(p->note->fmt)) {
         v = another_special(r, p);
         if (v != GO)
-            return v == ANEW ? replica_make_new(r, p, dir)
-                   : v < 0   ? replica_trouble(r, p->path, NULL, v)
-                             : 0;
+            return v == ANEW ? ANEW : v < 0 ? replica_trouble(r, p->path, NULL, v) : 0;
     }
     return same && !p->untrusted && !p->touched ? 0 : fill(r, p, dir);
 }

@@ -27,7 +27,8 @@ struct written {
     struct {
         uint64_t from, to;
     } range[RANGES];
-    bool done; /* it was carried out */
+    bool done;       /* it was carried out, */
+    uint32_t object; /* at this one */
     UT_hash_handle hh;
 };
 
@@ -93,7 +94,8 @@ int replica_trouble(struct replica *r, const char *path, struct note *n, int e);
 int replica_sync(struct replica *r);
 
 /* ---- replica_make.c ---- */
-/* What is to be done with an object: on with it, leave it, make it anew. */
+/* What is to be done with an object: on with it, leave it, make it anew (nothing is noted there any
+ * more). */
 enum verdict { GO, SKIP, ANEW };
 /* Limbo: what was in the way, until it is known what became of it. `more`: records follow. */
 bool replica_in_limbo(const struct note *n);
@@ -109,6 +111,7 @@ struct note *replica_elsewhere(struct replica *r, const struct pair *p, char fro
                                bool *still);
 int replica_bring(struct replica *r, struct pair *p, struct note *dir, struct note *m,
                   const char *from, bool still);
+/* The object that is noted at its path: 0, ANEW or an error. */
 int replica_update(struct replica *r, struct pair *p, struct note *dir);
 
 /* ---- replica.c ---- */
