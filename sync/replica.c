@@ -43,8 +43,8 @@ static int place(struct replica *r, struct pair *p, struct note *dir, struct not
         e = replica_clear_way(r, other, p->path, m && !still && !S_ISDIR(p->sattr.mode));
     if (e == SKIP)
         return 0;
-    if (e == GO && m)
-        e = replica_bring(r, p, dir, m, from, still);
+    while (e >= 0 && m && (e = replica_bring(r, p, dir, m, from, still)) == ANEW)
+        m = replica_elsewhere(r, p, from, &still);
     if (e < 0)
         return replica_trouble(r, p->path, NULL, e);
     struct note *n = notes_child(dir, replica_last_name(p->path));

@@ -626,14 +626,15 @@ static int link_noted(struct replica *r, struct pair *old, const char *path, str
     return 0;
 }
 
-/* The object is noted as `m` at `from`: moved here, or linked. 1: it is at p->path now. */
+/* The object is noted as `m` at `from`: moved here, or linked. 1: it is at p->path now;
+ * ANEW: it is not there, and its note gone. */
 int replica_bring(struct replica *r, struct pair *p, struct note *dir, struct note *m,
                   const char *from, bool still)
 {
     struct pair old = {.path = from, .note = m};
     int v = look(r, &old);
     if (v != GO)
-        return v < 0 ? v : 0;
+        return v == SKIP ? 0 : v;
     int e = still ? link_noted(r, &old, p->path, dir) : move_noted(r, m, from, p->path, dir);
     if (old.dst)
         pl_node_unref(old.dst);

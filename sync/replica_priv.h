@@ -109,6 +109,7 @@ int replica_make_new(struct replica *r, struct pair *p, struct note *dir);
 /* The object under another name of the replica: where, and whether the source still has that. */
 struct note *replica_elsewhere(struct replica *r, const struct pair *p, char from[PATH_SIZE],
                                bool *still);
+/* 1: it was; 0: it cannot be; ANEW: it was not there, and its note is gone; or an error. */
 int replica_bring(struct replica *r, struct pair *p, struct note *dir, struct note *m,
                   const char *from, bool still);
 /* The object that is noted at its path: 0, ANEW or an error. */
