@@ -186,6 +186,7 @@ static void going(struct replica *r, struct note *n)
 {
     n->flags |= NOTE_MAYBE;
     notes_put(r->notes, n);
+    replica_touch(r, n->parent);
 }
 
 /* What is noted, all beneath it included. What is not as noted stays, and what it is in. 1: it is
@@ -241,7 +242,6 @@ static int reap(struct replica *r, struct note *n, int depth)
     names_left(r, n, &p.dattr);
     if (strncmp(path + 1, LIMBO, strlen(LIMBO)) != 0)
         replica_tell(r, REPLICA_REMOVES, path, "");
-    replica_touch(r, n->parent);
     notes_del(r->notes, n);
     return 1;
 }
@@ -355,13 +355,13 @@ static int move_noted(struct replica *r, struct note *n, const char *from, const
                       struct note *dir)
 {
     struct note *over = notes_child(dir, replica_last_name(to));
+    replica_touch(r, n->parent);
+    replica_touch(r, dir);
     notes_intend(r->notes, n, dir, replica_last_name(to));
     int e = rename_at(r, n, from, to, over);
     if (e < 0)
         return e;
     r->p->moved |= r->dry;
-    replica_touch(r, n->parent);
-    replica_touch(r, dir);
     if (over)
         notes_del(r->notes, over);
     n->is_doomed = false;
@@ -538,20 +538,21 @@ static int fill(struct replica *r, struct pair *p, struct note *dir)
 /* Makes the object of the source at p->path, where nothing is noted. */
 int replica_make_new(struct replica *r, struct pair *p, struct note *dir)
 {
+    uint64_t extra = 0;
     bool taken = false, special = !S_ISREG(p->sattr.mode) && !S_ISDIR(p->sattr.mode);
     p->fresh = true;
     p->untrusted = p->touched = p->ours = false;
+    int e = special ? replica_extra(r, r->src, p->src, &p->sattr, &extra) : 0;
+    if (e < 0)
+        return replica_trouble(r, p->path, NULL, e);
     p->note = notes_add(r->notes, dir, replica_last_name(p->path), p->sattr.ino, p->sattr.mode);
     if (!p->note)
         return -ENOMEM;
     p->note->flags = NOTE_NEW;
     p->note->o->flags = NOTE_BUSY;
-    int e = special ? replica_extra(r, r->src, p->src, &p->sattr, &p->note->o->extra) : 0;
-    if (e < 0) {
-        notes_del(r->notes, p->note);
-        return replica_trouble(r, p->path, NULL, e);
-    }
+    p->note->o->extra = extra;
     notes_put(r->notes, p->note);
+    replica_touch(r, dir);
     e = r->dry ? try_dry(r, p) : make_at(r, p);
     r->p->moved |= r->dry;
     if (e == -EEXIST) {
@@ -570,7 +571,6 @@ int replica_make_new(struct replica *r, struct pair *p, struct note *dir)
     /* What is in a directory may have come with it, from elsewhere. */
     p->note->flags = S_ISDIR(p->sattr.mode) ? NOTE_DEEP : 0;
     notes_put(r->notes, p->note);
-    replica_touch(r, dir);
     if (S_ISDIR(p->sattr.mode))
         replica_add_id(&r->p->deep, p->note);
     if (!taken)
@@ -606,6 +606,7 @@ static int link_noted(struct replica *r, struct pair *old, const char *path, str
         return -ENOMEM;
     twin->flags = NOTE_NEW;
     notes_put(r->notes, twin);
+    replica_touch(r, dir);
     if (!r->dry)
         e = pl_link(r->dst, r->call, old->dst, d, replica_last_name(path), &old->dattr);
     if (e == -EEXIST && replica_dst_find(r, path, &to.dst, &to.dattr) == 0) {
@@ -641,7 +642,6 @@ int replica_bring(struct replica *r, struct pair *p, struct note *dir, struct no
     if (e != 0) /* a copy of its own, then */
         return replica_minor(e) || e == -ENOENT || e == FOREIGN ? 0 : e;
     replica_tell(r, still ? REPLICA_LINKS : REPLICA_RENAMES, from, p->path);
-    replica_touch(r, dir);
     return 1;
 }
 
