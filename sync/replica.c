@@ -275,6 +275,7 @@ static int list_again(struct replica *r, struct note *dir)
     if (!notes_path(dir, path, sizeof(path)))
         return 0;
     int e = list(r, path, &l);
+    replica_touch(r, dir);
     if (e == 0) {
         bool all = true;
         HASH_ITER (hh, dir->children, c, next) {
@@ -386,6 +387,7 @@ int replica_apply(struct replica *r, const struct journal_record *recs, size_t n
         if (i && !*rec->path2 && !strcmp(rec->path, recs[i - 1].path) && rec->len &&
             recs[i - 1].len)
             continue;
+        r->p->rec = rec;
         e = pl_call_over(r->call);
         if (e == 0 && !*rec->path && !*rec->path2 && rec->ino)
             e = by_number(r, rec->ino);
@@ -394,6 +396,7 @@ int replica_apply(struct replica *r, const struct journal_record *recs, size_t n
         if (e == 0 && *rec->path == '/')
             e = replica_entry(r, rec->path, 0);
     }
+    r->p->rec = NULL;
     e = end(r, e, more);
     if (e == 0) {
         notes_applied(r->notes, recs[n - 1].seq, r->notes->whole);

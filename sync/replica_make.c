@@ -323,13 +323,17 @@ static int rename_at(struct replica *r, struct note *n, const char *from, const 
     return e;
 }
 
-/* Of a directory that moves: what was not found in it, and beneath, is looked for again. */
-static void look_again(struct replica *r, struct note *top)
+/* Of a directory that moves: what was not found in it, and beneath, is looked for again. If it was
+ * not its own record that said so, others that are to come have names of the place where it was: of
+ * those everything beneath is looked at. */
+static void look_again(struct replica *r, struct note *top, const char *from, const char *to)
 {
+    const struct journal_record *rec = r->p->rec;
+    bool all = !rec || strcmp(rec->path, from) != 0 || strcmp(rec->path2, to) != 0;
     struct note *at = top;
     while (at) {
         /* The top itself in any case: its number may have been another directory's before. */
-        if (S_ISDIR(at->fmt) && (at == top || (at->flags & NOTE_DEEP)))
+        if (S_ISDIR(at->fmt) && (all || at == top || (at->flags & NOTE_DEEP)))
             replica_add_id(&r->p->deep, at);
         if (at->children) {
             at = at->children;
@@ -365,7 +369,7 @@ static int move_noted(struct replica *r, struct note *n, const char *from, const
     if (over)
         notes_del(r->notes, over);
     n->is_doomed = false;
-    look_again(r, n);
+    look_again(r, n, from, to);
     return notes_move(r->notes, n, dir, replica_last_name(to));
 }
 

@@ -44,6 +44,7 @@ struct replica_state {
     struct ids doomed, touched, deep; /* notes: to be removed, to get times, to be listed */
     struct ids dirty;                 /* to be synced */
     uint32_t generation;
+    const struct journal_record *rec; /* that is carried out; NULL: none */
     bool comparing, no_owners;
     bool local;  /* files of this machine: they have descriptors */
     bool unsure; /* the replica may have forgotten what was done, since the last batch that was */
