@@ -146,6 +146,7 @@ static int settle(struct replica *r)
     for (size_t i = 0; e == 0 && i < r->p->touched.n && !r->dry; i++) {
         struct note *n = r->notes->by_id[r->p->touched.v[i]];
         struct pair p = {.path = path, .note = n};
+        p.untrusted = n && (n->o->flags & NOTE_BUSY);
         if (!n || !notes_path(n, path, sizeof(path)))
             continue;
         if (n->is_doomed || replica_src_find(r, path, &p.src, &p.sattr) < 0) {

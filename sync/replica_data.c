@@ -469,14 +469,22 @@ int replica_equal(struct replica *r, struct pair *p)
 static int explained(struct content *c, size_t b, size_t n)
 {
     uint64_t off = (uint64_t)b * c->block;
+    const struct note_object *o = c->p->note->o;
     int e = load_theirs(c, b, n);
-    if (e < 0 || is_ours(c, b, n))
-        return e < 0 ? e : 1;
-    if (!c->in || off >= c->size)
-        return 0;
-    e = read_all(c->r->src, c->r->call, c->in, c->buf, n, off);
-    if (e < 0 || memcmp(c->buf, c->other, n) != 0)
+    if (e < 0)
         return e;
+    if (is_ours(c, b, n)) {
+        uint64_t h = b < o->nhash ? o->hash[b] : 0;
+        if (h == NOTE_UNKNOWN || h == checksum(c->other, n))
+            return 1;
+        /* It was shorter: from now on it is of the size that the file has. */
+    } else {
+        if (!c->in || off >= c->size)
+            return 0;
+        e = read_all(c->r->src, c->r->call, c->in, c->buf, n, off);
+        if (e < 0 || memcmp(c->buf, c->other, n) != 0)
+            return e;
+    }
     e = accepted(c, b, n);
     if (e > 0)
         notes_put_blocks(c->r->notes, c->p->note->o, b, 1);
@@ -619,10 +627,12 @@ static int attributes(struct replica *r, struct pair *p)
         xattrs(r, p);
     if (e == 0 && !r->dry)
         e = set_attrs(r, p, valid);
+    if (e != 0)
+        return e;
     n->o->mode = a->mode & 07777;
     n->o->uid = a->uid;
     n->o->gid = a->gid;
-    return e;
+    return 0;
 }
 
 void replica_seen(struct pair *p)
