@@ -4,6 +4,7 @@
 #include "cmd/count.h"
 #include "cmd/util.h"
 #include "layers/service_wire.h"
+#include "p9/conn.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -11,6 +12,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -74,6 +76,32 @@ static void told(void *arg, enum replica_kind kind, const char *path, const char
     pthread_mutex_unlock(&r->lock);
 }
 
+/* As the same client as who had the replica before us, and may have been killed since: a server of
+ * ours ends his connection, and what is under way on it, before it answers. */
+static void follow(void *arg, const struct far *far, struct p9_conn *conn)
+{
+    struct replicator_worker *w = arg;
+    struct p9_msg m = {.type = P9_Tsession, .id = {w->client[0], w->client[1]}};
+    struct p9_answer ans;
+    if (!p9_extended(conn))
+        return;
+    w->followed = p9_rpc(conn, &w->call, &m, &ans, NULL, 0);
+    p9_answer_free(&ans);
+}
+
+/* 0 or an error, with its sentence. */
+static int load_client(struct replicator_worker *w, const char *path, struct pl_err *err)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600), e = fd < 0 ? -errno : 0;
+    if (e == 0 && pread(fd, w->client, sizeof(w->client), 0) != sizeof(w->client))
+        e = getrandom(w->client, sizeof(w->client), 0) < 0                     ? -errno
+            : pwrite(fd, w->client, sizeof(w->client), 0) != sizeof(w->client) ? -EIO
+                                                                               : 0;
+    if (fd >= 0)
+        close(fd);
+    return e < 0 ? pl_fail(err, e, "%s: %s", path, strerror(-e)) : 0;
+}
+
 static void forget_told(struct replicator_worker *w)
 {
     while (w->ntold)
@@ -81,18 +109,34 @@ static void forget_told(struct replicator_worker *w)
     w->untold = 0;
 }
 
+/* A file of the replica in the state directory; NULL: no memory. */
+static char *worker_file(const struct replicator_worker *w, const char *what)
+{
+    const char *text = spec_text(w->spec);
+    char *path;
+    int n = asprintf(&path, "%s/%s-%016llx", w->r->dir, what,
+                     (unsigned long long)XXH3_64bits(text, strlen(text)));
+    return n < 0 ? NULL : path;
+}
+
 static int open_worker(struct replicator *r, size_t i)
 {
     struct replicator_worker *w = &r->w[i];
-    const char *text = spec_text(w->spec);
     struct pl_err err;
-    char *path;
     w->r = r;
     w->i = i;
-    if (asprintf(&path, "%s/notes-%016llx", r->dir,
-                 (unsigned long long)XXH3_64bits(text, strlen(text))) < 0)
+    w->watch = (struct spec_watch){.ready = follow, .arg = w};
+    char *path = worker_file(w, "client");
+    int e = !path ? -ENOMEM : r->dry ? 0 : load_client(w, path, &err);
+    free(path);
+    if (!path)
         return cmd_fail(r->cmd, "out of memory");
-    int e = notes_open(&w->notes, path, r->dry, &err);
+    if (e < 0)
+        return cmd_error(r->cmd, &err);
+    path = worker_file(w, "notes");
+    if (!path)
+        return cmd_fail(r->cmd, "out of memory");
+    e = notes_open(&w->notes, path, r->dry, &err);
     if (e == -EBADMSG)
         pl_fail(&err, e,
                 "%s: damaged, or of another version (without it the replica is compared "
@@ -181,11 +225,12 @@ void replicator_close(struct replicator *r)
 
 static int reach(struct replicator_worker *w, struct pl_err *err)
 {
-    int e = spec_open(w->spec, NULL, NULL, &w->tree, err);
+    w->followed = 0;
+    int e = spec_open(w->spec, w->replica.dry ? NULL : &w->watch, NULL, &w->tree, err);
     if (e < 0)
         return e;
     w->replica.dst = w->tree;
-    e = replica_open(&w->replica);
+    e = w->followed ? w->followed : replica_open(&w->replica);
     if (e < 0) {
         pl_fail(err, e, "%s: %s", spec_text(w->spec), strerror(-e));
         drop(w);

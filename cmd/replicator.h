@@ -3,7 +3,8 @@
  * The runner of replication: a thread for each replica, one for each mount whose service this is,
  * the journal, and the state on the disk. What is done next is for sync/step.h to say.
  *
- * In the state directory: `lock`, `journal`, a `notes-HASH` for each replica, `status.json`.
+ * In the state directory: `lock`, `journal`, a `notes-HASH` and a `client-HASH` for each replica,
+ * `status.json`.
  */
 #ifndef CMD_REPLICATOR_H
 #define CMD_REPLICATOR_H
@@ -25,6 +26,9 @@ struct replicator_worker {
     size_t i;
     struct spec *spec;
     struct notes notes;
+    struct spec_watch watch;
+    uint64_t client[2]; /* who we are to its server, as our predecessors were */
+    int followed;       /* the server has not let go of what they have left: why, -errno */
     struct pl_tree *tree;
     struct pl_call call;
     struct replica replica;

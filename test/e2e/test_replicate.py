@@ -13,9 +13,16 @@ import time
 
 import pytest
 from conftest import PLENUM, TOP, fuse, root, wait_for
+from relay import Relay, end_all
 
 pytestmark = [fuse, root]
 BUILD = pathlib.Path(PLENUM).parent
+
+
+@pytest.fixture(autouse=True)
+def relays():
+    yield
+    end_all()
 
 
 def tree(top):
@@ -266,6 +273,29 @@ def test_kills(replicated, plenum, attrs):
     same(r.src, r.near)
     same(r.src, r.far)
     assert kills >= 10
+
+
+def test_what_a_dead_one_has_sent_comes_too_late(plenum):
+    """A write that is still on its way when its replicator is killed does not go over what its successor
+    has written."""
+    src, to = plenum.dir("src"), plenum.dir("to")
+    server = plenum.serve(to, "tcp!127.0.0.1!0")
+    relay = Relay(int(server.addr.rsplit("!", 1)[1]))
+    command = ["replicate", "-s", "st", src, f"9p:{relay.addr}"]
+    (src / "f").write_bytes(b"first version\n")
+    plenum.run(*command)
+    relay.hold("second version")
+    (src / "f").write_bytes(b"second version")
+    p = plenum.start(*command)
+    wait_for(lambda: relay.held == 1, "it writes nothing")
+    p.kill()
+    p.wait()
+    (src / "f").write_bytes(b"third version\n")
+    plenum.run(*command)
+    relay.release()
+    wait_for(lambda: relay.held == 0, "the old connection is not over")
+    same(src, to)
+    assert not plenum.run(*command, "--check").err
 
 
 def test_one_out_does_not_stop_the_other(replicated, plenum):

@@ -91,6 +91,19 @@ class Relay:
         """What is connected now never hears of its far end again, and is not told."""
         self.ask("vanish")
 
+    def hold(self, text):
+        """From the piece on that has `text` in it, its connection passes nothing any more until it is
+        released, and what came arrives then, whatever has become of who sent it."""
+        self.ask("hold", text)
+
+    def release(self):
+        self.ask("release")
+
+    @property
+    def held(self):
+        """Connections that pass nothing, or that have been released and are not over."""
+        return self.ask("state")["held"]
+
     def refuse(self):
         """Cuts, and nobody gets through any more until it listens again."""
         self.ask("refuse")
@@ -140,6 +153,7 @@ class Link:
         self.a, self.b = a, b
         self.ways = [Way(a, b), Way(b, a)]
         self.vanished = False
+        self.held = self.released = False
         self.after = None  # so many bytes more are taken, then it is cut
 
 
@@ -150,6 +164,7 @@ class Passing:
         self.delay = self.slow_until = self.stalled_until = 0.0
         self.every, self.left, self.cut_at = 0, 0, None
         self.connections = self.passed = self.cuts = 0
+        self.text = None
         self.epoll = select.epoll()
         self.epoll.register(0, select.EPOLLIN)
         self.commands = b""
@@ -192,6 +207,14 @@ class Passing:
             for w in x.ways:
                 w.queue.clear()
 
+    def hold(self, text):
+        self.text = text.encode()
+
+    def release(self):
+        self.text = None
+        for x in self.links:
+            x.released, x.held = x.held, False
+
     def listen(self):
         self.listener = socket.create_server(("127.0.0.1", self.port))
         self.port = self.listener.getsockname()[1]
@@ -210,7 +233,8 @@ class Passing:
             name, *args = json.loads(line)
             getattr(self, name)(*args)
             print(json.dumps({"port": self.port, "cuts": self.cuts, "passed": self.passed,
-                              "connections": self.connections}), flush=True)
+                              "connections": self.connections,
+                              "held": sum(x.held or x.released for x in self.links)}), flush=True)
         return bool(data)
 
     # ---- bytes ----
@@ -218,8 +242,8 @@ class Passing:
     def drop(self, link):
         self.links.remove(link)
         for s in link.a, link.b:
-            self.by_fd.pop(s.fileno(), None)
-            self.epoll.unregister(s)
+            if self.by_fd.pop(s.fileno(), None):
+                self.epoll.unregister(s)
             reset(s)
 
     def accept(self):
@@ -263,13 +287,19 @@ class Passing:
         except BlockingIOError:
             return
         except OSError:
-            self.drop(link)
-            return
+            if not link.held:
+                self.drop(link)
+                return
+            data = b""
         if not data:
             way.eof = True
+            if link.held:  # it is not to be seen by the other end
+                self.by_fd.pop(way.src.fileno())
+                self.epoll.unregister(way.src)
         elif self.count(link, len(data)) and not link.vanished:
             way.queue.append((now + self.delay if now < self.slow_until else now, data))
             way.size += len(data)
+            link.held |= self.text is not None and self.text in data
 
     def due(self, way):
         """When the first of what is on its way may go."""
@@ -277,6 +307,8 @@ class Passing:
 
     def give(self, link, way, now):
         """Writes what may go by now: seconds until more may, or None."""
+        if link.held:
+            return None
         while way.queue and not link.vanished:
             due, data = self.due(way), way.queue[0][1]
             if due > now:
@@ -305,11 +337,13 @@ class Passing:
 
     def interest(self, link):
         for s in link.a, link.b:
+            if s.fileno() not in self.by_fd:
+                continue
             events = 0
             for w in link.ways:
                 if w.src is s and not w.eof and w.size < DEPTH:
                     events |= select.EPOLLIN
-                if w.dst is s and w.queue and not link.vanished and self.due(w) <= time.monotonic():
+                if w.dst is s and w.queue and not link.vanished and not link.held and self.due(w) <= time.monotonic():
                     events |= select.EPOLLOUT
             self.epoll.modify(s, events)
 

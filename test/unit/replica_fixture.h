@@ -94,7 +94,6 @@ static inline void tell(void *arg, enum replica_kind kind, const char *path, con
     static const char letters[] = "MRLWXDKC";
     struct drill *x = arg;
     size_t n = strlen(x->told);
-    if (getenv("DEBUGX")) fprintf(stderr, "%d: %c %s %s\n", getpid(), letters[kind], path, detail);
     if (kind == REPLICA_DIVERGED || kind == REPLICA_CANNOT || kind == REPLICA_KEPT)
         snprintf(x->told + n, sizeof(x->told) - n, "%c%s ", letters[kind], path);
 }
