@@ -251,41 +251,47 @@ static inline bool reported(struct drill *x, const char *path)
     return false;
 }
 
-static inline bool same_file(struct drill *x, const char *path)
+/* What is not the same; NULL: nothing. */
+static inline const char *differs(struct drill *x, const char *path)
 {
     struct stat a, b;
     char ta[64] = {0}, tb[64] = {0};
     if (lstat(in(x->src, path), &a) < 0 || lstat(in(x->dst, path), &b) < 0)
-        return false;
-    if (a.st_mode != b.st_mode || (!*x->told && a.st_nlink != b.st_nlink))
-        return false;
+        return "is missing";
+    if (a.st_mode != b.st_mode)
+        return "has another mode";
+    if (!*x->told && S_ISREG(a.st_mode) && a.st_nlink != b.st_nlink)
+        return "has other names";
     if (S_ISLNK(a.st_mode))
         return readlink(in(x->src, path), ta, 63) == readlink(in(x->dst, path), tb, 63) &&
-               !strcmp(ta, tb);
+                       !strcmp(ta, tb)
+                   ? NULL
+                   : "leads elsewhere";
     if (a.st_mtim.tv_sec != b.st_mtim.tv_sec || a.st_mtim.tv_nsec != b.st_mtim.tv_nsec)
-        return false;
+        return "has another time";
     if (!S_ISREG(a.st_mode))
-        return true;
+        return NULL;
     size_t na, nb;
     char *da = load(in(x->src, path), &na), *db = load(in(x->dst, path), &nb);
     bool same = na == nb && !memcmp(da, db, na);
     free(da);
     free(db);
-    return same;
+    return same ? NULL : "has another content";
 }
 
 /* Everything is the same, except what is told of. */
 static inline void same(struct drill *x, const char *when)
 {
     static char a[PATHS][256], b[PATHS][256];
+    const char *why;
     struct stat st;
     size_t na = list(x->src, "", a, 0), nb = list(x->dst, "", b, 0);
-    for (size_t i = 0; i < na; i++)
-        if (!same_file(x, a[i]) && !reported(x, a[i]))
-            fail_msg("%s: %s is not the same; told: %s", when, a[i], x->told);
     for (size_t i = 0; i < nb; i++)
         if (lstat(in(x->src, b[i]), &st) < 0 && !*x->told)
             fail_msg("%s: %s is too much", when, b[i]);
+    for (size_t i = 0; i < na; i++)
+        if ((why = differs(x, a[i])) && !reported(x, a[i]))
+            fail_msg("%s: %s %s; told: %s", when, a[i], why, x->told);
 }
 
 #endif
