@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define LISTENERS 8
+#define SOURCES   16
 #define JOURNAL   (64u << 20)
 
 enum { OPT_LEAST = 256, OPT_RESOLVE, OPT_JOURNAL, OPT_CHECK, OPT_STATUS, OPT_JSON, OPT_NO_SYNC };
@@ -88,8 +89,9 @@ static void option(struct replicator *r, struct asked *a, int o)
     }
 }
 
-static int serve(struct replicator *r, const struct asked *a)
+static int serve(struct replicator *first, const struct asked *a)
 {
+    const struct replicator *r = first;
     struct chan_listener *l[LISTENERS] = {0};
     struct pl_err err;
     int status = EXIT_OK;
@@ -100,21 +102,23 @@ static int serve(struct replicator *r, const struct asked *a)
             break;
         }
         listening_note(r->cmd, chan_listener_name(l[n]), chan_listener_note(l[n]));
-        util_say("%s: replicated, on %s", spec_text(r->source), chan_listener_name(l[n]));
+        for (const struct replicator *at = first; at; at = at->next)
+            util_say("%s: replicated, on %s", spec_text(at->source), chan_listener_name(l[n]));
     }
     if (!status)
-        status = replicator_serve(r, l, n);
+        status = replicator_serve(first, l, n);
     while (n > 0)
         chan_listener_free(l[--n]);
     return status;
 }
 
-static int specs(struct replicator *r, int argc, char **argv)
+/* SOURCE REPLICA... of one: up to `end`. */
+static int specs(struct replicator *r, int from, int end, char **argv)
 {
     struct pl_err err;
-    if (spec_parse(argv[optind], &r->source, &err) < 0)
+    if (spec_parse(argv[from], &r->source, &err) < 0)
         return cmd_wrong(r->cmd, &err);
-    for (int i = optind + 1; i < argc; i++) {
+    for (int i = from + 1; i < end; i++) {
         if (r->n == STEP_REPLICAS)
             cmd_usage(r->cmd, "more than %d replicas", STEP_REPLICAS);
         if (spec_parse(argv[i], &r->w[r->n].spec, &err) < 0)
@@ -129,34 +133,89 @@ static int specs(struct replicator *r, int argc, char **argv)
     return EXIT_OK;
 }
 
-static int run(const struct cmd *self, int argc, char **argv)
+static int status_of(const struct replicator *r, const struct asked *a, int argc, char **argv)
 {
-    static struct replicator r;
-    struct asked a = {0};
-    int o;
-    r.cmd = self;
-    r.bound = JOURNAL;
-    while ((o = cmd_opt(self, argc, argv, "l:s:nv", longs)) != -1)
-        option(&r, &a, o);
-    int n = argc - optind;
-    if (a.status ? n > 1 || (n == 0 && !a.state) : n < 2)
-        cmd_usage(self, a.status ? "a SOURCE (or -s DIR) is needed"
-                                 : "a SOURCE and at least one REPLICA are needed");
-    int status = n ? specs(&r, argc, argv) : EXIT_OK;
+    struct spec *source = NULL;
+    struct pl_err err;
+    if (argc - optind > 1 || (argc == optind && !a->state))
+        cmd_usage(r->cmd, "a SOURCE (or -s DIR) is needed");
+    if (argc > optind && spec_parse(argv[optind], &source, &err) < 0)
+        return cmd_wrong(r->cmd, &err);
+    char *dir = a->state ? util_absolute(a->state) : replicator_dir(spec_text(source));
+    int status =
+        dir ? replicator_print_status(r->cmd, dir, a->json) : cmd_fail(r->cmd, "out of memory");
+    free(dir);
+    spec_free(source);
+    return status;
+}
+
+/* One SOURCE with its replicas, and the options of all. */
+static int prepare(struct replicator *r, const struct asked *a, int from, int end, char **argv)
+{
+    if (end - from < 2)
+        cmd_usage(r->cmd, "a SOURCE and at least one REPLICA are needed");
+    int status = specs(r, from, end, argv);
     if (status)
         return status;
-    r.dir = a.state ? util_absolute(a.state) : replicator_dir(spec_text(r.source));
-    if (!r.dir)
-        return cmd_fail(self, "out of memory");
+    r->dir = a->state ? util_absolute(a->state) : replicator_dir(spec_text(r->source));
+    if (!r->dir)
+        return cmd_fail(r->cmd, "out of memory");
+    if (r->least > r->n || (r->dry && a->nlisten))
+        cmd_usage(r->cmd, r->dry ? "--dry-run is for once, without -l"
+                                 : "--least: there are not that many replicas");
+    return EXIT_OK;
+}
+
+static int run_all(struct replicator *first, const struct asked *a)
+{
+    int status = EXIT_OK;
+    for (struct replicator *r = first; r && status == EXIT_OK; r = r->next)
+        status = replicator_open(r);
+    if (status == EXIT_OK && a->nlisten)
+        return serve(first, a);
+    for (struct replicator *r = first; r && status == EXIT_OK; r = r->next)
+        status = replicator_once(r);
+    return status;
+}
+
+static int run(const struct cmd *self, int argc, char **argv)
+{
+    static struct replicator all[SOURCES];
+    const struct replicator *r = all;
+    struct asked a = {0};
+    int o, status = EXIT_OK;
+    size_t n = 0;
+    all->cmd = self;
+    all->bound = JOURNAL;
+    while ((o = cmd_opt(self, argc, argv, "l:s:nv", longs)) != -1)
+        option(all, &a, o);
     if (a.status)
-        return replicator_print_status(self, r.dir, a.json);
-    if (r.least > r.n || (r.dry && a.nlisten))
-        cmd_usage(self, r.dry ? "--dry-run is for once, without -l"
-                              : "--least: there are not that many replicas");
-    status = replicator_open(&r);
+        return status_of(r, &a, argc, argv);
+    for (int from = optind, end; status == EXIT_OK && from <= argc; from = end + 1) {
+        for (end = from; end < argc && strcmp(argv[end], "and") != 0;)
+            end++;
+        if (n == SOURCES)
+            cmd_usage(self, "more than %d sources", SOURCES);
+        if (n && a.state)
+            cmd_usage(self, "-s is for one SOURCE (XDG_STATE_HOME for several)");
+        if (n) {
+            all[n] = (struct replicator){.cmd = self,
+                                         .bound = r->bound,
+                                         .least = r->least,
+                                         .resolve = r->resolve,
+                                         .check = r->check,
+                                         .dry = r->dry,
+                                         .no_sync = r->no_sync,
+                                         .verbose = r->verbose};
+            all[n - 1].next = &all[n];
+        }
+        status = prepare(&all[n++], &a, from, end, argv);
+    }
     if (status == EXIT_OK)
-        status = a.nlisten ? serve(&r, &a) : replicator_once(&r);
-    replicator_close(&r);
+        status = run_all(all, &a);
+    for (size_t i = 0; i < n; i++)
+        if (all[i].opened)
+            replicator_close(&all[i]);
     return status;
 }
 

@@ -165,6 +165,7 @@ int replicator_open(struct replicator *r)
     char *path = NULL;
     pthread_mutex_init(&r->lock, NULL);
     pl_cond_init(&r->cond);
+    r->opened = true;
     r->journal.log.fd = r->lock_fd = r->wake_fd = -1;
     int e = make_dirs(r->dir);
     if (e < 0)
@@ -216,8 +217,6 @@ void replicator_close(struct replicator *r)
     step_done(&r->step);
     if (r->lock_fd >= 0)
         close(r->lock_fd);
-    if (r->wake_fd >= 0)
-        close(r->wake_fd);
     free(r->dir);
     pthread_cond_destroy(&r->cond);
     pthread_mutex_destroy(&r->lock);
@@ -453,19 +452,24 @@ static void start(struct replicator *r)
     pthread_mutex_unlock(&r->lock);
 }
 
-static void stop(struct replicator *r)
+/* All of the list. */
+static void stop(struct replicator *first)
 {
-    pthread_mutex_lock(&r->lock);
-    r->stopping = true;
-    pthread_cond_broadcast(&r->cond);
-    pthread_mutex_unlock(&r->lock);
-    replicator_hang_up(r);
-    for (size_t i = 0; i < r->n; i++) {
-        pl_call_cancel(&r->w[i].call);
-        if (r->w[i].running)
-            pthread_join(r->w[i].thread, NULL);
+    for (struct replicator *r = first; r; r = r->next) {
+        pthread_mutex_lock(&r->lock);
+        r->stopping = true;
+        pthread_cond_broadcast(&r->cond);
+        pthread_mutex_unlock(&r->lock);
     }
-    replicator_status(r);
+    for (struct replicator *r = first; r; r = r->next) {
+        replicator_hang_up(r);
+        for (size_t i = 0; i < r->n; i++) {
+            pl_call_cancel(&r->w[i].call);
+            if (r->w[i].running)
+                pthread_join(r->w[i].thread, NULL);
+        }
+        replicator_status(r);
+    }
 }
 
 static void take_call(struct replicator *r, struct chan_listener *l)
@@ -480,48 +484,61 @@ static void take_call(struct replicator *r, struct chan_listener *l)
 }
 
 /* What is due: the step's tick, the status. The milliseconds until there is something again. */
-static int due(struct replicator *r, int64_t *written)
+static int due(struct replicator *r)
 {
     pthread_mutex_lock(&r->lock);
     int64_t now = mono_now();
     if (r->wake && now >= r->wake)
         replicator_event(r, (struct step_event){.what = STEP_TICK});
-    if (r->changed && now - *written >= STATUS_NS) {
+    if (r->changed && now - r->written >= STATUS_NS) {
         replicator_status(r);
         r->changed = false;
-        *written = now;
+        r->written = now;
     }
     int64_t until = r->wake ? r->wake : INT64_MAX;
-    if (r->changed && *written + STATUS_NS < until)
-        until = *written + STATUS_NS;
+    if (r->changed && r->written + STATUS_NS < until)
+        until = r->written + STATUS_NS;
     pthread_mutex_unlock(&r->lock);
     if (until == INT64_MAX)
         return -1;
     return until <= now ? 0 : (int)((until - now) / 1000000) + 1;
 }
 
-int replicator_serve(struct replicator *r, struct chan_listener *const *listeners, size_t n)
+static int all_due(struct replicator *first)
+{
+    int least = -1;
+    for (struct replicator *r = first; r; r = r->next) {
+        int ms = due(r);
+        least = ms >= 0 && (least < 0 || ms < least) ? ms : least;
+    }
+    return least;
+}
+
+int replicator_serve(struct replicator *first, struct chan_listener *const *listeners, size_t n)
 {
     struct pollfd fds[STEP_REPLICAS + 2];
-    int64_t written = 0;
     uint64_t count;
-    r->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     fds[0] = (struct pollfd){.fd = util_signals(), .events = POLLIN};
-    fds[1] = (struct pollfd){.fd = r->wake_fd, .events = POLLIN};
-    if (fds[0].fd < 0 || r->wake_fd < 0)
-        return cmd_fail(r->cmd, "%s", strerror(errno));
+    fds[1] = (struct pollfd){.fd = wake, .events = POLLIN};
+    if (fds[0].fd < 0 || wake < 0)
+        return cmd_fail(first->cmd, "%s", strerror(errno));
     for (size_t i = 0; i < n; i++)
         fds[i + 2] = (struct pollfd){.fd = chan_listener_fd(listeners[i]), .events = POLLIN};
-    start(r);
+    for (struct replicator *r = first; r; r = r->next) {
+        r->wake_fd = wake;
+        start(r);
+    }
     while (!fds[0].revents) {
-        if (poll(fds, n + 2, due(r, &written)) < 0 && errno != EINTR)
+        if (poll(fds, n + 2, all_due(first)) < 0 && errno != EINTR)
             break;
-        if (fds[1].revents && read(r->wake_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
+        if (fds[1].revents && read(wake, &count, sizeof(count)) < 0 && errno != EAGAIN)
             break;
         for (size_t i = 0; i < n; i++)
             if (fds[i + 2].revents)
-                take_call(r, listeners[i]);
+                take_call(first, listeners[i]);
     }
-    stop(r);
+    stop(first);
+    close(wake);
     return EXIT_OK;
 }

@@ -45,9 +45,11 @@ struct replicator_worker {
 
 struct replicator {
     const struct cmd *cmd;
+    struct replicator *next; /* of another source, served at the same addresses; or NULL */
     struct spec *source;
     struct pl_tree *src;
     char *dir;
+    bool opened; /* by replicator_open(), for good or ill: to be closed */
     int lock_fd;
     enum replica_resolve resolve;
     size_t least;
@@ -62,8 +64,9 @@ struct replicator {
     struct journal journal;
     struct replicator_conn *conns;
     uint64_t next_conn;
-    int64_t wake; /* when the step wants to be called */
-    int wake_fd;  /* the main thread is to look at that, and at the status */
+    int64_t wake;    /* when the step wants to be called */
+    int wake_fd;     /* the main thread is to look at that, and at the status; one for all */
+    int64_t written; /* when the status was, last; the main thread's */
     bool stopping, changed;
 };
 
@@ -73,10 +76,11 @@ void replicator_close(struct replicator *r);
 
 /* Compares each replica as a whole, one after the other, with a progress line. */
 int replicator_once(struct replicator *r);
-/* Serves the mounts that call at the listeners until a signal comes. */
+/* Serves the mounts that call at the listeners until a signal comes, for all of the list. */
 int replicator_serve(struct replicator *r, struct chan_listener *const *listeners, size_t n);
 
-/* What a mount told, now. Starts a thread for the connection, which is closed in any case. */
+/* A mount calls the first of the list. Starts a thread for the connection, which is closed in any
+ * case. */
 void replicator_accept(struct replicator *r, struct chan *chan);
 /* Waits for those threads. */
 void replicator_hang_up(struct replicator *r);

@@ -2,6 +2,7 @@
 /* The mounts that call: what they tell goes to the journal. */
 #include "cmd/replicator.h"
 #include "cmd/servicedial.h"
+#include "cmd/util.h"
 #include "layers/service_wire.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -119,6 +120,55 @@ static int take(struct replicator_conn *c, const struct service_msg *m)
     return 0;
 }
 
+/* Is the tree of a mount the source? What is neither said nor plainly another (a layer over it) is,
+ * if there is only one. */
+static bool is_source(const struct replicator *r, const char *tree, bool alone)
+{
+    const char *source = spec_text(r->source);
+    bool plain = !strncmp(source, "host:", 5) && !strncmp(tree, "host:", 5);
+    return !strcmp(source, tree) || (alone && !plain);
+}
+
+static void say_no(struct replicator_conn *c, const char *tree)
+{
+    char why[256];
+    struct service_msg no = {.kind = SERVICE_HELLO, .version = SERVICE_VERSION, .no = why};
+    snprintf(why, sizeof(why), "replicates %s%s, not %s", spec_text(c->r->source),
+             c->r->next ? " and others" : "", *tree ? tree : "this");
+    say(c, &no);
+    util_say("a mount of %s calls: it is not replicated here", *tree ? tree : "another tree");
+}
+
+/* The first line is there: the connection goes to the replicator of the tree that it is of. */
+static int choose(struct replicator_conn *c, const struct service_msg *m)
+{
+    struct replicator *first = c->r, *r = first;
+    while (r && !is_source(r, m->tree, !first->next))
+        r = r->next;
+    if (!r) {
+        say_no(c, m->tree);
+        return -ENOENT;
+    }
+    if (r == first)
+        return 0;
+    pthread_mutex_lock(&first->lock);
+    pthread_mutex_lock(&r->lock);
+    int e = r->stopping ? -ECONNRESET : 0;
+    struct replicator_conn **at = &first->conns;
+    while (*at != c)
+        at = &(*at)->next;
+    if (e == 0) {
+        *at = c->next;
+        c->r = r;
+        c->id = ++r->next_conn;
+        c->next = r->conns;
+        r->conns = c;
+    }
+    pthread_mutex_unlock(&r->lock);
+    pthread_mutex_unlock(&first->lock);
+    return e;
+}
+
 /* A mount that was never heard of, or was forgotten: what it did before is not known. */
 static int greet(struct replicator_conn *c, const struct service_msg *m)
 {
@@ -145,13 +195,31 @@ static int greet(struct replicator_conn *c, const struct service_msg *m)
     return 0;
 }
 
+/* The greeting, if it is whole. */
+static int take_greeting(struct replicator_conn *c, size_t *ret_used)
+{
+    struct service_msg m;
+    ssize_t used = service_decode(c->buf, c->n, &m);
+    if (used <= 0)
+        return used < 0 ? -EPROTO : 0;
+    *ret_used = (size_t)used;
+    int e = m.kind == SERVICE_HELLO ? choose(c, &m) : -EPROTO;
+    pthread_mutex_lock(&c->r->lock);
+    if (e == 0)
+        e = greet(c, &m);
+    pthread_mutex_unlock(&c->r->lock);
+    return e;
+}
+
 /* Everything whole in the buffer: 0, 1 after a goodbye, or an error. Then what was taken is safe.
  */
 static int take_all(struct replicator_conn *c)
 {
     size_t at = 0;
-    int e = 0;
+    int e = c->session ? 0 : take_greeting(c, &at);
     struct service_msg kept = {.kind = SERVICE_KEPT};
+    if (e < 0 || !c->session)
+        return e;
     pthread_mutex_lock(&c->r->lock);
     while (e == 0 && at < c->n) {
         struct service_msg m;
@@ -160,7 +228,6 @@ static int take_all(struct replicator_conn *c)
             break;
         at += used > 0 ? (size_t)used : 0;
         e = used < 0                  ? -EPROTO
-            : !c->session             ? greet(c, &m)
             : m.kind == SERVICE_BYE   ? 1
             : m.kind == SERVICE_EVENT ? take(c, &m)
                                       : -EPROTO;

@@ -195,7 +195,7 @@ static struct pl_tree *service_over(const struct spec *s, struct pl_tree *lower)
         pl_tree_unref(lower);
         return NULL;
     }
-    return service_new(s->rest, s->service, &dialer, lower);
+    return service_new(s->rest, spec_text(s->lower), s->service, &dialer, lower);
 }
 
 static struct pl_tree *null_over(const struct spec *s, struct pl_tree *lower)

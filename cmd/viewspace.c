@@ -196,9 +196,20 @@ static char *served_key(const struct view *view, const char *dir, const struct t
     return !out || fclose(out) != 0 ? NULL : key;
 }
 
+/* What the table has at `dir`, for those who replicate it: "" if it is not one directory of the
+ * host.
+ */
+static void tree_of(const struct viewspace *s, const struct table *t, char spec[PATH_MAX + 8])
+{
+    char real[PATH_MAX];
+    bool one = t->n == 1 && t->b[0].tree == s->host && realpath(t->b[0].sub, real);
+    snprintf(spec, PATH_MAX + 8, "%s%s", one ? "host:" : "", one ? real : "");
+}
+
 /* The layers of the services that `dir` is on, over `tree`, which is taken over. NULL: no memory.
  */
-static struct pl_tree *over_services(const struct view *view, const char *dir, struct pl_tree *tree)
+static struct pl_tree *over_services(const struct view *view, const char *dir, const char *spec,
+                                     struct pl_tree *tree)
 {
     for (size_t i = 0; tree && i < view->nputs; i++) {
         const struct view_service *v = on_dir(view, dir, i);
@@ -210,7 +221,7 @@ static struct pl_tree *over_services(const struct view *view, const char *dir, s
             pl_tree_unref(tree);
             return NULL;
         }
-        tree = service_new(v->name, &attrs, &dialer, tree);
+        tree = service_new(v->name, spec, &attrs, &dialer, tree);
     }
     return tree;
 }
@@ -256,12 +267,14 @@ static int served(struct viewspace *s, struct view *view, const char *dir, struc
 {
     struct table t = {0};
     struct viewserved *d = s->served;
+    char spec[PATH_MAX + 8];
     int r = add_top(s, view, dir, -1, &t);
     char *key = r < 0 ? NULL : served_key(view, dir, &t);
+    tree_of(s, &t, spec);
     while (key && d && (strcmp(d->dir, dir) != 0 || strcmp(d->key, key) != 0))
         d = d->next;
     if (key && !d && (d = calloc(1, sizeof(*d)))) {
-        d->tree = over_services(view, dir, space_of(s, view, dir, &t, NULL));
+        d->tree = over_services(view, dir, spec, space_of(s, view, dir, &t, NULL));
         strcpy(d->dir, dir);
         d->key = key;
         key = NULL;

@@ -259,7 +259,7 @@ static void done(struct pl_tree *t)
 static const struct pl_ops ops = {OPS};
 static const struct pl_ops ops_by_fd = {OPS, .by_fd = true};
 
-struct pl_tree *service_new(const char *name, const struct service_attrs *attrs,
+struct pl_tree *service_new(const char *name, const char *spec, const struct service_attrs *attrs,
                             const struct service_dialer *dialer, struct pl_tree *lower)
 {
     const uint64_t bytes = BIT(PL_OP_read) | BIT(PL_OP_write) | BIT(PL_OP_copy) |
@@ -269,7 +269,7 @@ struct pl_tree *service_new(const char *name, const struct service_attrs *attrs,
         pl_tree_init(&s->tree, attrs->calls & bytes ? &ops : &ops_by_fd, lower);
         s->attrs = *attrs;
         s->places = places_new();
-        s->link = s->places ? service_link_new(name, attrs, dialer) : NULL;
+        s->link = s->places ? service_link_new(name, spec, attrs, dialer) : NULL;
     }
     if (!s || !s->link) {
         if ((!s || !s->places) && dialer->done)

@@ -26,9 +26,10 @@ struct service_dialer {
     void *arg;
 };
 
-/* Takes over the reference of `lower` and the dialer's arg, also when it fails (NULL: out of
+/* `spec` says to the server what `lower` is; "": nothing does.
+ * Takes over the reference of `lower` and the dialer's arg, also when it fails (NULL: out of
  * memory, no thread). The server need not be there yet. */
-struct pl_tree *service_new(const char *name, const struct service_attrs *attrs,
+struct pl_tree *service_new(const char *name, const char *spec, const struct service_attrs *attrs,
                             const struct service_dialer *dialer, struct pl_tree *lower);
 /* Switches it without breaking the connection; the server is told. */
 void service_switch(struct pl_tree *tree, bool on);

@@ -47,6 +47,8 @@ struct service_link {
     struct service_attrs attrs;
     struct service_dialer dialer;
     char name[SERVICE_NAME];
+    char *spec;    /* what it is a layer over */
+    char why[256]; /* the server does not serve that; the thread's */
     uint64_t session;
     pthread_t thread;
     int wake, stop; /* eventfds: something to write; the end */
@@ -407,9 +409,10 @@ static bool grow(struct service_link *l)
     return true;
 }
 
-/* What is there to read: 0, or why the connection is over. The server's first line goes to `hello`
- * while that is not NULL. */
-static int read_some(struct service_link *l, struct service_msg *greeting, bool *greeted)
+/* What is there to read, the server's first line first (*greeted): 0, or why the connection is
+ * over.
+ */
+static int read_some(struct service_link *l, bool *greeted)
 {
     if (!grow(l))
         return -EPROTO;
@@ -429,8 +432,8 @@ static int read_some(struct service_link *l, struct service_msg *greeting, bool 
         if (*greeted ? take(l, &m) < 0 : m.kind != SERVICE_HELLO || m.version != SERVICE_VERSION)
             return -EPROTO;
         if (!*greeted) {
-            *greeting = m;
             *greeted = true;
+            snprintf(l->why, sizeof(l->why), "%s", m.no);
             pthread_mutex_lock(&l->lock);
             l->keeps = m.keeps;
             for (size_t i = 0; i < m.npids; i++)
@@ -500,8 +503,8 @@ static int greet(struct service_link *l)
     struct service_msg m = {.kind = SERVICE_HELLO,
                             .version = SERVICE_VERSION,
                             .service = l->name,
+                            .tree = l->spec,
                             .session = l->session};
-    struct service_msg theirs;
     bool greeted = false;
     size_t n;
     char *text = service_encode(&m, &n);
@@ -526,11 +529,11 @@ static int greet(struct service_link *l)
         }
         if (p[1].revents)
             return -ECANCELED;
-        int r = p[0].revents ? read_some(l, &theirs, &greeted) : 0;
+        int r = p[0].revents ? read_some(l, &greeted) : 0;
         if (r < 0)
             return r;
     }
-    return 0;
+    return *l->why ? -EACCES : 0;
 }
 
 static bool finished(struct service_link *l)
@@ -544,7 +547,6 @@ static bool finished(struct service_link *l)
 /* Carries until the connection or the layer is at its end. */
 static int carry(struct service_link *l)
 {
-    struct service_msg none;
     bool greeted = true, stopping = false;
     for (;;) {
         int64_t ns = may_wait(l);
@@ -566,7 +568,7 @@ static int carry(struct service_link *l)
         if (p[1].revents)
             drain_wake(l->wake);
         stopping |= p[2].revents != 0;
-        int r = p[0].revents ? read_some(l, &none, &greeted) : 0;
+        int r = p[0].revents ? read_some(l, &greeted) : 0;
         if (r == 0 && p[3].revents)
             r = write_some(l);
         if (r < 0)
@@ -662,6 +664,7 @@ static int once(struct service_link *l, struct pl_err *err)
     if (pid > 0 && pid != getpid())
         l->pids[l->npids++] = pid;
     pthread_mutex_unlock(&l->lock);
+    *l->why = 0;
     r = greet(l);
     if (r == 0) {
         connected(l);
@@ -671,8 +674,9 @@ static int once(struct service_link *l, struct pl_err *err)
     }
     hang_up(l);
     if (r < 0)
-        pl_fail(err, r, "service %s: %s", l->name,
+        pl_fail(err, r, "%s",
                 r == -EPROTO ? "does not speak the protocol of services (docs/services.md)"
+                : *l->why    ? l->why
                              : strerror(-r));
     disconnected(l);
     return r;
@@ -722,13 +726,15 @@ static void *run(void *arg)
     return NULL;
 }
 
-struct service_link *service_link_new(const char *name, const struct service_attrs *attrs,
+struct service_link *service_link_new(const char *name, const char *spec,
+                                      const struct service_attrs *attrs,
                                       const struct service_dialer *dialer)
 {
     struct service_link *l = calloc(1, sizeof(*l));
     if (l) {
         *l = (struct service_link){.attrs = *attrs, .dialer = *dialer, .off = attrs->off};
         snprintf(l->name, sizeof(l->name), "%s", name);
+        l->spec = strdup(spec);
         l->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         l->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         l->over = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
@@ -737,7 +743,7 @@ struct service_link *service_link_new(const char *name, const struct service_att
         while (l->session == 0)
             if (getrandom(&l->session, sizeof(l->session), 0) != sizeof(l->session))
                 l->session = (uint64_t)mono_now();
-        if (l->wake >= 0 && l->stop >= 0 && l->over >= 0 &&
+        if (l->spec && l->wake >= 0 && l->stop >= 0 && l->over >= 0 &&
             pthread_create(&l->thread, NULL, run, l) == 0)
             return l;
         close(l->wake);
@@ -745,6 +751,7 @@ struct service_link *service_link_new(const char *name, const struct service_att
         close(l->over);
         pthread_cond_destroy(&l->cond);
         pthread_mutex_destroy(&l->lock);
+        free(l->spec);
         free(l);
     }
     if (dialer->done)
@@ -787,5 +794,6 @@ void service_link_free(struct service_link *l)
     pthread_cond_destroy(&l->cond);
     pthread_mutex_destroy(&l->lock);
     free(l->in);
+    free(l->spec);
     free(l);
 }

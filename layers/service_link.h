@@ -14,7 +14,8 @@
 #include "layers/service_wire.h"
 
 struct service_link;
-struct service_link *service_link_new(const char *name, const struct service_attrs *attrs,
+struct service_link *service_link_new(const char *name, const char *spec,
+                                      const struct service_attrs *attrs,
                                       const struct service_dialer *dialer);
 /* Says what is left to say, and goodbye: dials for that too, for as long as an operation would
  * wait, or, with lost=ignore and a server that is away, a moment. How much could not be said goes

@@ -63,6 +63,8 @@ static void put_hello(FILE *f, const struct service_msg *m)
     put_string(f, "name", m->service);
     if (m->session)
         fprintf(f, " session=%" PRIx64, m->session);
+    put_string(f, "tree", m->tree);
+    put_string(f, "no", m->no);
     if (m->keeps)
         fprintf(f, " keeps=1");
     put_number(f, "after", m->seq);
@@ -179,6 +181,10 @@ static bool hello_pair(struct service_msg *m, const char *key, char *value)
     uint64_t n = 0;
     if (!strcmp(key, "name"))
         return string(value, &m->service);
+    if (!strcmp(key, "tree"))
+        return string(value, &m->tree);
+    if (!strcmp(key, "no"))
+        return string(value, &m->no);
     if (!strcmp(key, "session"))
         return number(value, 16, UINT64_MAX, &m->session);
     if (!strcmp(key, "after"))
@@ -238,7 +244,7 @@ static bool hello(struct service_msg *m, char *rest)
     uint64_t version;
     char *v = strsep(&rest, " ");
     m->kind = SERVICE_HELLO;
-    m->service = "";
+    m->service = m->tree = m->no = "";
     if (!number(v, 10, UINT32_MAX, &version))
         return false;
     m->version = (unsigned)version;

@@ -58,6 +58,8 @@ struct service_msg {
     /* a hello */
     unsigned version;
     const char *service; /* whose it is; the server's: "" */
+    const char *tree;    /* what it is a layer over, a SPEC; "": that is not said */
+    const char *no;      /* the server's: why it does not serve this tree; "": it does */
     uint64_t session;
     bool keeps; /* the server says what it has kept */
     pid_t pids[SERVICE_PIDS];

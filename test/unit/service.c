@@ -81,7 +81,7 @@ static void make(struct fix *x, const char *attrs)
     assert_int_equal(pl_mem_new(0, &x->mem, NULL), 0);
     assert_int_equal(service_attrs_parse(attrs, &a, &err), 0);
     struct service_dialer d = {.dial = dial, .changed = changed, .arg = x};
-    x->t = service_new("s", &a, &d, pl_tree_ref(x->mem));
+    x->t = service_new("s", "mem:", &a, &d, pl_tree_ref(x->mem));
     assert_non_null(x->t);
     accept_call(x, "plenum-service 1\n");
     assert_int_equal(pl_attach(x->t, &x->call, "", &x->root, &x->attr), 0);
