@@ -2,7 +2,6 @@
 /* The mounts that call: what they tell goes to the journal. */
 #include "cmd/replicator.h"
 #include "cmd/servicedial.h"
-#include "cmd/util.h"
 #include "layers/service_wire.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -136,7 +135,6 @@ static void say_no(struct replicator_conn *c, const char *tree)
     snprintf(why, sizeof(why), "replicates %s%s, not %s", spec_text(c->r->source),
              c->r->next ? " and others" : "", *tree ? tree : "this");
     say(c, &no);
-    util_say("a mount of %s calls: it is not replicated here", *tree ? tree : "another tree");
 }
 
 /* The first line is there: the connection goes to the replicator of the tree that it is of. */

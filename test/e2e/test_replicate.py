@@ -298,6 +298,30 @@ def test_what_a_dead_one_has_sent_comes_too_late(plenum):
     assert not plenum.run(*command, "--check").err
 
 
+def test_several_sources(plenum):
+    """One server for two directories that are on one service: each goes to its own replica. A directory
+    that is of no source is told so, and not taken for one."""
+    a, b, c, to_a, to_b = (plenum.dir(x) for x in ("a", "b", "c", "to_a", "to_b"))
+    sock = plenum.tmp / "rpl.sock"
+    env = {**os.environ, "XDG_STATE_HOME": str(plenum.dir("state"))}
+    p = plenum.start("replicate", "-l", f"unix!{sock}", a, to_a, "and", b, to_b, env=env)
+    plenum.listening(p)
+    view = ["run", "--door=mount", "--view", f"unix!{sock}", "/#fs/rpl/monitor/ack=write"]
+    for d in (a, b, c):
+        view += ["--view", d, "/#rpl"]
+    out = plenum.run(*view, "--", "sh", "-c", f"echo 1 >{a}/of_a; echo 2 >{b}/of_b; ! echo 3 >{c}/of_c")
+    assert f"replicates host:{a} and others, not host:{c}" in out.err
+    assert [x.name for x in to_a.iterdir()] == ["of_a"] and (to_a / "of_a").read_bytes() == b"1\n"
+    assert [x.name for x in to_b.iterdir()] == ["of_b"] and (to_b / "of_b").read_bytes() == b"2\n"
+    p.terminate()
+    plenum.ended(p, 0)
+    for d in (a, b):
+        s = json.loads(plenum.run("replicate", "--status", "--json", d, env=env).out)
+        assert [x["lag_records"] for x in s["replicas"]] == [0]
+    assert "one SOURCE" in plenum.error("replicate", "-s", "st", a, to_a, "and", b, to_b, rc=2)
+    assert "at least one REPLICA" in plenum.error("replicate", a, to_a, "and", b, rc=2)
+
+
 def test_one_out_does_not_stop_the_other(replicated, plenum):
     r = replicated("monitor/ack=write")
     r.mount()
