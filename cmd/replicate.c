@@ -221,14 +221,15 @@ static int run(const struct cmd *self, int argc, char **argv)
 
 const struct cmd cmd_replicate = {
     .name = "replicate",
-    .args = "[-l ADDR]... [-n] [-v] [-s DIR] [--least=N] [--resolve=HOW] SOURCE REPLICA...",
+    .args = "[-l ADDR]... [-n] [-v] [-s DIR] [--least=N] [--resolve=HOW] SOURCE REPLICA...\n"
+            "                        [and SOURCE REPLICA...]...",
     .summary = "Makes trees like another, and keeps them so",
     .help =
         "  -l, --listen ADDR   is the server of the service of that address: mounts of SOURCE\n"
         "                      tell it what they change. Without it: compares once, and ends\n"
         "  -n, --dry-run       only says what would be done\n"
         "  -v, --verbose       says what is done\n"
-        "  -s, --state DIR     journal and notes (else one directory for each SOURCE beneath\n"
+        "  -s, --state DIR     journal and notes of one SOURCE (else a directory for each beneath\n"
         "                      ~/.local/state/plenum/replicate)\n"
         "      --least N       with fewer replicas in reach the mounts are read-only (0)\n"
         "      --resolve HOW   what was changed at a replica by others: fail (left alone and\n"

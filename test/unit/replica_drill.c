@@ -5,7 +5,7 @@
  */
 #include "replica_fixture.h"
 
-#define SOME 5 /* of what needs a copy of the replica only each so-many-th point is done */
+#define SOME 8 /* of what needs a copy of the replica only each so-many-th point is done */
 
 static void first_state(struct drill *x)
 {
@@ -129,7 +129,7 @@ static void recovered(struct drill *x, const char *when, bool tells)
 static unsigned with_fewer_notes(struct drill *x, unsigned n)
 {
     struct stat st;
-    char when[64];
+    char when[96];
     unsigned cuts = 0;
     assert_int_equal(stat(x->file, &st), 0);
     run("cp -a %s %s.k && cp %s %s.k", x->dst, x->dst, x->file, x->file);
@@ -151,7 +151,7 @@ static void killed_at_every_point(void **state)
 {
     struct drill *x;
     unsigned n = 1, cuts = 0;
-    char when[64];
+    char when[96];
     for (; killed(x = make(), n, false, false); n++) {
         if (n % SOME == 0)
             cuts += with_fewer_notes(x, n);
@@ -170,7 +170,7 @@ static void forgotten(void **state)
 {
     struct drill *x;
     unsigned n = 1, some = 0;
-    char when[64];
+    char when[96];
     for (; killed(x = make(), n, true, true); n += SOME) {
         if (!x->synced) {
             remove_all(x->dst);

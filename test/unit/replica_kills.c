@@ -6,7 +6,7 @@
  */
 #include "replica_fixture.h"
 
-#define SEEDS 40
+#define SEEDS 25
 #define LIVES 25 /* of replicators, for each seed */
 #define WAITS 600
 #define BATCH 8
