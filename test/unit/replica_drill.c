@@ -5,7 +5,7 @@
  */
 #include "replica_fixture.h"
 
-#define SOME 8 /* of what needs a copy of the replica only each so-many-th point is done */
+#define SOME 5 /* of what needs a copy of the replica only each so-many-th point is done */
 
 static void first_state(struct drill *x)
 {

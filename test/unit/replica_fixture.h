@@ -95,7 +95,7 @@ static inline void tell(void *arg, enum replica_kind kind, const char *path, con
     struct drill *x = arg;
     size_t n = strlen(x->told);
     if (kind == REPLICA_DIVERGED || kind == REPLICA_CANNOT || kind == REPLICA_KEPT)
-        snprintf(x->told + n, sizeof(x->told) - n, "%c%s ", letters[kind], path);
+        snprintf(x->told + n, sizeof(x->told) - n, "%c%s %s; ", letters[kind], path, detail);
 }
 
 static inline void begin(struct drill *x)
