@@ -17,7 +17,8 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-#define AT_ONCE   512         /* records that are carried out together */
+#define AT_ONCE   512         /* records that are carried out together, */
+#define AT_LEAST  8           /* when that has failed */
 #define STATUS_NS 500000000ll /* the file is written so often at most */
 
 static const char *const words[] = {
@@ -125,6 +126,7 @@ static int open_worker(struct replicator *r, size_t i)
     struct pl_err err;
     w->r = r;
     w->i = i;
+    w->at_once = AT_ONCE;
     w->watch = (struct spec_watch){.ready = follow, .arg = w};
     char *path = worker_file(w, "client");
     int e = !path ? -ENOMEM : r->dry ? 0 : load_client(w, path, &err);
@@ -342,8 +344,8 @@ void replicator_event(struct replicator *r, struct step_event ev)
 static struct journal_record *next_records(struct replicator_worker *w, size_t *ret_n, bool *more)
 {
     const struct journal_record *from = journal_after(&w->r->journal, w->notes.applied, ret_n);
-    *more = *ret_n > AT_ONCE;
-    *ret_n = *ret_n < AT_ONCE ? *ret_n : AT_ONCE;
+    *more = *ret_n > w->at_once;
+    *ret_n = *ret_n < w->at_once ? *ret_n : w->at_once;
     struct journal_record *v = *ret_n ? calloc(*ret_n, sizeof(*v)) : NULL;
     for (size_t i = 0; v && i < *ret_n; i++) {
         v[i] = from[i];
@@ -388,6 +390,11 @@ static struct step_event work(struct replicator_worker *w, enum step_do job, str
         ev.seq = v ? v[n - 1].seq : 0;
         e = v ? replica_apply(&w->replica, v, n, more) : -ENOMEM;
     }
+    /* On a way that breaks again and again something is to be done in between. */
+    if (job == STEP_APPLY && e < 0)
+        w->at_once = w->at_once / 4 > AT_LEAST ? w->at_once / 4 : AT_LEAST;
+    else if (job == STEP_APPLY)
+        w->at_once = w->at_once * 2 < AT_ONCE ? w->at_once * 2 : AT_ONCE;
     if (e < 0) {
         if (job != STEP_OPEN)
             pl_fail(err, e, "%s: %s", spec_text(w->spec), strerror(-e));

@@ -35,6 +35,7 @@ struct replicator_worker {
     struct replica_count count;
     pthread_t thread;
     bool running;
+    size_t at_once; /* records that are carried out together; the thread's */
     /* guarded by the replicator's lock */
     bool has_job;
     enum step_do job;

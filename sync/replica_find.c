@@ -213,10 +213,16 @@ static int sync_one(struct replica *r, const struct note *n)
 
 int replica_sync(struct replica *r)
 {
-    bool each = !r->p->local || r->p->dirty.n < SYNC_EACH;
+    /* Of a peer only one of ours is known to do more than to say yes. */
+    bool can = r->p->local || (r->dst->flags & PL_TREE_PLUS);
+    bool each = !can || r->p->dirty.n < SYNC_EACH;
     int e = 0;
     if (!r->no_sync && !each)
         e = pl_syncfs(r->dst, r->call, r->p->droot);
+    if (e == -EOPNOTSUPP || e == -ENOSYS) {
+        each = true;
+        e = 0;
+    }
     for (size_t i = 0; i < r->p->dirty.n && !r->no_sync && each && e == 0; i++) {
         const struct note *n = r->notes->by_id[r->p->dirty.v[i]];
         e = n ? sync_one(r, n) : 0;
