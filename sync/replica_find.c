@@ -3,10 +3,8 @@
 #include "sync/replica_priv.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #define SYNC_EACH 64 /* so many are synced with the whole file system, where that is possible */

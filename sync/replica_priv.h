@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Between replica.c (which objects, and when), replica_find.c (where they are, and what is noted of
- * them for later), replica_make.c (one object) and replica_data.c (its content and attributes).
+ * them for later), replica_look.c (are they as they were left), replica_move.c (removing and
+ * moving), replica_make.c (one object), replica_data.c (its content) and replica_attr.c (what else
+ * it has).
  */
 #ifndef SYNC_REPLICA_PRIV_H
 #define SYNC_REPLICA_PRIV_H
@@ -94,18 +96,40 @@ int replica_trouble(struct replica *r, const char *path, struct note *n, int e);
 /* What was done since the last time is on the replica's disk, and noted as safe. */
 int replica_sync(struct replica *r);
 
-/* ---- replica_make.c ---- */
+/* ---- replica_look.c ---- */
 /* What is to be done with an object: on with it, leave it, make it anew (nothing is noted there any
  * more). */
 enum verdict { GO, SKIP, ANEW };
+/* Size and times, where they can be had. */
+bool replica_same_state(const struct note *n, const struct pl_attr *a);
+/* Does the replica's object look as it was noted? 1 yes, 0 no, or an error. */
+int replica_as_noted(struct replica *r, struct pair *p);
+/* We have renamed or linked it, by which its ctime is another; it was as noted just before. */
+void replica_renamed(struct replica *r, struct note *n, struct pl_node *node);
+/* Puts the replica's own version under another name. */
+int replica_put_aside(struct replica *r, const char *path);
+/* Somebody else changed what is at the path: what is to be done, or an error. */
+int replica_diverged(struct replica *r, const char *path, struct note *n, const char *how);
+/* Of a name that is noted as new: is it what we were about to make when we ended? */
+bool replica_just_made(struct replica *r, const struct pair *p);
+/* Looks at the replica's object of a note: fills p->dst, p->dattr with a reference, unless ANEW
+ * (there is none, and the note is gone). */
+int replica_look(struct replica *r, struct pair *p);
+
+/* ---- replica_move.c ---- */
 /* Limbo: what was in the way, until it is known what became of it. `more`: records follow. */
 bool replica_in_limbo(const struct note *n);
 int replica_reap_all(struct replica *r, bool more);
 void replica_look_later(struct replica *r, struct note *dir);
+/* Renames something noted; nothing may be in its way but what is noted too. */
+int replica_move(struct replica *r, struct note *n, const char *from, const char *to,
+                 struct note *dir);
 /* A rename that a dead predecessor was amid. */
 int replica_finish_intent(struct replica *r);
 /* Takes away what is at the path in the replica, to limbo if it may be wanted. */
 int replica_clear_way(struct replica *r, struct note *n, const char *path, bool over);
+
+/* ---- replica_make.c ---- */
 int replica_make_new(struct replica *r, struct pair *p, struct note *dir);
 /* The object under another name of the replica: where, and whether the source still has that. */
 struct note *replica_elsewhere(struct replica *r, const struct pair *p, char from[PATH_SIZE],
@@ -131,6 +155,12 @@ void replica_seen(struct pair *p);
 int replica_same(struct replica *r, struct pair *p);
 /* Is the replica's content the source's? Likewise. */
 int replica_equal(struct replica *r, struct pair *p);
+
+/* ---- replica_attr.c ---- */
+/* About to be changed: noted. */
+void replica_busy(struct replica *r, struct note *note);
+/* As in the source. 0, FOREIGN or an error. */
+int replica_attributes(struct replica *r, struct pair *p);
 /* A symlink's target or a device's number, as a checksum. */
 int replica_extra(struct replica *r, struct pl_tree *tree, struct pl_node *node,
                   const struct pl_attr *attr, uint64_t *ret);
