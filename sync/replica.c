@@ -32,29 +32,37 @@ static int parent_of(struct replica *r, const char *path, int depth, struct note
     return 0;
 }
 
-/* An object of the source, of which another or none is noted at its path. */
-static int place(struct replica *r, struct pair *p, struct note *dir, struct note *other)
+/* From another name of the replica, as long as one that is noted is there. 0, SKIP or an error. */
+static int bring(struct replica *r, struct pair *p, struct note *dir)
 {
     char from[PATH_SIZE];
     bool still;
-    struct note *m = replica_elsewhere(r, p, from, &still);
-    int e = GO;
-    if (other)
-        e = replica_clear_way(r, other, p->path, m && !still && !S_ISDIR(p->sattr.mode));
-    if (e == SKIP)
-        return 0;
-    while (e >= 0 && m && (e = replica_bring(r, p, dir, m, from, still)) == ANEW)
-        m = replica_elsewhere(r, p, from, &still);
-    if (e < 0)
-        return replica_trouble(r, p->path, NULL, e);
-    struct note *n = notes_child(dir, replica_last_name(p->path));
-    if (n && n->ino == p->sattr.ino) {
+    struct note *m, *other;
+    int e = ANEW;
+    while (e == ANEW && (m = replica_elsewhere(r, p, from, &still))) {
+        other = notes_child(dir, replica_last_name(p->path));
+        bool over = !still && !S_ISDIR(p->sattr.mode);
+        e = other ? replica_clear_way(r, other, p->path, over) : GO;
+        if (e != GO)
+            return e;
+        e = replica_bring(r, p, dir, m, from, still);
+    }
+    return e < 0 ? e : 0;
+}
+
+/* An object of the source, of which another or none is noted at its path. */
+static int place(struct replica *r, struct pair *p, struct note *dir)
+{
+    int e = bring(r, p, dir);
+    struct note *n = e == GO ? notes_child(dir, replica_last_name(p->path)) : NULL;
+    if (n && n->ino == p->sattr.ino && n->fmt == (p->sattr.mode & S_IFMT)) {
         p->note = n;
         e = replica_update(r, p, dir);
         return e == ANEW ? replica_make_new(r, p, dir) : e;
     }
     /* It could not be brought: what it was to replace is in the way after all. */
-    e = n ? replica_clear_way(r, n, p->path, false) : GO;
+    if (n)
+        e = replica_clear_way(r, n, p->path, false);
     return e == SKIP ? 0
            : e < 0   ? replica_trouble(r, p->path, NULL, e)
                      : replica_make_new(r, p, dir);
@@ -125,9 +133,9 @@ int replica_entry(struct replica *r, const char *path, int depth)
         if (n && n->ino == p.sattr.ino && n->fmt == (p.sattr.mode & S_IFMT)) {
             p.note = n;
             e = replica_update(r, &p, dir);
-            e = e == ANEW ? place(r, &p, dir, NULL) : e;
+            e = e == ANEW ? place(r, &p, dir) : e;
         } else {
-            e = place(r, &p, dir, n);
+            e = place(r, &p, dir);
         }
     }
     pl_node_unref(p.src);
