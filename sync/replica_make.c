@@ -203,7 +203,12 @@ int replica_bring(struct replica *r, struct pair *p, struct note *dir, struct no
                   const char *from, bool still)
 {
     struct pair old = {.path = from, .note = m};
+    struct note *up = m->parent;
     int v = replica_look(r, &old);
+    if (v == ANEW) { /* it may still have that name in the source */
+        replica_look_later(r, up);
+        replica_add_id(&r->p->deep, up);
+    }
     if (v != GO)
         return v == SKIP ? 0 : v;
     int e = still ? link_noted(r, &old, p->path, dir) : replica_move(r, m, from, p->path, dir);

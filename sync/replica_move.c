@@ -171,13 +171,18 @@ static int rename_at(struct replica *r, struct note *n, const char *from, const 
     return e;
 }
 
+/* Is it this move that the record is of? */
+static bool is_recorded(const struct replica *r, const char *from, const char *to)
+{
+    const struct journal_record *rec = r->p->rec;
+    return rec && !strcmp(rec->path, from) && !strcmp(rec->path2, to);
+}
+
 /* Of a directory that moves: what was not found in it, and beneath, is looked for again. If it was
  * not its own record that said so, others that are to come have names of the place where it was: of
  * those everything beneath is looked at. */
-static void look_again(struct replica *r, struct note *top, const char *from, const char *to)
+static void look_again(struct replica *r, struct note *top, bool all)
 {
-    const struct journal_record *rec = r->p->rec;
-    bool all = !rec || strcmp(rec->path, from) != 0 || strcmp(rec->path2, to) != 0;
     struct note *at = top;
     while (at) {
         /* The top itself in any case: its number may have been another directory's before. */
@@ -207,6 +212,10 @@ int replica_move(struct replica *r, struct note *n, const char *from, const char
                  struct note *dir)
 {
     struct note *over = notes_child(dir, replica_last_name(to));
+    bool recorded = is_recorded(r, from, to);
+    /* It may have that name too, of which the directory has moved in the source. */
+    if (!recorded)
+        replica_look_later(r, n->parent);
     replica_touch(r, n->parent);
     replica_touch(r, dir);
     notes_intend(r->notes, n, dir, replica_last_name(to));
@@ -217,7 +226,7 @@ int replica_move(struct replica *r, struct note *n, const char *from, const char
     if (over)
         notes_del(r->notes, over);
     n->is_doomed = false;
-    look_again(r, n, from, to);
+    look_again(r, n, !recorded);
     return notes_move(r->notes, n, dir, replica_last_name(to));
 }
 
