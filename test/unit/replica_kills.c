@@ -8,7 +8,7 @@
 
 #define SEEDS 25
 #define LIVES 25 /* of replicators, for each seed */
-#define WAITS 600
+#define WAITS 1000
 #define BATCH 8
 
 /* What is shared with the replicator's process: the records, and how far the source is. */
@@ -119,7 +119,7 @@ static void change(struct drill *x)
     size_t n = list(x->src, "", v, 0);
     const char *path = n ? v[rnd(x, (unsigned)n)] : "";
     unsigned what = n < 4 ? rnd(x, 2) : n > 30 ? 9 : rnd(x, 10);
-    if (world->n == WAITS)
+    if (world->n + 2 > WAITS)
         return;
     if (what == 0) {
         some_name(x, v, n, 'd', to);
