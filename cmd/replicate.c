@@ -112,6 +112,12 @@ static int serve(struct replicator *first, const struct asked *a)
     return status;
 }
 
+static bool is_beneath(const char *a, const char *b)
+{
+    size_t n = strlen(b);
+    return !strncmp(a, "host:", 5) && !strncmp(a, b, n) && (a[n] == '/' || !strcmp(b, "host:/"));
+}
+
 /* SOURCE REPLICA... of one: up to `end`. */
 static int specs(struct replicator *r, int from, int end, char **argv)
 {
@@ -128,6 +134,10 @@ static int specs(struct replicator *r, int from, int end, char **argv)
                 cmd_usage(r->cmd, "%s: twice", argv[i]);
         if (!strcmp(spec_text(r->source), spec_text(r->w[r->n].spec)))
             cmd_usage(r->cmd, "%s: a replica of itself", argv[i]);
+        if (is_beneath(spec_text(r->w[r->n].spec), spec_text(r->source)))
+            cmd_usage(r->cmd, "%s: a replica may not be in its source", argv[i]);
+        if (is_beneath(spec_text(r->source), spec_text(r->w[r->n].spec)))
+            cmd_usage(r->cmd, "%s: a source may not be in its replica", argv[from]);
         r->n++;
     }
     return EXIT_OK;

@@ -11,25 +11,35 @@
 
 #define SYNC_AT 1024 /* in a comparison, so many objects are synced together */
 
-static int parent_of(struct replica *r, const char *path, int depth, struct note **ret)
+static bool is_there(const struct note *dir)
 {
-    char up[PATH_SIZE];
+    return dir && S_ISDIR(dir->fmt) && !dir->is_doomed;
+}
+
+/* The directory of the path, made if need be, with those that it is in: NULL if it cannot be. From
+ * the top, so that nothing is called within itself for each directory of a deep path. */
+static int parent_of(struct replica *r, const char *path, struct note **ret)
+{
     size_t n = (size_t)(strrchr(path, '/') - path);
-    if (n >= sizeof(up))
-        return -ENAMETOOLONG;
-    snprintf(up, sizeof(up), "%.*s", n ? (int)n : 1, path);
-    *ret = notes_find(r->notes, up);
+    char *up = n ? strndup(path, n) : strdup("/");
+    int e = up ? 0 : -ENOMEM;
+    *ret = up ? notes_find(r->notes, up) : NULL;
     /* The source's directory was the last that was looked in. */
     bool another = *ret && (*ret)->parent && r->p->sdir.node && (*ret)->ino != r->p->sdir.ino;
-    if (!*ret || !S_ISDIR((*ret)->fmt) || (*ret)->is_doomed || another) {
-        int e = depth < MAX_DEPTH ? replica_entry(r, up, depth + 1) : -ENAMETOOLONG;
-        if (e < 0)
-            return e;
-        *ret = notes_find(r->notes, up);
+    for (char *end = up;
+         e == 0 && n && (another || !is_there(*ret)) && (end = strchr(end + 1, '/'));) {
+        *end = 0;
+        if (!is_there(notes_find(r->notes, up)))
+            e = replica_entry(r, up);
+        *end = '/';
     }
+    if (e == 0 && n && (another || !is_there(notes_find(r->notes, up))))
+        e = replica_entry(r, up);
+    *ret = e == 0 ? notes_find(r->notes, up) : NULL;
     if (*ret && !S_ISDIR((*ret)->fmt))
         *ret = NULL;
-    return 0;
+    free(up);
+    return e < 0 ? e : 0;
 }
 
 /* From another name of the replica, as long as one that is noted is there. 0, SKIP or an error. */
@@ -106,7 +116,7 @@ static void gone(struct replica *r, const char *path, struct note *n)
 }
 
 /* Makes the replica at `path` what the source is there now. */
-int replica_entry(struct replica *r, const char *path, int depth)
+int replica_entry(struct replica *r, const char *path)
 {
     struct pair p = {.path = path};
     struct note *n = notes_find(r->notes, path), *dir = NULL;
@@ -125,7 +135,7 @@ int replica_entry(struct replica *r, const char *path, int depth)
         atomic_fetch_add(r->seen_files, 1);
     }
     if (path[1])
-        e = parent_of(r, path, depth, &dir);
+        e = parent_of(r, path, &dir);
     n = notes_find(r->notes, path); /* the parent may have come with it, from elsewhere */
     if (e == 0 && (dir || !path[1])) {
         if (n && !n->parent)
@@ -304,7 +314,7 @@ static int list_again(struct replica *r, struct note *dir)
         if (e == 0)
             e = pl_call_over(r->call);
         if (e == 0 && len < (int)sizeof(sub))
-            e = replica_entry(r, sub, 0);
+            e = replica_entry(r, sub);
         free(l.v[i]);
     }
     free(l.v);
@@ -340,7 +350,7 @@ static int elsewhere_done(struct replica *r, struct written *w)
         struct note *n = r->notes->by_id[ids.v[i]];
         if (n && !(w->done && n->o->id == w->object) && notes_path(n, path, sizeof(path)) &&
             replica_src_ino(r, path) == w->ino)
-            e = replica_entry(r, path, 0);
+            e = replica_entry(r, path);
     }
     free(ids.v);
     for (struct note *n = w->done ? NULL : notes_object(r->notes, w->ino); n; n = n->twin) {
@@ -380,7 +390,7 @@ static int by_number(struct replica *r, uint64_t ino)
 {
     char path[PATH_SIZE];
     struct note *n = notes_object(r->notes, ino);
-    return n && notes_path(n, path, sizeof(path)) ? replica_entry(r, path, 0) : 0;
+    return n && notes_path(n, path, sizeof(path)) ? replica_entry(r, path) : 0;
 }
 
 int replica_apply(struct replica *r, const struct journal_record *recs, size_t n, bool more)
@@ -401,9 +411,9 @@ int replica_apply(struct replica *r, const struct journal_record *recs, size_t n
         if (e == 0 && !*rec->path && !*rec->path2 && rec->ino)
             e = by_number(r, rec->ino);
         if (e == 0 && *rec->path2 == '/')
-            e = replica_entry(r, rec->path2, 0);
+            e = replica_entry(r, rec->path2);
         if (e == 0 && *rec->path == '/')
-            e = replica_entry(r, rec->path, 0);
+            e = replica_entry(r, rec->path);
     }
     r->p->rec = NULL;
     e = end(r, e, more);
@@ -433,18 +443,19 @@ static int walk(struct replica *r, const char *path, int depth)
         listed(r, n); /* what is not found of it sets that again */
     }
     for (size_t i = 0; i < l.n; i++) {
-        char sub[PATH_SIZE];
-        int len = snprintf(sub, sizeof(sub), "%s/%s", path[1] ? path : "", l.v[i]);
+        char *sub = NULL; /* not in the frame: trees may be deep */
+        int len = e ? 0 : asprintf(&sub, "%s/%s", path[1] ? path : "", l.v[i]);
         if (e == 0)
-            e = pl_call_over(r->call);
-        if (e == 0 && len < (int)sizeof(sub)) {
-            e = replica_entry(r, sub, 0);
+            e = len < 0 ? -ENOMEM : pl_call_over(r->call);
+        if (e == 0 && len < PATH_SIZE) {
+            e = replica_entry(r, sub);
             n = notes_find(r->notes, sub);
             if (e == 0 && n && S_ISDIR(n->fmt) && depth < MAX_DEPTH)
                 e = walk(r, sub, depth + 1);
             if (e == 0 && r->p->dirty.n >= SYNC_AT)
                 e = replica_sync(r);
         }
+        free(len < 0 ? NULL : sub);
         free(l.v[i]);
     }
     free(l.v);
@@ -456,7 +467,7 @@ int replica_compare(struct replica *r, uint64_t seq)
     begin(r);
     r->p->comparing = true;
     r->p->generation++;
-    int e = replica_entry(r, "/", 0);
+    int e = replica_entry(r, "/");
     if (e == 0)
         e = walk(r, "/", 0);
     for (uint32_t i = 1; e == 0 && i < r->notes->nids; i++) {

@@ -37,24 +37,16 @@ static void going(struct replica *r, struct note *n)
     replica_touch(r, n->parent);
 }
 
-/* What is noted, all beneath it included. What is not as noted stays, and what it is in. 1: it is
- * gone. */
-static int reap(struct replica *r, struct note *n, int depth)
+/* What is noted, with nothing noted in it any more (`empty`). What is not as noted stays. 1: it is
+ * gone. Not in the frame of the next, of which there is one for each directory of a deep tree. */
+__attribute__((noinline)) static int reap_one(struct replica *r, struct note *n, bool empty)
 {
-    struct note *c, *next;
     struct pair p = {.note = n};
     struct pl_node *dir;
     char path[PATH_SIZE];
-    int e = 1;
-    if (!notes_path(n, path, sizeof(path)) || depth > MAX_DEPTH)
+    if (!notes_path(n, path, sizeof(path)))
         return 0;
     p.path = path;
-    HASH_ITER (hh, n->children, c, next) {
-        int one = reap(r, c, depth + 1);
-        if (one < 0)
-            return one;
-        e = e && one;
-    }
     int is = replica_dst_find(r, path, &p.dst, &p.dattr);
     if (is == -ENOENT) {
         notes_del(r->notes, n);
@@ -71,7 +63,7 @@ static int reap(struct replica *r, struct note *n, int depth)
         if (same != GO)
             return same < 0 ? same : same == ANEW;
     }
-    if (same < 0 || !e)
+    if (same < 0 || !empty)
         return same < 0 ? same : 0;
     is = r->dry ? 0 : replica_dst_dir(r, path, &dir);
     if (is == 0)
@@ -92,6 +84,20 @@ static int reap(struct replica *r, struct note *n, int depth)
         replica_tell(r, REPLICA_REMOVES, path, "");
     notes_del(r->notes, n);
     return 1;
+}
+
+/* Likewise, and all beneath it before. */
+static int reap(struct replica *r, struct note *n, int depth)
+{
+    struct note *c, *next;
+    bool empty = true;
+    HASH_ITER (hh, n->children, c, next) {
+        int one = depth < MAX_DEPTH ? reap(r, c, depth + 1) : 0;
+        if (one < 0)
+            return one;
+        empty = empty && one;
+    }
+    return reap_one(r, n, empty);
 }
 
 bool replica_in_limbo(const struct note *n)
@@ -117,7 +123,7 @@ int replica_reap_all(struct replica *r, bool more)
         n->is_doomed = false;
         /* It is there again, or was never gone. */
         if (!replica_src_gone(r, path)) {
-            e = replica_entry(r, path, 0);
+            e = replica_entry(r, path);
             continue;
         }
         e = reap(r, n, 0);

@@ -12,7 +12,7 @@
 
 #define PATH_SIZE 8192
 #define RANGES    16
-#define MAX_DEPTH 2048
+#define MAX_DEPTH (PATH_SIZE / 2)
 #define FOREIGN   1 /* instead of 0: somebody else has changed the file meanwhile */
 
 /* The directory that was used last. */
@@ -142,7 +142,7 @@ int replica_update(struct replica *r, struct pair *p, struct note *dir);
 
 /* ---- replica.c ---- */
 /* Makes the replica at the path as the source is. */
-int replica_entry(struct replica *r, const char *path, int depth);
+int replica_entry(struct replica *r, const char *path);
 
 /* ---- replica_data.c ---- */
 /* Content and attributes as in the source; notes what came of it. 0, FOREIGN, or an error of either

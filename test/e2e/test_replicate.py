@@ -193,6 +193,8 @@ def test_wrong_usage(plenum):
     src = plenum.dir("src")
     assert "at least one REPLICA" in plenum.error("replicate", src, rc=2)
     assert "a replica of itself" in plenum.error("replicate", src, src, rc=2)
+    assert "in its source" in plenum.error("replicate", src, plenum.dir("src/in"), rc=2)
+    assert "in its replica" in plenum.error("replicate", src / "in", src, rc=2)
     assert "fail, ours or keep" in plenum.error("replicate", "--resolve=x", src, "/x", rc=2)
     assert "not that many" in plenum.error("replicate", "--least=2", src, plenum.dir("a"), rc=2)
     assert "no status" in plenum.error("replicate", "--status", "-s", plenum.tmp / "none")
