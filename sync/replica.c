@@ -337,26 +337,28 @@ static int deep(struct replica *r)
 /* ---- a batch ---- */
 
 /* Something was done to the object: what it has at the replica by other names (it was not found at
- * its path, or could not be linked). If it is nowhere, and turns up, all of it is compared. */
+ * its path, or could not be linked). Of what is not at its name now, all is compared when it turns
+ * up.
+ */
 static int elsewhere_done(struct replica *r, struct written *w)
 {
     char path[PATH_SIZE];
     struct ids ids = {0};
     int e = 0;
     for (struct note *n = notes_object(r->notes, w->ino); n; n = n->twin)
-        if (!w->done || n->o->id != w->object)
-            replica_add_id(&ids, n);
+        replica_add_id(&ids, n);
     for (size_t i = 0; e == 0 && i < ids.n; i++) {
         struct note *n = r->notes->by_id[ids.v[i]];
-        if (n && !(w->done && n->o->id == w->object) && notes_path(n, path, sizeof(path)) &&
-            replica_src_ino(r, path) == w->ino)
+        if (!n || (w->done && n->o->id == w->object))
+            continue;
+        if (notes_path(n, path, sizeof(path)) && replica_src_ino(r, path) == w->ino) {
             e = replica_entry(r, path);
+        } else {
+            n->o->flags |= NOTE_LOST;
+            notes_put(r->notes, n);
+        }
     }
     free(ids.v);
-    for (struct note *n = w->done ? NULL : notes_object(r->notes, w->ino); n; n = n->twin) {
-        n->o->flags |= NOTE_LOST;
-        notes_put(r->notes, n);
-    }
     return e;
 }
 
