@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A source that goes on changing while its replicator is killed and its replica fails, again and
- * again, at any operation. Nobody else is there: so nothing may be told, and all be the same at the
- * end.
+ * again, at any operation. If nobody else is there nothing may be told, and all be the same at the
+ * end; if somebody is, what he has made stays.
  */
 #include "replica_fixture.h"
 
@@ -18,7 +18,7 @@ static struct world {
         char path[2][64];
     } v[WAITS];
     unsigned n, chance;
-    unsigned names;
+    unsigned names, his;
 } * world;
 
 static struct drill *drill;
@@ -203,43 +203,103 @@ static void live(struct drill *x, bool last)
     _exit(0);
 }
 
+/* One source with its replicators, one after the other. How many were killed. */
+static unsigned drill_of(unsigned seed, void (*between)(struct drill *x), bool tells)
+{
+    char when[64];
+    unsigned killed = 0;
+    memset(world, 0, sizeof(*world));
+    drill = make();
+    drill->rnd = seed * 7919;
+    drill->meanwhile = goes_on;
+    for (unsigned i = 0; i <= LIVES; i++) {
+        int status;
+        for (unsigned k = rnd(drill, 8); k > 0 && i < LIVES; k--)
+            change(drill);
+        if (between)
+            between(drill);
+        pid_t pid = fork();
+        if (pid == 0)
+            live(drill, i == LIVES);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        snprintf(when, sizeof(when), "seed %u, life %u", seed, i);
+        if (!WIFEXITED(status) || (WEXITSTATUS(status) != 0 && WEXITSTATUS(status) != 9))
+            fail_msg("%s: failed", when);
+        killed += WEXITSTATUS(status) == 9;
+        if (*drill->told && !tells)
+            fail_msg("%s: told %s", when, drill->told);
+    }
+    if (!tells)
+        same(drill, when);
+    return killed;
+}
+
 static void nothing_is_told(void **state)
 {
     const char *only = getenv("SEED");
     unsigned killed = 0;
     for (unsigned seed = only ? (unsigned)atoi(only) : 1; seed <= SEEDS || only; seed++) {
-        char when[64];
-        drill = make();
-        memset(world, 0, sizeof(*world));
-        drill->rnd = seed * 7919;
-        drill->meanwhile = goes_on;
-        for (unsigned i = 0; i <= LIVES; i++) {
-            int status;
-            for (unsigned k = rnd(drill, 8); k > 0 && i < LIVES; k--)
-                change(drill);
-            pid_t pid = fork();
-            if (pid == 0) {
-                live(drill, i == LIVES);
-            }
-            assert_int_equal(waitpid(pid, &status, 0), pid);
-            snprintf(when, sizeof(when), "seed %u, life %u", seed, i);
-            if (!WIFEXITED(status) || (WEXITSTATUS(status) != 0 && WEXITSTATUS(status) != 9))
-                fail_msg("%s: failed", when);
-            killed += WEXITSTATUS(status) == 9;
-            if (*drill->told)
-                fail_msg("%s: told %s", when, drill->told);
-        }
-        same(drill, when);
+        killed += drill_of(seed, NULL, false);
         end(drill);
         if (only)
-            break;
+            return;
     }
-    assert_true(killed > SEEDS || only);
+    assert_true(killed > SEEDS);
+}
+
+/* Somebody else puts files into the replica, at names that the source may come to have too. */
+static void his_file(struct drill *x)
+{
+    static char v[PATHS][256];
+    char to[64], text[32];
+    struct stat st;
+    size_t n = list(x->dst, "", v, 0);
+    some_name(x, v, n, "fldsr"[rnd(x, 5)], to);
+    world->names -= rnd(x, 2);
+    const char *dir = n ? v[rnd(x, (unsigned)n)] : "";
+    snprintf(text, sizeof(text), "/%s", strrchr(to, '/') + 1);
+    if (lstat(in(x->dst, dir), &st) < 0 || !S_ISDIR(st.st_mode) || strlen(dir) > 30)
+        dir = "";
+    snprintf(to, sizeof(to), "%.40s%.20s", dir, text);
+    if (lstat(in(x->dst, to), &st) == 0)
+        return;
+    snprintf(text, sizeof(text), "<foreign%06u>\n", world->his++);
+    put(x->dst, to, text, strlen(text), 0);
+}
+
+static void his_files_stay(void **state)
+{
+    unsigned made = 0, told = 0;
+    for (unsigned seed = 1; seed <= SEEDS / 2; seed++) {
+        static char v[PATHS][256];
+        static bool there[LIVES + 1];
+        unsigned k;
+        drill_of(seed, his_file, true);
+        memset(there, 0, sizeof(there));
+        size_t n = list(drill->dst, "", v, 0), size;
+        for (size_t i = 0; i < n; i++) {
+            struct stat st;
+            if (lstat(in(drill->dst, v[i]), &st) < 0 || !S_ISREG(st.st_mode))
+                continue;
+            char *data = load(in(drill->dst, v[i]), &size);
+            if (size == 16 && sscanf(data, "<foreign%06u>", &k) == 1 && k < world->his)
+                there[k] = true;
+            free(data);
+        }
+        for (k = 0; k < world->his; k++)
+            if (!there[k])
+                fail_msg("seed %u: his file %u is lost; told: %s", seed, k, drill->told);
+        made += world->his;
+        told += *drill->told != 0;
+        end(drill);
+    }
+    assert_true(made > 100 && told > 0);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(nothing_is_told)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(nothing_is_told),
+                                       cmocka_unit_test(his_files_stay)};
     world = mmap(NULL, sizeof(*world), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     return world == MAP_FAILED ? 1 : cmocka_run_group_tests(tests, NULL, NULL);
 }
