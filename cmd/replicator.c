@@ -58,8 +58,11 @@ static void told(void *arg, enum replica_kind kind, const char *path, const char
     bool bad = kind == REPLICA_DIVERGED || kind == REPLICA_CANNOT;
     bool more = kind == REPLICA_RENAMES || kind == REPLICA_LINKS || kind == REPLICA_KEPT;
     if (bad || r->dry || r->verbose)
-        util_say("%s%s: %s %s%s%s", r->dry && !bad ? "would: " : "", spec_text(w->spec),
-                 words[kind], path, *detail ? more ? " as " : ": " : "", detail);
+        util_say("%s%s: %s %s%s%s%s", r->dry && !bad ? "would: " : "", spec_text(w->spec),
+                 words[kind], path, *detail ? more ? " as " : ": " : "", detail,
+                 kind == REPLICA_DIVERGED && r->resolve == REPLICA_FAIL
+                     ? " (left alone; see --resolve)"
+                     : "");
     pthread_mutex_lock(&r->lock);
     size_t i = 0;
     while (i < w->ntold && strcmp(w->told[i], path) != 0)

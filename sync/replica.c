@@ -494,10 +494,10 @@ int replica_open(struct replica *r)
     int e = r->p ? pl_attach(r->src, r->call, "", &r->p->sroot, &attr) : -ENOMEM;
     if (e == 0)
         e = pl_attach(r->dst, r->call, "", &r->p->droot, &attr);
-    /* A replica that is back, or a successor of ours. */
-    notes_doubt(r->notes);
-    if (e == 0)
+    if (e == 0) { /* a replica that is back, or a successor of ours */
+        notes_doubt(r->notes);
         r->p->unsure = !r->dry;
+    }
     if (e == 0)
         e = replica_finish_intent(r);
     for (uint32_t i = 0; e == 0 && i < r->notes->nids; i++) {

@@ -6,7 +6,7 @@
  */
 #include "replica_fixture.h"
 
-#define SEEDS 25
+#define SEEDS 16
 #define LIVES 25 /* of replicators, for each seed */
 #define WAITS 1000
 #define BATCH 8
@@ -293,7 +293,7 @@ static void his_files_stay(void **state)
         told += *drill->told != 0;
         end(drill);
     }
-    assert_true(made > 100 && told > 0);
+    assert_true(made > 60 && told > 0);
 }
 
 int main(void)
