@@ -6,6 +6,7 @@
 #include "layers/service_link.h"
 #include "base/confine.h"
 #include "base/futex.h"
+#include "base/text.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -433,7 +434,7 @@ static int read_some(struct service_link *l, bool *greeted)
             return -EPROTO;
         if (!*greeted) {
             *greeted = true;
-            snprintf(l->why, sizeof(l->why), "%s", m.no);
+            text_escape(l->why, sizeof(l->why), m.no, strlen(m.no));
             pthread_mutex_lock(&l->lock);
             l->keeps = m.keeps;
             for (size_t i = 0; i < m.npids; i++)
