@@ -306,9 +306,11 @@ static int list_again(struct replica *r, struct note *dir)
                 all = false;
             }
         }
+        /* Noted only when it is done: who comes after us lists it too. */
         if (all)
-            listed(r, dir);
+            dir->flags &= ~(uint32_t)NOTE_DEEP;
     }
+    uint32_t id = dir->id;
     for (size_t i = 0; i < l.n; i++) {
         int len = snprintf(sub, sizeof(sub), "%s/%s", path[1] ? path : "", l.v[i]);
         if (e == 0)
@@ -317,6 +319,11 @@ static int list_again(struct replica *r, struct note *dir)
             e = replica_entry(r, sub);
         free(l.v[i]);
     }
+    dir = r->notes->by_id[id];
+    if (dir && e < 0)
+        dir->flags |= NOTE_DEEP;
+    else if (dir && !(dir->flags & NOTE_DEEP))
+        notes_put(r->notes, dir);
     free(l.v);
     return e < 0 ? replica_trouble(r, path, NULL, e) : 0;
 }

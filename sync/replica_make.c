@@ -118,7 +118,9 @@ int replica_make_new(struct replica *r, struct pair *p, struct note *dir)
     p->note = notes_add(r->notes, dir, replica_last_name(p->path), p->sattr.ino, p->sattr.mode);
     if (!p->note)
         return -ENOMEM;
-    p->note->flags = NOTE_NEW;
+    /* What is in a directory may have come with it, from elsewhere: it is listed, also by who comes
+     * after us. */
+    p->note->flags = NOTE_NEW | (S_ISDIR(p->sattr.mode) ? NOTE_DEEP : 0);
     p->note->o->flags = NOTE_BUSY;
     p->note->o->extra = extra;
     notes_put(r->notes, p->note);
@@ -138,8 +140,7 @@ int replica_make_new(struct replica *r, struct pair *p, struct note *dir)
         notes_del(r->notes, p->note);
         return e < 0 ? replica_trouble(r, p->path, NULL, e) : 0;
     }
-    /* What is in a directory may have come with it, from elsewhere. */
-    p->note->flags = S_ISDIR(p->sattr.mode) ? NOTE_DEEP : 0;
+    p->note->flags &= NOTE_DEEP;
     notes_put(r->notes, p->note);
     if (S_ISDIR(p->sattr.mode))
         replica_add_id(&r->p->deep, p->note);
