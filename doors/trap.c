@@ -391,12 +391,21 @@ static void child_fails(int sock, int why)
     _exit(127);
 }
 
-/* Becomes the program; `sock` closes when it has. */
-static void child_main(struct trap *t, int sock, int state, char *const argv[])
+struct child {
+    int sock; /* closes when it has become the program */
+    int state;
+    struct sock_filter *filter;
+    int nfilter;
+    char *const *argv;
+};
+
+/* Becomes the program. */
+static void child_main(struct trap *t, const struct child *c)
 {
-    if (dup2(state, t->state_fd) < 0)
+    int sock = c->sock;
+    if (dup2(c->state, t->state_fd) < 0)
         child_fails(sock, -errno);
-    int fd = trap_filter(t->state_fd, t->opts.pass_from, t->opts.pass_to);
+    int fd = trap_filter_install(c->filter, c->nfilter);
     if (fd < 0)
         child_fails(sock, fd);
     struct fdpass msg = {.type = 'l', .nfd = 1, .fd = {fd}};
@@ -407,7 +416,7 @@ static void child_main(struct trap *t, int sock, int state, char *const argv[])
         _exit(127);
     if (t->opts.cwd && chdir(t->opts.cwd) < 0)
         child_fails(sock, -errno);
-    execvpe(argv[0], argv, t->opts.env ? t->opts.env : environ);
+    execvpe(c->argv[0], c->argv, t->opts.env ? t->opts.env : environ);
     child_fails(sock, -errno);
 }
 
@@ -512,16 +521,20 @@ int trap_start(struct trap_view *view, const struct trap_opts *opts, char *const
     struct trap *t = trap_new(view, opts);
     if (!t)
         return pl_fail(err, -ENOMEM, "no memory");
-    int state = -1, sock[2] = {-1, -1};
+    int sock[2] = {-1, -1};
+    struct child child = {.state = -1, .argv = argv};
     int r = items_init(t, err);
     if (r == 0)
         r = pick_number(t, err);
     if (r == 0 && syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &t->sizes) < 0)
         r = pl_fail(err, -ENOSYS, "seccomp: the kernel has no supervised filters (5.9 has)");
     if (r == 0 &&
-        ((r = item_state(t, view, NULL, NULL, &state)) < 0 || (r = fdpass_pair(sock)) < 0 ||
+        ((r = item_state(t, view, NULL, NULL, &child.state)) < 0 || (r = fdpass_pair(sock)) < 0 ||
          (r = pipe2(t->stop, O_CLOEXEC) < 0 ? -errno : 0) < 0))
         pl_fail(err, r, "no descriptors: %s", strerror(-r));
+    if (r == 0 && (r = child.nfilter = trap_filter_new(t->state_fd, t->opts.pass_from,
+                                                       t->opts.pass_to, &child.filter)) < 0)
+        pl_fail(err, r, "seccomp: no filter can be made: %s", strerror(-r));
     if (r < 0) {
         trap_free(t);
         return r;
@@ -531,10 +544,12 @@ int trap_start(struct trap_view *view, const struct trap_opts *opts, char *const
     t->child = fork();
     if (t->child == 0) {
         close(sock[0]);
-        child_main(t, sock[1], state, argv);
+        child.sock = sock[1];
+        child_main(t, &child);
     }
     close(sock[1]);
-    close(state);
+    close(child.state);
+    free(child.filter);
     more_descriptors();
     r = t->child < 0 ? pl_fail(err, -errno, "fork: %s", strerror(errno))
                      : begin(t, sock[0], argv[0], err);

@@ -173,7 +173,7 @@ static int compile(scmp_filter_ctx f, uintptr_t from, uintptr_t to, struct sock_
     return r;
 }
 
-static int install(struct sock_filter *p, int n)
+int trap_filter_install(struct sock_filter *p, int n)
 {
     struct sock_fprog prog = {.len = (unsigned short)n, .filter = p};
     unsigned long flags = SECCOMP_FILTER_FLAG_NEW_LISTENER;
@@ -186,7 +186,7 @@ static int install(struct sock_filter *p, int n)
     return fd < 0 ? -errno : (int)fd;
 }
 
-int trap_filter(int state_fd, uintptr_t pass_from, uintptr_t pass_to)
+int trap_filter_new(int state_fd, uintptr_t pass_from, uintptr_t pass_to, struct sock_filter **ret)
 {
     scmp_filter_ctx f = seccomp_init(SCMP_ACT_ALLOW);
     if (!f)
@@ -200,12 +200,7 @@ int trap_filter(int state_fd, uintptr_t pass_from, uintptr_t pass_to)
         r = refuse(f);
     if (r == 0)
         r = trap(f);
-    struct sock_filter *p = NULL;
-    int n = r < 0 ? r : compile(f, pass_from, pass_to, &p);
+    r = r < 0 ? r : compile(f, pass_from, pass_to, ret);
     seccomp_release(f);
-    if (n < 0)
-        return n;
-    r = install(p, n);
-    free(p);
     return r;
 }

@@ -433,8 +433,12 @@ int host_room(struct tcall *c, const struct target *t, char path[PATH_MAX]);
 int target_of_fd(struct tcall *c, int fd, bool writes, struct target *ret);
 
 /* ---- trap_filter.c ---- */
-/* Installs the filter in this process, which the program is to become: the listener or a negative
- * errno. */
-int trap_filter(int state_fd, uintptr_t pass_from, uintptr_t pass_to);
+/* The filter as the kernel takes it: its instructions, to be freed. It is made before the fork, for
+ * it takes memory, which the child of a process with threads should not ask for. The number of
+ * them, or a negative errno. */
+struct sock_filter;
+int trap_filter_new(int state_fd, uintptr_t pass_from, uintptr_t pass_to, struct sock_filter **ret);
+/* Installs it in this process, which the program is to become: the listener or a negative errno. */
+int trap_filter_install(struct sock_filter *filter, int n);
 
 #endif
