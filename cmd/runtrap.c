@@ -31,6 +31,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/resource.h>
@@ -353,7 +354,28 @@ static void fill_page(const struct super *s, struct reg_page *page)
     reg_set_state(page, "up");
 }
 
-static _Noreturn void supervise(struct super *s, int sock)
+/* Whoever kills plenum run means the program, as where the two are one process. */
+static struct {
+    pid_t parent;
+    int pidfd;
+} dies_with;
+
+static void parent_died(int sig)
+{
+    if (getppid() != dies_with.parent)
+        pidfd_send_signal(dies_with.pidfd, SIGKILL, NULL, 0);
+}
+
+static void die_with(pid_t parent, pid_t program)
+{
+    dies_with.parent = parent;
+    dies_with.pidfd = pidfd_open(program, 0);
+    signal(SIGUSR2, parent_died);
+    prctl(PR_SET_PDEATHSIG, SIGUSR2, 0, 0, 0);
+    parent_died(SIGUSR2); /* it may have been just before */
+}
+
+static _Noreturn void supervise(struct super *s, int sock, pid_t parent)
 {
     int *given = inherited(sock), status = 0;
     struct reg_meeting meet;
@@ -383,6 +405,7 @@ static _Noreturn void supervise(struct super *s, int sock)
         fill_page(s, page);
     say(sock, MSG_STARTED, 0, trap_pid(s->trap), NULL);
     let_go(s, given);
+    die_with(parent, trap_pid(s->trap));
     r = trap_wait(s->trap, &status);
     bool over = trap_is_over(s->trap); /* else it is not to be waited for: nothing has to reap us */
     if (!over)
@@ -444,10 +467,26 @@ static int end_as(int status)
     return 128 + WTERMSIG(status);
 }
 
+/* What the program reads from and writes to is not for us to hold open; what we say is said to
+ * standard error. */
+static void let_go_of_streams(int sock)
+{
+    int *given = inherited(sock), null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (int *fd = given; fd && *fd; fd++)
+        close(*fd);
+    free(given);
+    if (null < 0)
+        return;
+    dup2(null, 0);
+    dup2(null, 1);
+    close(null);
+}
+
 static int follow(const struct run *run, pid_t supervisor, int sock)
 {
     struct fdpass m;
     int r;
+    let_go_of_streams(sock);
     while ((r = fdpass_recv(sock, &m)) > 0 || r == -EINTR) {
         if (r < 0)
             continue;
@@ -477,11 +516,11 @@ int run_trap(const struct run *run)
     sigset_t all, old; /* of what comes from here on, nothing is lost */
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, &old);
-    pid_t pid = fork();
+    pid_t self = getpid(), pid = fork();
     if (pid == 0) {
         sigprocmask(SIG_SETMASK, &old, NULL);
         close(pair[0]);
-        supervise(s, pair[1]);
+        supervise(s, pair[1], self);
     }
     free(s);
     close(pair[1]);

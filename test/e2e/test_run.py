@@ -207,12 +207,15 @@ def test_streams_are_its_own(views):
     """What it was given is held by nobody else, and SIGPIPE is what it was."""
     views.make(A={}, B={})
     r, w = os.pipe()
-    p = views.start("--view A B", "bash", "-c", f"echo x >&{w}; exec {w}>&-; sleep 50", pass_fds=[w])
+    p = views.start("--view A B", "bash", "-c", f"echo x >&{w}; exec {w}>&- >&-; sleep 1000", pass_fds=[w],
+                    stdout=subprocess.PIPE)
     os.close(w)
     assert os.read(r, 10) == b"x\n" and os.read(r, 10) == b""  # the end, though the view lives
+    assert p.stdout.read() == b""
     p.kill()
     p.wait()
     os.close(r)
+    views.gone()  # its program is killed with plenum run
     out = views.plain("bash", "-c", '"$P" run --door=$D -- yes | head -1; echo ${PIPESTATUS[0]}').stdout
     assert out == "y\n141\n"
     assert views.plain(PLENUM, "run", f"--door={views.door}", "--", "cat", stdin=None, input="in").stdout == "in"
