@@ -153,7 +153,7 @@ def test_moved(plenum):
     relay.cut()
     held.write("moved")
     assert (far.dir / "held").read_text() == "moved\n"
-    assert locked(far.dir / "held")
+    wait_for(lambda: locked(far.dir / "held"), "the lock is not taken again")
     held.close()
     assert link(plenum, at)["breaks"] == 1
 
@@ -298,7 +298,7 @@ def test_server_restarted(plenum, how):
         server = serve_again(plenum, server, far)
         f.write(turn)
         os.mkdir(at / f"d{turn}")
-        assert locked(far / "open")
+        wait_for(lambda: locked(far / "open"), "the lock is not taken again")
     f.close()
     assert (far / "open").read_text() == "before\n0\n1\n2\n"
     assert sorted(p.name for p in far.iterdir()) == ["d0", "d1", "d2", "open"]
@@ -340,7 +340,7 @@ def test_no_failover_while_nobody_answers(plenum):
     is_down(plenum, at)
     relays[0].listen()
     is_up(plenum, at)
-    assert locked(far / "held")
+    wait_for(lambda: locked(far / "held"), "the lock is not taken again")
     f.close()
     assert plenum.entry(at)["peer"] == relays[0].addr and relays[1].passed == 0
 
@@ -455,7 +455,7 @@ def test_locks_of_a_killed_server_of_a_mount(plenum):
         os.kill(e["server"], signal.SIGKILL)
         wait_for(lambda: plenum.entry(at)["server"] not in (0, e["server"]))
         f.write(i)
-        assert locked(far / "f")
+        wait_for(lambda: locked(far / "f"), "the lock is not taken again")
     f.close()
     wait_for(lambda: not locked(far / "f"), "the first server's session is kept")
     assert (far / "f").read_text() == "0\n1\n2\n"
@@ -544,7 +544,7 @@ def test_ssh_is_killed(plenum, host, which):
             assert (d / f"f{turn}").read_text() == f"after {turn} deaths"
             wait_for(lambda at=at, n=before: link(plenum, at)["breaks"] == n + 1)
     for f, (at, d) in zip(held, ways):
-        assert locked(d / "held")
+        wait_for(lambda: locked(d / "held"), "the lock is not taken again")
         f.write("still")
         f.close()
         assert (d / "held").read_text() == "still\n"
@@ -606,7 +606,7 @@ def test_ssh_is_killed_under_a_spec(plenum, host):
         kill_ssh(host)
         (at / f"f{turn}").write_text("x")
         assert (d / f"f{turn}").read_text() == "x"
-    assert locked(d / "held")
+    wait_for(lambda: locked(d / "held"), "the lock is not taken again")
     held.close()
     assert link(plenum, at)["breaks"] == 3
     plenum.run("umount", at)
