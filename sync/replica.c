@@ -405,10 +405,13 @@ static int by_number(struct replica *r, uint64_t ino)
 int replica_apply(struct replica *r, const struct journal_record *recs, size_t n, bool more)
 {
     int e = 0;
+    bool gap = false;
     begin(r);
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
+        gap |= recs[i].gap;
         if (recs[i].ino)
             note_written(r, &recs[i]);
+    }
     for (size_t i = 0; e == 0 && i < n; i++) {
         const struct journal_record *rec = &recs[i];
         /* Of many writes to one file the first does it all. */
@@ -427,7 +430,8 @@ int replica_apply(struct replica *r, const struct journal_record *recs, size_t n
     r->p->rec = NULL;
     e = end(r, e, more);
     if (e == 0) {
-        notes_applied(r->notes, recs[n - 1].seq, r->notes->whole);
+        /* Nobody hears of the gap again, and who comes after us has to compare all the same. */
+        notes_applied(r->notes, recs[n - 1].seq, r->notes->whole && !gap);
         e = notes_sync(r->notes);
     }
     return e;
