@@ -256,7 +256,7 @@ int notes_blocks(struct note_object *o, size_t count)
     return 0;
 }
 
-static struct note *next_beneath(struct note *at, const struct note *top)
+struct note *notes_next_beneath(struct note *at, const struct note *top)
 {
     if (at->children)
         return at->children;
@@ -400,7 +400,7 @@ static void put_busy(struct notes *n, const struct note_object *o)
 /* A name that may not be there; a directory that is elsewhere has all that is in it with it. */
 static void doubt_name(struct notes *n, struct note *top)
 {
-    for (struct note *at = top->parent ? top : NULL; at; at = next_beneath(at, top)) {
+    for (struct note *at = top->parent ? top : NULL; at; at = notes_next_beneath(at, top)) {
         at->flags |= S_ISDIR(at->fmt) ? NOTE_MAYBE | NOTE_DEEP : NOTE_MAYBE;
         notes_put(n, at);
     }
@@ -612,7 +612,7 @@ static int fill(void *arg, struct synclog *to)
 {
     struct notes *n = arg;
     n->error = 0;
-    for (struct note *at = n->root; at; at = next_beneath(at, n->root)) {
+    for (struct note *at = n->root; at; at = notes_next_beneath(at, n->root)) {
         put_note(n, to, at);
         put_blocks(n, to, at->o, 0, at->o->nhash);
     }
@@ -627,7 +627,7 @@ int notes_sync(struct notes *n)
     uint64_t useful = n->count * NOTE_SIZE;
     if (n->error || n->log.size > SLACK + 4 * useful) {
         uint64_t blocks = 0;
-        for (struct note *at = n->root; at; at = next_beneath(at, n->root))
+        for (struct note *at = n->root; at; at = notes_next_beneath(at, n->root))
             blocks += at->o->nhash;
         if (n->error || n->log.size > SLACK + 4 * (useful + 8 * blocks))
             return synclog_replace(&n->log, fill, n);

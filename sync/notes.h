@@ -56,7 +56,8 @@ struct note {
     struct note *twin;     /* another name of the same object of the source: a hard link */
     struct note_object *o; /* the same one, if it is linked at the replica too */
     uint32_t id, flags, generation;
-    bool is_doomed, known; /* known: in the index by number */
+    bool is_doomed, to_list; /* of who uses them, and not written */
+    bool known;              /* in the index by number */
     uint32_t fmt;
     uint64_t ino; /* in the source */
 };
@@ -97,6 +98,9 @@ struct note *notes_find(const struct notes *n, const char *path);
 struct note *notes_child(const struct note *dir, const char *name);
 /* The notes of one object of the source, through `twin`. */
 struct note *notes_object(const struct notes *n, uint64_t ino);
+/* Of `top` and all beneath it, the one behind `at` (a directory before what is in it); NULL: it is
+ * the last. */
+struct note *notes_next_beneath(struct note *at, const struct note *top);
 /* "/a/b" into a buffer of `size`; false: too long. */
 bool notes_path(const struct note *note, char *buf, size_t size);
 

@@ -285,6 +285,11 @@ static void listed(struct replica *r, struct note *dir)
     notes_put(r->notes, dir);
 }
 
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
 /* Lists one directory: what is new, what is not there any more. */
 static int list_again(struct replica *r, struct note *dir)
 {
@@ -297,11 +302,11 @@ static int list_again(struct replica *r, struct note *dir)
     replica_touch(r, dir);
     if (e == 0) {
         bool all = true;
+        if (l.n)
+            qsort(l.v, l.n, sizeof(*l.v), by_name);
         HASH_ITER (hh, dir->children, c, next) {
-            size_t i = 0;
-            while (i < l.n && strcmp(l.v[i], c->name) != 0)
-                i++;
-            if (i == l.n && !replica_in_limbo(c)) {
+            bool is = l.n && bsearch(&c->name, l.v, l.n, sizeof(*l.v), by_name);
+            if (!is && !replica_in_limbo(c)) {
                 replica_doom(r, c);
                 all = false;
             }
@@ -321,7 +326,7 @@ static int list_again(struct replica *r, struct note *dir)
     }
     dir = r->notes->by_id[id];
     if (dir && e < 0)
-        dir->flags |= NOTE_DEEP;
+        replica_look_later(r, dir);
     else if (dir && !(dir->flags & NOTE_DEEP))
         notes_put(r->notes, dir);
     free(l.v);
@@ -332,9 +337,11 @@ static int list_again(struct replica *r, struct note *dir)
 static int deep(struct replica *r)
 {
     int e = 0;
-    for (size_t i = 0; e == 0 && i < r->p->deep.n && !r->p->comparing; i++) {
+    for (size_t i = 0; e == 0 && i < r->p->deep.n; i++) {
         struct note *n = r->notes->by_id[r->p->deep.v[i]];
-        if (n && !n->is_doomed && !replica_in_limbo(n))
+        if (n)
+            n->to_list = false;
+        if (n && !n->is_doomed && !replica_in_limbo(n) && !r->p->comparing)
             e = list_again(r, n);
     }
     r->p->deep.n = 0;
@@ -402,6 +409,20 @@ static int by_number(struct replica *r, uint64_t ino)
     return n && notes_path(n, path, sizeof(path)) ? replica_entry(r, path) : 0;
 }
 
+/* One of the names of a rename. A directory that is noted there already may have had other names in
+ * between, of which the records say what is in it now. */
+static int renamed(struct replica *r, const char *path)
+{
+    struct note *n = notes_find(r->notes, path);
+    uint32_t id = n ? n->id : 0;
+    uint64_t ino = n ? n->ino : 0;
+    int e = replica_entry(r, path);
+    n = notes_find(r->notes, path);
+    if (e == 0 && n && id && n->id == id && n->ino == ino && S_ISDIR(n->fmt) && !n->is_doomed)
+        replica_list_beneath(r, n);
+    return e;
+}
+
 int replica_apply(struct replica *r, const struct journal_record *recs, size_t n, bool more)
 {
     int e = 0;
@@ -423,9 +444,9 @@ int replica_apply(struct replica *r, const struct journal_record *recs, size_t n
         if (e == 0 && !*rec->path && !*rec->path2 && rec->ino)
             e = by_number(r, rec->ino);
         if (e == 0 && *rec->path2 == '/')
-            e = replica_entry(r, rec->path2);
+            e = renamed(r, rec->path2);
         if (e == 0 && *rec->path == '/')
-            e = replica_entry(r, rec->path);
+            e = *rec->path2 == '/' ? renamed(r, rec->path) : replica_entry(r, rec->path);
     }
     r->p->rec = NULL;
     e = end(r, e, more);
@@ -443,14 +464,14 @@ static int walk(struct replica *r, const char *path, int depth)
 {
     struct names l;
     int e = list(r, path, &l);
-    struct note *n = notes_find(r->notes, path), *c, *next;
+    struct note *n = notes_find(r->notes, path), *c;
     if (e < 0) {
-        /* What cannot be listed is not therefore gone. */
-        if (n)
-            HASH_ITER (hh, n->children, c, next)
-                c->generation = r->p->generation;
-        if (n)
-            replica_look_later(r, n);
+        /* What cannot be listed is not therefore gone, and to be looked at where it turns up. */
+        for (c = n; c; c = notes_next_beneath(c, n)) {
+            c->generation = r->p->generation;
+            if (S_ISDIR(c->fmt) && (c == n || e == -ENOENT))
+                replica_look_later(r, c);
+        }
         e = replica_trouble(r, path, NULL, e);
     } else if (n) {
         listed(r, n); /* what is not found of it sets that again */
@@ -505,6 +526,9 @@ int replica_open(struct replica *r)
     int e = r->p ? pl_attach(r->src, r->call, "", &r->p->sroot, &attr) : -ENOMEM;
     if (e == 0)
         e = pl_attach(r->dst, r->call, "", &r->p->droot, &attr);
+    for (uint32_t i = 0; e == 0 && i < r->notes->nids; i++)
+        if (r->notes->by_id[i]) /* of a batch that failed: the lists are gone with it */
+            r->notes->by_id[i]->is_doomed = r->notes->by_id[i]->to_list = false;
     if (e == 0) { /* a replica that is back, or a successor of ours */
         notes_doubt(r->notes);
         r->p->unsure = !r->dry;
@@ -513,12 +537,10 @@ int replica_open(struct replica *r)
         e = replica_finish_intent(r);
     for (uint32_t i = 0; e == 0 && i < r->notes->nids; i++) {
         struct note *n = r->notes->by_id[i];
-        if (n)
-            n->is_doomed = false; /* of a batch that failed: the list is gone with it */
         if (n && S_ISDIR(n->fmt) && (n->o->flags & NOTE_LOST))
             replica_add_id(&r->p->touched, n);
         if (n && S_ISDIR(n->fmt) && (n->flags & NOTE_DEEP))
-            replica_add_id(&r->p->deep, n);
+            replica_list(r, n);
         if (n && replica_in_limbo(n))
             replica_doom(r, n);
     }

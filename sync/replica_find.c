@@ -162,6 +162,13 @@ void replica_touch(struct replica *r, struct note *dir)
     }
 }
 
+void replica_list(struct replica *r, struct note *dir)
+{
+    if (!dir->to_list)
+        replica_add_id(&r->p->deep, dir);
+    dir->to_list = true;
+}
+
 void replica_doom(struct replica *r, struct note *n)
 {
     if (!n->is_doomed)

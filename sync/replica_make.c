@@ -143,7 +143,7 @@ int replica_make_new(struct replica *r, struct pair *p, struct note *dir)
     p->note->flags &= NOTE_DEEP;
     notes_put(r->notes, p->note);
     if (S_ISDIR(p->sattr.mode))
-        replica_add_id(&r->p->deep, p->note);
+        replica_list(r, p->note);
     if (!taken)
         replica_tell(r, REPLICA_MAKES, p->path, "");
     return fill(r, p, dir);
@@ -208,7 +208,7 @@ int replica_bring(struct replica *r, struct pair *p, struct note *dir, struct no
     int v = replica_look(r, &old);
     if (v == ANEW) { /* it may still have that name in the source */
         replica_look_later(r, up);
-        replica_add_id(&r->p->deep, up);
+        replica_list(r, up);
     }
     if (v != GO)
         return v == SKIP ? 0 : v;

@@ -6,8 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SMALL (64u << 10)      /* not worth a place in limbo: it is sent again */
-#define LIMBO ".plenum-limbo-" /* in the root: what is in the way, until it is known why */
+#define SMALL (64u << 10) /* not worth a place in limbo: it is sent again */
 
 /* ---- removing ---- */
 
@@ -123,7 +122,12 @@ int replica_reap_all(struct replica *r, bool more)
         n->is_doomed = false;
         /* It is there again, or was never gone. */
         if (!replica_src_gone(r, path)) {
+            uint32_t id = n->id;
             e = replica_entry(r, path);
+            /* What was not found in it was not looked for while it was away. */
+            n = r->notes->by_id[id];
+            if (n && !replica_in_limbo(n))
+                replica_list_beneath(r, n);
             continue;
         }
         e = reap(r, n, 0);
@@ -189,19 +193,10 @@ static bool is_recorded(const struct replica *r, const char *from, const char *t
  * those everything beneath is looked at. */
 static void look_again(struct replica *r, struct note *top, bool all)
 {
-    struct note *at = top;
-    while (at) {
-        /* The top itself in any case: its number may have been another directory's before. */
+    /* The top itself in any case: its number may have been another directory's before. */
+    for (struct note *at = top; at; at = notes_next_beneath(at, top))
         if (S_ISDIR(at->fmt) && (all || at == top || (at->flags & NOTE_DEEP)))
-            replica_add_id(&r->p->deep, at);
-        if (at->children) {
-            at = at->children;
-            continue;
-        }
-        while (at != top && !at->hh.next)
-            at = at->parent;
-        at = at == top ? NULL : at->hh.next;
-    }
+            replica_list(r, at);
 }
 
 /* Something in this directory was not found, by which it may only be known that it has moved. */
@@ -211,6 +206,16 @@ void replica_look_later(struct replica *r, struct note *dir)
         return;
     dir->flags |= NOTE_DEEP;
     notes_put(r->notes, dir);
+}
+
+void replica_list_beneath(struct replica *r, struct note *top)
+{
+    for (struct note *at = top; at; at = notes_next_beneath(at, top)) {
+        if (!S_ISDIR(at->fmt))
+            continue;
+        replica_look_later(r, at);
+        replica_list(r, at);
+    }
 }
 
 /* The same of something noted; nothing may be in its way but what is noted too. */
@@ -259,7 +264,10 @@ int replica_finish_intent(struct replica *r)
     struct note *over = notes_child(dir, replica_last_name(to));
     if (over)
         notes_del(r->notes, over);
-    return notes_move(r->notes, n, dir, replica_last_name(to));
+    e = notes_move(r->notes, n, dir, replica_last_name(to));
+    /* The record may be another's, by which nobody would look into it. */
+    replica_list_beneath(r, n);
+    return e;
 }
 
 /* Moves what is in the way aside: it may turn up elsewhere in the source. */

@@ -13,7 +13,8 @@
 #define PATH_SIZE 8192
 #define RANGES    16
 #define MAX_DEPTH (PATH_SIZE / 2)
-#define FOREIGN   1 /* instead of 0: somebody else has changed the file meanwhile */
+#define LIMBO     ".plenum-limbo-" /* in the root: what is in the way, until it is known why */
+#define FOREIGN   1                /* instead of 0: somebody else has changed the file meanwhile */
 
 /* The directory that was used last. */
 struct spot {
@@ -46,9 +47,9 @@ struct replica_state {
     struct ids doomed, touched, deep; /* notes: to be removed, to get times, to be listed */
     struct ids dirty;                 /* to be synced */
     uint32_t generation;
-    const struct journal_record *rec; /* that is carried out; NULL: none */
+    const struct journal_record *rec;    /* that is carried out; NULL: none */
     bool comparing, no_owners;
-    bool local;  /* files of this machine: they have descriptors */
+    bool local;                          /* files of this machine: they have descriptors */
     bool unsure; /* the replica may have forgotten what was done, since the last batch that was */
     bool moved;  /* dry: not everything is where it would be by now */
 };
@@ -86,9 +87,11 @@ int replica_dst_gone(struct replica *r, const struct pair *p, int e);
 /* Is there nothing at the path in the source? Its number there, 0: nothing that can be seen. */
 bool replica_src_gone(struct replica *r, const char *path);
 uint64_t replica_src_ino(struct replica *r, const char *path);
-/* Lists of notes: `touch` are directories that get their times, `doom` what is to be removed. */
+/* Lists of notes: `touch` are directories that get their times, `list` those whose names are looked
+ * at, `doom` what is to be removed. */
 void replica_add_id(struct ids *ids, const struct note *n);
 void replica_touch(struct replica *r, struct note *dir);
+void replica_list(struct replica *r, struct note *dir);
 void replica_doom(struct replica *r, struct note *n);
 /* An error of one object is told and noted, of one that has gone ignored (0); others are returned.
  */
@@ -121,6 +124,8 @@ int replica_look(struct replica *r, struct pair *p);
 bool replica_in_limbo(const struct note *n);
 int replica_reap_all(struct replica *r, bool more);
 void replica_look_later(struct replica *r, struct note *dir);
+/* It, if it is a directory, and those beneath are to be listed, also by who comes after us. */
+void replica_list_beneath(struct replica *r, struct note *top);
 /* Renames something noted; nothing may be in its way but what is noted too. */
 int replica_move(struct replica *r, struct note *n, const char *from, const char *to,
                  struct note *dir);

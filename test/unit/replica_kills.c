@@ -141,10 +141,13 @@ static void change(struct drill *x)
     } else if (!S_ISDIR(st.st_mode)) {
         assert_int_equal(unlink(in(x->src, path)), 0);
         record(x, path, "", st.st_ino, 0, 0);
-    } else if (rnd(x, 2)) {
-        snprintf(to, sizeof(to), "/m%u", world->names++);
-        assert_int_equal(rename(in(x->src, path), in(x->src, to)), 0);
-        record(x, path, to, st.st_ino, 0, 0);
+    } else if (rnd(x, 2)) { /* also to where it, or another, has been before */
+        snprintf(to, sizeof(to), "/m%u", rnd(x, 2) ? world->names++ : rnd(x, world->names));
+        if (lstat(in(x->src, to), &st) < 0) {
+            st.st_ino = ino_at(x, path);
+            assert_int_equal(rename(in(x->src, path), in(x->src, to)), 0);
+            record(x, path, to, st.st_ino, 0, 0);
+        }
     } else if (rmdir(in(x->src, path)) == 0) {
         record(x, path, "", st.st_ino, 0, 0);
     }

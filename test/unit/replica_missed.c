@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What no record says any more is found again.
+ * What no record says any more: names whose directory had another name when they were told of, and
+ * moved on before they were looked for; a gap. Each is found again, whenever the replicator is killed.
  */
 #include "replica_fixture.h"
 
@@ -19,6 +20,11 @@ static void compare(struct drill *x)
     assert_int_equal(replica_compare(&x->r, x->notes.applied), 0);
 }
 
+static void move(struct drill *x, const char *from, const char *to)
+{
+    assert_int_equal(rename(in(x->src, from), in(x->src, to)), 0);
+}
+
 static void link_to(struct drill *x, const char *path)
 {
     assert_int_equal(symlink("to/there", in(x->src, path)), 0);
@@ -32,6 +38,74 @@ static void begin_with_dirs(struct drill *x)
     link_to(x, "/d/sub/old");
     begin(x);
     compare(x);
+}
+
+/* ---- listing what has moved ---- */
+
+static void there_and_back(void **state)
+{
+    struct drill *x = make();
+    const struct journal_record recs[] = {{.path = "/d", .path2 = "/e"},
+                                          {.path = "/e/sub/s", .path2 = ""},
+                                          {.path = "/e", .path2 = "/d"}};
+    begin_with_dirs(x);
+    link_to(x, "/d/sub/s");
+    apply(x, recs, 3);
+    same(x, "there and back");
+    stop(x);
+    end(x);
+}
+
+static void moves_on(struct drill *x, const struct pl_event *ev)
+{
+    if (ev->op != PL_OP_rename)
+        return;
+    x->meanwhile = NULL;
+    move(x, "/f", "/g");
+}
+
+/* Its directory is gone again when it is to be listed, and so is the replicator then. */
+static void moved_before_it_was_listed(void **state)
+{
+    struct drill *x = make();
+    const struct journal_record recs[] = {{.path = "/d", .path2 = "/e"},
+                                          {.path = "/e/sub/s", .path2 = ""},
+                                          {.path = "/e", .path2 = "/f"}};
+    begin_with_dirs(x);
+    move(x, "/d", "/f");
+    link_to(x, "/f/sub/s");
+    x->meanwhile = moves_on;
+    apply(x, recs, 3);
+    assert_null(x->meanwhile);
+    stop(x);
+    begin(x);
+    apply(x, &(struct journal_record){.path = "/f", .path2 = "/g"}, 1);
+    same(x, "moved before it was listed");
+    stop(x);
+    end(x);
+}
+
+static void moves_away(struct drill *x, const struct pl_event *ev)
+{
+    if (ev->op != PL_OP_lookup || strcmp(ev->name, "d") != 0)
+        return;
+    x->meanwhile = NULL;
+    move(x, "/d", "/m");
+}
+
+/* A comparison that finds a directory, and cannot list it, as it has moved. */
+static void moved_while_it_was_compared(void **state)
+{
+    struct drill *x = make();
+    begin_with_dirs(x);
+    link_to(x, "/d/sub/s");
+    x->meanwhile = moves_away;
+    compare(x);
+    assert_null(x->meanwhile);
+    apply(x, &(struct journal_record){.path = "/d", .path2 = "/m"}, 1);
+    same(x, "moved while it was compared");
+    stop(x);
+    end(x);
 }
 
 static void a_gap_is_not_carried_out(void **state)
@@ -53,10 +127,84 @@ static void a_gap_is_not_carried_out(void **state)
     end(x);
 }
 
+/* ---- killed ---- */
+
+struct story {
+    const char *name;
+    void (*first)(struct drill *x);  /* what the killed one saw, */
+    void (*second)(struct drill *x); /* and what happened until the next */
+    struct journal_record recs[8];
+    size_t n, later; /* of them, for the killed one; for the next */
+};
+
+static void moved_twice(struct drill *x)
+{
+    move(x, "/d", "/f");
+    link_to(x, "/f/sub/s");
+}
+
+static const struct story stories[] = {
+    {"moved twice",
+     moved_twice,
+     NULL,
+     {{.path = "/d", .path2 = "/e"},
+      {.path = "/e/sub/s", .path2 = ""},
+      {.path = "/e", .path2 = "/f"}},
+     3,
+     3},
+};
+
+/* Killed at its n-th operation; false: it came to its end. */
+static bool tell_until(const struct story *s, unsigned n, bool done)
+{
+    struct drill *x = make();
+    char when[64];
+    int status;
+    begin_with_dirs(x);
+    stop(x);
+    s->first(x);
+    pid_t pid = fork();
+    if (pid == 0) {
+        begin(x);
+        x->ops = 0;
+        x->at = n;
+        x->done = done;
+        apply(x, s->recs, s->n);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status) && (WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == 9));
+    if (s->second)
+        s->second(x);
+    begin(x);
+    apply(x, s->recs, s->later);
+    snprintf(when, sizeof(when), "%s, killed %s %u", s->name, done ? "after" : "before", n);
+    if (*x->told)
+        fail_msg("%s: told %s", when, x->told);
+    same(x, when);
+    stop(x);
+    end(x);
+    return WEXITSTATUS(status) != 0;
+}
+
+static void killed(void **state)
+{
+    for (size_t i = 0; i < sizeof(stories) / sizeof(*stories); i++) {
+        unsigned n = 1;
+        while (tell_until(&stories[i], n, true) && tell_until(&stories[i], n, false))
+            n++;
+        assert_true(n > 4);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(there_and_back),
+        cmocka_unit_test(moved_before_it_was_listed),
+        cmocka_unit_test(moved_while_it_was_compared),
         cmocka_unit_test(a_gap_is_not_carried_out),
+        cmocka_unit_test(killed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
