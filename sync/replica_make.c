@@ -3,6 +3,7 @@
 #include "sync/replica_priv.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <unistd.h>
 
 static int make_special(struct replica *r, struct pair *p, struct pl_node *dir)
@@ -154,8 +155,10 @@ struct note *replica_elsewhere(struct replica *r, const struct pair *p, char fro
                                bool *still)
 {
     struct note *m = notes_object(r->notes, p->sattr.ino), *at = notes_find(r->notes, p->path);
-    while (m && (m == at || m->fmt != (p->sattr.mode & S_IFMT) || (m->flags & NOTE_NEW) ||
-                 !notes_path(m, from, PATH_SIZE)))
+    /* What a predecessor was about to make may be there: replica_look() finds out. (Of a directory
+     * nobody could say whose it is.) */
+    while (m && (m == at || m->fmt != (p->sattr.mode & S_IFMT) ||
+                 ((m->flags & NOTE_NEW) && S_ISDIR(m->fmt)) || !notes_path(m, from, PATH_SIZE)))
         m = m->twin;
     *still = m && replica_src_ino(r, from) == p->sattr.ino;
     return m && *still && S_ISDIR(m->fmt) ? NULL : m;
@@ -203,7 +206,7 @@ static int link_noted(struct replica *r, struct pair *old, const char *path, str
 int replica_bring(struct replica *r, struct pair *p, struct note *dir, struct note *m,
                   const char *from, bool still)
 {
-    struct pair old = {.path = from, .note = m};
+    struct pair old = {.path = from, .note = m, .src = p->src, .sattr = p->sattr};
     struct note *up = m->parent;
     int v = replica_look(r, &old);
     if (v == ANEW) { /* it may still have that name in the source */
@@ -212,6 +215,11 @@ int replica_bring(struct replica *r, struct pair *p, struct note *dir, struct no
     }
     if (v != GO)
         return v == SKIP ? 0 : v;
+    if (m->flags & NOTE_NEW) { /* it is ours; what is in it, and its attributes, are to be made */
+        m->flags &= ~(uint32_t)NOTE_NEW;
+        m->o->flags |= NOTE_BUSY;
+        notes_put(r->notes, m);
+    }
     int e = still ? link_noted(r, &old, p->path, dir) : replica_move(r, m, from, p->path, dir);
     if (old.dst)
         pl_node_unref(old.dst);
@@ -254,18 +262,95 @@ static int another_special(struct replica *r, struct pair *p)
     return e == GO ? ANEW : e;
 }
 
+/* Another name of the source's object that has not the replica's object at p->path (looked at), but
+ * another: its path. *ret_noted: it has, and only the notes say otherwise. */
+static struct note *apart_from(struct replica *r, const struct pair *p, char path[PATH_SIZE],
+                               bool *ret_noted)
+{
+    const struct note *n = p->note;
+    struct pl_node *node;
+    struct pl_attr a;
+    for (struct note *t = notes_object(r->notes, n->ino); t; t = t->twin) {
+        if (t == n || t->fmt != n->fmt || (t->flags & NOTE_NEW) || replica_in_limbo(t) ||
+            (t->o == n->o && !r->p->comparing) || !notes_path(t, path, PATH_SIZE) ||
+            replica_src_ino(r, path) != n->ino || replica_dst_find(r, path, &node, &a) < 0)
+            continue;
+        pl_node_unref(node);
+        *ret_noted = a.ino == p->dattr.ino;
+        /* Whatever numbers say: as many names as are noted are one object. */
+        return t->o == n->o && (*ret_noted || p->dattr.nlink >= n->o->names) ? NULL : t;
+    }
+    return NULL;
+}
+
+/* A name in limbo that is free. */
+static void free_limbo(const struct replica *r, const struct note *n, char path[64])
+{
+    for (unsigned i = 0; i == 0 || notes_child(r->notes->root, path + 1); i++)
+        snprintf(path, 64, "/" LIMBO "link-%u-%u", n->id, i);
+}
+
+/* One object of the source that became two: what is at p->path (looked at) gives way to a link to
+ * the other, once there is that link, in limbo. GO (also if there is nothing to do, or it cannot be
+ * done): on with what is at p->path now; or as replica_look(). */
+static int join(struct replica *r, struct pair *p, struct note *dir)
+{
+    char path[PATH_SIZE], limbo[64];
+    bool noted = false;
+    struct note *t = p->sattr.nlink > 1 && S_ISREG(p->note->fmt) && !r->p->no_links
+                         ? apart_from(r, p, path, &noted)
+                         : NULL;
+    struct pair old = {.path = path, .note = t, .src = p->src, .sattr = p->sattr};
+    if (t && r->dry)
+        replica_tell(r, REPLICA_LINKS, path, p->path);
+    if (!t || r->dry)
+        return GO;
+    if (!noted) {
+        int v = replica_look(r, &old);
+        if (v != GO)
+            return v < 0 ? v : GO;
+        free_limbo(r, p->note, limbo);
+        int e = link_noted(r, &old, limbo, r->notes->root);
+        pl_node_unref(old.dst);
+        r->p->no_links |= e == -EPERM || e == -EOPNOTSUPP || e == -EXDEV;
+        if (e != 0)
+            return e < 0 && !replica_minor(e) && e != -ENOENT ? e : GO;
+        struct note *l = notes_child(r->notes->root, limbo + 1);
+        v = replica_clear_way(r, p->note, p->path, true);
+        e = v == GO ? replica_move(r, l, limbo, p->path, dir) : v;
+        if (e != 0) {
+            replica_doom(r, l);
+            p->note = notes_child(dir, replica_last_name(p->path));
+            return e;
+        }
+        replica_tell(r, REPLICA_LINKS, path, p->path);
+    }
+    pl_node_unref(p->dst);
+    p->dst = NULL;
+    if (noted) { /* then it is found to be there */
+        notes_del(r->notes, p->note);
+        return ANEW;
+    }
+    p->untrusted = p->touched = p->ours = false;
+    p->note = notes_child(dir, replica_last_name(p->path));
+    return replica_look(r, p);
+}
+
 int replica_update(struct replica *r, struct pair *p, struct note *dir)
 {
     bool same = unchanged(r, p);
     p->note->is_doomed = false;
     if (same && !r->p->comparing)
         return 0;
+    uint32_t id = p->note->id;
     int v = p->path[1] ? replica_look(r, p) : replica_dst_find(r, "/", &p->dst, &p->dattr);
+    if (v == GO && p->dst && p->path[1])
+        v = join(r, p, dir);
     if (v == ANEW)
         return ANEW;
     struct written *w;
     HASH_FIND(hh, r->p->written, &p->sattr.ino, sizeof(p->sattr.ino), w);
-    if (w && v == SKIP) { /* left alone, and told */
+    if (w && v == SKIP && p->note) { /* left alone, and told */
         w->done = true;
         w->object = p->note->o->id;
     }
@@ -276,5 +361,5 @@ int replica_update(struct replica *r, struct pair *p, struct note *dir)
         if (v != GO)
             return v == ANEW ? ANEW : v < 0 ? replica_trouble(r, p->path, NULL, v) : 0;
     }
-    return same && !p->untrusted && !p->touched ? 0 : fill(r, p, dir);
+    return same && id == p->note->id && !p->untrusted && !p->touched ? 0 : fill(r, p, dir);
 }

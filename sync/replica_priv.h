@@ -48,7 +48,7 @@ struct replica_state {
     struct ids dirty;                 /* to be synced */
     uint32_t generation;
     const struct journal_record *rec;    /* that is carried out; NULL: none */
-    bool comparing, no_owners;
+    bool comparing, no_owners, no_links; /* no: the replica has none */
     bool local;                          /* files of this machine: they have descriptors */
     bool unsure; /* the replica may have forgotten what was done, since the last batch that was */
     bool moved;  /* dry: not everything is where it would be by now */

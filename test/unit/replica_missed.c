@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What no record says any more: names whose directory had another name when they were told of, and
- * moved on before they were looked for; a gap. Each is found again, whenever the replicator is killed.
+ * moved on before they were looked for; a gap; one object that became two. Each is found again,
+ * whenever the replicator is killed.
  */
 #include "replica_fixture.h"
 
@@ -143,6 +144,22 @@ static void moved_twice(struct drill *x)
     link_to(x, "/f/sub/s");
 }
 
+static void new_in_moved(struct drill *x)
+{
+    filled(x->src, "/d/a", 1, 3000);
+    move(x, "/d", "/e");
+}
+
+static void linked(struct drill *x)
+{
+    assert_int_equal(link(in(x->src, "/e/a"), in(x->src, "/b")), 0);
+}
+
+static void renamed(struct drill *x)
+{
+    move(x, "/e/a", "/b");
+}
+
 static const struct story stories[] = {
     {"moved twice",
      moved_twice,
@@ -152,6 +169,18 @@ static const struct story stories[] = {
       {.path = "/e", .path2 = "/f"}},
      3,
      3},
+    {"linked",
+     new_in_moved,
+     linked,
+     {{.path = "/d", .path2 = "/e"}, {.path = "/e/a", .path2 = "/b"}},
+     1,
+     2},
+    {"renamed",
+     new_in_moved,
+     renamed,
+     {{.path = "/d", .path2 = "/e"}, {.path = "/e/a", .path2 = "/b"}},
+     1,
+     2},
 };
 
 /* Killed at its n-th operation; false: it came to its end. */
@@ -197,6 +226,89 @@ static void killed(void **state)
     }
 }
 
+/* ---- one object that became two ---- */
+
+static void begin_with_links(struct drill *x)
+{
+    filled(x->src, "/a", 1, 100000);
+    assert_int_equal(link(in(x->src, "/a"), in(x->src, "/b")), 0);
+    assert_int_equal(link(in(x->src, "/a"), in(x->src, "/c")), 0);
+    begin(x);
+    compare(x);
+    same(x, "linked");
+}
+
+/* Noted as an object of its own. */
+static void note_apart(struct drill *x, const char *path)
+{
+    struct note *n = notes_find(&x->notes, path);
+    uint64_t ino = n->ino;
+    notes_del(&x->notes, n);
+    n = notes_add(&x->notes, x->notes.root, path + 1, ino, S_IFREG);
+    assert_non_null(n);
+    n->o->flags = NOTE_BUSY;
+    notes_put(&x->notes, n);
+}
+
+static void copy_of_its_own(struct drill *x, const char *path)
+{
+    run("cp -p %s%s %s.own && mv %s.own %s%s", x->dst, path, x->dst, x->dst, x->dst, path);
+}
+
+static void joined(struct drill *x, const char *when)
+{
+    stop(x);
+    begin(x);
+    compare(x);
+    same(x, when);
+    assert_string_equal(x->told, "");
+    stop(x);
+    begin(x);
+    uint64_t links = x->count.n[REPLICA_LINKS];
+    compare(x);
+    assert_int_equal(x->count.n[REPLICA_LINKS], links); /* that is all */
+    same(x, when);
+    stop(x);
+    end(x);
+}
+
+static void two_objects_are_joined(void **state)
+{
+    static const char *const paths[] = {"/a", "/b", "/c"};
+    for (size_t i = 0; i < 3; i++) {
+        struct drill *x = make();
+        begin_with_links(x);
+        copy_of_its_own(x, paths[i]);
+        joined(x, "two at the replica");
+        x = make();
+        begin_with_links(x);
+        copy_of_its_own(x, paths[i]);
+        note_apart(x, paths[i]);
+        joined(x, "two at the replica, and noted so");
+        x = make();
+        begin_with_links(x);
+        note_apart(x, paths[i]);
+        joined(x, "noted as two");
+    }
+}
+
+/* What somebody else has made of one of them is not given away. */
+static void his_own_is_kept(void **state)
+{
+    struct drill *x = make();
+    size_t n;
+    begin_with_links(x);
+    copy_of_its_own(x, "/b");
+    put(x->dst, "/b", "his", 3, 0);
+    compare(x);
+    assert_non_null(strstr(x->told, "D/b changed"));
+    char *data = load(in(x->dst, "/b"), &n);
+    assert_memory_equal(data, "his", 3);
+    free(data);
+    stop(x);
+    end(x);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -205,6 +317,8 @@ int main(void)
         cmocka_unit_test(moved_while_it_was_compared),
         cmocka_unit_test(a_gap_is_not_carried_out),
         cmocka_unit_test(killed),
+        cmocka_unit_test(two_objects_are_joined),
+        cmocka_unit_test(his_own_is_kept),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
