@@ -526,9 +526,13 @@ int replica_open(struct replica *r)
     int e = r->p ? pl_attach(r->src, r->call, "", &r->p->sroot, &attr) : -ENOMEM;
     if (e == 0)
         e = pl_attach(r->dst, r->call, "", &r->p->droot, &attr);
-    for (uint32_t i = 0; e == 0 && i < r->notes->nids; i++)
-        if (r->notes->by_id[i]) /* of a batch that failed: the lists are gone with it */
-            r->notes->by_id[i]->is_doomed = r->notes->by_id[i]->to_list = false;
+    for (uint32_t i = 0; e == 0 && i < r->notes->nids; i++) {
+        struct note *n = r->notes->by_id[i];
+        if (n) { /* of a batch, or a comparison, that failed: the lists are gone with it */
+            n->is_doomed = n->to_list = false;
+            n->generation = 0;
+        }
+    }
     if (e == 0) { /* a replica that is back, or a successor of ours */
         notes_doubt(r->notes);
         r->p->unsure = !r->dry;

@@ -179,10 +179,13 @@ void replica_doom(struct replica *r, struct note *n)
 /* An object that cannot be made so: told, noted, and the rest goes on. */
 int replica_trouble(struct replica *r, const char *path, struct note *n, int e)
 {
-    if (e == -ENOENT)
-        return 0; /* it has gone meanwhile, which is told of in its turn */
-    if (!replica_minor(e))
+    if (e == -ENOENT) { /* gone meanwhile, which is told of in its turn? Or is it the replica's? */
+        replica_spot_clear(&r->p->sdir);
+        if (replica_src_gone(r, path))
+            return 0;
+    } else if (!replica_minor(e)) {
         return e;
+    }
     replica_tell(r, REPLICA_CANNOT, path, strerror(-e));
     if (n) {
         n->o->flags |= NOTE_BAD;

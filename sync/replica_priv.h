@@ -93,8 +93,8 @@ void replica_add_id(struct ids *ids, const struct note *n);
 void replica_touch(struct replica *r, struct note *dir);
 void replica_list(struct replica *r, struct note *dir);
 void replica_doom(struct replica *r, struct note *n);
-/* An error of one object is told and noted, of one that has gone ignored (0); others are returned.
- */
+/* An error of one object is told and noted, of one that has gone from the source ignored (0);
+ * others are returned. */
 int replica_trouble(struct replica *r, const char *path, struct note *n, int e);
 /* What was done since the last time is on the replica's disk, and noted as safe. */
 int replica_sync(struct replica *r);

@@ -128,6 +128,37 @@ static void a_gap_is_not_carried_out(void **state)
     end(x);
 }
 
+/* What can only be missing at the replica is not taken for gone from the source. */
+static void not_made_is_told(void **state)
+{
+    struct drill *x = make();
+    begin_with_dirs(x);
+    remove_all(in(x->dst, "/d"));
+    link_to(x, "/d/s");
+    apply(x, &(struct journal_record){.path = "/d/s", .path2 = ""}, 1);
+    assert_non_null(strstr(x->told, "C/d/s "));
+    stop(x);
+    end(x);
+}
+
+/* What a comparison has seen that failed is not seen by the next one. */
+static void compared_again(void **state)
+{
+    struct drill *x = make();
+    begin_with_dirs(x);
+    link_to(x, "/z");
+    x->fail = x->ops + 8;
+    assert_int_equal(replica_compare(&x->r, 0), -EIO);
+    x->fail = 0;
+    assert_int_equal(unlink(in(x->src, "/d/sub/old")), 0);
+    replica_close(&x->r);
+    assert_int_equal(replica_open(&x->r), 0);
+    compare(x);
+    same(x, "compared again");
+    stop(x);
+    end(x);
+}
+
 /* ---- killed ---- */
 
 struct story {
@@ -316,6 +347,8 @@ int main(void)
         cmocka_unit_test(moved_before_it_was_listed),
         cmocka_unit_test(moved_while_it_was_compared),
         cmocka_unit_test(a_gap_is_not_carried_out),
+        cmocka_unit_test(not_made_is_told),
+        cmocka_unit_test(compared_again),
         cmocka_unit_test(killed),
         cmocka_unit_test(two_objects_are_joined),
         cmocka_unit_test(his_own_is_kept),
