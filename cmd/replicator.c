@@ -7,6 +7,7 @@
 #include "p9/conn.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -437,6 +438,22 @@ static void *worker(void *arg)
     return NULL;
 }
 
+/* What a predecessor could not do, or left alone, and told: it is so until it is mended. */
+static void tell_again(struct replicator_worker *w)
+{
+    char path[PATH_MAX];
+    for (uint32_t i = 0; i < w->notes.nids; i++) {
+        const struct note *n = w->notes.by_id[i];
+        if (!n || !((n->flags & NOTE_DIVERGED) || (n->o->flags & NOTE_BAD)))
+            continue;
+        if (w->ntold < REPLICATOR_TOLD && notes_path(n, path, sizeof(path)) &&
+            (w->told[w->ntold] = strdup(path)))
+            w->ntold++;
+        else
+            w->untold++;
+    }
+}
+
 static void start(struct replicator *r)
 {
     uint64_t has[STEP_REPLICAS];
@@ -451,6 +468,7 @@ static void start(struct replicator *r)
         const struct journal_record *rec = journal_after(&r->journal, has[i], &n);
         for (size_t k = 0; k < n; k++)
             behind[i] |= rec[k].gap;
+        tell_again(&r->w[i]);
         if (ahead)
             notes->applied = 0;
     }

@@ -277,6 +277,22 @@ def test_kills(replicated, plenum, attrs):
     assert kills >= 10
 
 
+def test_what_diverged_is_told_by_the_next_one_too(replicated):
+    r = replicated("monitor/ack=write")
+    r.mount()
+    r.settled()
+    (r.at / "f").write_bytes(b"one")
+    (r.near / "f").write_bytes(b"his own")
+    (r.at / "f").write_bytes(b"two")
+    wait_for(lambda: [x["diverged"] for x in r.status()["replicas"]] == [["/f"], []], "it is not told")
+    r.replicator.kill()
+    r.replicator.wait()
+    r.start()
+    s = r.settled()
+    assert [x["diverged"] for x in s["replicas"]] == [["/f"], []]
+    assert (r.near / "f").read_bytes() == b"his own" and (r.far / "f").read_bytes() == b"two"
+
+
 def test_what_a_dead_one_has_sent_comes_too_late(plenum):
     """A write that is still on its way when its replicator is killed does not go over what its successor
     has written."""
