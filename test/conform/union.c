@@ -15,13 +15,13 @@ static const char *const names[] = {"a",    "b",    "c",    "d",   "e",   "f",  
                                     "from", "to",   "one",  "two", "sub", "name"};
 #define NAMES (sizeof(names) / sizeof(*names))
 
-/* Every other one is a directory, with the same once more in it. */
+/* Every other one is a directory, with some of them once more in it. */
 static int litter(struct pl_tree *t, struct pl_node *dir, int depth)
 {
     struct pl_node *n;
     struct pl_attr attr;
     int r = 0;
-    for (size_t i = 0; i < NAMES && r == 0; i++) {
+    for (size_t i = 0; i < (depth ? 7 : NAMES) && r == 0; i++) {
         bool is_dir = (i + (size_t)depth) % 2;
         struct pl_make make = {.mode = is_dir ? S_IFDIR | 0755 : S_IFREG | 0644};
         r = pl_make(t, me, dir, names[i], &make, &n, &attr);
