@@ -3,6 +3,7 @@
 #include "cmd/listening.h"
 #include "cmd/replicator.h"
 #include "cmd/util.h"
+#include "view/view.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -114,8 +115,7 @@ static int serve(struct replicator *first, const struct asked *a)
 
 static bool is_beneath(const char *a, const char *b)
 {
-    size_t n = strlen(b);
-    return !strncmp(a, "host:", 5) && !strncmp(a, b, n) && (a[n] == '/' || !strcmp(b, "host:/"));
+    return !strncmp(a, "host:", 5) && !strncmp(b, "host:", 5) && view_beneath(a + 5, b + 5, NULL);
 }
 
 /* SOURCE REPLICA... of one: up to `end`. */
@@ -190,17 +190,16 @@ static int run_all(struct replicator *first, const struct asked *a)
 
 static int run(const struct cmd *self, int argc, char **argv)
 {
-    static struct replicator all[SOURCES];
-    const struct replicator *r = all;
+    static struct replicator all[SOURCES], each;
     struct asked a = {0};
     int o, status = EXIT_OK;
     size_t n = 0;
-    all->cmd = self;
-    all->bound = JOURNAL;
+    each.cmd = self;
+    each.bound = JOURNAL;
     while ((o = cmd_opt(self, argc, argv, "l:s:nv", longs)) != -1)
-        option(all, &a, o);
+        option(&each, &a, o);
     if (a.status)
-        return status_of(r, &a, argc, argv);
+        return status_of(&each, &a, argc, argv);
     for (int from = optind, end; status == EXIT_OK && from <= argc; from = end + 1) {
         for (end = from; end < argc && strcmp(argv[end], "and") != 0;)
             end++;
@@ -208,17 +207,9 @@ static int run(const struct cmd *self, int argc, char **argv)
             cmd_usage(self, "more than %d sources", SOURCES);
         if (n && a.state)
             cmd_usage(self, "-s is for one SOURCE (XDG_STATE_HOME for several)");
-        if (n) {
-            all[n] = (struct replicator){.cmd = self,
-                                         .bound = r->bound,
-                                         .least = r->least,
-                                         .resolve = r->resolve,
-                                         .check = r->check,
-                                         .dry = r->dry,
-                                         .no_sync = r->no_sync,
-                                         .verbose = r->verbose};
+        all[n] = each;
+        if (n)
             all[n - 1].next = &all[n];
-        }
         status = prepare(&all[n++], &a, from, end, argv);
     }
     if (status == EXIT_OK)

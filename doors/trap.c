@@ -536,6 +536,9 @@ int trap_start(struct trap_view *view, const struct trap_opts *opts, char *const
                                                        t->opts.pass_to, &child.filter)) < 0)
         pl_fail(err, r, "seccomp: no filter can be made: %s", strerror(-r));
     if (r < 0) {
+        close(child.state);
+        close(sock[0]);
+        close(sock[1]);
         trap_free(t);
         return r;
     }

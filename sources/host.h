@@ -200,7 +200,7 @@ int host_chmod(int fd, mode_t mode);
  * S_IRUSR and S_IWUSR) to what the O_PATH descriptor has open, it has it from here to
  * host_restore(). False: nothing is to be done, or can be. */
 bool host_grant(struct host *h, int path, uint32_t need, mode_t *ret_was);
-void host_restore(struct host *h, int path, mode_t was);
+void host_restore(struct host *h, int path, mode_t was); /* errno stays */
 struct pl_id host_id(const struct statx *stx);
 void host_attr(struct host_node *n, const struct statx *stx, struct pl_attr *attr);
 uint64_t host_ino(unsigned slot, uint64_t ino);

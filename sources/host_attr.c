@@ -61,8 +61,10 @@ bool host_grant(struct host *h, int path, uint32_t need, mode_t *ret_was)
 
 void host_restore(struct host *h, int path, mode_t was)
 {
+    int error = errno;
     host_chmod(path, was);
     atomic_fetch_add(&h->moment, 1);
+    errno = error;
 }
 
 /* What to give to utimensat for one of the times. */
@@ -184,9 +186,7 @@ static ssize_t get_own(struct host *h, int fd, const char *path, const char *nam
     pthread_mutex_lock(&h->modes);
     if (host_grant(h, fd, S_IRUSR, &was)) {
         r = getxattr(path, name, buf, size);
-        int error = errno;
         host_restore(h, fd, was);
-        errno = error;
     }
     pthread_mutex_unlock(&h->modes);
     return r;
@@ -202,9 +202,7 @@ static int set_own(struct host *h, int fd, const char *path, const char *name, c
     pthread_mutex_lock(&h->modes);
     if (host_grant(h, fd, S_IWUSR, &was)) {
         r = setxattr(path, name, buf, size, flags);
-        int error = errno;
         host_restore(h, fd, was);
-        errno = error;
     }
     pthread_mutex_unlock(&h->modes);
     return r;

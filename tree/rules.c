@@ -9,27 +9,7 @@
 #include <plenum/tree.h>
 #include <string.h>
 
-int pl_may(struct pl_call *c, const struct pl_attr *attr, int mask)
-{
-    uint32_t mode = attr->mode;
-    if (c->cred.uid == 0) {
-        bool x = S_ISDIR(mode) || (mode & 0111);
-        return (mask & X_OK) && !x ? -EACCES : 0;
-    }
-    if (c->cred.uid == attr->uid) {
-        mode >>= 6;
-    } else {
-        bool member = c->cred.gid == attr->gid;
-        if (!member && pl_call_groups(c) == 0)
-            for (uint32_t i = 0; i < c->cred.ngroups && !member; i++)
-                member = c->cred.groups[i] == attr->gid;
-        if (member)
-            mode >>= 3;
-    }
-    return (mask & 7 & ~mode) ? -EACCES : 0;
-}
-
-static bool in_group(struct pl_call *call, gid_t gid)
+bool pl_in_group(struct pl_call *call, gid_t gid)
 {
     if (call->cred.gid == gid)
         return true;
@@ -38,6 +18,20 @@ static bool in_group(struct pl_call *call, gid_t gid)
         if (call->cred.groups[i] == gid)
             return true;
     return false;
+}
+
+int pl_may(struct pl_call *c, const struct pl_attr *attr, int mask)
+{
+    uint32_t mode = attr->mode;
+    if (c->cred.uid == 0) {
+        bool x = S_ISDIR(mode) || (mode & 0111);
+        return (mask & X_OK) && !x ? -EACCES : 0;
+    }
+    if (c->cred.uid == attr->uid)
+        mode >>= 6;
+    else if (pl_in_group(c, attr->gid))
+        mode >>= 3;
+    return (mask & 7 & ~mode) ? -EACCES : 0;
 }
 
 static bool owns(struct pl_call *call, const struct pl_attr *attr)
@@ -60,7 +54,7 @@ int pl_may_set(struct pl_call *call, const struct pl_attr *attr, const struct pl
     if (v & PL_SET_UID && call->cred.uid != 0 && !(owns(call, attr) && set->uid == attr->uid))
         return -EPERM;
     if (v & PL_SET_GID && call->cred.uid != 0 &&
-        !(owns(call, attr) && (set->gid == attr->gid || in_group(call, set->gid))))
+        !(owns(call, attr) && (set->gid == attr->gid || pl_in_group(call, set->gid))))
         return -EPERM;
     if (v & (PL_SET_MODE | PL_SET_ATIME | PL_SET_MTIME) && !owns(call, attr))
         return -EPERM;
@@ -121,7 +115,7 @@ void pl_attr_init(struct pl_attr *attr, struct pl_call *call, const struct pl_at
         if (S_ISDIR(mode))
             attr->mode |= S_ISGID;
         else if ((mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP) && call->cred.uid != 0 &&
-                 !in_group(call, dir->gid))
+                 !pl_in_group(call, dir->gid))
             attr->mode &= ~(uint32_t)S_ISGID;
     }
     pl_attr_touch(attr, PL_SET_ATIME_NOW | PL_SET_MTIME_NOW);
@@ -132,7 +126,7 @@ void pl_attr_init(struct pl_attr *attr, struct pl_call *call, const struct pl_at
  * (once: mandatory locking) stays for those who are in the group. */
 static uint32_t drops(const struct pl_attr *attr, struct pl_call *call)
 {
-    bool sgid = attr->mode & S_IXGRP || (call->cred.uid != 0 && !in_group(call, attr->gid));
+    bool sgid = attr->mode & S_IXGRP || (call->cred.uid != 0 && !pl_in_group(call, attr->gid));
     return S_ISUID | (sgid ? S_ISGID : 0);
 }
 
@@ -158,7 +152,7 @@ void pl_attr_set(struct pl_attr *attr, struct pl_call *call, const struct pl_set
     }
     if (v & PL_SET_MODE) {
         attr->mode = (attr->mode & S_IFMT) | (set->mode & 07777);
-        if (call->cred.uid != 0 && !in_group(call, attr->gid))
+        if (call->cred.uid != 0 && !pl_in_group(call, attr->gid))
             attr->mode &= ~(uint32_t)S_ISGID;
     }
     pl_attr_touch(attr, v);

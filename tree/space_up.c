@@ -271,17 +271,9 @@ static void end_copy(struct copy *c, struct pl_node *dir, int r)
     pl_call_done(&last);
 }
 
-/* Who is not in the group takes set-group-ID away with each change of the mode. */
-static bool is_member(const struct pl_cred *who, gid_t gid)
-{
-    bool is = who->gid == gid;
-    for (uint32_t i = 0; i < who->ngroups; i++)
-        is |= who->groups[i] == gid;
-    return is;
-}
-
 /* What lies in a directory that its owner must not write can be changed, and so is copied into one
- * of the same mode: an owner who is not root may write there for that moment. *back: as it was. */
+ * of the same mode: an owner who is not root may write there for that moment, but where that would
+ * take set-group-ID away. *back: as it was. */
 static int let_in(struct copy *c, struct pl_node *dir, struct pl_setattr *back)
 {
     struct pl_attr attr;
@@ -293,7 +285,7 @@ static int let_in(struct copy *c, struct pl_node *dir, struct pl_setattr *back)
         return r;
     const uint32_t need = S_IWUSR | S_IXUSR;
     if (pl_getattr(c->b->tree, c->call, dir, NULL, &attr) < 0 || attr.uid != c->s->self.uid ||
-        (attr.mode & need) == need || (attr.mode & S_ISGID && !is_member(&c->s->self, attr.gid)))
+        (attr.mode & need) == need || (attr.mode & S_ISGID && !pl_in_group(c->call, attr.gid)))
         return 0;
     const struct pl_setattr set = {.valid = PL_SET_MODE, .mode = attr.mode | need};
     *back = (struct pl_setattr){.valid = PL_SET_MODE, .mode = attr.mode};

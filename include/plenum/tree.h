@@ -479,6 +479,9 @@ PL_API int pl_file_fd(struct pl_tree *tree, struct pl_file *file);
 /* access(2) by mode, uid, gid and the call's groups, as generic_permission() in the kernel does
  * without ACLs; root (uid 0) may all but execute a file that has no x bit. 0 or -EACCES. */
 PL_API int pl_may(struct pl_call *call, const struct pl_attr *attr, int mask);
+/* Is it the call's group, or one of its supplementary ones? Those are loaded, and are none where
+ * that fails. Does not block. */
+PL_API bool pl_in_group(struct pl_call *call, gid_t gid);
 
 /* The other rules of Linux, for sources that keep attributes themselves. 0, -EACCES or -EPERM. */
 PL_API int pl_may_open(struct pl_call *call, const struct pl_attr *attr, int flags);

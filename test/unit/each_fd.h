@@ -8,10 +8,11 @@
 /* Calls fn with each descriptor of this process. */
 static inline void each_fd(void (*fn)(int fd))
 {
-    int list[1024], n = 0;
+    static int list[4096];
+    int n = 0;
     DIR *d = opendir("/proc/self/fd");
     for (struct dirent *e; (e = readdir(d));)
-        if (*e->d_name != '.' && atoi(e->d_name) != dirfd(d) && n < 1024)
+        if (*e->d_name != '.' && atoi(e->d_name) != dirfd(d) && n < 4096)
             list[n++] = atoi(e->d_name);
     closedir(d);
     while (n > 0)

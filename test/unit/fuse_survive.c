@@ -7,8 +7,8 @@
  */
 #include "abort_file.h"
 #include "doors/fuse.h"
+#include "each_fd.h"
 #include "fuse/proto.h"
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <plenum/plenum.h>
@@ -57,19 +57,6 @@ static void hangs(int sig)
 }
 
 /* ---- servers --------------------------------------------------------------------------------- */
-
-static void each_fd(void (*fn)(int fd))
-{
-    static int list[4096];
-    int n = 0;
-    DIR *d = opendir("/proc/self/fd");
-    for (struct dirent *e; (e = readdir(d));)
-        if (*e->d_name != '.' && atoi(e->d_name) != dirfd(d) && n < 4096)
-            list[n++] = atoi(e->d_name);
-    closedir(d);
-    while (n > 0)
-        fn(list[--n]);
-}
 
 static void is_ours(int fd)
 {
